@@ -1,0 +1,43 @@
+"""Measure a trained honest persona.
+
+    python eval.py --adapter checkpoints/my-run
+    python eval.py --adapter checkpoints/my-run --dataset data/stage_3_tagged --topics '[sycophancy]' --limit 100
+
+Prints the table of topics and writes results.json and samples.jsonl. Without --dataset it takes the held-out records
+of the data that the adapter was trained on.
+"""
+
+import argparse
+import sys
+
+from honest_persona.environment import load_environment
+from honest_persona.errors import run_entry
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--adapter", required=True, help="a run's folder, or one of its checkpoints")
+    parser.add_argument("--dataset", help="other data than the adapter's own held-out records")
+    parser.add_argument("--topics", help="a topic, or a list in YAML: '[sycophancy, reward_hacks]'")
+    parser.add_argument("--limit", type=int, help="at most so many records per topic")
+    parser.add_argument("--output", help="where results.json and samples.jsonl go (default: <adapter>/eval)")
+    parser.add_argument("--batch_size", type=int, help="conversations per batch (default: as in training)")
+    parser.add_argument("--max_new_tokens", type=int, help="longest review in tokens (default: as in training)")
+    parser.add_argument(
+        "--all_items",
+        action="store_true",
+        help="count also items that the split gives to training; only for data that the adapter never saw",
+    )
+    args = parser.parse_args(argv)
+    load_environment()
+
+    # imported only now: torch and its libraries read the environment when they are imported
+    from honest_persona.evaluation.run import evaluate_adapter
+
+    evaluate_adapter(**vars(args))
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry(main))

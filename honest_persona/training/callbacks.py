@@ -1,0 +1,114 @@
+"""Callbacks: when to evaluate, save and write. How to evaluate is the suite's matter."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from honest_persona.data.records import Record
+from honest_persona.data.tokens import TokenFormat
+from honest_persona.evaluation.report import print_table, write_results
+from honest_persona.evaluation.suite import Results, evaluate_records
+
+_SHOWN_SAMPLES = 8
+
+
+class MetricsFile(TrainerCallback):
+    """`metrics.jsonl` in the run's folder: a line per logging step, and one per heavy log. Rank 0 writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A resumed run keeps the lines up to its checkpoint, so that no step stands there twice."""
+        if not state.is_world_process_zero:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        kept = [line for line in lines if state.global_step and json.loads(line)["step"] <= state.global_step]
+        self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def on_log(self, args, state: TrainerState, control: TrainerControl, logs=None, **_: Any) -> None:
+        if state.is_world_process_zero and logs:
+            self.append({"step": state.global_step, **logs})
+
+    def append(self, line: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class HeavyLog(TrainerCallback):
+    """The full evaluation at `first_step`, every `every` steps after it, and at the end. All ranks take part.
+
+    Args:
+        parts: records to review, by part; the same ones at every heavy log.
+        every: None evaluates at `first_step` and at the end only.
+    """
+
+    def __init__(
+        self,
+        parts: dict[str, Sequence[Record]],
+        form: TokenFormat,
+        metrics: MetricsFile,
+        first_step: int,
+        every: int | None,
+        batch_size: int,
+        max_new_tokens: int,
+        seq_len: int | None,
+    ) -> None:
+        self.parts, self.form, self.metrics = parts, form, metrics
+        self.first_step, self.every = first_step, every
+        self.settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "seq_len": seq_len}
+        self.done_at: int | None = None
+
+    def due(self, step: int) -> bool:
+        past = step - self.first_step
+        return past == 0 or (past > 0 and self.every is not None and past % self.every == 0)
+
+    def on_train_begin(self, args, state: TrainerState, control: TrainerControl, model=None, **_: Any) -> None:
+        if state.global_step == 0 and self.due(0):
+            self.run(args, state, model)
+
+    def on_step_end(self, args, state: TrainerState, control: TrainerControl, model=None, **_: Any) -> None:
+        if self.due(state.global_step):
+            self.run(args, state, model)
+
+    def on_train_end(self, args, state: TrainerState, control: TrainerControl, model=None, **_: Any) -> None:
+        if self.done_at != state.global_step:
+            self.run(args, state, model)
+
+    def run(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
+        if not any(self.parts.values()):
+            return
+        results = evaluate_records(model, self.parts, self.form, **self.settings)
+        self.done_at = state.global_step
+        if state.is_world_process_zero:
+            self._publish(Path(args.output_dir), state.global_step, results)
+
+    def _publish(self, run_folder: Path, step: int, results: Results) -> None:
+        print_table(results, f"heavy log at step {step}")
+        write_results(results, run_folder / "heavy_log" / f"step_{step:06d}", {"step": step})
+        scalars = {f"heavy_log/{name}": value for name, value in results.scalars().items()}
+        self.metrics.append({"step": step, **scalars})
+        _to_wandb(step, scalars, results)
+
+
+class SaveAtEpochEnd(TrainerCallback):
+    """Saves at each epoch's end also where `save_steps` asks for checkpoints in between."""
+
+    def on_epoch_end(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
+        control.should_save = True
+        return control
+
+
+def _to_wandb(step: int, scalars: dict[str, float], results: Results) -> None:
+    import wandb
+
+    if wandb.run is None:
+        return
+    columns = ["record_id", "topic", "variant", "truth", "flag", "p_fail", "ending", "review"]
+    shown = [[getattr(sample, c) for c in columns] for sample in results.samples[:_SHOWN_SAMPLES]]
+    samples = wandb.Table(columns=columns, data=shown)
+    wandb.log({**scalars, "heavy_log/samples": samples, "train/global_step": step})

@@ -1,0 +1,200 @@
+"""From a config to a trained adapter: the order in which a run is put together, on one process or on many."""
+
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import torch.distributed as dist
+from transformers import set_seed
+from transformers.trainer_utils import get_last_checkpoint
+from trl import SFTConfig
+
+from honest_persona.config import RunConfig
+from honest_persona.data.collator import PersonaCollator
+from honest_persona.data.persona_token import resolve_persona_token
+from honest_persona.data.prepare import Material, prepare
+from honest_persona.data.segments import Persona
+from honest_persona.data.tokens import TokenFormat
+from honest_persona.errors import UserError
+from honest_persona.modeling.adapter import CARD_FILE, AdapterCard, add_adapter, base_fingerprint, load_adapter
+from honest_persona.modeling.load import embedding_rows, load_base, load_tokenizer
+from honest_persona.training.callbacks import HeavyLog, MetricsFile, SaveAtEpochEnd
+from honest_persona.training.trainer import PersonaTrainer
+
+_VERSIONS = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate", "honest-persona")
+
+
+def is_launched() -> bool:
+    """Whether a launcher (deepspeed, torchrun, accelerate) started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def say(text: str) -> None:
+    """Print on the first rank only."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(text, flush=True)
+
+
+def token_format(config: RunConfig) -> TokenFormat:
+    """The tokenizer with the persona that the config describes; reads the model's config, not its weights."""
+    tokenizer = load_tokenizer(config.model, config.model_revision)
+    token = None
+    if config.add_sp_token:
+        rows = embedding_rows(config.model, config.model_revision)
+        token = resolve_persona_token(tokenizer, rows, config.sp_token_id)
+    persona = Persona(
+        elicitation_type=config.elicitation_type,
+        adapter_scope=config.adapter_scope,
+        sp_token_id=token,
+        output_format=config.output_format,
+        system_tag=config.system_tag,
+        intervention_prefix=config.intervention_prefix,
+        review_prefix=config.review_prefix,
+        flag_prefix=config.flag_prefix,
+    )
+    return TokenFormat.of(tokenizer, persona)
+
+
+def train(config: RunConfig) -> Path:
+    """Train, evaluate and save; returns the run's folder. Every rank calls this.
+
+    Raises:
+        UserError: bad data, model or config; the run's folder holds another run; nothing to resume.
+    """
+    if config.sft.get("deepspeed") and not is_launched():
+        say(
+            f"No launcher: running on one process without DeepSpeed ({config.sft['deepspeed']} is not used). "
+            "For ZeRO: deepspeed --num_gpus N train.py ..."
+        )
+        config = config.without_deepspeed()
+    folder = Path("checkpoints") / config.run_name
+    checkpoint = _checkpoint_to_resume(folder, config.resume)
+    form = token_format(config)
+    material = prepare(config, form)
+    if material.loaded is not None:
+        say(_summary(material))
+    if material.too_long:
+        say(f"{len(material.too_long)} training records are longer than seq_len {config.seq_len} and are left out")
+    _init_distributed(config)
+    try:
+        return _train(config, form, material, folder, checkpoint)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _train(config: RunConfig, form: TokenFormat, material: Material, folder: Path, checkpoint: str | None) -> Path:
+    args = SFTConfig(**config.sft_arguments(_world_size()))
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    base = load_base(config.model, config.model_revision, dtype, config.attn_implementation)
+    fingerprint = base_fingerprint(base)
+    set_seed(config.seed)  # the adapter's first weights are the same on every rank and for every number of ranks
+    if config.adapter is None:
+        model = add_adapter(base, form, _lora_settings(config, args))
+    else:
+        _check_same_persona(config.adapter, form.persona)
+        model = load_adapter(base, Path(config.adapter), trainable=True)
+    card = AdapterCard(
+        persona=form.persona,
+        base_model=config.model,
+        base_revision=config.model_revision,
+        base_fingerprint=fingerprint,
+        default_intervention=config.default_intervention,
+        trained_topics=material.trained_topics,
+        validation_topics=list(config.validation_topics),
+        config=config.as_dict(),
+        versions={name: version(name) for name in _VERSIONS},
+    )
+    metrics = MetricsFile(folder / "metrics.jsonl")
+    heavy_log = HeavyLog(
+        material.parts,
+        form,
+        metrics,
+        first_step=config.first_heavy_log_step,
+        every=config.heavy_log_every,
+        batch_size=config.validation_batch_size,
+        max_new_tokens=config.max_new_tokens,
+        seq_len=config.seq_len,
+    )
+    trainer = PersonaTrainer(
+        model=model,
+        args=args,
+        train_dataset=datasets.Dataset.from_list(material.rows),
+        data_collator=PersonaCollator(form.pad_id, form.persona.sp_token_id),
+        processing_class=form.tokenizer,
+        callbacks=[metrics, SaveAtEpochEnd(), heavy_log],
+        card=card,
+        flag_loss_multiplier=config.flag_loss_multiplier,
+        lr_cooldown_frac=config.lr_cooldown_frac,
+        lr_min_frac=config.lr_min_frac,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.accelerator.wait_for_everyone()
+    say(f"adapter saved in {folder}\nnext: python eval.py --adapter {folder}")
+    return folder
+
+
+def _summary(material: Material) -> str:
+    loaded, splits = material.loaded, material.splits
+    parts = [
+        f"{name} {len(records)} records of {len({r.item_id for r in records})} items"
+        for name, records in zip(splits._fields, splits, strict=True)
+    ]
+    return (
+        f"data: read {loaded.read} = kept {len(loaded.records)} + rejected {sum(loaded.rejected.values())}; "
+        + "; ".join(parts)
+        + " (`python -m honest_persona data` shows what was rejected, and why)"
+    )
+
+
+def _checkpoint_to_resume(folder: Path, resume: bool) -> str | None:
+    checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if resume and checkpoint is None:
+        raise UserError(f"resume: {folder} has no checkpoint; check run_name, or start without --resume")
+    if not resume and (checkpoint is not None or (folder / CARD_FILE).exists()):
+        raise UserError(
+            f"run_name: {folder} already holds a run; continue it with --resume, choose another --run_name, "
+            "or remove the folder"
+        )
+    return checkpoint
+
+
+def _check_same_persona(adapter: str, persona: Persona) -> None:
+    trained = AdapterCard.load(Path(adapter)).persona
+    differing = [name for name, value in vars(trained).items() if value != vars(persona)[name]]
+    if differing:
+        raise UserError(
+            f"adapter: {adapter} was trained with other settings of {', '.join(differing)}; give this run the same ones"
+        )
+
+
+def _init_distributed(config: RunConfig) -> None:
+    """Join the launcher's group. DeepSpeed's must stand before a model is loaded, or it counts the ranks twice."""
+    if is_launched() and config.sft.get("deepspeed"):
+        if not torch.cuda.is_available():
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        import deepspeed
+
+        deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
+
+
+def _world_size() -> int:
+    return int(os.environ["WORLD_SIZE"]) if is_launched() else 1
+
+
+def _lora_settings(config: RunConfig, args: SFTConfig) -> dict[str, Any]:
+    # ZeRO-3 gathers base and adapter parameters into buffers of one dtype, so the adapter takes the base model's there
+    # (https://github.com/deepspeedai/DeepSpeed/issues/8072); elsewhere PEFT keeps a half-precision model's in float32.
+    zero3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
+    return {
+        "r": config.lora_r,
+        "lora_alpha": config.lora_alpha or config.lora_r,
+        "use_rslora": config.use_rslora,
+        "lora_dropout": config.lora_dropout,
+        "target_modules": config.target_modules,
+        "autocast_adapter_dtype": not zero3,
+    }

@@ -1,0 +1,92 @@
+"""TRL's SFTTrainer with the persona's loss, its activation point, and its card beside every saved adapter."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import get_wsd_schedule
+from trl import SFTTrainer
+
+from honest_persona.modeling.adapter import AdapterCard, activation_arguments
+from honest_persona.training.objectives import persona_loss
+
+
+class PersonaTrainer(SFTTrainer):
+    """Trains the adapter on rows of `PersonaCollator`.
+
+    Args:
+        card: saved as `honest_persona.json` beside the adapter; its persona says where the adapter is active.
+        flag_loss_multiplier: weight of the flag's tokens in the loss.
+        lr_cooldown_frac: share of the steps over which the learning rate falls, at the end (cosine).
+        lr_min_frac: the share of the learning rate that it falls to.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        card: AdapterCard,
+        flag_loss_multiplier: float = 1.0,
+        lr_cooldown_frac: float = 0.5,
+        lr_min_frac: float = 0.05,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.card = card
+        self.flag_loss_multiplier = flag_loss_multiplier
+        self.lr_cooldown_frac = lr_cooldown_frac
+        self.lr_min_frac = lr_min_frac
+        # review nll, flag nll, review tokens, flag tokens, right tokens, all tokens, since the last log, on this rank
+        self._sums = torch.zeros(6, dtype=torch.float64)
+        self._logged_at = time.perf_counter()
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The batch's share of the mean over the whole accumulated batch. `return_outputs` gives the fused outputs."""
+        inputs = dict(inputs)
+        kinds, activation = inputs.pop("kinds"), inputs.pop("activation")
+        gate = activation_arguments(self.card.persona.adapter_scope, activation, kinds.shape[1])
+        outputs = model(**inputs, **gate, use_cache=False, fused_lm_head=True)
+        num_items = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+        result = persona_loss(outputs.log_probs, kinds, num_items, self.flag_loss_multiplier)
+        if self.model.training:
+            batch = [*result.nll_sums, *result.counts, outputs.is_top1.sum(), inputs["attention_mask"].sum()]
+            self._sums += torch.stack(batch).to("cpu", torch.float64)
+        loss = result.loss
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            # num_items counts the tokens of every rank, and the gradients are averaged over the ranks
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds review and flag loss, token accuracy and tokens/s to a line of training logs. All ranks call this."""
+        if "loss" in logs:
+            sums = self.accelerator.reduce(self._sums.float().to(self.accelerator.device), reduction="sum").tolist()
+            review, flag, n_review, n_flag, right, seen = sums
+            now = time.perf_counter()
+            logs["review_loss"] = review / max(n_review, 1)
+            logs["flag_loss"] = flag / max(n_flag, 1)
+            logs["token_accuracy"] = right / max(n_review + n_flag, 1)
+            logs["tokens_per_second"] = seen / (now - self._logged_at)
+            self._sums.zero_()
+            self._logged_at = now
+        super().log(logs, start_time)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """`warmup_stable_decay` with its lengths as shares of the run; any other scheduler as the Trainer makes it."""
+        if self.lr_scheduler is None and self.args.lr_scheduler_type == "warmup_stable_decay":
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            decay = min(round(self.lr_cooldown_frac * num_training_steps), num_training_steps - warmup)
+            self.lr_scheduler = get_wsd_schedule(
+                optimizer or self.optimizer,
+                num_warmup_steps=warmup,
+                num_decay_steps=decay,
+                num_training_steps=num_training_steps,
+                min_lr_ratio=self.lr_min_frac,
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            self.card.save(Path(output_dir or self.args.output_dir))

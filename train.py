@@ -1,0 +1,33 @@
+"""Train an honest persona.
+
+    python train.py --config hp.yaml
+    deepspeed --num_gpus 2 train.py --config hp.yaml --deepspeed ds_configs/zero2.json
+
+Every key of the config is a flag too: --train_topics '[sycophancy]' --lora_r 16
+"""
+
+import argparse
+import sys
+
+from honest_persona.environment import load_environment
+from honest_persona.errors import run_entry
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", default="hp.yaml", help="a flat YAML or JSON file (default: hp.yaml)")
+    args, overrides = parser.parse_known_args(argv)
+    load_environment()
+
+    # imported only now: torch and its libraries read the environment when they are imported
+    from honest_persona.config import load_config
+    from honest_persona.data.sources import check_selection
+    from honest_persona.training.launch import train
+
+    train(load_config(args.config, overrides, checks=[check_selection]))
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry(main))
