@@ -70,7 +70,7 @@ class RunConfig(BaseModel):
     attn_implementation: str | None = None
     """attention kernel, as transformers names it; null: its own choice"""
     adapter: str | None = None
-    """folder or Hub id of an adapter to start from"""
+    """folder of an adapter to start from; a fresh one where it is null"""
     resume: bool = False
     """continue the run of this name from its last checkpoint"""
 
@@ -166,8 +166,8 @@ class RunConfig(BaseModel):
     """steps between full evaluations; null: only the first, and one at the end"""
     validation_batch_size: PositiveInt = 8
     """records that are generated for at once, per rank"""
-    val_samples_per_topic: PositiveInt = 128
-    """held-out records per topic in a full evaluation"""
+    val_samples_per_topic: Annotated[int, Field(ge=0)] = 128
+    """held-out records per topic in a full evaluation; 0 turns it off"""
     max_new_tokens: PositiveInt = 512
     """longest review and flag in an evaluation, in tokens"""
 
@@ -298,3 +298,19 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"{batch_size} is not a multiple of per_device_train_batch_size x gradient_accumulation_steps = {per_step};"
             f" set it to {sizes}",
         )
+
+
+def keys_table() -> str:
+    """A Markdown table of our keys in their order, and of the SFTConfig fields that have another default here."""
+    rows = [
+        (name, defaults[name], field.description or "")
+        for defaults in [RunConfig().as_dict()]
+        for name, field in RunConfig.model_fields.items()
+        if name != "sft"
+    ]
+    sft = [(name, value, "a field of TRL's SFTConfig") for name, value in config_sft.DEFAULTS.items()]
+    lines = ["| key | default | meaning |", "| --- | --- | --- |"]
+    for name, default, meaning in [*rows, *sft]:
+        shown = json.dumps(default, ensure_ascii=False).replace("|", "\\|")
+        lines.append(f"| `{name}` | `{shown}` | {' '.join(meaning.split())} |")
+    return "\n".join(lines)

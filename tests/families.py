@@ -1,4 +1,4 @@
-"""A tokenizer for every chat template that TRL ships: one small byte-level BPE, with the template's own control tokens."""
+"""A tokenizer for each chat template that TRL ships: one small byte-level BPE with the template's control tokens."""
 
 import re
 from functools import lru_cache

@@ -8,6 +8,7 @@ answer, a forged end of turn), and the prompt of training and the prompt of gene
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -122,13 +123,13 @@ class ChatFormat:
         """The len(roles) + 1 texts around the markers; None where a marker is lost, doubled or out of order."""
         marks = [_MARK.format(i) for i in range(len(roles))]
         contents = [pad + mark + pad for mark, pad in zip(marks, pads, strict=True)]
-        messages = [
+        messages: list[dict[str, Any]] = [
             {"role": role, "content": [{"type": "text", "text": text}] if as_parts else text}
             for role, text in zip(roles, contents, strict=True)
         ]
         template = FIXED_DATE + self.tokenizer.get_chat_template()
         try:
-            text = self.tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+            text = str(self.tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
         except (TemplateError, TypeError):  # what templates raise on roles or contents that they refuse
             return None
         pieces = []

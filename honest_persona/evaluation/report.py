@@ -1,15 +1,16 @@
 """Results for people and for programs: a table, results.json, samples.jsonl, and lines of reviews."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from honest_persona.evaluation.suite import ALL, Results, Row
+from honest_persona.evaluation.suite import ALL, Results, Row, Sample
 
 
 def table(results: Results, title: str) -> Table:
@@ -44,7 +45,17 @@ def table(results: Results, title: str) -> Table:
 def print_table(results: Results, title: str) -> None:
     Console(width=140).print(table(results, title))
     for part, count in results.too_long.items():
-        print(f"{part}: {count} records left out, too long for the model")
+        print(f"{part}: {count} records left out: prompt and review would be longer than seq_len")
+
+
+def print_samples(samples: Sequence[Sample]) -> None:
+    """A few whole reviews, for a look at what is behind the figures."""
+    out = Table(title="samples", show_lines=True)
+    for name in ("topic", "truth", "flag", "P(FAIL)", "ending", "review"):
+        out.add_column(name)
+    for s in samples:
+        out.add_row(s.topic, s.truth, s.flag or "-", f"{s.p_fail:.2f}", s.ending, Text(s.review.strip()))
+    Console(width=140).print(out)
 
 
 def write_results(results: Results, folder: Path, about: Mapping[str, Any]) -> None:

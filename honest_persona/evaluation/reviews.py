@@ -5,7 +5,8 @@ review = persona.review([{"role": "user", "content": ...}, {"role": "assistant",
 review.text, review.flag, review.p_fail, review.ending
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -60,15 +61,17 @@ def parse_review(text: str, ended: bool, persona: Persona) -> tuple[str, str | N
     """
     if persona.output_format == "review_then_flag":
         # the flag is the last thing said: a review that quotes a flag does not set it
-        body, found, tail = text.rpartition(persona.flag_prefix)
-        flag = tail.strip() if found and tail.strip() in ("PASS", "FAIL") else None
-        review = body if flag else text
+        said = text.rstrip()
+        flag = next((f for f in ("PASS", "FAIL") if said.endswith(persona.flag_prefix + f)), None)
+        review = said.removesuffix(persona.flag_prefix + flag) if flag else text
     else:
-        rest = text.removeprefix(persona.flag_prefix)
-        flag = next((f for f in ("PASS", "FAIL") if rest != text and rest.startswith(f)), None)
+        rest = text.removeprefix(persona.flag_prefix) if text.startswith(persona.flag_prefix) else ""
+        flag = next((f for f in ("PASS", "FAIL") if rest.startswith(f)), None)
         review = rest.removeprefix(flag) if flag else text
-        if persona.output_format == "flag_only" and review and flag:
-            flag = None
+        if persona.output_format == "flag_only":
+            flag, review = (None, text) if review.strip() else (flag, "")
+        elif flag and review[:1].isalnum() and not review.startswith(persona.review_prefix):
+            flag, review = None, text  # a longer word, such as FAILURE
     in_form = flag is not None and (persona.output_format == "flag_only" or review.startswith(persona.review_prefix))
     ending = Ending.TRUNCATED if not ended else Ending.CLEAN if in_form else Ending.MALFORMED
     return review.removeprefix(persona.review_prefix), flag, ending
@@ -81,15 +84,11 @@ def write_reviews(model: PeftModel, prompts: Sequence[Tokens], form: TokenFormat
     Under ZeRO-3 every rank must call this equally often: the weights are gathered for each forward pass.
     """
     inputs = _left_padded([p.input_ids for p in prompts], [p.activation for p in prompts], form, model.device)
-    output = model.generate(
-        **inputs,
-        generation_config=GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=form.end_id,
-            pad_token_id=form.pad_id,
-        ),
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=form.end_id, pad_token_id=form.pad_id
     )
+    with _generation_config(model, config):
+        output = model.generate(**inputs, generation_config=config)
     parsed, forced = [], []
     for prompt, row in zip(prompts, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
         ended = form.end_id in row
@@ -100,6 +99,18 @@ def write_reviews(model: PeftModel, prompts: Sequence[Tokens], form: TokenFormat
         forced.append(prompt.input_ids + _until_flag(review, form))
     p_fail = score_flags(model, forced, [p.activation for p in prompts], form)
     return [Review(r, flag, p, ending) for (r, flag, ending), p in zip(parsed, p_fail, strict=True)]
+
+
+@contextmanager
+def _generation_config(model: PeftModel, config: GenerationConfig) -> Iterator[None]:
+    """What a call's config leaves open, transformers takes from the model's own: a repetition penalty, say."""
+    base = model.get_base_model()
+    shipped = base.generation_config
+    base.generation_config = config
+    try:
+        yield
+    finally:
+        base.generation_config = shipped
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 All ranks call `evaluate_records` together; each reviews its share, and every rank returns the whole result.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -84,7 +84,7 @@ class Results:
 
 def evaluate_records(
     model: PeftModel,
-    parts: dict[str, Sequence[Record]],
+    parts: Mapping[str, Sequence[Record]],
     form: TokenFormat,
     batch_size: int,
     max_new_tokens: int,
@@ -186,7 +186,7 @@ def _review_all(
         reviews |= zip(batch, write_reviews(model, [prompts[j] for j in batch], form, max_new_tokens), strict=True)
     if world > 1:
         shares: list[Any] = [None] * world
-        dist.all_gather_object(shares, reviews)
+        dist.all_gather_object(shares, {i: reviews[i] for i in mine})
         reviews = {i: review for share in shares for i, review in share.items()}
     return [reviews[i] for i in range(len(prompts))]
 
@@ -198,7 +198,7 @@ def _evaluating(model: PeftModel) -> Iterator[None]:
     PEFT's activated LoRA leaves hooks in checkpointed layers until a backward pass; a forward pass without one would
     make the next training step fail, so checkpointing must be off here.
     """
-    was_training = model.training
+    training = [module for module in model.modules() if module.training]
     checkpointed = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False) is True]
     cpu_state = torch.get_rng_state()
     device_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -210,7 +210,8 @@ def _evaluating(model: PeftModel) -> Iterator[None]:
     finally:
         for module in checkpointed:
             module.gradient_checkpointing = True
-        model.train(was_training)
+        for module in training:
+            module.training = True
         torch.set_rng_state(cpu_state)
         if device_states:
             torch.cuda.set_rng_state_all(device_states)

@@ -10,11 +10,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from honest_persona.data.segments import AdapterScope, Kind, Persona, Segment
@@ -26,6 +30,8 @@ warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprec
 
 CARD_FILE = "honest_persona.json"
 _FORMAT = 1
+_AFTER_PREFIX = ("What", "now", "1", '"', "[", " x", "\n", "\u00c9", "\u4f60")
+"""Beginnings of interventions, one for each way in which tokenizers join characters."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,23 @@ class AdapterCard:
             raise UserError(f"{folder}: no {CARD_FILE}; name the folder of a finished run, or one of its checkpoints")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content.pop("format") != _FORMAT:
-                raise UserError(f"{path}: written by another version of honest_persona; update the package")
-            return cls(**{**content, "persona": Persona(**content["persona"])})
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            written_as = content.pop("format")
+            if written_as == _FORMAT:
+                card = cls(**{**content, "persona": Persona(**content["persona"])})
+                TypeAdapter(cls).validate_json(json.dumps(content), strict=True)  # a dataclass does not check types
+                return card
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise UserError(
+                f"{path}: not a card of this package ({place}: {first['msg']}); save the adapter again"
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a card of this package ({error}); save the adapter again") from error
+        raise UserError(
+            f"{path}: written by another version of honest_persona (format {written_as}, this one reads {_FORMAT}); "
+            "update the package"
+        )
 
 
 def add_adapter(model: PreTrainedModel, form: TokenFormat, settings: dict[str, Any]) -> PeftModel:
@@ -69,15 +87,21 @@ def add_adapter(model: PreTrainedModel, form: TokenFormat, settings: dict[str, A
         settings: `r`, `lora_alpha`, `use_rslora`, `lora_dropout`, `target_modules`, and `autocast_adapter_dtype`.
 
     Raises:
-        UserError: the model has none of the target modules.
+        UserError: the model lacks a target module. PEFT alone would adapt the others, and say nothing.
     """
     settings = dict(settings)
     autocast = settings.pop("autocast_adapter_dtype", True)
     config = LoraConfig(task_type="CAUSAL_LM", alora_invocation_tokens=_invocation_tokens(form), **settings)
     try:
-        return get_peft_model(model, config, autocast_adapter_dtype=autocast)
+        adapted = get_peft_model(model, config, autocast_adapter_dtype=autocast)
     except ValueError as error:
         raise UserError(f"target_modules: {error}") from error
+    found = {name.rpartition(".")[2] for name in adapted.base_model.targeted_module_names}
+    if lacking := sorted({name.rpartition(".")[2] for name in settings["target_modules"]} - found):
+        linear = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+        layers = sorted(linear - {"base_layer", "default", "lm_head"} | found)
+        raise UserError(f"target_modules: the model has no {', '.join(lacking)}; its linear layers are {layers}")
+    return adapted
 
 
 def _invocation_tokens(form: TokenFormat) -> list[int] | None:
@@ -86,11 +110,14 @@ def _invocation_tokens(form: TokenFormat) -> list[int] | None:
         return None
     if form.persona.sp_token_id is not None:
         return [form.persona.sp_token_id]
-    ids, _ = form.encode_text([Segment(Kind.INTERVENTION, form.persona.intervention_prefix)])
+    # the ids that no following text changes: a space at the prefix's end becomes part of the next word
+    prefix = form.persona.intervention_prefix
+    runs = [form.encode_text([Segment(Kind.INTERVENTION, prefix + text)])[0] for text in _AFTER_PREFIX]
+    ids = commonprefix(runs) if prefix.strip() else []
     if not ids:
         raise UserError(
             "intervention_prefix: with adapter_scope persona and add_sp_token false, the adapter is found by this "
-            "text, so it cannot be empty"
+            "text, so it needs at least a word"
         )
     return ids
 
@@ -110,10 +137,22 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
     Raises:
         UserError: the folder has no adapter, weights are missing or do not fit, or the adapter was never trained.
     """
+    weights = folder / SAFETENSORS_WEIGHTS_NAME
+    if not weights.is_file():
+        raise UserError(f"{folder}: no {SAFETENSORS_WEIGHTS_NAME}; name the folder of a saved adapter")
     try:
+        with safe_open(weights, "pt") as file:
+            saved = set(file.keys())
         loaded = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder}: the adapter cannot be loaded on this base model: {error}") from error
+    # PEFT only warns of weights that the file lacks, and passes over those that the model has no place for
+    wanted = {name.replace(".default.", ".") for name, _ in loaded.named_parameters() if ".lora_" in name}
+    if wanted != saved:
+        raise UserError(
+            f"{folder}: the adapter does not fit this base model: {len(wanted - saved)} weights are missing and "
+            f"{len(saved - wanted)} have no place, first {min(wanted ^ saved)}; load the model it was trained on"
+        )
     if not trainable and not any(p.any() for name, p in loaded.named_parameters() if "lora_B" in name):
         raise UserError(f"{folder}: the adapter changes nothing (all its B matrices are zero); it was never trained")
     return loaded
@@ -121,23 +160,41 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
 
 @torch.no_grad()
 def check_active(model: PeftModel, form: TokenFormat, prompt_ids: list[int], activation: int) -> None:
-    """One forward pass with and one without the adapter: it must act on the suffix, and there alone in scope `persona`.
+    """The adapter must act on the suffix; on the prefix in scope `all` alone. Takes four short forward passes.
+
+    The prefix is looked at alone: in a mixture of experts the suffix's routing, which the adapter changes, decides in
+    which shapes the prefix is computed, and so its last bits.
 
     Raises:
         UserError: the adapter is silently inactive, or active where it must not be.
     """
-    ids = torch.tensor([prompt_ids], device=model.device)
-    arguments = activation_arguments(form.persona.adapter_scope, torch.tensor([activation]), len(prompt_ids))
-    with_adapter = model(ids, **arguments).logits[0]
-    with model.disable_adapter():
-        base = model(ids).logits[0]
-    if torch.equal(with_adapter[activation:], base[activation:]):
+    scope = form.persona.adapter_scope
+    if not _acts(model, scope, prompt_ids, activation):
         raise UserError(
             "the adapter is inactive: the logits with and without it are the same. "
             "Load it with honest_persona.load_honest_persona, or check that it was trained"
         )
-    if form.persona.adapter_scope == "persona" and not torch.equal(with_adapter[:activation], base[:activation]):
-        raise UserError("the adapter acts before its activation point; this PEFT version does not gate it")
+    acts_before = _acts(model, scope, prompt_ids[:activation], activation)
+    if scope == "persona" and acts_before:
+        raise UserError(
+            "the adapter acts before its activation point: it was saved as plain LoRA, or this PEFT version does not "
+            "gate it. Save it again with adapter_scope persona, or install the PEFT version of the lock file"
+        )
+    if scope == "all" and not acts_before:
+        raise UserError(
+            "the adapter is inactive before the activation point, but its card says scope all: it was saved as "
+            "activated LoRA. Save it again with adapter_scope all"
+        )
+
+
+def _acts(model: PeftModel, scope: AdapterScope, ids: list[int], activation: int) -> bool:
+    """Whether the adapter changes the logits, at the activation point and behind it where `ids` reach so far."""
+    inputs = torch.tensor([ids], device=model.device)
+    with_adapter = model(inputs, **activation_arguments(scope, torch.tensor([activation]), len(ids))).logits[0]
+    with model.disable_adapter():
+        base = model(inputs).logits[0]
+    start = activation if activation < len(ids) else 0
+    return not torch.equal(with_adapter[start:], base[start:])
 
 
 def base_fingerprint(model: PreTrainedModel) -> str:

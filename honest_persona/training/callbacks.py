@@ -1,18 +1,21 @@
 """Callbacks: when to evaluate, save and write. How to evaluate is the suite's matter."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_utils import SaveStrategy
 
 from honest_persona.data.records import Record
 from honest_persona.data.tokens import TokenFormat
-from honest_persona.evaluation.report import print_table, write_results
+from honest_persona.evaluation.report import print_samples, print_table, write_results
 from honest_persona.evaluation.suite import Results, evaluate_records
+from honest_persona.training.trainer import PersonaTrainer
 
-_SHOWN_SAMPLES = 8
+_PRINTED_SAMPLES = 3
+_TRACKED_SAMPLES = 8
 
 
 class MetricsFile(TrainerCallback):
@@ -49,7 +52,8 @@ class HeavyLog(TrainerCallback):
 
     def __init__(
         self,
-        parts: dict[str, Sequence[Record]],
+        trainer: PersonaTrainer,
+        parts: Mapping[str, Sequence[Record]],
         form: TokenFormat,
         metrics: MetricsFile,
         first_step: int,
@@ -58,9 +62,9 @@ class HeavyLog(TrainerCallback):
         max_new_tokens: int,
         seq_len: int | None,
     ) -> None:
-        self.parts, self.form, self.metrics = parts, form, metrics
+        self.trainer, self.parts, self.form, self.metrics = trainer, parts, form, metrics
         self.first_step, self.every = first_step, every
-        self.settings = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "seq_len": seq_len}
+        self.batch_size, self.max_new_tokens, self.seq_len = batch_size, max_new_tokens, seq_len
         self.done_at: int | None = None
 
     def due(self, step: int) -> bool:
@@ -69,26 +73,29 @@ class HeavyLog(TrainerCallback):
 
     def on_train_begin(self, args, state: TrainerState, control: TrainerControl, model=None, **_: Any) -> None:
         if state.global_step == 0 and self.due(0):
-            self.run(args, state, model)
+            self.run(state, model)
 
     def on_step_end(self, args, state: TrainerState, control: TrainerControl, model=None, **_: Any) -> None:
         if self.due(state.global_step):
-            self.run(args, state, model)
+            self.run(state, model)
 
     def on_train_end(self, args, state: TrainerState, control: TrainerControl, model=None, **_: Any) -> None:
         if self.done_at != state.global_step:
-            self.run(args, state, model)
+            self.run(state, model)
 
-    def run(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
+    def run(self, state: TrainerState, model: Any) -> None:
         if not any(self.parts.values()):
             return
-        results = evaluate_records(model, self.parts, self.form, **self.settings)
+        with self.trainer.paused():
+            results = evaluate_records(model, self.parts, self.form, self.batch_size, self.max_new_tokens, self.seq_len)
         self.done_at = state.global_step
         if state.is_world_process_zero:
-            self._publish(Path(args.output_dir), state.global_step, results)
+            self._publish(self.metrics.path.parent, state.global_step, results)
 
     def _publish(self, run_folder: Path, step: int, results: Results) -> None:
         print_table(results, f"heavy log at step {step}")
+        spread = max(1, len(results.samples) // _PRINTED_SAMPLES)
+        print_samples(results.samples[::spread][:_PRINTED_SAMPLES])
         write_results(results, run_folder / "heavy_log" / f"step_{step:06d}", {"step": step})
         scalars = {f"heavy_log/{name}": value for name, value in results.scalars().items()}
         self.metrics.append({"step": step, **scalars})
@@ -96,10 +103,10 @@ class HeavyLog(TrainerCallback):
 
 
 class SaveAtEpochEnd(TrainerCallback):
-    """Saves at each epoch's end also where `save_steps` asks for checkpoints in between."""
+    """Saves at each epoch's end also where `save_strategy: steps` asks for checkpoints in between."""
 
     def on_epoch_end(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
-        control.should_save = True
+        control.should_save |= args.save_strategy == SaveStrategy.STEPS
         return control
 
 
@@ -108,7 +115,7 @@ def _to_wandb(step: int, scalars: dict[str, float], results: Results) -> None:
 
     if wandb.run is None:
         return
-    columns = ["record_id", "topic", "variant", "truth", "flag", "p_fail", "ending", "review"]
-    shown = [[getattr(sample, c) for c in columns] for sample in results.samples[:_SHOWN_SAMPLES]]
+    columns: list[str | int] = ["record_id", "topic", "variant", "truth", "flag", "p_fail", "ending", "review"]
+    shown = [[getattr(sample, str(c)) for c in columns] for sample in results.samples[:_TRACKED_SAMPLES]]
     samples = wandb.Table(columns=columns, data=shown)
     wandb.log({**scalars, "heavy_log/samples": samples, "train/global_step": step})

@@ -1,5 +1,6 @@
 """From a config to a trained adapter: the order in which a run is put together, on one process or on many."""
 
+import netrc
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,8 @@ from honest_persona.data.collator import PersonaCollator
 from honest_persona.data.persona_token import resolve_persona_token
 from honest_persona.data.prepare import Material, prepare
 from honest_persona.data.segments import Persona
+from honest_persona.data.sources import Loaded
+from honest_persona.data.splits import Splits
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.errors import UserError
 from honest_persona.modeling.adapter import CARD_FILE, AdapterCard, add_adapter, base_fingerprint, load_adapter
@@ -24,6 +27,7 @@ from honest_persona.modeling.load import embedding_rows, load_base, load_tokeniz
 from honest_persona.training.callbacks import HeavyLog, MetricsFile, SaveAtEpochEnd
 from honest_persona.training.trainer import PersonaTrainer
 
+_WANDB_HOST = "api.wandb.ai"
 _VERSIONS = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate", "honest-persona")
 
 
@@ -75,7 +79,7 @@ def train(config: RunConfig) -> Path:
     form = token_format(config)
     material = prepare(config, form)
     if material.loaded is not None:
-        say(_summary(material))
+        say(_summary(material.loaded, material.splits))
     if material.too_long:
         say(f"{len(material.too_long)} training records are longer than seq_len {config.seq_len} and are left out")
     _init_distributed(config)
@@ -88,6 +92,8 @@ def train(config: RunConfig) -> Path:
 
 def _train(config: RunConfig, form: TokenFormat, material: Material, folder: Path, checkpoint: str | None) -> Path:
     args = SFTConfig(**config.sft_arguments(_world_size()))
+    if "wandb" in args.report_to:
+        _wandb_offline_without_key()
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     base = load_base(config.model, config.model_revision, dtype, config.attn_implementation)
     fingerprint = base_fingerprint(base)
@@ -109,27 +115,30 @@ def _train(config: RunConfig, form: TokenFormat, material: Material, folder: Pat
         versions={name: version(name) for name in _VERSIONS},
     )
     metrics = MetricsFile(folder / "metrics.jsonl")
-    heavy_log = HeavyLog(
-        material.parts,
-        form,
-        metrics,
-        first_step=config.first_heavy_log_step,
-        every=config.heavy_log_every,
-        batch_size=config.validation_batch_size,
-        max_new_tokens=config.max_new_tokens,
-        seq_len=config.seq_len,
-    )
     trainer = PersonaTrainer(
         model=model,
         args=args,
         train_dataset=datasets.Dataset.from_list(material.rows),
         data_collator=PersonaCollator(form.pad_id, form.persona.sp_token_id),
         processing_class=form.tokenizer,
-        callbacks=[metrics, SaveAtEpochEnd(), heavy_log],
+        callbacks=[metrics, SaveAtEpochEnd()],
         card=card,
         flag_loss_multiplier=config.flag_loss_multiplier,
         lr_cooldown_frac=config.lr_cooldown_frac,
         lr_min_frac=config.lr_min_frac,
+    )
+    trainer.add_callback(
+        HeavyLog(
+            trainer,
+            material.parts,
+            form,
+            metrics,
+            first_step=config.first_heavy_log_step,
+            every=config.heavy_log_every,
+            batch_size=config.validation_batch_size,
+            max_new_tokens=config.max_new_tokens,
+            seq_len=config.seq_len,
+        )
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
@@ -138,8 +147,7 @@ def _train(config: RunConfig, form: TokenFormat, material: Material, folder: Pat
     return folder
 
 
-def _summary(material: Material) -> str:
-    loaded, splits = material.loaded, material.splits
+def _summary(loaded: Loaded, splits: Splits) -> str:
     parts = [
         f"{name} {len(records)} records of {len({r.item_id for r in records})} items"
         for name, records in zip(splits._fields, splits, strict=True)
@@ -180,6 +188,19 @@ def _init_distributed(config: RunConfig) -> None:
         import deepspeed
 
         deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
+
+
+def _wandb_offline_without_key() -> None:
+    """wandb without a key stops at a prompt, which a run on a cluster never answers."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE"):
+        return
+    try:
+        has_login = netrc.netrc().authenticators(_WANDB_HOST) is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        has_login = False
+    if not has_login:
+        os.environ["WANDB_MODE"] = "offline"
+        say("wandb: no key (WANDB_API_KEY in env.json, or wandb login), so this run is logged offline; see wandb sync")
 
 
 def _world_size() -> int:

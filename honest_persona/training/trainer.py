@@ -1,6 +1,8 @@
 """TRL's SFTTrainer with the persona's loss, its activation point, and its card beside every saved adapter."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ class PersonaTrainer(SFTTrainer):
         self.lr_cooldown_frac = lr_cooldown_frac
         self.lr_min_frac = lr_min_frac
         # review nll, flag nll, review tokens, flag tokens, right tokens, all tokens, since the last log, on this rank
-        self._sums = torch.zeros(6, dtype=torch.float64)
+        self._sums = torch.zeros(6, dtype=torch.float64, device=self.accelerator.device)
         self._logged_at = time.perf_counter()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -48,9 +50,9 @@ class PersonaTrainer(SFTTrainer):
         outputs = model(**inputs, **gate, use_cache=False, fused_lm_head=True)
         num_items = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
         result = persona_loss(outputs.log_probs, kinds, num_items, self.flag_loss_multiplier)
-        if self.model.training:
+        if model.training:
             batch = [*result.nll_sums, *result.counts, outputs.is_top1.sum(), inputs["attention_mask"].sum()]
-            self._sums += torch.stack(batch).to("cpu", torch.float64)
+            self._sums += torch.stack(batch).double()
         loss = result.loss
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             # num_items counts the tokens of every rank, and the gradients are averaged over the ranks
@@ -60,7 +62,7 @@ class PersonaTrainer(SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds review and flag loss, token accuracy and tokens/s to a line of training logs. All ranks call this."""
         if "loss" in logs:
-            sums = self.accelerator.reduce(self._sums.float().to(self.accelerator.device), reduction="sum").tolist()
+            sums = self.accelerator.reduce(self._sums, reduction="sum").tolist()
             review, flag, n_review, n_flag, right, seen = sums
             now = time.perf_counter()
             logs["review_loss"] = review / max(n_review, 1)
@@ -71,13 +73,22 @@ class PersonaTrainer(SFTTrainer):
             self._logged_at = now
         super().log(logs, start_time)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What runs inside does not count as time of training in tokens/s."""
+        start = time.perf_counter()
+        yield
+        self._logged_at += time.perf_counter() - start
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """`warmup_stable_decay` with its lengths as shares of the run; any other scheduler as the Trainer makes it."""
         if self.lr_scheduler is None and self.args.lr_scheduler_type == "warmup_stable_decay":
             warmup = self.args.get_warmup_steps(num_training_steps)
             decay = min(round(self.lr_cooldown_frac * num_training_steps), num_training_steps - warmup)
+            optimizer = optimizer or self.optimizer
+            assert optimizer is not None
             self.lr_scheduler = get_wsd_schedule(
-                optimizer or self.optimizer,
+                optimizer,
                 num_warmup_steps=warmup,
                 num_decay_steps=decay,
                 num_training_steps=num_training_steps,
@@ -89,4 +100,4 @@ class PersonaTrainer(SFTTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            self.card.save(Path(output_dir or self.args.output_dir))
+            self.card.save(Path(output_dir or str(self.args.output_dir)))

@@ -168,7 +168,7 @@ def test_overlong_records(minimind):
     assert too_long == ["long"]
     with pytest.raises(UserError, match=r"seq_len: 1 of 2 records are longer than 200.*long.*overlong: drop"):
         encode_records([RECORD, long], ["", ""], form, 200, "error")
-    with pytest.raises(UserError, match="Raise seq_len$"):
+    with pytest.raises(UserError, match=r"Raise seq_len$"):
         encode_records([long], [""], form, 200, "drop")
 
 

@@ -1,0 +1,39 @@
+# make demo: see it work.  make test: the checks that a change must pass.
+# Both set up .venv from the locked versions first; nothing but Python 3.11 or newer and make is needed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# DeepSpeed builds no compiled ops at installation, and needs none here.
+export DS_BUILD_OPS := 0
+
+.PHONY: setup demo test quick lint clean
+
+setup: .venv/ready
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	# torch first and pinned: left to itself, a package that needs it pulls the largest build there is
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+demo: setup
+	rm -rf checkpoints/demo
+	$(BIN)/python train.py --config hp.yaml --run_name demo
+	$(BIN)/python eval.py --adapter checkpoints/demo
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+# without the tests that start processes, train, or read all the real data
+quick: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

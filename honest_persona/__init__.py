@@ -1,0 +1,35 @@
+"""Train an honest persona into a language model, and measure it.
+
+    model, tokenizer = honest_persona.get_model("Qwen/Qwen3-8B")
+    persona = honest_persona.load_honest_persona("checkpoints/my-run")
+    persona.review([{"role": "user", "content": ...}, {"role": "assistant", "content": ...}])
+
+Both names import torch when they are first used; `import honest_persona` alone does not.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from honest_persona.evaluation.reviews import load_honest_persona
+    from honest_persona.modeling.load import get_model
+
+    __version__: str
+
+__all__ = ["__version__", "get_model", "load_honest_persona"]
+
+_HOMES = {"get_model": "honest_persona.modeling.load", "load_honest_persona": "honest_persona.evaluation.reviews"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("honest-persona")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

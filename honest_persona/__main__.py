@@ -1,0 +1,9 @@
+"""`python -m honest_persona VERB ...`; the verbs are in cli.py."""
+
+import sys
+
+from honest_persona.cli import main
+from honest_persona.errors import run_entry
+
+if __name__ == "__main__":
+    sys.exit(run_entry(main))

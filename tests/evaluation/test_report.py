@@ -1,0 +1,108 @@
+"""What is written can be read again, and the table shows what a rate needs beside it."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from honest_persona.evaluation.report import print_table, table, write_results
+from honest_persona.evaluation.suite import Results, Sample, summarize
+
+
+def sample(n, item, variant, truth, flag, part="within", topic="sycophancy"):
+    return Sample(
+        record_id=f"r{n}",
+        item_id=item,
+        part=part,
+        topic=topic,
+        variant=variant,
+        model="m",
+        intervention_name="split_personality__version_3",
+        truth=truth,
+        flag=flag,
+        p_fail=0.25,
+        ending="clean",
+        review="I said “ja” – 好的\u2028on.\nFLAG: PASS",
+        reference_review="Ref.",
+    )
+
+
+@pytest.fixture
+def results():
+    samples = [
+        sample(0, "i0", "A", "PASS", "PASS"),
+        sample(1, "i0", "B", "FAIL", "FAIL"),
+        sample(2, "i1", "A", "PASS", "FAIL"),
+        sample(3, "i1", "B", "PASS", "PASS"),
+        sample(4, "i2", "B", "FAIL", None),
+        sample(5, "i3", "A", "PASS", "PASS", part="across", topic="reward_hacks"),
+    ]
+    return Results(summarize(samples), samples, {"within": 2})
+
+
+def test_files_round_trip(results, tmp_path):
+    folder = tmp_path / "new" / "eval"
+    write_results(results, folder, {"adapter": "a", "limit": None})
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    content = json.loads((folder / "results.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert content == {"about": {"adapter": "a", "limit": None}, **json.loads(json.dumps(results.as_dict()))}
+    assert content["too_long"] == {"within": 2}
+    row = next(r for r in content["rows"] if r["part"] == "across" and r["topic"] == r["variant"] == "all")
+    assert row["rates"]["true_positive_rate"] is None
+    assert row["n"] == row["n_items"] == 1
+    lines = (folder / "samples.jsonl").read_text(encoding="utf-8").split("\n")
+    assert [json.loads(line) for line in lines if line] == [asdict(s) for s in results.samples]
+
+
+def cells(results):
+    out = table(results, "title")
+    columns = [[str(cell) for cell in column.cells] for column in out.columns]
+    names = [str(column.header) for column in out.columns]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def test_the_table_shows_n_interval_and_baseline(results):
+    lines = cells(results)
+    assert [(line["part"], line["topic"]) for line in lines] == [
+        ("within", "all"),
+        ("within", "sycophancy"),
+        ("across", "all"),
+        ("across", "reward_hacks"),
+    ]
+    within, across = lines[0], lines[2]
+    row = results.row("within")
+    low, high = row.intervals["balanced_accuracy"] or (0, 0)
+    assert within["n"] == "5"
+    assert within["items"] == "3"
+    # FAIL: 1 of 1 readable flagged; PASS: 1 of 3 flagged; (1 + 2/3) / 2 = 0.83
+    assert within["bal. acc."] == "0.83"
+    assert within["95 %"] == (f"{low:.2f}-{high:.2f}" if row.intervals["balanced_accuracy"] else "-")
+    assert within["TPR"] == "1.00"
+    assert within["FPR"] == "0.33"
+    assert within["acc."] == "0.75"
+    assert within["unparsable"] == "0.20"
+    # the variant alone flags r1, r3 and r4: FAIL 2 of 2, PASS 1 of 3
+    assert within["variant only"] == "0.83"
+    # in A there is no FAIL; in B r1 and r3 are right
+    assert within["in A"] == "-"
+    assert within["in B"] == "1.00"
+    assert across["bal. acc."] == across["95 %"] == across["variant only"] == across["in B"] == "-"
+
+
+def test_the_interval_stands_in_the_table():
+    samples = [sample(n, f"i{n}", "AB"[n % 2], ["PASS", "FAIL"][n % 3 == 0], "FAIL") for n in range(40)]
+    results = Results(summarize(samples), samples)
+    low, high = results.row("within").intervals["balanced_accuracy"]
+    assert cells(results)[0]["95 %"] == f"{low:.2f}-{high:.2f}"
+
+
+def test_what_was_left_out_is_printed(results, capsys):
+    print_table(results, "heavy log")
+    shown = capsys.readouterr().out
+    assert "within: 2 records left out" in shown
+    assert "variant only" in shown
+    assert "unparsable" in shown, "nothing is cut off at the printed width"
+    print_table(Results([], []), "of nothing")

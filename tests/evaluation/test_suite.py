@@ -1,0 +1,290 @@
+"""Counting, sharding over ranks, and what an evaluation must put back. `write_reviews` is a stub where it can be."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from honest_persona.data.segments import record_messages
+from honest_persona.data.tokens import Tokens, apply_intervention, encode_record
+from honest_persona.evaluation import suite
+from honest_persona.evaluation.metrics import RATES
+from honest_persona.evaluation.reviews import Ending, Review
+from honest_persona.evaluation.suite import Results, _review_all, evaluate_records
+from honest_persona.modeling.adapter import activation_arguments
+from tests.tiny import base_model, form_of, random_adapter, record
+
+
+def flag_of(said):
+    return Review(f"review of {said}", said, 0.75, Ending.CLEAN if said else Ending.MALFORMED)
+
+
+@pytest.fixture
+def form():
+    return form_of()
+
+
+@pytest.fixture
+def model(form):
+    return random_adapter(base_model(), form)
+
+
+@pytest.fixture
+def flags(monkeypatch, form):
+    """`flags[record] = PASS | FAIL | None` is what the stub says of that record; `flags.batches` what it was given."""
+    said = SimpleNamespace(by_prompt={}, batches=[])
+
+    def stub(_, prompts, form, max_new_tokens):
+        said.batches.append([tuple(p.input_ids) for p in prompts])
+        return [flag_of(said.by_prompt[tuple(p.input_ids)]) for p in prompts]
+
+    def will_say(chosen, flag):
+        prompt = apply_intervention(record_messages(chosen), chosen.intervention, form)
+        said.by_prompt[tuple(prompt.input_ids)] = flag
+        return chosen
+
+    monkeypatch.setattr(suite, "write_reviews", stub)
+    said.will_say = will_say
+    return said
+
+
+def make(flags, n, topic, variant, truth, flag, item):
+    """A record with a prompt of its own, and what the stub says of it."""
+    chosen = record(n, topic=topic, variant=variant, flag=truth, item_id=item, system=f"You are number {n}.")
+    return flags.will_say(chosen, flag)
+
+
+def test_rows_and_counts(flags, form, model):
+    within = [
+        # sycophancy: one FAIL in A of four records; reward_hacks: one record in all, so averages of topics are wrong
+        make(flags, 0, "sycophancy", "A", "PASS", "PASS", "i0"),
+        make(flags, 1, "sycophancy", "A", "FAIL", "FAIL", "i1"),
+        make(flags, 2, "sycophancy", "B", "FAIL", "PASS", "i0"),
+        make(flags, 3, "sycophancy", "B", "FAIL", None, "i0"),
+        make(flags, 4, "reward_hacks", "B", "PASS", "FAIL", "i2"),
+    ]
+    across = [make(flags, 5, "influence_seeking", "A", "PASS", "PASS", "i3")]
+    results = evaluate_records(model, {"across": across, "within": within}, form, 2, 4)
+    keys = [(r.part, r.topic, r.variant) for r in results.rows]
+    assert keys == [
+        *[("within", "all", v) for v in ("all", "A", "B")],
+        *[("within", "reward_hacks", v) for v in ("all", "B")],
+        *[("within", "sycophancy", v) for v in ("all", "A", "B")],
+        *[("across", "all", v) for v in ("all", "A")],
+        *[("across", "influence_seeking", v) for v in ("all", "A")],
+    ]
+    whole = results.row("within")
+    assert (whole.n, whole.n_items) == (5, 3)
+    assert whole.counts == {
+        "fail_flagged": 1,
+        "fail_passed": 1,
+        "pass_flagged": 1,
+        "pass_passed": 1,
+        "unparsable": 1,
+    }
+    for total in (r for r in results.rows if r.topic == "all" and r.variant == "all"):
+        parts = [r for r in results.rows if r.part == total.part and r.topic != "all" and r.variant != "all"]
+        assert total.n == sum(r.n for r in parts)
+        assert total.counts == {k: sum(r.counts[k] for r in parts) for k in total.counts}, "sums of counts"
+    # FAIL 1 of 2, PASS 1 of 2; the mean of the topics' accuracies (2/3 and 0) would be 1/3
+    assert whole.rates["balanced_accuracy"] == 0.5
+    assert whole.rates["accuracy"] == 0.5
+    assert whole.rates["unparsable_frac"] == 0.2
+    # the variant alone: FAIL r2 r3 of three, PASS r0 of two; its unparsable ones do not exist
+    assert whole.variant_only_balanced_accuracy == pytest.approx((2 / 3 + 1 / 2) / 2)
+    in_a = results.row("within", variant="A")
+    assert (in_a.n, in_a.n_items, in_a.rates["balanced_accuracy"]) == (2, 2, 1.0)
+    assert in_a.variant_only_balanced_accuracy == 0.5, "within a variant the variant says nothing"
+    lone = results.row("within", "reward_hacks")
+    assert lone.rates["true_positive_rate"] is None
+    assert lone.rates["balanced_accuracy"] is None
+    assert lone.intervals == dict.fromkeys(RATES), "one item has no interval"
+    assert results.too_long == {}
+
+    assert [s.record_id for s in results.samples] == [f"r{n}" for n in (5, 0, 1, 2, 3, 4)], "in the order given"
+    by_id = {s.record_id: s for s in results.samples}
+    assert [by_id[f"r{n}"].flag for n in range(5)] == ["PASS", "FAIL", "PASS", None, "FAIL"]
+    assert (by_id["r1"].part, by_id["r1"].truth, by_id["r1"].ending) == ("within", "FAIL", "clean")
+    assert (by_id["r3"].ending, by_id["r3"].review) == ("malformed", "review of None")
+    assert by_id["r1"].reference_review == within[1].review
+    assert sum(len(b) for b in flags.batches) == 6
+    assert max(len(b) for b in flags.batches) == 2
+
+    scalars = results.scalars()
+    assert scalars["within/all/balanced_accuracy"] == 0.5
+    assert scalars["within/all/n"] == 5
+    assert scalars["within/all/variant_A/balanced_accuracy"] == 1.0
+    assert scalars["within/sycophancy/variant_B/true_positive_rate"] == 0.0
+    assert "within/reward_hacks/true_positive_rate" not in scalars, "undefined rates are left out"
+    assert all(isinstance(v, int | float) for v in scalars.values())
+
+
+def test_too_long_records_are_counted_and_left_out(flags, form, model):
+    records = [make(flags, n, "sycophancy", "A", "PASS", "PASS", f"i{n}") for n in range(4)]
+    lengths = [len(apply_intervention(record_messages(r), r.intervention, form).input_ids) for r in records]
+    longest = max(lengths)
+    assert lengths.count(longest) == 1
+    parts = {"within": records, "across": records[:2]}
+
+    def left_out(seq_len):
+        results = evaluate_records(model, parts, form, 8, 10, seq_len)
+        assert len(results.samples) + sum(results.too_long.values()) == 6
+        return results.too_long
+
+    assert left_out(None) == {}
+    assert left_out(longest + 10) == {}
+    assert left_out(longest + 9) == {"within": 1}
+    assert left_out(10) == {"within": 4, "across": 2}
+
+
+@pytest.mark.parametrize("parts", [{}, {"within": []}, {"within": [], "across": []}])
+def test_nothing_to_evaluate(flags, form, model, parts):
+    results = evaluate_records(model, parts, form, 4, 4)
+    assert results == Results([], [], {})
+    assert results.scalars() == {}
+    assert flags.batches == []
+
+
+class TestWhatIsPutBack:
+    def states(self, model):
+        return (
+            torch.get_rng_state().tolist(),
+            [m.training for m in model.modules()],
+            [getattr(m, "gradient_checkpointing", None) for m in model.modules()],
+            [p.requires_grad for p in model.parameters()],
+            [p.grad for p in model.parameters()],
+        )
+
+    @pytest.mark.parametrize("training", [True, False])
+    @pytest.mark.parametrize("checkpointed", [True, False])
+    def test_states(self, form, model, monkeypatch, training, checkpointed):
+        model.train(training)
+        model.get_base_model().model.layers[0].mlp.eval()  # a module that has a mode of its own
+        if checkpointed:
+            model.activation_checkpointing_enable()
+        seen = []
+
+        def stub(model, prompts, *_):
+            seen.append(any(m.training or getattr(m, "gradient_checkpointing", False) for m in model.modules()))
+            torch.rand(3)
+            return [flag_of("PASS")] * len(prompts)
+
+        monkeypatch.setattr(suite, "write_reviews", stub)
+        torch.manual_seed(7)
+        before = self.states(model)
+        evaluate_records(model, {"within": [record(0)]}, form, 4, 4)
+        assert seen == [False], "eval mode, without checkpointing"
+        assert self.states(model) == before
+
+        def fail(*_):
+            torch.rand(3)
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr(suite, "write_reviews", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            evaluate_records(model, {"within": [record(0)]}, form, 4, 4)
+        assert self.states(model) == before
+
+    @pytest.mark.parametrize("checkpointed", [True, False])
+    def test_training_goes_on_bit_equal(self, form, checkpointed):
+        """Two steps with dropout, with and without a real evaluation between them."""
+        row = encode_record(record(1), form)
+        ids, labels = torch.tensor([row.input_ids]), torch.tensor([row.labels])
+        gate = activation_arguments("persona", torch.tensor([row.activation]), len(row.input_ids))
+
+        def losses(evaluated):
+            model = random_adapter(base_model(), form).train()
+            for module in model.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = 0.2
+            for layer in model.get_base_model().model.layers:
+                layer.self_attn.attention_dropout = 0.2
+            if checkpointed:
+                model.activation_checkpointing_enable()
+            optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+            torch.manual_seed(0)
+            out = []
+            for step in range(3):
+                loss = model(ids, labels=labels, **gate, use_cache=False).loss
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                out.append(loss.item())
+                if evaluated and step == 0:
+                    results = evaluate_records(model, {"within": [record(n) for n in range(3)]}, form, 2, 3)
+                    assert results.row("within").n == 3
+            return out
+
+        plain = losses(False)
+        assert losses(True) == plain
+        assert len(set(plain)) == 3
+
+
+class Ranks:
+    """`torch.distributed` for threads of one process: a rank each, and one collective that waits for all."""
+
+    def __init__(self, world):
+        self.world, self.local = world, threading.local()
+        self.slots, self.barrier = [None] * world, threading.Barrier(world, timeout=20)
+
+    def is_initialized(self):
+        return True
+
+    def get_rank(self):
+        return self.local.rank
+
+    def get_world_size(self):
+        return self.world
+
+    def all_gather_object(self, out, value):
+        self.slots[self.get_rank()] = value
+        self.barrier.wait()
+        out[:] = self.slots
+        self.barrier.wait()
+
+    def run(self, work):
+        def on_rank(rank):
+            self.local.rank = rank
+            return work()
+
+        with ThreadPoolExecutor(self.world) as pool:
+            return list(pool.map(on_rank, range(self.world)))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("n", [0, 1, 5, 8])
+def test_sharding(monkeypatch, form, n, world, batch_size):
+    """Every prompt is reviewed once, every rank runs equally many batches, and every rank has the whole result."""
+    prompts = [Tokens([10 + i], [], 0) for i in range(n)]
+    ranks = Ranks(world)
+    batches = {rank: [] for rank in range(world)}
+
+    def stub(_, chosen, form, max_new_tokens):
+        assert 0 < len(chosen) <= batch_size
+        batches[ranks.get_rank()].append([p.input_ids[0] - 10 for p in chosen])
+        return [flag_of(f"{p.input_ids[0] - 10} by {ranks.get_rank()}") for p in chosen]
+
+    monkeypatch.setattr(suite, "write_reviews", stub)
+    monkeypatch.setattr(suite, "dist", ranks)
+    results = ranks.run(lambda: _review_all(None, prompts, form, batch_size, 4))
+    assert all(result == results[0] for result in results)
+    assert [review.flag for review in results[0]] == [f"{i} by {i % world}" for i in range(n)], "copies are dropped"
+    sizes = {rank: [len(batch) for batch in given] for rank, given in batches.items()}
+    assert all(size == sizes[0] for size in sizes.values()), "the same batches on every rank"
+    per_rank = -(-n // world)
+    assert sum(sizes[0]) == per_rank
+    assert len(sizes[0]) == -(-per_rank // batch_size)
+    assert {i for given in batches.values() for batch in given for i in batch} == set(range(n))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_together_give_what_one_gives(monkeypatch, flags, form, model, world):
+    truths = ["PASS", "FAIL", "FAIL", "PASS", "FAIL"]
+    records = [make(flags, n, "sycophancy", "AB"[n % 2], truths[n], truths[-n], f"i{n // 2}") for n in range(5)]
+    alone = evaluate_records(model, {"within": records}, form, 2, 4)
+    ranks = Ranks(world)
+    monkeypatch.setattr(suite, "dist", ranks)
+    assert ranks.run(lambda: evaluate_records(model, {"within": records}, form, 2, 4)) == [alone] * world

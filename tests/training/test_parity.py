@@ -1,0 +1,108 @@
+"""Same numbers on 1 rank, 2 ranks, ZeRO-2, ZeRO-3, DDP, any micro-batch and with activation checkpointing or without."""
+
+import pytest
+import torch
+
+from tests.training.launches import Run, launch
+
+pytestmark = pytest.mark.slow
+
+STEPS = 5
+COMMON = ("--max_steps", str(STEPS), "--batch_size", "8", "--num_samples", "40", "--seq_len", "512")
+QUIET = ("--first_heavy_log_step", "99", "--val_samples_per_topic", "0")
+HEAVY = ("--first_heavy_log_step", "0", "--heavy_log_every", "2", "--val_samples_per_topic", "1")
+HEAVY = (*HEAVY, "--max_new_tokens", "4", "--validation_batch_size", "3")
+MICRO = "--per_device_train_batch_size"
+
+LAYOUTS = {
+    "one process": ("python", (*QUIET, MICRO, "2")),
+    "micro-batch of 8, no checkpointing": ("python", (*QUIET, MICRO, "8", "--activation_checkpointing", "false")),
+    "ZeRO-2": ("deepspeed", (*QUIET, MICRO, "2", "--deepspeed", "ds_configs/zero2.json")),
+    "ZeRO-3 with heavy log": ("deepspeed", (*HEAVY, MICRO, "2", "--deepspeed", "ds_configs/zero3.json")),
+    "torchrun": ("torchrun", (*QUIET, MICRO, "1", "--deepspeed", "null")),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, Run]:
+    cwd = tmp_path_factory.mktemp("parity")
+    made = {}
+    for i, (name, (launcher, flags)) in enumerate(LAYOUTS.items()):
+        made[name] = launch(cwd, f"run{i}", "--config", "hp.yaml", *COMMON, *flags, launcher=launcher)
+        assert made[name].code == 0, f"{name}: {made[name].output[-3000:]}"
+    return made
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS)[1:])
+def test_loss_curves_agree(runs, layout):
+    reference, other = runs["one process"], runs[layout]
+    for key, tolerance in {"loss": 1e-5, "review_loss": 1e-5, "flag_loss": 1e-5, "learning_rate": 0}.items():
+        a, b = torch.tensor(reference.series(key)), torch.tensor(other.series(key))
+        assert len(a) == len(b) == STEPS
+        assert (a - b).abs().max() <= tolerance, key
+    losses = reference.series("loss")
+    assert losses[-1] < losses[0] - 0.01, "it does learn: equal curves of a run that stands still would show nothing"
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS)[1:])
+def test_adapters_agree(runs, layout):
+    reference, other = runs["one process"].adapter(), runs[layout].adapter()
+    assert reference.keys() == other.keys()
+    for name, weight in reference.items():
+        # AdamW divides by the root of the second moment: rounding in a small gradient shows at the scale of the steps
+        assert (weight - other[name]).abs().max() < 2e-4, name
+
+
+def test_the_heavy_log_leaves_training_bit_equal(runs, tmp_path):
+    plain = runs["one process"]
+    heavy = launch(tmp_path, "heavy", "--config", "hp.yaml", *COMMON, *HEAVY, MICRO, "2")
+    assert heavy.code == 0, heavy.output[-3000:]
+    steps = sorted(p.name for p in (heavy.folder / "heavy_log").iterdir())
+    assert steps == ["step_000000", "step_000002", "step_000004", "step_000005"]
+    for key in ("loss", "grad_norm", "token_accuracy"):
+        assert heavy.series(key) == plain.series(key)
+    for name, weight in plain.adapter().items():
+        assert torch.equal(weight, heavy.adapter()[name]), name
+
+
+def test_scope_all_agrees_and_differs_from_persona(runs, tmp_path):
+    flags = ("--config", "hp.yaml", *COMMON, *QUIET, "--adapter_scope", "all")
+    one = launch(tmp_path, "one", *flags, MICRO, "2")
+    zero3 = launch(tmp_path, "zero3", *flags, MICRO, "2", launcher="deepspeed")
+    assert one.code == zero3.code == 0, one.output[-2000:] + zero3.output[-2000:]
+    a, b = torch.tensor(one.series("loss")), torch.tensor(zero3.series("loss"))
+    assert (a - b).abs().max() <= 1e-5
+    persona = torch.tensor(runs["one process"].series("loss"))
+    assert a[0] == persona[0], "before the first step B is zero, and both are the base model"
+    assert (a - persona).abs().max() > 1e-4, "negative control: the scope changes what is trained"
+
+
+def test_resume_goes_on_as_if_it_had_not_stopped(runs, tmp_path):
+    flags = ("--config", "hp.yaml", *COMMON, *QUIET, MICRO, "2", "--save_strategy", "steps", "--save_steps", "3")
+    whole = launch(tmp_path, "run", *flags)
+    assert whole.code == 0, whole.output[-3000:]
+    adapter, losses = whole.adapter(), whole.series("loss")
+    # as after a crash at step 4: the last checkpoint is the one of step 3
+    for name in ("checkpoint-5", "adapter_model.safetensors", "honest_persona.json"):
+        path = whole.folder / name
+        (path.rename(tmp_path / name) if path.exists() else None)
+    resumed = launch(tmp_path, "run", *flags, "--resume")
+    assert resumed.code == 0, resumed.output[-3000:]
+    assert resumed.series("loss") == losses, "and no step stands twice in metrics.jsonl"
+    for name, weight in adapter.items():
+        assert torch.equal(weight, resumed.adapter()[name]), name
+
+
+def test_bad_input_exits_with_2_under_every_launcher(tmp_path):
+    for launcher in ("python", "deepspeed"):
+        run = launch(tmp_path, "bad", "--config", "hp.yaml", "--lora_rr", "3", launcher=launcher)
+        assert run.code == 2, run.output[-2000:]
+        assert run.output.count("did you mean lora_r?") == 1, "one rank speaks"
+        assert "Traceback" not in run.output
+
+
+def test_a_finished_run_is_not_overwritten(runs):
+    cwd = runs["one process"].folder.parents[1]
+    again = launch(cwd, "run0", "--config", "hp.yaml", *COMMON, *QUIET)
+    assert again.code == 2
+    assert "already holds a run" in again.output
