@@ -147,7 +147,7 @@ class RunConfig(BaseModel):
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """share of the adapter's inputs that is dropped while it trains"""
     target_modules: NonemptyNames = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """linear layers that get an adapter"""
+    """linear layers that get an adapter; a model that lacks one (fused projections or experts) needs its own list"""
 
     batch_size: PositiveInt | None = None
     """examples per optimizer step over all ranks; null: 16, or what gradient_accumulation_steps gives"""

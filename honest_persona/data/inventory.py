@@ -54,6 +54,8 @@ def render(counts: dict[str, Any], width: int = 120) -> str:
     if "splits" in counts:
         table = Table("split", "records", "items", "topics", title_justify="left")
         for name, part in counts["splits"].items():
+            if name == "unused" and not part["records"]:
+                continue  # only data with a split of its own has any
             table.add_row(name, str(part["records"]), str(part["items"]), ", ".join(part["by_topic"]))
         console.print(table)
     if rejected:

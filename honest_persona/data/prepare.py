@@ -42,7 +42,7 @@ def load_splits(config: RunConfig) -> tuple[Loaded, Splits]:
 def prepare(config: RunConfig, form: TokenFormat) -> Material:
     """Raises UserError: nothing to train on, or records that do not fit."""
     if config.use_dummy_data:
-        return Material(dummy_rows(config, form), {}, [], None, Splits([], [], []), [])
+        return Material(dummy_rows(config, form), {}, [], None, Splits([], [], [], []), [])
     loaded, splits = load_splits(config)
     chosen = limit_records(splits.train, config.num_samples, config.seed)
     if not chosen:

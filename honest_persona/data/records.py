@@ -7,7 +7,7 @@ Bad data never raises.
 Every intervention is counted once, under the first reason that applies, in this order:
 
 1. Defects of the data, whatever was selected: missing_field, wrong_type, not_unicode, unknown_field, unknown_variant,
-   item_id_mismatch, empty_response, empty_intervention, empty_review, unknown_flag, variant_b_without_prompt; and
+   unknown_split, item_id_mismatch, empty_response, empty_intervention, empty_review, unknown_flag, variant_b_without_prompt; and
    malformed_json, topic_mismatch, topic_without_files, which reject a whole line, file or folder.
 2. What the run did not ask for: topic_not_selected, model_not_selected, intervention_type_not_selected.
 3. What cannot train: flag_not_trainable:AMBIGUOUS and :ERROR.
@@ -40,6 +40,7 @@ REMEDIES = {
     "not_unicode": "Replace the lone surrogates (\\ud800 to \\udfff) in `{detail}` by real characters.",
     "unknown_field": "Remove `{detail}`: a row has the columns of a Record and no others.",
     "unknown_variant": "Use A or B as the variant.",
+    "unknown_split": "Use train or validation, or leave `split` out for the seeded split by item.",
     "topic_mismatch": "Move the file to the folder of the topic it names, or correct its `topic` field.",
     "item_id_mismatch": "Remove `item_id`: it is computed from the system prompts and the task.",
     "empty_response": "Generate the response again, or remove the inference.",
@@ -85,6 +86,15 @@ class Record(BaseModel, frozen=True, extra="forbid"):
     tags: tuple[str, ...]
     """The intervention's and the inference's tags together, each once."""
     difficulty: str | None = None
+    group: str | None = None
+    """What several items share (`metadata.group`), so that they are split together: an entity they are about, say."""
+    split: Literal["train", "validation"] | None = None
+    """The part that the data itself gives the item to (`metadata.split`); None leaves it to the seeded split."""
+
+    @property
+    def cluster(self) -> str:
+        """Records of one cluster are not independent: never split, and drawn together for intervals."""
+        return self.group or self.item_id
 
 
 class Rejection(NamedTuple):
@@ -131,7 +141,8 @@ class Candidate(NamedTuple):
 Outcome = Candidate | Rejection
 
 _STAGE3_NAMES = {"response": "S", "intervention": "I", "review": "R", "flag": "P", "tags": "tags"}
-_OPTIONAL_COLUMNS = ("item_id", "other_system", "difficulty")
+_OPTIONAL_COLUMNS = ("item_id", "other_system", "difficulty", "group", "split")
+SPLITS = ("train", "validation")
 
 
 def remedy_for(reason: str) -> str:
@@ -187,6 +198,7 @@ def parse_row(row: Any, file: str, place: str) -> Outcome:
                 raise _Refused(f"{place}, {column}", column, f"unknown_field:{column}")
         values["tags"] = _tags(values, place, sep=", ")
         _check_variant(values["variant"], f"{place}, variant")
+        _checked_split(values["split"], f"{place}, split")
         system, other = values["system"], values["other_system"]
         if values["variant"] == "B":
             system, other = _checked(other, str, f"{place}, other_system", "other_system"), system
@@ -260,6 +272,8 @@ def _item_texts(item: dict, variant: str, place: str) -> dict[str, Any]:
         "other_system": b if variant == "A" else a,
         "task": task,
         "difficulty": _get_optional(metadata, "difficulty", f"{place}.metadata"),
+        "group": _get_optional(metadata, "group", f"{place}.metadata"),
+        "split": _checked_split(_get_optional(metadata, "split", f"{place}.metadata"), f"{place}.metadata.split"),
     }
 
 
@@ -316,6 +330,12 @@ def _tags(owner: Mapping[str, Any], place: str, sep: str = ".") -> tuple[str, ..
 def _check_variant(variant: str, place: str) -> None:
     if variant not in ("A", "B"):
         raise _Refused(place, "variant", "unknown_variant")
+
+
+def _checked_split(split: str | None, place: str) -> str | None:
+    if split is not None and split not in SPLITS:
+        raise _Refused(place, "split", "unknown_split")
+    return split
 
 
 def _record_id(outcome: Outcome) -> str | None:

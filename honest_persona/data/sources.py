@@ -276,7 +276,7 @@ def _refusal(candidate: Candidate, selection: Selection) -> tuple[str, str] | No
     for tag in selection.tags_to_filter:
         if tag in values["tags"]:
             return "tags", f"tag:{tag}"
-    if not in_share(values["item_id"], selection.topic_frac, selection.seed):
+    if not in_share(values["group"] or values["item_id"], selection.topic_frac, selection.seed):
         return "item_id", "outside_topic_share"
     return None
 

@@ -23,6 +23,8 @@ class Splits(NamedTuple):
     """Held-out items of the trained topics."""
     across: list[Record]
     """The validation topics."""
+    unused: list[Record]
+    """Records of validation topics that the data itself gives to training (`Record.split`)."""
 
 
 def uniform(seed: int, salt: str, key: str) -> float:
@@ -38,20 +40,22 @@ def in_share(item_id: str, frac: float, seed: int) -> bool:
 def split_records(
     records: Sequence[Record], validation_topics: Collection[str], val_item_frac: float, seed: int
 ) -> Splits:
-    """Split by item. Records of `validation_topics` are `across`; of the other items, `val_item_frac` are `within`.
+    """Split by cluster (the item, or the group that the data names).
 
-    An item that stands in a validation topic and in a trained one too is `across` with all its records, so that its
-    content is never trained on.
+    Records of `validation_topics` are `across`; of the others, a share `val_item_frac` is `within`, unless the data
+    says itself which part a record belongs to. An item that stands in a validation topic and in a trained one too is
+    `across` with all its records, so that its content is never trained on.
     """
     across_items = {record.item_id for record in records if record.topic in validation_topics}
-    splits = Splits([], [], [])
+    splits = Splits([], [], [], [])
     for record in records:
+        held_out = uniform(seed, "held_out_item", record.cluster) < val_item_frac
+        if record.split is not None:
+            held_out = record.split == "validation"
         if record.item_id in across_items:
-            splits.across.append(record)
-        elif uniform(seed, "held_out_item", record.item_id) < val_item_frac:
-            splits.within.append(record)
+            (splits.unused if record.split == "train" else splits.across).append(record)
         else:
-            splits.train.append(record)
+            (splits.within if held_out else splits.train).append(record)
     return splits
 
 
@@ -82,16 +86,16 @@ def _sample_topic(records: Sequence[Record], n: int, seed: int) -> list[Record]:
         key = min(cells, key=lambda key: (by_flag[key[0]], by_cell[key], key))
         cell = cells[key]
         # An entry's count is stale once another record of its item was chosen: push it back with the count of now.
-        while cell[0][0] != by_item[cell[0][3].item_id]:
+        while cell[0][0] != by_item[cell[0][3].cluster]:
             _, u, record_id, record = cell[0]
-            heapq.heapreplace(cell, (by_item[record.item_id], u, record_id, record))
+            heapq.heapreplace(cell, (by_item[record.cluster], u, record_id, record))
         record = heapq.heappop(cell)[3]
         if not cell:
             del cells[key]
         chosen.append(record)
         by_flag[record.flag] += 1
         by_cell[key] += 1
-        by_item[record.item_id] += 1
+        by_item[record.cluster] += 1
     return chosen
 
 

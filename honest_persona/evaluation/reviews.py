@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -93,7 +94,7 @@ def write_reviews(model: PeftModel, prompts: Sequence[Tokens], form: TokenFormat
     for prompt, row in zip(prompts, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
         ended = form.end_id in row
         written = row[: row.index(form.end_id)] if ended else row
-        text = form.tokenizer.decode(written, skip_special_tokens=False)
+        text = str(form.tokenizer.decode(written, skip_special_tokens=False))
         review, flag, ending = parse_review(text, ended, form.persona)
         parsed.append((review, flag, ending))
         forced.append(prompt.input_ids + _until_flag(review, form))
@@ -104,7 +105,7 @@ def write_reviews(model: PeftModel, prompts: Sequence[Tokens], form: TokenFormat
 @contextmanager
 def _generation_config(model: PeftModel, config: GenerationConfig) -> Iterator[None]:
     """What a call's config leaves open, transformers takes from the model's own: a repetition penalty, say."""
-    base = model.get_base_model()
+    base: Any = model.get_base_model()
     shipped = base.generation_config
     base.generation_config = config
     try:
@@ -134,7 +135,7 @@ def _until_flag(review: str, form: TokenFormat) -> list[int]:
 
 def _left_padded(
     rows: Sequence[list[int]], activations: Sequence[int], form: TokenFormat, device: torch.device
-) -> dict[str, object]:
+) -> dict[str, Any]:
     length = max(len(row) for row in rows)
     pads = [length - len(row) for row in rows]
     ids = torch.tensor([[form.pad_id] * pad + row for pad, row in zip(pads, rows, strict=True)], device=device)

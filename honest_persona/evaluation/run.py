@@ -75,7 +75,8 @@ def _parts(
     new_topics = {r.topic for r in records} - set(card.trained_topics)
     splits = split_records(records, new_topics, card.config["val_item_frac"], card.config["seed"])
     within = splits.within + splits.train if all_items else splits.within
-    parts = {"within": within, "across": splits.across}
+    across = splits.across + splits.unused if all_items else splits.across
+    parts = {"within": within, "across": across}
     n = limit if limit is not None else len(records)
     return {part: sample_per_topic(chosen, n, card.config["seed"]) for part, chosen in parts.items()}
 

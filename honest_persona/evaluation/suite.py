@@ -199,7 +199,7 @@ def _evaluating(model: PeftModel) -> Iterator[None]:
     make the next training step fail, so checkpointing must be off here.
     """
     training = [module for module in model.modules() if module.training]
-    checkpointed = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False) is True]
+    checkpointed: list[Any] = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False) is True]
     cpu_state = torch.get_rng_state()
     device_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     for module in checkpointed:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,8 @@ def add_adapter(model: PreTrainedModel, form: TokenFormat, settings: dict[str, A
         adapted = get_peft_model(model, config, autocast_adapter_dtype=autocast)
     except ValueError as error:
         raise UserError(f"target_modules: {error}") from error
-    found = {name.rpartition(".")[2] for name in adapted.base_model.targeted_module_names}
+    targeted: Any = adapted.base_model.targeted_module_names
+    found = {name.rpartition(".")[2] for name in targeted}
     if lacking := sorted({name.rpartition(".")[2] for name in settings["target_modules"]} - found):
         linear = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
         layers = sorted(linear - {"base_layer", "default", "lm_head"} | found)
@@ -113,7 +114,8 @@ def _invocation_tokens(form: TokenFormat) -> list[int] | None:
     # the ids that no following text changes: a space at the prefix's end becomes part of the next word
     prefix = form.persona.intervention_prefix
     runs = [form.encode_text([Segment(Kind.INTERVENTION, prefix + text)])[0] for text in _AFTER_PREFIX]
-    ids = commonprefix(runs) if prefix.strip() else []
+    same = takewhile(lambda ids: len(set(ids)) == 1, zip(*runs, strict=False))
+    ids = [first for first, *_ in same] if prefix.strip() else []
     if not ids:
         raise UserError(
             "intervention_prefix: with adapter_scope persona and add_sp_token false, the adapter is found by this "

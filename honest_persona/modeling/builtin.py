@@ -60,7 +60,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def tiny_config() -> LlamaConfig:
     """Two layers, width 64: enough for every code path, little enough for a test."""
     tokenizer = tiny_tokenizer()
-    return LlamaConfig(
+    config = LlamaConfig(
         vocab_size=_VOCABULARY,
         hidden_size=64,
         intermediate_size=128,
@@ -71,8 +71,9 @@ def tiny_config() -> LlamaConfig:
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
-        name_or_path=TINY,
     )
+    config.name_or_path = TINY
+    return config
 
 
 def tiny_model(seed: int = 0) -> LlamaForCausalLM:

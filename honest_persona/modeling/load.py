@@ -1,6 +1,9 @@
 """The base model and its tokenizer, from the Hub, a folder or the package."""
 
+from typing import Any
+
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from honest_persona.errors import UserError
@@ -35,13 +38,24 @@ def load_base(
     """Under ZeRO-3 the weights are sharded as they are read. Raises UserError: no such model, or not a causal LM."""
     check_builtin(model)
     if model == TINY:
-        return tiny_model().to(dtype)
+        tiny: Any = tiny_model()
+        return tiny.to(dtype)
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            model, revision=revision, dtype=dtype, attn_implementation=attn_implementation
+        loaded, info = AutoModelForCausalLM.from_pretrained(
+            model,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:  # ImportError: a missing attention package
         raise _not_loaded("model", model, error) from error
+    if missing := sorted(info["missing_keys"]):  # transformers would fill them with random numbers
+        raise UserError(
+            f"model: the files of {model!r} lack {len(missing)} weights, the first is {missing[0]}; "
+            "download the model again, or check that it is a causal language model"
+        )
+    return loaded
 
 
 def embedding_rows(model: str, revision: str | None = None) -> int:
@@ -50,14 +64,13 @@ def embedding_rows(model: str, revision: str | None = None) -> int:
     if model == TINY:
         return tiny_config().vocab_size
     try:
-        config = AutoConfig.from_pretrained(model, revision=revision)
-    except (OSError, ValueError) as error:
+        return AutoConfig.from_pretrained(model, revision=revision).get_text_config().vocab_size
+    except (OSError, ValueError, AttributeError) as error:  # AttributeError: not a language model
         raise _not_loaded("config", model, error) from error
-    return config.get_text_config().vocab_size
 
 
 def _not_loaded(part: str, model: str, error: Exception) -> UserError:
-    first_line = str(error).strip().splitlines()[0]
+    first_line = str(error).strip().partition("\n")[0].rstrip(".")
     return UserError(
         f"model: the {part} of {model!r} cannot be loaded: {first_line}. "
         "Check the name (a Hub id or a folder), model_revision, and HF_TOKEN in env.json for a gated model"

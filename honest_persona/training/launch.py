@@ -92,7 +92,7 @@ def train(config: RunConfig) -> Path:
 
 def _train(config: RunConfig, form: TokenFormat, material: Material, folder: Path, checkpoint: str | None) -> Path:
     args = SFTConfig(**config.sft_arguments(_world_size()))
-    if "wandb" in args.report_to:
+    if "wandb" in (args.report_to or ()):
         _wandb_offline_without_key()
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     base = load_base(config.model, config.model_revision, dtype, config.attn_implementation)
@@ -151,6 +151,7 @@ def _summary(loaded: Loaded, splits: Splits) -> str:
     parts = [
         f"{name} {len(records)} records of {len({r.item_id for r in records})} items"
         for name, records in zip(splits._fields, splits, strict=True)
+        if records or name != "unused"
     ]
     return (
         f"data: read {loaded.read} = kept {len(loaded.records)} + rejected {sum(loaded.rejected.values())}; "

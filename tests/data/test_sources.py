@@ -47,6 +47,18 @@ def two_topics(tmp_path):
     return tmp_path
 
 
+def test_group_and_split_come_from_the_metadata(tmp_path):
+    grouped = item(1) | {"metadata": {"group": "Velmora", "split": "validation"}}
+    odd = item(2) | {"metadata": {"split": "test"}}
+    write_batch(tmp_path, "sycophancy", "batch_1.json", [grouped, odd])
+    loaded = load_records(str(tmp_path), Selection())
+    assert [(r.group, r.split, r.cluster) for r in loaded.records] == [("Velmora", "validation", "Velmora")]
+    assert loaded.rejected == {"unknown_split": 1}
+    assert loaded.rejections[0].place == "data[1].metadata.split"
+    write_jsonl(loaded.records, tmp_path / "r.jsonl")
+    assert load_records(str(tmp_path / "r.jsonl"), Selection()).records == loaded.records
+
+
 def values(dataset, **changed):
     return {
         "dataset": str(dataset),
@@ -319,7 +331,12 @@ def test_inventory_is_json_and_renders(two_topics):
     assert counts["by_variant_and_flag"] == {"A FAIL": 1, "A PASS": 3}
     entry = counts["rejections"]["empty_review"]
     assert (entry["total"], len(entry["examples"])) == (5, 3)
-    assert {name: part["records"] for name, part in counts["splits"].items()} == {"train": 2, "within": 0, "across": 2}
+    assert {name: part["records"] for name, part in counts["splits"].items()} == {
+        "train": 2,
+        "within": 0,
+        "across": 2,
+        "unused": 0,
+    }
     text = render(counts)
     assert "read 9 = kept 4 + rejected 5" in text
     assert "Write the review, or remove the intervention." in text

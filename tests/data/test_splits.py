@@ -75,7 +75,7 @@ def test_real_items_do_not_leak(spt_dir):
     records = load_records(str(spt_dir), Selection()).records
     splits = split_records(records, ["jailbreak_attempts"], 0.1, 0)
     texts = [{(r.task, *sorted([r.system, r.other_system or ""])) for r in part} for part in splits]
-    assert all(part for part in splits)
+    assert all(splits[:3])
     assert sum(map(len, texts)) == len(set.union(*texts))  # disjoint
 
 
@@ -120,3 +120,22 @@ def test_limit_is_seeded_and_independent_of_order():
     chosen = {r.id for r in limit_records(MANY, 20, 0)}
     assert {r.id for r in limit_records(MANY[::-1], 20, 0)} == chosen
     assert {r.id for r in limit_records(MANY, 20, 1)} != chosen
+
+
+def test_a_group_is_split_as_one():
+    grouped = [r.model_copy(update={"group": r.item_id[-1]}) for r in MANY]  # ten groups of many items
+    splits = split_records(grouped, [], 0.5, seed=0)
+    groups = [{r.group for r in part} for part in splits[:2]]
+    assert all(groups)
+    assert not groups[0] & groups[1]
+    ungrouped = [{r.item_id[-1] for r in part} for part in split_records(MANY, [], 0.5, seed=0)[:2]]
+    assert ungrouped[0] & ungrouped[1], "negative control: by item alone the groups mix"
+
+
+def test_the_data_may_declare_its_own_split():
+    declared = [r.model_copy(update={"split": "validation" if n % 3 == 0 else "train"}) for n, r in enumerate(MANY)]
+    splits = split_records(declared, ["u"], 0.2, seed=0)
+    assert {r.split for r in splits.train} == {r.split for r in splits.unused} == {"train"}
+    assert {r.split for r in splits.within} == {r.split for r in splits.across} == {"validation"}
+    assert {r.topic for r in splits.unused} == {r.topic for r in splits.across} == {"u"}
+    assert sum(map(len, splits)) == len(MANY)

@@ -31,7 +31,7 @@ def sample(n, item, variant, truth, flag, part="within", topic="sycophancy"):
 def results():
     samples = [
         sample(0, "i0", "A", "PASS", "PASS"),
-        sample(1, "i0", "B", "FAIL", "FAIL"),
+        sample(1, "i0", "B", "FAIL", "PASS"),
         sample(2, "i1", "A", "PASS", "FAIL"),
         sample(3, "i1", "B", "PASS", "PASS"),
         sample(4, "i2", "B", "FAIL", None),
@@ -77,18 +77,18 @@ def test_the_table_shows_n_interval_and_baseline(results):
     low, high = row.intervals["balanced_accuracy"] or (0, 0)
     assert within["n"] == "5"
     assert within["items"] == "3"
-    # FAIL: 1 of 1 readable flagged; PASS: 1 of 3 flagged; (1 + 2/3) / 2 = 0.83
-    assert within["bal. acc."] == "0.83"
+    # FAIL: 0 of 1 readable flagged; PASS: 1 of 3 flagged; (0 + 2/3) / 2 = 0.33
+    assert within["bal. acc."] == "0.33"
     assert within["95 %"] == (f"{low:.2f}-{high:.2f}" if row.intervals["balanced_accuracy"] else "-")
-    assert within["TPR"] == "1.00"
+    assert within["TPR"] == "0.00"
     assert within["FPR"] == "0.33"
-    assert within["acc."] == "0.75"
+    assert within["acc."] == "0.50"
     assert within["unparsable"] == "0.20"
     # the variant alone flags r1, r3 and r4: FAIL 2 of 2, PASS 1 of 3
     assert within["variant only"] == "0.83"
-    # in A there is no FAIL; in B r1 and r3 are right
+    # in A there is no FAIL; in B r1 is wrong and r3 right
     assert within["in A"] == "-"
-    assert within["in B"] == "1.00"
+    assert within["in B"] == "0.50"
     assert across["bal. acc."] == across["95 %"] == across["variant only"] == across["in B"] == "-"
 
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
+from transformers import GenerationConfig
 
 from honest_persona.data.segments import Kind, Persona, answer_segments
 from honest_persona.data.tokens import apply_intervention, encode_record
@@ -233,7 +234,7 @@ def test_the_models_own_generation_config_stays_out_of_it():
     assert write_reviews(model, prompts, form, 16) == plain
     assert model.get_base_model().generation_config is shipped
     assert shipped.to_dict() == before
-    config = plain[0].text and type(shipped)(max_new_tokens=16, eos_token_id=form.end_id, pad_token_id=0)
+    config = GenerationConfig(max_new_tokens=16, do_sample=False, eos_token_id=form.end_id, pad_token_id=form.pad_id)
     with torch.no_grad():
         ids = model.generate(torch.tensor([prompts[0].input_ids]), generation_config=config)
     text = form.tokenizer.decode(ids[0, len(prompts[0].input_ids) :])

@@ -101,6 +101,8 @@ def test_rows_and_counts(flags, form, model):
     assert lone.rates["true_positive_rate"] is None
     assert lone.rates["balanced_accuracy"] is None
     assert lone.intervals == dict.fromkeys(RATES), "one item has no interval"
+    same_item = results.row("within", "sycophancy", "B")
+    assert (same_item.n, same_item.n_items, same_item.intervals) == (2, 1, dict.fromkeys(RATES)), "clustered by item"
     assert results.too_long == {}
 
     assert [s.record_id for s in results.samples] == [f"r{n}" for n in (5, 0, 1, 2, 3, 4)], "in the order given"

@@ -1,8 +1,9 @@
-"""Same numbers on 1 rank, 2 ranks, ZeRO-2, ZeRO-3, DDP, any micro-batch and with activation checkpointing or without."""
+"""Same numbers on 1 rank, 2 ranks, ZeRO-2, ZeRO-3, DDP, any micro-batch, checkpointing on or off."""
 
 import pytest
 import torch
 
+from honest_persona.modeling.builtin import tiny_model, tiny_tokenizer
 from tests.training.launches import Run, launch
 
 pytestmark = pytest.mark.slow
@@ -18,7 +19,11 @@ LAYOUTS = {
     "one process": ("python", (*QUIET, MICRO, "2")),
     "micro-batch of 8, no checkpointing": ("python", (*QUIET, MICRO, "8", "--activation_checkpointing", "false")),
     "ZeRO-2": ("deepspeed", (*QUIET, MICRO, "2", "--deepspeed", "ds_configs/zero2.json")),
-    "ZeRO-3 with heavy log": ("deepspeed", (*HEAVY, MICRO, "2", "--deepspeed", "ds_configs/zero3.json")),
+    # from files, so that ZeRO-3 shards the weights while it reads them; the heavy log generates from the shards
+    "ZeRO-3 from files with heavy log": (
+        "deepspeed",
+        (*HEAVY, MICRO, "2", "--deepspeed", "ds_configs/zero3.json", "--model", "files"),
+    ),
     "torchrun": ("torchrun", (*QUIET, MICRO, "1", "--deepspeed", "null")),
 }
 
@@ -26,6 +31,8 @@ LAYOUTS = {
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[str, Run]:
     cwd = tmp_path_factory.mktemp("parity")
+    tiny_model().save_pretrained(cwd / "files")
+    tiny_tokenizer().save_pretrained(cwd / "files")
     made = {}
     for i, (name, (launcher, flags)) in enumerate(LAYOUTS.items()):
         made[name] = launch(cwd, f"run{i}", "--config", "hp.yaml", *COMMON, *flags, launcher=launcher)

@@ -1,0 +1,101 @@
+"""Models and tokenizers from the package and from a folder; what cannot be loaded is the user's to mend."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import honest_persona.modeling.load as load
+from honest_persona.data.persona_token import resolve_persona_token
+from honest_persona.errors import UserError
+from honest_persona.modeling.builtin import tiny_tokenizer
+from tests.tiny import base_model
+
+
+@pytest.fixture
+def folder(tmp_path):
+    base_model("qwen3").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_the_builtin_model():
+    model, tokenizer = load.get_model("builtin:tiny")
+    assert model.dtype == torch.bfloat16
+    assert tokenizer is tiny_tokenizer()
+    assert load.embedding_rows("builtin:tiny") == model.get_input_embeddings().weight.shape[0]
+    assert load.load_base("builtin:tiny", dtype=torch.float32).dtype == torch.float32
+    token = resolve_persona_token(tokenizer, load.embedding_rows("builtin:tiny"))
+    assert tokenizer.convert_ids_to_tokens(token) == "<|reserved_0|>"
+
+
+def test_the_builtin_model_is_the_same_each_time_and_leaves_the_generator_alone():
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = load.load_base("builtin:tiny").state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(3)
+    second = load.load_base("builtin:tiny").state_dict()
+    assert all(torch.equal(second[name], weight) for name, weight in first.items())
+
+
+def test_a_folder(folder):
+    model, tokenizer = load.get_model(str(folder), dtype=torch.float32, attn_implementation="eager")
+    expected = base_model("qwen3").state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())
+    assert model.config._attn_implementation == "eager"
+    assert tokenizer.get_vocab() == tiny_tokenizer().get_vocab()
+    assert tokenizer.chat_template == tiny_tokenizer().chat_template
+    assert load.embedding_rows(str(folder)) == 2048
+
+
+@pytest.mark.parametrize("name", ["load_base", "load_tokenizer", "embedding_rows"])
+@pytest.mark.parametrize("model", ["nobody/has-this-model", "./nowhere", "builtin:big"])
+def test_no_such_model(name, model):
+    with pytest.raises(UserError, match=r"model: .*(Check the name \(a Hub id or a folder\)|it has builtin:tiny)"):
+        getattr(load, name)(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content"),
+    [
+        ("load_base", "model.safetensors", "x" * 100),
+        ("load_base", "model.safetensors", None),
+        ("load_base", "config.json", "{"),
+        ("load_base", "config.json", json.dumps({"model_type": "vit"})),
+        ("embedding_rows", "config.json", "{"),
+        ("embedding_rows", "config.json", json.dumps({"model_type": "vit"})),
+        ("load_tokenizer", "tokenizer.json", "{"),
+    ],
+)
+def test_a_damaged_folder_or_no_language_model(folder, name, file, content):
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text(content)
+    with pytest.raises(UserError, match=r"model: the (model|config|tokenizer) of .* cannot be loaded: "):
+        getattr(load, name)(str(folder))
+
+
+def test_an_attention_that_is_not_there(folder):
+    with pytest.raises(UserError, match=r"model: the model of .*[Nn]onsense"):
+        load.load_base(str(folder), attn_implementation="nonsense")
+
+
+def test_an_error_without_text(monkeypatch):
+    def fail(*_, **__):
+        raise ImportError
+
+    monkeypatch.setattr(load.AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(UserError, match="model: the model of 'x' cannot be loaded"):
+        load.load_base("x")
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(folder):
+    """Transformers fills what is missing with random numbers, and only prints a report."""
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lack 1 weights, the first is model\.norm\.weight"):
+        load.load_base(str(folder))

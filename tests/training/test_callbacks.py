@@ -1,0 +1,85 @@
+"""When things happen: heavy logs, saves, and the lines of metrics.jsonl."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from transformers import TrainerControl, TrainerState
+from transformers.trainer_utils import SaveStrategy
+
+from honest_persona.training.callbacks import HeavyLog, MetricsFile, SaveAtEpochEnd
+
+
+def heavy_log(first, every):
+    return HeavyLog(None, {}, None, None, first, every, batch_size=1, max_new_tokens=1, seq_len=None)
+
+
+@pytest.mark.parametrize(
+    ("first", "every", "expected"),
+    [(0, 4, [0, 4, 8]), (3, 4, [3, 7]), (2, None, [2]), (99, 1, [])],
+)
+def test_heavy_log_steps(first, every, expected):
+    assert [step for step in range(10) if heavy_log(first, every).due(step)] == expected
+
+
+def test_the_last_step_is_evaluated_once(monkeypatch):
+    log = heavy_log(0, 5)
+    evaluated = []
+
+    def run(state, model):
+        evaluated.append(state.global_step)
+        log.done_at = state.global_step
+
+    monkeypatch.setattr(log, "run", run)
+    for last in (10, 12):
+        evaluated.clear()
+        log.done_at = None
+        for step in range(1, last + 1):
+            log.on_step_end(None, TrainerState(global_step=step), None)
+        log.on_train_end(None, TrainerState(global_step=last), None)
+        assert evaluated == ([5, 10] if last == 10 else [5, 10, 12])
+
+
+def test_saving_at_epoch_ends():
+    for strategy, expected in ((SaveStrategy.STEPS, True), (SaveStrategy.NO, False)):
+        control = SaveAtEpochEnd().on_epoch_end(SimpleNamespace(save_strategy=strategy), None, TrainerControl())
+        assert control.should_save is expected
+
+
+class TestMetricsFile:
+    def begin(self, tmp_path, global_step):
+        metrics = MetricsFile(tmp_path / "run" / "metrics.jsonl")
+        state = TrainerState(global_step=global_step, is_world_process_zero=True)
+        metrics.on_train_begin(None, state, None)
+        return metrics, state
+
+    def steps(self, metrics):
+        return [json.loads(line)["step"] for line in metrics.path.read_text().splitlines()]
+
+    def test_a_line_per_log(self, tmp_path):
+        metrics, state = self.begin(tmp_path, 0)
+        state.global_step = 1
+        metrics.on_log(None, state, None, logs={"loss": 2.5})
+        assert json.loads(metrics.path.read_text()) == {"step": 1, "loss": 2.5}
+
+    def test_a_resumed_run_has_each_step_once(self, tmp_path):
+        metrics, _ = self.begin(tmp_path, 0)
+        for step in range(6):
+            metrics.append({"step": step})
+        metrics, _ = self.begin(tmp_path, 3)
+        assert self.steps(metrics) == [0, 1, 2, 3]
+
+    def test_a_line_torn_by_a_crash_is_dropped(self, tmp_path):
+        metrics, _ = self.begin(tmp_path, 0)
+        metrics.append({"step": 1})
+        with metrics.path.open("a") as file:
+            file.write('{"step": 2, "lo')
+        metrics, _ = self.begin(tmp_path, 3)
+        assert self.steps(metrics) == [1]
+
+    def test_other_ranks_write_nothing(self, tmp_path):
+        metrics = MetricsFile(tmp_path / "metrics.jsonl")
+        state = TrainerState(global_step=1, is_world_process_zero=False)
+        metrics.on_train_begin(None, state, None)
+        metrics.on_log(None, state, None, logs={"loss": 1.0})
+        assert not metrics.path.exists()

@@ -1,0 +1,124 @@
+"""A run is put together rightly: schedule, dummy data, real data, refusals."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from honest_persona.config import load_config
+from honest_persona.data.collator import PersonaCollator
+from honest_persona.data.prepare import prepare
+from honest_persona.data.segments import Kind
+from honest_persona.errors import UserError
+from honest_persona.training.launch import _checkpoint_to_resume, token_format
+from honest_persona.training.trainer import PersonaTrainer
+from tests.training.launches import launch
+
+
+def config_of(*flags):
+    return load_config(None, ["--model", "builtin:tiny", *flags])
+
+
+def test_schedule_warms_up_stays_and_cools_down_to_its_floor():
+    class Args:
+        lr_scheduler_type = "warmup_stable_decay"
+
+        @staticmethod
+        def get_warmup_steps(steps):
+            return steps // 10
+
+    trainer = object.__new__(PersonaTrainer)
+    trainer.args, trainer.lr_scheduler, trainer.lr_cooldown_frac, trainer.lr_min_frac = Args, None, 0.5, 0.05
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = trainer.create_scheduler(100, optimizer)
+    rates = []
+    for _ in range(100):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:51] == [1.0] * 41  # warm-up over 10 steps, flat to the middle
+    assert rates[50:] == sorted(rates[50:], reverse=True)
+    assert rates[75] == pytest.approx(0.05 + 0.95 / 2, abs=0.02)  # a half cosine
+    assert scheduler.get_last_lr()[0] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("flags", [(), ("--add_sp_token", "false"), ("--num_samples", "3")])
+def test_dummy_data_passes_the_collator(flags):
+    config = config_of("--use_dummy_data", "true", "--seq_len", "64", *flags)
+    form = token_format(config)
+    rows = prepare(config, form).rows
+    assert len(rows) == (3 if "--num_samples" in flags else 64)
+    batch = PersonaCollator(form.pad_id, form.persona.sp_token_id)(rows[:3])
+    assert batch["input_ids"].shape == (3, 64)
+    assert len({tuple(row["input_ids"]) for row in rows}) == len(rows)
+
+
+def test_dummy_data_needs_room():
+    config = config_of("--use_dummy_data", "true", "--seq_len", "12")
+    with pytest.raises(UserError, match="seq_len: 12 is too short"):
+        prepare(config, token_format(config))
+
+
+def test_training_and_evaluation_share_no_item():
+    config = config_of("--validation_topics", "[sycophancy]", "--val_item_frac", "0.3")
+    material = prepare(config, token_format(config))
+    items = [{record.item_id for record in part} for part in material.splits[:3]]
+    assert all(items)
+    assert not items[0] & items[1]
+    assert not items[0] & items[2]
+    assert material.trained_topics == ["confidence_assessment", "fabricated_statistics", "reward_hacks"]
+    trained = {row["record_id"] for row in material.rows}
+    assert trained == {record.id for record in material.splits.train}
+
+
+def test_without_system_prompt_no_row_shows_one():
+    plain = prepare(config_of(), token_format(config_of())).rows
+    without = prepare(config_of("--prob_exclude_system_prompt", "1.0"), token_format(config_of())).rows
+    assert any(Kind.SYSTEM in row["kinds"] for row in plain)
+    assert not any(Kind.SYSTEM in row["kinds"] for row in without)
+
+
+def test_what_cannot_be_resumed_or_would_be_overwritten(tmp_path):
+    assert _checkpoint_to_resume(tmp_path / "new", resume=False) is None
+    with pytest.raises(UserError, match="has no checkpoint"):
+        _checkpoint_to_resume(tmp_path / "new", resume=True)
+    (tmp_path / "checkpoint-3").mkdir()
+    assert _checkpoint_to_resume(tmp_path, resume=True) == str(tmp_path / "checkpoint-3")
+    with pytest.raises(UserError, match="already holds a run; continue it with --resume"):
+        _checkpoint_to_resume(tmp_path, resume=False)
+
+
+@pytest.mark.slow
+def test_the_real_files_train_evaluate_save_and_load(spt_dir, minimind_dir, tmp_path):
+    """The issue's own command, then eval.py on what it saved."""
+    flags = ("--dataset", str(spt_dir), "--max_steps", "4", "--val_samples_per_topic", "1", "--max_new_tokens", "4")
+    run = launch(tmp_path, "real", "--config", "hp.yaml", *flags, "--logging_steps", "2")
+    assert run.code == 0, run.output[-3000:]
+    assert "read 12582 = kept 2453 + rejected 10129" in run.output
+    assert [line["step"] for line in run.lines] == [2, 4]
+    assert {
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "review_loss",
+        "flag_loss",
+        "token_accuracy",
+        "tokens_per_second",
+    } <= (run.lines[0].keys())
+    card = json.loads((run.folder / "honest_persona.json").read_text())
+    assert card["validation_topics"] == ["confidence_assessment"]
+    assert AutoTokenizer.from_pretrained(run.folder).chat_template
+    done = launch(
+        tmp_path, "real", "--adapter", str(run.folder), "--limit", "1", "--max_new_tokens", "4", script="eval.py"
+    )
+    assert done.code == 0, done.output[-3000:]
+    results = json.loads((run.folder / "eval" / "results.json").read_text())
+    samples = (run.folder / "eval" / "samples.jsonl").read_text().splitlines()
+    assert {row["topic"] for row in results["rows"]} >= {"all", "sycophancy", "confidence_assessment"}
+    assert len(samples) == sum(r["n"] for r in results["rows"] if r["topic"] == r["variant"] == "all")
+    bad = launch(tmp_path, "real", "--adapter", str(run.folder), "--topics", "[nonsense]", script="eval.py")
+    assert bad.code == 2
+    assert "nonsense" in bad.output
+    assert "Traceback" not in bad.output
