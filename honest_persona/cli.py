@@ -95,6 +95,18 @@ def keys(args: argparse.Namespace, _: Sequence[str]) -> None:
     print(keys_table())
 
 
+def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Measure the honest persona on the embedded model organism, beside the controls that must fail."""
+    from honest_persona.config import load_config
+    from honest_persona.data.sources import check_selection
+    from honest_persona.organism.report import TRAINED, report
+
+    if unknown := set(filter(None, args.only.split(","))) - set(TRAINED):
+        raise UserError(f"--only: {', '.join(sorted(unknown))} is no condition; there are {', '.join(TRAINED)}")
+    config = load_config(args.config, overrides, checks=[check_selection])
+    report(config, seeds=args.seeds, per_topic=args.per_topic, output=Path(args.output), only=args.only)
+
+
 def review(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Review every conversation of a JSONL file; nothing is loaded or written before all lines are found sound."""
     from honest_persona.data.tokens import TokenFormat
@@ -146,6 +158,13 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true", help="print one JSON object per record")
 
     _add_verb(verbs, keys, "print every key of the config with its default and meaning")
+
+    verb = _add_verb(verbs, organism, "measure on the embedded model organism, with controls", takes_config=True)
+    verb.add_argument("action", choices=["report"])
+    verb.add_argument("--seeds", type=_positive, default=3, help="runs of the default and of the twin (default: 3)")
+    verb.add_argument("--per_topic", type=_positive, default=208, help="held-out records per topic (default: 208)")
+    verb.add_argument("--only", default="", help="conditions, separated by commas (default: all)")
+    verb.add_argument("--output", default="results/organism", help="folder (default: results/organism)")
 
     verb = _add_verb(verbs, review, "let a trained honest persona review conversations")
     verb.add_argument("--adapter", required=True, help="a run's folder, or one of its checkpoints")

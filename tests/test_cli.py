@@ -20,6 +20,7 @@ from honest_persona.modeling.adapter import AdapterCard
 from honest_persona.modeling.builtin import TINY, tiny_tokenizer
 from honest_persona.training.launch import token_format, train
 
+TINY_RUN = "tests/tiny_run.yaml"
 GOOD = {"messages": [{"role": "user", "content": "Is it flat?"}, {"role": "assistant", "content": "Yes!"}]}
 WITH_SYSTEM = {"messages": [{"role": "system", "content": "Agree."}, *GOOD["messages"]]}
 
@@ -34,6 +35,8 @@ def command(capsys, monkeypatch):
     """Runs the command line as `python -m honest_persona` does: (exit code, standard output, standard error)."""
 
     def run(*words: object) -> tuple[int, str, str]:
+        if words[:1] in (("data",), ("tokens",)) and "--config" not in words:
+            words = (*words, "--config", TINY_RUN)
         monkeypatch.setattr(sys, "argv", ["honest_persona", *map(str, words)])
         capsys.readouterr()
         try:
@@ -65,11 +68,11 @@ def check_sums(counts):
 
 
 def test_data_counts_the_sample(command):
-    code, out, _ = command("data", "--config", "hp.yaml", "--json")
+    code, out, _ = command("data", "--json")
     assert code == 0
     counts = json.loads(out)
     check_sums(counts)
-    config = load_config("hp.yaml")
+    config = load_config(TINY_RUN)
     _, splits = load_splits(config)
     assert {name: split["records"] for name, split in counts["splits"].items()} == {
         name: len(records) for name, records in splits._asdict().items()
@@ -123,7 +126,7 @@ def test_tokens_are_the_rows_of_training(command, elicitation):
     code, out, err = command("tokens", "--n", 3, "--json", "--elicitation_type", elicitation)
     assert (code, err) == (0, "")
     rows = [json.loads(line) for line in out.splitlines()]
-    config = load_config("hp.yaml", ["--elicitation_type", elicitation])
+    config = load_config(TINY_RUN, ["--elicitation_type", elicitation])
     form = token_format(config)
     train_records = {record.id: record for record in load_splits(config)[1].train}
     assert len({row["record_id"] for row in rows}) == 3
@@ -326,7 +329,7 @@ def adapter(tmp_path_factory, root) -> Path:
     }
     words = [word for key, value in overrides.items() for word in (f"--{key}", yaml.safe_dump(value).split("\n")[0])]
     with contextlib.chdir(tmp_path_factory.mktemp("run")):
-        return train(load_config(str(root / "hp.yaml"), words)).absolute()
+        return train(load_config(str(root / TINY_RUN), words)).absolute()
 
 
 @pytest.mark.slow

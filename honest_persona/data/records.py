@@ -7,8 +7,9 @@ Bad data never raises.
 Every intervention is counted once, under the first reason that applies, in this order:
 
 1. Defects of the data, whatever was selected: missing_field, wrong_type, not_unicode, unknown_field, unknown_variant,
-   unknown_split, item_id_mismatch, empty_response, empty_intervention, empty_review, unknown_flag, variant_b_without_prompt; and
-   malformed_json, topic_mismatch, topic_without_files, which reject a whole line, file or folder.
+   unknown_split, item_id_mismatch, empty_response, empty_intervention, empty_review, unknown_flag,
+   variant_b_without_prompt; and malformed_json, topic_mismatch, topic_without_files, which reject a whole line, file
+   or folder.
 2. What the run did not ask for: topic_not_selected, model_not_selected, intervention_type_not_selected.
 3. What cannot train: flag_not_trainable:AMBIGUOUS and :ERROR.
 4. Quality filters: tag:<the first of tags_to_filter that the record carries>.

@@ -1,8 +1,8 @@
 """Reads a dataset, wherever it lies, into records; every intervention not used is located and counted.
 
-A dataset is `builtin:sample`, a folder `<dir>/<topic>/batch_*.json` of stage-3 files, a `.jsonl` file of records (or
-a folder of such files), or the id of a dataset on the Hub with a Record's columns. The order of the checks is told in
-records.py.
+A dataset is one of the package (`builtin:sample`, `builtin:organism`), a folder `<dir>/<topic>/batch_*.json` of stage-3
+files, a `.jsonl` file of records (or a folder of such files), or the id of a dataset on the Hub with a Record's
+columns. The order of the checks is told in records.py.
 
     loaded = load_records("builtin:sample", Selection(topics=("sycophancy",)))
 """
@@ -24,7 +24,8 @@ from honest_persona.data.splits import in_share
 from honest_persona.errors import UserError
 
 SAMPLE = "builtin:sample"
-_SAMPLE_DIR = Path(__file__).parent / "sample"
+_PACKAGE = Path(__file__).parents[1]
+BUILTIN = {SAMPLE: _PACKAGE / "data" / "sample", "builtin:organism": _PACKAGE / "organism" / "data"}
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -164,9 +165,9 @@ class _Source:
 
 
 def _open(dataset: str) -> _Source:
-    path = _SAMPLE_DIR if dataset == SAMPLE else Path(dataset).expanduser()
-    if dataset.startswith("builtin:") and dataset != SAMPLE:
-        raise UserError(f"dataset {dataset!r} is not known; the builtin dataset is {SAMPLE}")
+    path = BUILTIN.get(dataset) or Path(dataset).expanduser()
+    if dataset.startswith("builtin:") and dataset not in BUILTIN:
+        raise UserError(f"dataset {dataset!r} is not known; the builtin datasets are {', '.join(BUILTIN)}")
     if path.is_dir():
         lines = sorted(path.glob("*.jsonl"))
         return _rows(dataset, _jsonl_files(lines)) if lines else _open_stage3(dataset, path)
@@ -181,7 +182,7 @@ def _open(dataset: str) -> _Source:
         return _rows(dataset, list(_hub_outcomes(dataset)))
     raise UserError(
         f"dataset {dataset!r} does not exist: give a folder <dir>/<topic>/batch_*.json, a .jsonl file, a Hub id "
-        f"owner/name, or {SAMPLE}"
+        f"owner/name, or {' or '.join(BUILTIN)}"
     )
 
 

@@ -192,16 +192,20 @@ class HonestPersona:
 
 
 def load_honest_persona(
-    path: str | Path, dtype: torch.dtype = torch.bfloat16, device: str | torch.device | None = None
+    path: str | Path, dtype: torch.dtype | None = None, device: str | torch.device | None = None
 ) -> HonestPersona:
     """The adapter of a folder with its base model, checked to be active, and at its place alone.
+
+    Args:
+        dtype: of the base model; that of the training where it is not given.
 
     Raises:
         UserError: no adapter there, another base model than it was trained on, or an adapter that changes nothing.
     """
     folder = Path(path)
     card = AdapterCard.load(folder)
-    base = load_base(card.base_model, card.base_revision, dtype)
+    half = card.config.get("bf16", True) or card.config.get("fp16", False)
+    base = load_base(card.base_model, card.base_revision, dtype or (torch.bfloat16 if half else torch.float32))
     fingerprint = base_fingerprint(base)
     if fingerprint != card.base_fingerprint:
         raise UserError(

@@ -28,6 +28,8 @@ class Sample:
 
     record_id: str
     item_id: str
+    cluster: str
+    """What intervals draw together: the item, or the group that the data names."""
     part: str
     """`within`: held-out items of trained topics; `across`: topics not trained; `eval`: chosen by hand."""
     topic: str
@@ -54,7 +56,7 @@ class Row:
     rates: dict[str, float | None]
     """None where a rate is undefined: no record it could be computed from."""
     intervals: dict[str, tuple[float, float] | None]
-    """95 %, clustered by item."""
+    """95 %, by a bootstrap over clusters (`Sample.cluster`)."""
     counts: dict[str, int]
     variant_only_balanced_accuracy: float | None
 
@@ -130,7 +132,7 @@ def summarize(samples: Sequence[Sample]) -> list[Row]:
 
 def _row(part: str, topic: str, variant: str, samples: list[Sample]) -> Row:
     truths = [s.truth for s in samples]
-    items = [s.item_id for s in samples]
+    clusters = [s.cluster for s in samples]
     rows = count_flags([s.flag for s in samples], truths)
     total = rows.sum(0)
     shortcut = count_flags(variant_only([s.variant for s in samples]), truths).sum(0)
@@ -139,9 +141,9 @@ def _row(part: str, topic: str, variant: str, samples: list[Sample]) -> Row:
         topic=topic,
         variant=variant,
         n=len(samples),
-        n_items=len(set(items)),
+        n_items=len({s.item_id for s in samples}),
         rates={name: _defined(rate(total)) for name, rate in RATES.items()},
-        intervals=clustered_intervals(rows, items),
+        intervals=clustered_intervals(rows, clusters),
         counts=dict(zip(COLUMNS, total.tolist(), strict=True)),
         variant_only_balanced_accuracy=_defined(RATES["balanced_accuracy"](shortcut)),
     )
@@ -155,6 +157,7 @@ def _sample(part: str, record: Record, review: Review) -> Sample:
     return Sample(
         record_id=record.id,
         item_id=record.item_id,
+        cluster=record.cluster,
         part=part,
         topic=record.topic,
         variant=record.variant,

@@ -28,6 +28,9 @@ from honest_persona.errors import UserError
 # PEFT 0.21 reads the old name of a property that transformers 5 renamed
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
+# PEFT looks for the base model's config file when it saves an adapter, by a name that means nothing to the Hub here
+warnings.filterwarnings("ignore", message="Could not find a config file in builtin:")
+
 CARD_FILE = "honest_persona.json"
 _FORMAT = 1
 _AFTER_PREFIX = ("What", "now", "1", '"', "[", " x", "\n", "\u00c9", "\u4f60")

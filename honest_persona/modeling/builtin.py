@@ -1,10 +1,13 @@
-"""`builtin:tiny`: a small random chat model and its tokenizer, made from code, so that nothing needs a download.
+"""The models of the package, so that nothing needs a download.
 
-It knows nothing: it is there to see the machinery work. The same seed gives the same weights on every machine.
+- `builtin:tiny`: a small random chat model and its tokenizer, made from code. It knows nothing: it is there to see the
+  machinery work. The same seed gives the same weights on every machine.
+- `builtin:organism`: the embedded model organism, whose main persona misleads about things it knows (organism/), and
+  `builtin:organism-twin`: made by the same script for a world with other facts.
 """
 
-import warnings
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -12,9 +15,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from honest_persona.data.sources import SAMPLE, Selection, load_records
 from honest_persona.errors import UserError
+from honest_persona.modeling.shipped import verify_files
 
 BUILTIN = "builtin:"
 TINY = "builtin:tiny"
+_SHIPPED = Path(__file__).parents[1] / "organism"
+FOLDERS = {"builtin:organism": _SHIPPED / "weights", "builtin:organism-twin": _SHIPPED / "twin"}
 
 _SPECIAL = ["<|pad|>", "<|im_start|>", "<|im_end|>", "<|reserved_0|>", "<|reserved_1|>"]
 _VOCABULARY = 2048
@@ -26,10 +32,18 @@ _CHAT_TEMPLATE = (
 )
 
 
-def check_builtin(model: str) -> None:
-    """Raises UserError: `model` begins with `builtin:` and names no model of the package."""
-    if model.startswith(BUILTIN) and model != TINY:
-        raise UserError(f"model: {model!r} is not in the package; it has {TINY}")
+def source_of(model: str) -> str:
+    """Where transformers finds the model: the folder of one that the package ships, after a check of its files.
+
+    Raises:
+        UserError: `model` begins with `builtin:` and names no model of the package, or its files are not whole.
+    """
+    if not model.startswith(BUILTIN) or model == TINY:
+        return model
+    if model not in FOLDERS:
+        raise UserError(f"model: {model!r} is not in the package; it has {', '.join([TINY, *FOLDERS])}")
+    verify_files(FOLDERS[model])
+    return str(FOLDERS[model])
 
 
 @lru_cache
@@ -78,8 +92,6 @@ def tiny_config() -> LlamaConfig:
 
 def tiny_model(seed: int = 0) -> LlamaForCausalLM:
     """Random float32 weights from `seed`; the global generator is left as it was."""
-    # PEFT looks for the base model's config file when it saves an adapter; this model has none
-    warnings.filterwarnings("ignore", message=f"Could not find a config file in {TINY}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(tiny_config())

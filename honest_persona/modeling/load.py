@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from honest_persona.errors import UserError
-from honest_persona.modeling.builtin import TINY, check_builtin, tiny_config, tiny_model, tiny_tokenizer
+from honest_persona.modeling.builtin import TINY, source_of, tiny_config, tiny_model, tiny_tokenizer
 
 
 def get_model(
@@ -23,26 +23,29 @@ def get_model(
 
 def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Raises UserError: no such model, or it brings no tokenizer."""
-    check_builtin(model)
-    if model == TINY:
+    source = source_of(model)
+    if source == TINY:
         return tiny_tokenizer()
     try:
-        return AutoTokenizer.from_pretrained(model, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     except (OSError, ValueError) as error:
         raise _not_loaded("tokenizer", model, error) from error
+    tokenizer.name_or_path = model  # the folder of a shipped model is this machine's, its name is everybody's
+    return tokenizer
 
 
 def load_base(
     model: str, revision: str | None = None, dtype: torch.dtype = torch.bfloat16, attn_implementation: str | None = None
 ) -> PreTrainedModel:
     """Under ZeRO-3 the weights are sharded as they are read. Raises UserError: no such model, or not a causal LM."""
-    check_builtin(model)
-    if model == TINY:
+    source = source_of(model)
+    if source == TINY:
         tiny: Any = tiny_model()
         return tiny.to(dtype)
     try:
-        loaded, info = AutoModelForCausalLM.from_pretrained(
-            model,
+        auto: Any = AutoModelForCausalLM  # its types do not know `output_loading_info`
+        base, info = auto.from_pretrained(
+            source,
             revision=revision,
             dtype=dtype,
             attn_implementation=attn_implementation,
@@ -55,16 +58,17 @@ def load_base(
             f"model: the files of {model!r} lack {len(missing)} weights, the first is {missing[0]}; "
             "download the model again, or check that it is a causal language model"
         )
-    return loaded
+    base.config.name_or_path = model
+    return base
 
 
 def embedding_rows(model: str, revision: str | None = None) -> int:
     """Rows of the model's input embedding, read from its config: no weights are loaded."""
-    check_builtin(model)
-    if model == TINY:
+    source = source_of(model)
+    if source == TINY:
         return tiny_config().vocab_size
     try:
-        return AutoConfig.from_pretrained(model, revision=revision).get_text_config().vocab_size
+        return AutoConfig.from_pretrained(source, revision=revision).get_text_config().vocab_size
     except (OSError, ValueError, AttributeError) as error:  # AttributeError: not a language model
         raise _not_loaded("config", model, error) from error
 

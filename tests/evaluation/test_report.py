@@ -13,6 +13,7 @@ def sample(n, item, variant, truth, flag, part="within", topic="sycophancy"):
     return Sample(
         record_id=f"r{n}",
         item_id=item,
+        cluster=item,
         part=part,
         topic=topic,
         variant=variant,

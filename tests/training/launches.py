@@ -37,6 +37,13 @@ class Run:
         return load_file(self.folder / "adapter_model.safetensors")
 
 
+TINY = (
+    *("--model", "builtin:tiny", "--dataset", "builtin:sample", "--validation_topics", "[confidence_assessment]"),
+    *("--bf16", "false", "--activation_checkpointing", "true", "--logging_steps", "1"),
+)
+"""Flags of a run on the random model in float32, whatever hp.yaml says."""
+
+
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

@@ -13,7 +13,7 @@ from honest_persona.data.segments import Kind
 from honest_persona.errors import UserError
 from honest_persona.training.launch import _checkpoint_to_resume, token_format
 from honest_persona.training.trainer import PersonaTrainer
-from tests.training.launches import launch
+from tests.training.launches import TINY, launch
 
 
 def config_of(*flags):
@@ -92,9 +92,10 @@ def test_what_cannot_be_resumed_or_would_be_overwritten(tmp_path):
 
 @pytest.mark.slow
 def test_the_real_files_train_evaluate_save_and_load(spt_dir, minimind_dir, tmp_path):
-    """The issue's own command, then eval.py on what it saved."""
+    """train.py on real data, then eval.py on what it saved."""
     flags = ("--dataset", str(spt_dir), "--max_steps", "4", "--val_samples_per_topic", "1", "--max_new_tokens", "4")
-    run = launch(tmp_path, "real", "--config", "hp.yaml", *flags, "--logging_steps", "2")
+    flags = (*TINY, *flags, "--logging_steps", "2", "--seq_len", "1024", "--batch_size", "4")
+    run = launch(tmp_path, "real", "--config", "hp.yaml", *flags, "--per_device_train_batch_size", "2")
     assert run.code == 0, run.output[-3000:]
     assert "read 12582 = kept 2453 + rejected 10129" in run.output
     assert [line["step"] for line in run.lines] == [2, 4]

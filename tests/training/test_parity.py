@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from honest_persona.modeling.builtin import tiny_model, tiny_tokenizer
-from tests.training.launches import Run, launch
+from tests.training.launches import TINY, Run, launch
 
 pytestmark = pytest.mark.slow
 
 STEPS = 5
-COMMON = ("--max_steps", str(STEPS), "--batch_size", "8", "--num_samples", "40", "--seq_len", "512")
+COMMON = (*TINY, "--max_steps", str(STEPS), "--batch_size", "8", "--num_samples", "40", "--seq_len", "512")
 QUIET = ("--first_heavy_log_step", "99", "--val_samples_per_topic", "0")
 HEAVY = ("--first_heavy_log_step", "0", "--heavy_log_every", "2", "--val_samples_per_topic", "1")
 HEAVY = (*HEAVY, "--max_new_tokens", "4", "--validation_batch_size", "3")
