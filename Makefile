@@ -21,7 +21,7 @@ setup: .venv/ready
 demo: setup
 	rm -rf checkpoints/demo
 	$(BIN)/python train.py --config hp.yaml --run_name demo
-	$(BIN)/python eval.py --adapter checkpoints/demo
+	$(BIN)/python eval.py --adapter checkpoints/demo --limit 104
 
 lint: setup
 	$(BIN)/ruff check .
