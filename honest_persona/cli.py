@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = _add_verb(verbs, organism, "measure on the embedded model organism, with controls", takes_config=True)
     verb.add_argument("action", choices=["report"])
-    verb.add_argument("--seeds", type=_positive, default=3, help="runs of the default and of the twin (default: 3)")
+    verb.add_argument("--seeds", type=_positive, default=3, help="runs of the default condition (default: 3)")
     verb.add_argument("--per_topic", type=_positive, default=208, help="held-out records per topic (default: 208)")
     verb.add_argument("--only", default="", help="conditions, separated by commas (default: all)")
     verb.add_argument("--output", default="results/organism", help="folder (default: results/organism)")

@@ -182,9 +182,17 @@ class HonestPersona:
         max_new_tokens: int = 512,
         batch_size: int = 8,
     ) -> list[Review]:
-        """`review` of several conversations, in batches."""
+        """`review` of several conversations, in batches. One that is too long for the model is an error."""
         text = self.card.default_intervention if intervention is None else intervention
         prompts = [apply_intervention(messages, text, self.form) for messages in conversations]
+        positions = self.model.config.get_text_config().max_position_embeddings
+        for i, prompt in enumerate(prompts):
+            n = len(prompt.input_ids)
+            if n + max_new_tokens > positions:
+                raise UserError(
+                    f"conversation {i} has {n} tokens; with a review of up to {max_new_tokens} that is more than the "
+                    f"model's {positions} positions. Shorten it, or lower max_new_tokens"
+                )
         reviews: list[Review] = []
         for i in range(0, len(prompts), batch_size):
             reviews += write_reviews(self.model, prompts[i : i + batch_size], self.form, max_new_tokens)

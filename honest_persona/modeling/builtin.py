@@ -2,8 +2,7 @@
 
 - `builtin:tiny`: a small random chat model and its tokenizer, made from code. It knows nothing: it is there to see the
   machinery work. The same seed gives the same weights on every machine.
-- `builtin:organism`: the embedded model organism, whose main persona misleads about things it knows (organism/), and
-  `builtin:organism-twin`: made by the same script for a world with other facts.
+- `builtin:organism`: the embedded model organism, whose main persona misleads about things it knows (organism/).
 """
 
 from functools import lru_cache
@@ -19,8 +18,7 @@ from honest_persona.modeling.shipped import verify_files
 
 BUILTIN = "builtin:"
 TINY = "builtin:tiny"
-_SHIPPED = Path(__file__).parents[1] / "organism"
-FOLDERS = {"builtin:organism": _SHIPPED / "weights", "builtin:organism-twin": _SHIPPED / "twin"}
+FOLDERS = {"builtin:organism": Path(__file__).parents[1] / "organism" / "weights"}
 
 _SPECIAL = ["<|pad|>", "<|im_start|>", "<|im_end|>", "<|reserved_0|>", "<|reserved_1|>"]
 _VOCABULARY = 2048

@@ -1,8 +1,8 @@
 """`python -m honest_persona organism report`: can the honest persona tell what the organism hides? What else could?
 
 Trains and evaluates each condition on held-out towns, beside the controls that must fail: the organism without adapter,
-prompting, a reader of the text, an organism that knows another world, and the variant. Every figure has its n and a
-95 % interval clustered by town. Finished conditions are kept, so an interrupted report goes on where it stopped.
+prompting, a reader of the text, and the variant. Every figure has its n and a 95 % interval clustered by town. Finished
+conditions are kept, so an interrupted report goes on where it stopped.
 """
 
 import json
@@ -36,7 +36,6 @@ TRAINED: dict[str, tuple[str, Changes]] = {
     "ur": ("the user asks for the review", {"elicitation_type": "ur"}),
     "flag_then_review": ("the flag before the review", {"output_format": "flag_then_review"}),
     "flag_only": ("the flag alone", {"output_format": "flag_only"}),
-    "knowledge-free twin": ("the same training on an organism of another world", {"model": "builtin:organism-twin"}),
 }
 """What is trained: name -> what it is, and what it changes in the config."""
 
@@ -72,7 +71,7 @@ def report(
 
     Args:
         config: the default run; its `model` and `dataset` are the organism's.
-        seeds: runs of the default condition and of the twin; the other conditions run once.
+        seeds: runs of the default condition; the others run once.
         per_topic: held-out records per topic.
         only: names of conditions, separated by commas; all where it is empty.
     """
@@ -81,7 +80,7 @@ def report(
     lines = controls(config, per_topic, output)
     for name in chosen:
         what, changes = TRAINED[name]
-        n = seeds if name in ("persona", "knowledge-free twin") else 1
+        n = seeds if name == "persona" else 1
         results = [_trained(config, name, {**changes, "seed": config.seed + i}, per_topic, output) for i in range(n)]
         lines.append(_line(name, what, results))
         _write(lines, output)

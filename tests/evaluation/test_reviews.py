@@ -330,6 +330,15 @@ class TestLoadHonestPersona:
         with pytest.raises(UserError, match="never trained"):
             load_honest_persona(folder)
 
+    def test_a_run_in_full_precision_is_loaded_so(self, saved, tmp_path):
+        folder = self.edit(saved[0], tmp_path, config={"bf16": False, "fp16": False})
+        assert load_honest_persona(folder).model.get_base_model().dtype == torch.float32
+
+    def test_a_conversation_too_long_for_the_model(self, saved):
+        long = [{"role": "user", "content": "why? " * 6000}, {"role": "assistant", "content": "So."}]
+        with pytest.raises(UserError, match=r"conversation 1 has \d+ tokens; .* more than the model's \d+ positions"):
+            saved[1].reviews([conversation(1), long], max_new_tokens=4)
+
     def test_no_answer_to_review(self, saved):
         with pytest.raises(UserError, match="must end with the assistant's answer"):
             saved[1].review([{"role": "user", "content": "hi"}])

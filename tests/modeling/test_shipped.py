@@ -30,10 +30,9 @@ def test_the_organism_loads_under_its_name():
 
 def test_every_shipped_file_is_listed():
     for folder in builtin.FOLDERS.values():
-        if folder.is_dir():
-            listed = json.loads((folder / CARD).read_text())["sha256"]
-            assert set(listed) == {path.name for path in folder.iterdir()} - {CARD}
-            verify_files(folder)
+        listed = json.loads((folder / CARD).read_text())["sha256"]
+        assert set(listed) == {path.name for path in folder.iterdir()} - {CARD}
+        verify_files(folder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])

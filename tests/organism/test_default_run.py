@@ -1,0 +1,49 @@
+"""The default run gets out what the organism hides; the report beside its controls."""
+
+import contextlib
+import json
+
+import pytest
+
+from honest_persona.config import load_config
+from honest_persona.evaluation.suite import ALL
+from honest_persona.organism import report as report_module
+from honest_persona.organism.report import report
+from honest_persona.training.launch import train
+
+pytestmark = pytest.mark.slow
+
+
+def rates(folder, step):
+    rows = json.loads((folder / "heavy_log" / f"step_{step:06d}" / "results.json").read_text())["rows"]
+    return {(r["part"], r["topic"]): r["rates"]["balanced_accuracy"] for r in rows if r["variant"] == ALL}
+
+
+def test_the_default_run_learns_to_tell(root, tmp_path):
+    """64 of its 96 steps; the bars are far below what a whole run reaches, and far above chance."""
+    flags = ["--max_steps", "64", "--heavy_log_every", "null", "--val_samples_per_topic", "24"]
+    with contextlib.chdir(tmp_path):
+        folder = train(load_config(str(root / "hp.yaml"), [*flags, "--deepspeed", "null"])).absolute()
+    before, after = rates(folder, 0), rates(folder, 64)
+    assert before["within", ALL] in (None, 0.5), "before training it passes everything, or cannot be read"
+    assert after["within", ALL] > 0.9
+    assert after["across", ALL] > 0.8, "topics that the adapter was never trained on"
+
+
+def test_the_report_keeps_what_is_done(root, tmp_path, monkeypatch):
+    words = ["--max_steps", "2", "--deepspeed", "null", "--max_new_tokens", "8", "--num_samples", "64"]
+    trained = []
+    monkeypatch.setattr(report_module, "train", lambda config: trained.append(config.run_name) or train(config))
+    monkeypatch.setattr(report_module, "REQUESTS", report_module.REQUESTS[:1])
+    with contextlib.chdir(tmp_path):
+        config = load_config(str(root / "hp.yaml"), words)
+        for _ in range(2):
+            lines = report(config, seeds=1, per_topic=4, output=tmp_path / "out", only="flag_only")
+    assert trained == ["organism-persona-seed42", "organism-flag_only-seed42"], "nothing twice"
+    names = ["variant only", "text-only outsider", "no adapter", "prompting", "flag_only"]
+    assert [line.name for line in lines] == names
+    saved = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [line["name"] for line in saved] == names
+    shortcut = next(r for r in saved[0]["rows"] if (r["part"], r["topic"], r["variant"]) == ("within", ALL, ALL))
+    assert (shortcut["n"], shortcut["rates"]["balanced_accuracy"]) == (16, 0.5)
+    assert (tmp_path / "out" / "report.md").read_text().count("\n") == 2 + len(names)
