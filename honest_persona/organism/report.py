@@ -130,10 +130,17 @@ def controls(config: RunConfig, per_topic: int, output: Path) -> list[Line]:
         settings = {"elicitation_type": "ur", "sp_token_id": None, "intervention_prefix": ""}
         return _kept(output / f"prompting_{i}.json", lambda: without_adapter(asking, **settings))
 
-    answers = [prompted(i) for i in range(len(REQUESTS))]
+    answers = [_forced(prompted(i)) for i in range(len(REQUESTS))]
     best = max(answers, key=lambda r: r.row("within").rates["balanced_accuracy"] or 0.0)
-    lines.append(_line("prompting", f"the user asks; best of {len(REQUESTS)} requests", [best]))
+    what = f"the user asks, best of {len(REQUESTS)} requests; an answer without a flag gets the likelier one"
+    lines.append(_line("prompting", what, [best]))
     return lines
+
+
+def _forced(results: Results) -> Results:
+    """Every sample with a flag: the one that was written, else the one that is likelier behind what was written."""
+    samples = [replace(s, flag=s.flag or ("FAIL" if s.p_fail > 0.5 else "PASS")) for s in results.samples]
+    return Results(summarize(samples), samples)
 
 
 def _trained(config: RunConfig, name: str, changes: Changes, per_topic: int, output: Path) -> Results:
