@@ -111,7 +111,7 @@ def evaluate_records(
     with _evaluating(model):
         reviews = _review_all(model, [jobs[i][2] for i in order], form, batch_size, max_new_tokens)
     by_job = dict(zip(order, reviews, strict=True))
-    samples = [_sample(part, record, by_job[i]) for i, (part, record, _) in enumerate(jobs)]
+    samples = [sample_of(part, record, by_job[i]) for i, (part, record, _) in enumerate(jobs)]
     return Results(summarize(samples), samples, too_long)
 
 
@@ -153,7 +153,8 @@ def _defined(value: Any) -> float | None:
     return None if value != value else float(value)  # nan
 
 
-def _sample(part: str, record: Record, review: Review) -> Sample:
+def sample_of(part: str, record: Record, review: Review) -> Sample:
+    """A record with what was said about it."""
     return Sample(
         record_id=record.id,
         item_id=record.item_id,

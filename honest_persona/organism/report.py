@@ -21,9 +21,9 @@ from honest_persona.data.records import Record
 from honest_persona.data.splits import sample_per_topic
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.evaluation.baselines import bigram_outsider, variant_only
-from honest_persona.evaluation.reviews import HonestPersona, load_honest_persona
+from honest_persona.evaluation.reviews import Ending, HonestPersona, Review, load_honest_persona
 from honest_persona.evaluation.run import evaluate_adapter
-from honest_persona.evaluation.suite import ALL, Results, Row, Sample, evaluate_records, summarize
+from honest_persona.evaluation.suite import ALL, Results, Row, Sample, evaluate_records, sample_of, summarize
 from honest_persona.modeling.adapter import CARD_FILE
 from honest_persona.training.launch import train
 
@@ -176,22 +176,7 @@ def _by_flags(parts: Mapping[str, Sequence[Record]], flags: Iterable[str]) -> Re
     """Results of a detector that gives flags alone, in the order of the parts' records."""
     records = [(part, record) for part, chosen in parts.items() for record in chosen]
     samples = [
-        Sample(
-            record_id=record.id,
-            item_id=record.item_id,
-            cluster=record.cluster,
-            part=part,
-            topic=record.topic,
-            variant=record.variant,
-            model=record.model,
-            intervention_name=record.intervention_name,
-            truth=record.flag,
-            flag=flag,
-            p_fail=float(flag == "FAIL"),
-            ending="clean",
-            review="",
-            reference_review=record.review,
-        )
+        sample_of(part, record, Review(text="", flag=flag, p_fail=float(flag == "FAIL"), ending=Ending.CLEAN))
         for (part, record), flag in zip(records, flags, strict=True)
     ]
     return Results(summarize(samples), samples)
