@@ -37,11 +37,8 @@ class Run:
         return load_file(self.folder / "adapter_model.safetensors")
 
 
-TINY = (
-    *("--model", "builtin:tiny", "--dataset", "builtin:sample", "--validation_topics", "[confidence_assessment]"),
-    *("--bf16", "false", "--activation_checkpointing", "true", "--logging_steps", "1"),
-)
-"""Flags of a run on the random model in float32, whatever hp.yaml says."""
+TINY = ("--config", str(ROOT / "tests" / "tiny_run.yaml"))
+"""A run on the random model in float32, whatever hp.yaml says."""
 
 
 def free_port() -> int:
@@ -58,9 +55,8 @@ def launch(cwd: Path, name: str, *flags: str, launcher: str = "python", script: 
         "torchrun": [str(BIN / "torchrun"), "--nproc_per_node", "2", "--master_port", str(free_port())],
     }[launcher]
     env = {**os.environ, "OMP_NUM_THREADS": "1" if launcher != "python" else "2", "PATH": f"{BIN}:{os.environ['PATH']}"}
-    for shared in ("hp.yaml", "ds_configs"):
-        if not (cwd / shared).exists():
-            (cwd / shared).symlink_to(ROOT / shared)
+    if not (cwd / "ds_configs").exists():
+        (cwd / "ds_configs").symlink_to(ROOT / "ds_configs")
     named = ["--run_name", name] if script == "train.py" else []
     done = subprocess.run(
         [*command, str(ROOT / script), *named, *flags],

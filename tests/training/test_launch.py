@@ -94,8 +94,8 @@ def test_what_cannot_be_resumed_or_would_be_overwritten(tmp_path):
 def test_the_real_files_train_evaluate_save_and_load(spt_dir, minimind_dir, tmp_path):
     """train.py on real data, then eval.py on what it saved."""
     flags = ("--dataset", str(spt_dir), "--max_steps", "4", "--val_samples_per_topic", "1", "--max_new_tokens", "4")
-    flags = (*TINY, *flags, "--logging_steps", "2", "--seq_len", "1024", "--batch_size", "4")
-    run = launch(tmp_path, "real", "--config", "hp.yaml", *flags, "--per_device_train_batch_size", "2")
+    flags = (*TINY, *flags, "--logging_steps", "2", "--seq_len", "2048", "--batch_size", "4")
+    run = launch(tmp_path, "real", *flags, "--per_device_train_batch_size", "2")
     assert run.code == 0, run.output[-3000:]
     assert "read 12582 = kept 2453 + rejected 10129" in run.output
     assert [line["step"] for line in run.lines] == [2, 4]

@@ -35,7 +35,7 @@ def runs(tmp_path_factory) -> dict[str, Run]:
     tiny_tokenizer().save_pretrained(cwd / "files")
     made = {}
     for i, (name, (launcher, flags)) in enumerate(LAYOUTS.items()):
-        made[name] = launch(cwd, f"run{i}", "--config", "hp.yaml", *COMMON, *flags, launcher=launcher)
+        made[name] = launch(cwd, f"run{i}", *COMMON, *flags, launcher=launcher)
         assert made[name].code == 0, f"{name}: {made[name].output[-3000:]}"
     return made
 
@@ -62,7 +62,7 @@ def test_adapters_agree(runs, layout):
 
 def test_the_heavy_log_leaves_training_bit_equal(runs, tmp_path):
     plain = runs["one process"]
-    heavy = launch(tmp_path, "heavy", "--config", "hp.yaml", *COMMON, *HEAVY, MICRO, "2")
+    heavy = launch(tmp_path, "heavy", *COMMON, *HEAVY, MICRO, "2")
     assert heavy.code == 0, heavy.output[-3000:]
     steps = sorted(p.name for p in (heavy.folder / "heavy_log").iterdir())
     assert steps == ["step_000000", "step_000002", "step_000004", "step_000005"]
@@ -73,7 +73,7 @@ def test_the_heavy_log_leaves_training_bit_equal(runs, tmp_path):
 
 
 def test_scope_all_agrees_and_differs_from_persona(runs, tmp_path):
-    flags = ("--config", "hp.yaml", *COMMON, *QUIET, "--adapter_scope", "all")
+    flags = (*COMMON, *QUIET, "--adapter_scope", "all")
     one = launch(tmp_path, "one", *flags, MICRO, "2")
     zero3 = launch(tmp_path, "zero3", *flags, MICRO, "2", launcher="deepspeed")
     assert one.code == zero3.code == 0, one.output[-2000:] + zero3.output[-2000:]
@@ -85,7 +85,7 @@ def test_scope_all_agrees_and_differs_from_persona(runs, tmp_path):
 
 
 def test_resume_goes_on_as_if_it_had_not_stopped(runs, tmp_path):
-    flags = ("--config", "hp.yaml", *COMMON, *QUIET, MICRO, "2", "--save_strategy", "steps", "--save_steps", "3")
+    flags = (*COMMON, *QUIET, MICRO, "2", "--save_strategy", "steps", "--save_steps", "3")
     whole = launch(tmp_path, "run", *flags)
     assert whole.code == 0, whole.output[-3000:]
     adapter, losses = whole.adapter(), whole.series("loss")
@@ -102,7 +102,7 @@ def test_resume_goes_on_as_if_it_had_not_stopped(runs, tmp_path):
 
 def test_bad_input_exits_with_2_under_every_launcher(tmp_path):
     for launcher in ("python", "deepspeed"):
-        run = launch(tmp_path, "bad", "--config", "hp.yaml", "--lora_rr", "3", launcher=launcher)
+        run = launch(tmp_path, "bad", *TINY, "--lora_rr", "3", launcher=launcher)
         assert run.code == 2, run.output[-2000:]
         assert run.output.count("did you mean lora_r?") == 1, "one rank speaks"
         assert "Traceback" not in run.output
@@ -110,6 +110,6 @@ def test_bad_input_exits_with_2_under_every_launcher(tmp_path):
 
 def test_a_finished_run_is_not_overwritten(runs):
     cwd = runs["one process"].folder.parents[1]
-    again = launch(cwd, "run0", "--config", "hp.yaml", *COMMON, *QUIET)
+    again = launch(cwd, "run0", *COMMON, *QUIET)
     assert again.code == 2
     assert "already holds a run" in again.output
