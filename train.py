@@ -3,7 +3,7 @@
     python train.py --config hp.yaml
     deepspeed --num_gpus 2 train.py --config hp.yaml --deepspeed ds_configs/zero2.json
 
-Every key of the config is a flag too: --train_topics '[sycophancy]' --lora_r 16
+Every key of the config is a flag too: --train_topics '[reward_hacks]' --lora_r 16
 """
 
 import argparse

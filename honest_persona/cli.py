@@ -1,6 +1,6 @@
 """`python -m honest_persona VERB ...`: look at the data and the tokens of a run, and use a trained honest persona.
 
-    python -m honest_persona data --config hp.yaml --train_topics '[sycophancy]'
+    python -m honest_persona data --config hp.yaml --train_topics '[reward_hacks]'
     python -m honest_persona tokens --config hp.yaml --n 1
     python -m honest_persona review --adapter checkpoints/my-run --input conversations.jsonl
 
@@ -186,7 +186,7 @@ def _add_verb(
     summary: str,
     takes_config: bool = False,
 ) -> argparse.ArgumentParser:
-    note = " Every key of the config is a flag too: --train_topics '[sycophancy]'" if takes_config else ""
+    note = " Every key of the config is a flag too: --train_topics '[reward_hacks]'" if takes_config else ""
     verb = verbs.add_parser(run.__name__, help=summary, description=f"{run.__doc__}{note}", allow_abbrev=False)
     verb.set_defaults(run=run, takes_config=takes_config)
     if takes_config:

@@ -148,11 +148,9 @@ def _trained(config: RunConfig, name: str, changes: Changes, per_topic: int, out
 
     def run() -> Results:
         if not (folder / CARD_FILE).exists():
-            train(
-                config.model_copy(
-                    update={**changes, "run_name": folder.name, "val_samples_per_topic": 0, "resume": False}
-                )
-            )
+            begun = any(folder.glob("checkpoint-*"))  # an earlier report was stopped within this run
+            run_alone = {"run_name": folder.name, "val_samples_per_topic": 0, "resume": begun}
+            train(config.model_copy(update={**changes, **run_alone}))
         return evaluate_adapter(str(folder), limit=per_topic)
 
     return _kept(output / f"{folder.name}.json", run)
