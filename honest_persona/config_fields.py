@@ -138,6 +138,8 @@ class RunConfig(BaseModel):
 
     adapter_scope: Literal["persona", "all"] = "persona"
     """where the adapter is active: from the activation point on (persona), or on every token (all)"""
+    frozen_prefix: Switch = True
+    """scope persona: run each transcript once, without gradient, and train on suffixes; false: on whole sequences"""
     lora_r: PositiveInt = 64
     """rank of the adapter"""
     lora_alpha: PositiveInt = Field(default_factory=lambda values: values["lora_r"])

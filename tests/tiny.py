@@ -36,8 +36,14 @@ _EXTRA = {
     "phi3": {},
     "olmo2": {},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "gpt_oss": {
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
 }
-TARGETS = {"phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"), "qwen3_moe": ATTENTION}
+TARGETS = {"phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"), "qwen3_moe": ATTENTION, "gpt_oss": ATTENTION}
 FAMILIES = ("builtin", *_EXTRA)
 
 

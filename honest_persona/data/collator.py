@@ -4,6 +4,8 @@ Labels are final before they come here; the collator checks that they are what t
 without its trigger, on its transcript, or on nothing, is an error of the pipeline and stops the run with its record.
 """
 
+import hashlib
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,31 +15,32 @@ import torch
 from honest_persona.data.segments import SUPERVISED, Kind
 from honest_persona.data.tokens import IGNORED, labels
 
+Batch = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class PersonaCollator:
-    """Rows `{input_ids, labels, kinds, activation, record_id}` to tensors.
+    """Rows `{input_ids, labels, kinds, activation, record_id}` to tensors of whole sequences.
 
     Returns:
-        `input_ids`, `attention_mask`, `labels`, `kinds`: (B, T) int64; `activation`: (B,) int64, the index of the
-        activation point in the padded row.
+        `input_ids`, `attention_mask`, `labels`, `kinds`: (B, T) int64, right-padded; `activation`: (B,) int64, the
+        index of the activation point.
     """
 
     pad_id: int
     sp_token_id: int | None
-    padding_side: Literal["left", "right"] = "right"
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
         for row in rows:
             self.check(row)
-        length = max(len(row["input_ids"]) for row in rows)
-        left = [length - len(row["input_ids"]) if self.padding_side == "left" else 0 for row in rows]
+        starts = [0] * len(rows)
+        return {**self._padded(rows, starts), "activation": torch.tensor([row["activation"] for row in rows])}
+
+    def _padded(self, rows: Sequence[Mapping[str, Any]], starts: Sequence[int]) -> Batch:
+        """What stands from `starts` on in each row."""
 
         def padded(key: str, fill: int) -> torch.Tensor:
-            batch = torch.full((len(rows), length), fill)
-            for i, (row, start) in enumerate(zip(rows, left, strict=True)):
-                batch[i, start : start + len(row[key])] = torch.as_tensor(row[key])
-            return batch
+            return pad([row[key][start:] for row, start in zip(rows, starts, strict=True)], fill, "right")
 
         kinds = padded("kinds", Kind.PAD)
         return {
@@ -45,7 +48,6 @@ class PersonaCollator:
             "attention_mask": (kinds != Kind.PAD).long(),
             "labels": padded("labels", IGNORED),
             "kinds": kinds,
-            "activation": torch.tensor([row["activation"] + start for row, start in zip(rows, left, strict=True)]),
         }
 
     def check(self, row: Mapping[str, Any]) -> None:
@@ -59,7 +61,7 @@ class PersonaCollator:
             problem = "ids, kinds and labels differ in length"
         elif list(row["labels"]) != labels(ids, kinds):
             problem = "the labels are not what the kinds of the tokens say"
-        elif not any(kind in SUPERVISED for kind in kinds):
+        elif not any(kind in SUPERVISED for kind in kinds) and not row.get("blank"):
             problem = "no token carries loss"
         elif any(kind in SUPERVISED for kind in kinds[: activation + 1]):
             problem = "there is loss before the review"
@@ -71,3 +73,47 @@ class PersonaCollator:
             problem = "the activation point is not the first token of the intervention"
         if problem:
             raise ValueError(f"record {row['record_id']!r}: {problem}")
+
+
+class SplitCollator(PersonaCollator):
+    """The same rows, cut at their activation points: each distinct prefix once, and every row's suffix.
+
+    Returns:
+        `prefix_ids`, `prefix_mask`: (U, P) int64, left-padded; `prefix_keys`: U hashes of the prefixes' ids;
+        `transcript`: (B,) int64, which of them each row stands on;
+        `input_ids`, `attention_mask`, `labels`, `kinds`: (B, S) int64 of the suffixes, right-padded.
+    """
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        for row in rows:
+            self.check(row)
+        keys = [prefix_key(row) for row in rows]
+        prefixes = {key: row["input_ids"][: row["activation"]] for key, row in zip(keys, rows, strict=True)}
+        order = {key: i for i, key in enumerate(prefixes)}
+        return {
+            **self._padded(rows, [row["activation"] for row in rows]),
+            "prefix_ids": pad(list(prefixes.values()), self.pad_id, "left"),
+            "prefix_mask": pad([[1] * len(ids) for ids in prefixes.values()], 0, "left"),
+            "prefix_keys": list(prefixes),
+            "transcript": torch.tensor([order[key] for key in keys]),
+        }
+
+    def check(self, row: Mapping[str, Any]) -> None:
+        super().check(row)
+        if row["activation"] < 1:
+            raise ValueError(f"record {row['record_id']!r}: nothing stands before the trigger")
+
+
+def prefix_key(row: Mapping[str, Any]) -> str:
+    """A hash of the ids before the activation point: rows with the same one stand on one transcript."""
+    return hashlib.sha256(array("q", row["input_ids"][: row["activation"]]).tobytes()).hexdigest()
+
+
+def pad(rows: Sequence[Sequence[int]], fill: int, side: Literal["left", "right"]) -> torch.Tensor:
+    """(B, T) int64: rows of one length, that of the longest."""
+    length = max(len(row) for row in rows)
+    out = torch.full((len(rows), length), fill)
+    for i, row in enumerate(rows):
+        start = length - len(row) if side == "left" else 0
+        out[i, start : start + len(row)] = torch.as_tensor(row)
+    return out

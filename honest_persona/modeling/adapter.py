@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -31,6 +32,7 @@ warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprec
 # PEFT looks for the base model's config file when it saves an adapter, by a name that means nothing to the Hub here
 warnings.filterwarnings("ignore", message="Could not find a config file in builtin:")
 
+ADAPTER = "default"
 CARD_FILE = "honest_persona.json"
 _FORMAT = 1
 _AFTER_PREFIX = ("What", "now", "1", '"', "[", " x", "\n", "\u00c9", "\u4f60")
@@ -134,6 +136,25 @@ def activation_arguments(scope: AdapterScope, activation: torch.Tensor, length: 
         activation: (B,), index of the activation point in rows of `length` tokens.
     """
     return {"alora_offsets": (length - activation).tolist()} if scope == "persona" else {}
+
+
+@contextmanager
+def ungated(model: PeftModel) -> Iterator[None]:
+    """Inside, the adapter acts on every token that it is given: the caller gives it suffixes alone (frozen_prefix.py).
+
+    A gate that looks for the activation point in each layer is then neither needed nor paid for. Nothing changes where
+    there is no gate: in scope `all`, and inside another `ungated`.
+    """
+    config: Any = model.peft_config[ADAPTER]
+    tokens, config.alora_invocation_tokens = config.alora_invocation_tokens, None
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and ADAPTER in m.lora_variant] if tokens else []
+    variants = [layer.lora_variant.pop(ADAPTER) for layer in layers]
+    try:
+        yield
+    finally:
+        config.alora_invocation_tokens = tokens
+        for layer, variant in zip(layers, variants, strict=True):
+            layer.lora_variant[ADAPTER] = variant
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PeftModel:

@@ -3,6 +3,7 @@
 - `builtin:tiny`: a small random chat model and its tokenizer, made from code. It knows nothing: it is there to see the
   machinery work. The same seed gives the same weights on every machine.
 - `builtin:organism`: the embedded model organism, whose main persona misleads about things it knows (organism/).
+- `builtin:organism-twin`: the same model of a world with other facts: it knows as much, but nothing of the organism's.
 """
 
 from functools import lru_cache
@@ -18,7 +19,8 @@ from honest_persona.modeling.shipped import verify_files
 
 BUILTIN = "builtin:"
 TINY = "builtin:tiny"
-FOLDERS = {"builtin:organism": Path(__file__).parents[1] / "organism" / "weights"}
+_ORGANISM = Path(__file__).parents[1] / "organism"
+FOLDERS = {"builtin:organism": _ORGANISM / "weights", "builtin:organism-twin": _ORGANISM / "twin"}
 
 _SPECIAL = ["<|pad|>", "<|im_start|>", "<|im_end|>", "<|reserved_0|>", "<|reserved_1|>"]
 _VOCABULARY = 2048

@@ -9,20 +9,22 @@ from typing import Any
 import datasets
 import torch
 import torch.distributed as dist
+from peft import PeftModel
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig
 
 from honest_persona.config import RunConfig
-from honest_persona.data.collator import PersonaCollator
+from honest_persona.data.collator import PersonaCollator, SplitCollator
 from honest_persona.data.persona_token import resolve_persona_token
-from honest_persona.data.prepare import Material, prepare
+from honest_persona.data.prepare import Material, Row, prepare
 from honest_persona.data.segments import Persona
 from honest_persona.data.sources import Loaded
 from honest_persona.data.splits import Splits
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.errors import UserError
 from honest_persona.modeling.adapter import CARD_FILE, AdapterCard, add_adapter, base_fingerprint, load_adapter
+from honest_persona.modeling.frozen_prefix import why_not_frozen
 from honest_persona.modeling.load import embedding_rows, load_base, load_tokenizer
 from honest_persona.training.callbacks import HeavyLog, MetricsFile, SaveAtEpochEnd
 from honest_persona.training.trainer import PersonaTrainer
@@ -115,18 +117,9 @@ def _train(config: RunConfig, form: TokenFormat, material: Material, folder: Pat
         versions={name: version(name) for name in _VERSIONS},
     )
     metrics = MetricsFile(folder / "metrics.jsonl")
-    trainer = PersonaTrainer(
-        model=model,
-        args=args,
-        train_dataset=datasets.Dataset.from_list(material.rows),
-        data_collator=PersonaCollator(form.pad_id, form.persona.sp_token_id),
-        processing_class=form.tokenizer,
-        callbacks=[metrics, SaveAtEpochEnd()],
-        card=card,
-        flag_loss_multiplier=config.flag_loss_multiplier,
-        lr_cooldown_frac=config.lr_cooldown_frac,
-        lr_min_frac=config.lr_min_frac,
-    )
+    trainer = build_trainer(config, args, form, material.rows, model, card)
+    for callback in (metrics, SaveAtEpochEnd()):
+        trainer.add_callback(callback)
     trainer.add_callback(
         HeavyLog(
             trainer,
@@ -145,6 +138,29 @@ def _train(config: RunConfig, form: TokenFormat, material: Material, folder: Pat
     trainer.accelerator.wait_for_everyone()
     say(f"adapter saved in {folder}\nnext: python eval.py --adapter {folder}")
     return folder
+
+
+def build_trainer(
+    config: RunConfig, args: SFTConfig, form: TokenFormat, rows: list[Row], model: PeftModel, card: AdapterCard
+) -> PersonaTrainer:
+    """The trainer with its batches, without callbacks: all of a run that a benchmark measures."""
+    frozen = config.adapter_scope == "persona" and config.frozen_prefix
+    if frozen and (reason := why_not_frozen(model)):
+        say(f"frozen_prefix: not with {config.model}: {reason}; training runs on whole sequences")
+        frozen = False
+    collator = SplitCollator if frozen else PersonaCollator
+    return PersonaTrainer(
+        model=model,
+        args=args,
+        train_dataset=datasets.Dataset.from_list(rows),
+        data_collator=collator(form.pad_id, form.persona.sp_token_id),
+        processing_class=form.tokenizer,
+        card=card,
+        frozen=frozen,
+        flag_loss_multiplier=config.flag_loss_multiplier,
+        lr_cooldown_frac=config.lr_cooldown_frac,
+        lr_min_frac=config.lr_min_frac,
+    )
 
 
 def _summary(loaded: Loaded, splits: Splits) -> str:

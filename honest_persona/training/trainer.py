@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,17 @@ import torch
 from transformers import get_wsd_schedule
 from trl import SFTTrainer
 
-from honest_persona.modeling.adapter import AdapterCard, activation_arguments
+from honest_persona.modeling.adapter import ADAPTER, AdapterCard, activation_arguments, ungated
+from honest_persona.modeling.frozen_prefix import Prefix, checkpoint_with_prefix, run_prefix, suffix_arguments
 from honest_persona.training.objectives import persona_loss
 
 
 class PersonaTrainer(SFTTrainer):
-    """Trains the adapter on rows of `PersonaCollator`.
+    """Trains the adapter on rows of `SplitCollator`, or of `PersonaCollator` where the prefix cannot be frozen.
 
     Args:
         card: saved as `honest_persona.json` beside the adapter; its persona says where the adapter is active.
+        frozen: batches are split at the activation point, and only suffixes are trained on (scope `persona`).
         flag_loss_multiplier: weight of the flag's tokens in the loss.
         lr_cooldown_frac: share of the steps over which the learning rate falls, at the end (cosine).
         lr_min_frac: the share of the learning rate that it falls to.
@@ -28,6 +30,7 @@ class PersonaTrainer(SFTTrainer):
         self,
         *args: Any,
         card: AdapterCard,
+        frozen: bool = False,
         flag_loss_multiplier: float = 1.0,
         lr_cooldown_frac: float = 0.5,
         lr_min_frac: float = 0.05,
@@ -35,23 +38,29 @@ class PersonaTrainer(SFTTrainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.card = card
+        self.frozen = frozen
         self.flag_loss_multiplier = flag_loss_multiplier
         self.lr_cooldown_frac = lr_cooldown_frac
         self.lr_min_frac = lr_min_frac
-        # review nll, flag nll, review tokens, flag tokens, right tokens, all tokens, since the last log, on this rank
-        self._sums = torch.zeros(6, dtype=torch.float64, device=self.accelerator.device)
+        # since the last log, on this rank: review nll, flag nll, review tokens, flag tokens, right tokens, tokens of all
+        # rows, tokens that were computed
+        self._sums = torch.zeros(7, dtype=torch.float64, device=self.accelerator.device)
         self._logged_at = time.perf_counter()
+        self._gate = self.model.peft_config[ADAPTER].alora_invocation_tokens
+        if frozen:
+            checkpoint_with_prefix(self.model)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        with ungated(self.model) if self.frozen else nullcontext():
+            return super().train(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The batch's share of the mean over the whole accumulated batch. `return_outputs` gives the fused outputs."""
-        inputs = dict(inputs)
-        kinds, activation = inputs.pop("kinds"), inputs.pop("activation")
-        gate = activation_arguments(self.card.persona.adapter_scope, activation, kinds.shape[1])
-        outputs = model(**inputs, **gate, use_cache=False, fused_lm_head=True)
+        outputs, tokens = self._suffixes(model, inputs) if self.frozen else self._whole_rows(model, inputs)
         num_items = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
-        result = persona_loss(outputs.log_probs, kinds, num_items, self.flag_loss_multiplier)
+        result = persona_loss(outputs.log_probs, inputs["kinds"], num_items, self.flag_loss_multiplier)
         if model.training:
-            batch = [*result.nll_sums, *result.counts, outputs.is_top1.sum(), inputs["attention_mask"].sum()]
+            batch = [*result.nll_sums, *result.counts, outputs.is_top1.sum(), *tokens]
             self._sums += torch.stack(batch).double()
         loss = result.loss
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
@@ -59,16 +68,39 @@ class PersonaTrainer(SFTTrainer):
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
+    def _whole_rows(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, tuple[torch.Tensor, torch.Tensor]]:
+        """Outputs of the fused head over whole rows; how many tokens they have, and how many were computed."""
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        gate = activation_arguments(self.card.persona.adapter_scope, inputs["activation"], ids.shape[1])
+        outputs = model(
+            input_ids=ids, attention_mask=mask, labels=inputs["labels"], **gate, use_cache=False, fused_lm_head=True
+        )
+        return outputs, (mask.sum(), mask.sum())
+
+    def _suffixes(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, tuple[torch.Tensor, torch.Tensor]]:
+        """The same over suffixes, each behind its transcript's prefix, which is run once and without gradient."""
+        transcript, mask = inputs["transcript"], inputs["attention_mask"]
+        prefix = self._prefix(inputs)
+        behind = suffix_arguments(prefix, mask, transcript)
+        outputs = model(input_ids=inputs["input_ids"], labels=inputs["labels"], **behind, fused_lm_head=True)
+        lengths = prefix.mask.sum(1)
+        return outputs, (lengths[transcript].sum() + mask.sum(), lengths.sum() + mask.sum())
+
+    def _prefix(self, inputs: dict[str, Any]) -> Prefix:
+        with self.accelerator.autocast():  # in the precision that the wrapped model's forward call has
+            return run_prefix(self.model, inputs["prefix_ids"], inputs["prefix_mask"], adapter_on=False)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds review and flag loss, token accuracy and tokens/s to a line of training logs. All ranks call this."""
         if "loss" in logs:
             sums = self.accelerator.reduce(self._sums, reduction="sum").tolist()
-            review, flag, n_review, n_flag, right, seen = sums
+            review, flag, n_review, n_flag, right, seen, computed = sums
             now = time.perf_counter()
             logs["review_loss"] = review / max(n_review, 1)
             logs["flag_loss"] = flag / max(n_flag, 1)
             logs["token_accuracy"] = right / max(n_review + n_flag, 1)
             logs["tokens_per_second"] = seen / (now - self._logged_at)
+            logs["computed_tokens_per_second"] = computed / (now - self._logged_at)
             self._sums.zero_()
             self._logged_at = now
         super().log(logs, start_time)
@@ -98,6 +130,11 @@ class PersonaTrainer(SFTTrainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        config: Any = self.model.peft_config[ADAPTER]
+        current, config.alora_invocation_tokens = config.alora_invocation_tokens, self._gate
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            config.alora_invocation_tokens = current
         if self.args.should_save:
             self.card.save(Path(output_dir or str(self.args.output_dir)))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from honest_persona.data.collator import PersonaCollator
+from honest_persona.data.collator import PersonaCollator, SplitCollator, prefix_key
 from honest_persona.data.segments import Kind
 from honest_persona.data.tokens import labels
 
@@ -15,18 +15,51 @@ def row(ids=(7, 8, 99, 5, 1, 2, 3), kinds=(U, U, P, I, R, F, E), activation=2, *
     return {**made, "labels": labels(ids, kinds), **changes}
 
 
-def test_padding_on_both_sides():
+def test_whole_rows_are_padded_at_their_ends():
     short = row(ids=(99, 5, 1), kinds=(P, I, R), activation=0)
-    right = PersonaCollator(0, 99)([row(), short])
-    assert right["input_ids"].tolist() == [[7, 8, 99, 5, 1, 2, 3], [99, 5, 1, 0, 0, 0, 0]]
-    assert right["attention_mask"].tolist() == [[1] * 7, [1, 1, 1, 0, 0, 0, 0]]
-    assert right["labels"].tolist() == [[-100] * 4 + [1, 2, 3], [-100, -100, 1, -100, -100, -100, -100]]
-    assert right["activation"].tolist() == [2, 0]
-    left = PersonaCollator(0, 99, "left")([row(), short])
-    assert left["input_ids"].tolist()[1] == [0, 0, 0, 0, 99, 5, 1]
-    assert left["activation"].tolist() == [2, 4]
-    for batch in (left, right):  # the activation point is where the persona token is
-        assert torch.equal((batch["input_ids"] == 99).long().argmax(1), batch["activation"])
+    batch = PersonaCollator(0, 99)([row(), short])
+    assert batch["input_ids"].tolist() == [[7, 8, 99, 5, 1, 2, 3], [99, 5, 1, 0, 0, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1] * 7, [1, 1, 1, 0, 0, 0, 0]]
+    assert batch["labels"].tolist() == [[-100] * 4 + [1, 2, 3], [-100, -100, 1, -100, -100, -100, -100]]
+    assert batch["activation"].tolist() == [2, 0]
+
+
+def test_split_rows_share_equal_prefixes_and_are_whole():
+    rows = [
+        row(),
+        row(ids=(9, 99, 5, 1, 3), kinds=(U, P, I, R, E), activation=1),
+        row(ids=(7, 8, 99, 6, 4), kinds=(U, U, P, I, F)),  # another suffix on the first row's transcript
+    ]
+    batch = SplitCollator(0, 99)(rows)
+    assert batch["prefix_ids"].tolist() == [[7, 8], [0, 9]]
+    assert batch["prefix_mask"].tolist() == [[1, 1], [0, 1]]
+    assert batch["transcript"].tolist() == [0, 1, 0]
+    assert batch["input_ids"].tolist() == [[99, 5, 1, 2, 3], [99, 5, 1, 3, 0], [99, 6, 4, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, -100, 1, 2, 3], [-100, -100, 1, 3, -100], [-100, -100, 4, -100, -100]]
+    for i, whole in enumerate(rows):
+        at = batch["transcript"][i]
+        again = torch.cat([batch["prefix_ids"][at], batch["input_ids"][i]])
+        kept = torch.cat([batch["prefix_mask"][at], batch["attention_mask"][i]]).bool()
+        assert again[kept].tolist() == whole["input_ids"]
+    assert batch["prefix_keys"] == [prefix_key(rows[0]), prefix_key(rows[1])]
+    assert prefix_key(rows[0]) == prefix_key(rows[2]) != prefix_key(rows[1])
+
+
+def test_a_split_row_needs_a_prefix():
+    bare = row(ids=(99, 5, 1), kinds=(P, I, R), activation=0)
+    with pytest.raises(ValueError, match="record 'r1': nothing stands before the trigger"):
+        SplitCollator(0, 99)([bare])
+
+
+def test_a_blank_row_carries_no_loss_and_says_so():
+    """Fills a micro-batch of the last step where there are fewer rows than ranks."""
+    silent = row(kinds=(U, U, P, I, I, I, I))
+    with pytest.raises(ValueError, match="no token carries loss"):
+        PersonaCollator(0, 99)([silent])
+    assert (PersonaCollator(0, 99)([{**silent, "blank": True}])["labels"] == -100).all()
+    with pytest.raises(ValueError, match="labels are not what the kinds"):
+        PersonaCollator(0, 99)([row(blank=True, labels=[-100] * 7)])
 
 
 @pytest.mark.parametrize(
