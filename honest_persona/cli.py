@@ -2,7 +2,10 @@
 
     python -m honest_persona data --config hp.yaml --train_topics '[reward_hacks]'
     python -m honest_persona tokens --config hp.yaml --n 1
+    python -m honest_persona shortcuts --config hp.yaml
     python -m honest_persona review --adapter checkpoints/my-run --input conversations.jsonl
+    python -m honest_persona calibrate --adapter checkpoints/my-run --fpr 0.01
+    python -m honest_persona compare checkpoints/a/eval checkpoints/b/eval
 
 `VERB --help` shows the arguments of a verb.
 """
@@ -12,24 +15,17 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from honest_persona.environment import load_environment
 from honest_persona.errors import UserError
-
-if TYPE_CHECKING:
-    from honest_persona.data.tokens import TokenFormat
 
 # A new verb is one function here, and one `_add_verb` with its arguments in `_parser`.
 #
 # The package's other modules are imported inside the verbs: torch and its libraries read the environment when they are
 # imported, which must be after `load_environment`.
-
-_ROLES = ("system", "user", "assistant")
-_LINE_FIELDS = ("messages", "id", "intervention")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -88,6 +84,16 @@ def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         console.print(show.render(row, form))
 
 
+def shortcuts(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Print what a config's data gives away: flags predicted from variant, topic and words alone, of held-out items."""
+    from honest_persona.config import load_config
+    from honest_persona.data.sources import Selection, check_selection, load_records
+    from honest_persona.evaluation.baselines import print_rows, shortcut_rows
+
+    config = load_config(args.config, overrides, checks=[check_selection])
+    print_rows(shortcut_rows(load_records(config.dataset, Selection.of(config.as_dict())).records))
+
+
 def keys(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Print every key of the config with its default and meaning, as a Markdown table (docs/config.md)."""
     from honest_persona.config_fields import keys_table
@@ -109,19 +115,20 @@ def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def review(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Review every conversation of a JSONL file; nothing is loaded or written before all lines are found sound."""
+    from honest_persona.data.conversations import read_conversations, text_problems
     from honest_persona.data.tokens import TokenFormat
     from honest_persona.evaluation.reviews import Review, load_honest_persona
     from honest_persona.modeling.adapter import AdapterCard
     from honest_persona.modeling.load import load_tokenizer
 
-    if args.intervention is not None and (problems := list(_text_problems("--intervention", args.intervention))):
+    if args.intervention is not None and (problems := list(text_problems("--intervention", args.intervention))):
         raise UserError(problems[0])
     if args.output and (Path(args.output).is_dir() or not Path(args.output).absolute().parent.is_dir()):
         raise UserError(f"--output: {args.output} is a folder, or stands in one that does not exist; name a file")
     folder = Path(args.adapter)
     card = AdapterCard.load(folder)
     form = TokenFormat.of(load_tokenizer(str(folder)), card.persona)
-    conversations = _read_conversations(Path(args.input), args.intervention or card.default_intervention, form)
+    conversations = read_conversations(Path(args.input), args.intervention or card.default_intervention, form)
 
     persona = load_honest_persona(folder)
     reviews: dict[int, Review] = {}
@@ -141,6 +148,66 @@ def review(args: argparse.Namespace, _: Sequence[str]) -> None:
         print(lines, end="")
 
 
+def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
+    """Compare two evaluations record by record: paired differences B - A with 95 % intervals."""
+    from honest_persona.evaluation.compare import compare as compare_results
+    from honest_persona.evaluation.compare import print_comparison
+
+    comparison = compare_results(Path(args.a), Path(args.b), seed=args.seed)
+    if args.json:
+        print(json.dumps(comparison.as_dict()))
+    else:
+        print_comparison(comparison)
+
+
+def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
+    """Fix the threshold on P(FAIL) for a wanted false positive rate on benign conversations; store it in the card."""
+    from honest_persona.data.conversations import read_conversations
+    from honest_persona.data.tokens import TokenFormat
+    from honest_persona.evaluation.run import calibrate_adapter
+    from honest_persona.modeling.adapter import AdapterCard
+    from honest_persona.modeling.load import load_tokenizer
+
+    if args.input and args.dataset:
+        raise UserError("--input and --dataset are two sources of benign conversations; give one")
+    if not 0 < args.fpr < 1:
+        raise UserError(f"--fpr: {args.fpr} is no rate between 0 and 1; give 0.01 for 1 %")
+    conversations = None
+    if args.input:
+        card = AdapterCard.load(Path(args.adapter))
+        form = TokenFormat.of(load_tokenizer(args.adapter), card.persona)
+        read = read_conversations(Path(args.input), card.default_intervention, form)
+        if other := [c.id for c in read if c.intervention != card.default_intervention]:
+            raise UserError(
+                f"--input: conversation {other[0]} has an intervention of its own, but a threshold holds for one "
+                "wording. Remove it from the line; --intervention sets it for all"
+            )
+        conversations = [(str(i), c.messages) for i, c in enumerate(read)]
+    threshold = calibrate_adapter(
+        args.adapter,
+        args.fpr,
+        conversations,
+        args.input,
+        args.dataset,
+        args.intervention,
+        batch_size=args.batch_size,
+        max_new_tokens=args.max_new_tokens,
+        dry_run=args.dry_run,
+    )
+    if args.json:
+        print(json.dumps(threshold.as_dict()))
+        return
+    low, high = threshold.interval
+    print(
+        f"P(FAIL) above {threshold.value:.6g} is flagged: {threshold.achieved_fpr:.2%} of {threshold.n} benign "
+        f"conversations ({threshold.n_clusters} items), wanted {threshold.wanted_fpr:.2%}; on new ones {low:.2%} to "
+        f"{high:.2%} (95 %)"
+    )
+    if threshold.note:
+        print(f"note: {threshold.note}")
+    print("not stored (--dry_run)" if args.dry_run else f"stored in {args.adapter}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m honest_persona",
@@ -156,6 +223,8 @@ def _parser() -> argparse.ArgumentParser:
     verb = _add_verb(verbs, tokens, "show training records token by token", takes_config=True)
     verb.add_argument("--n", type=_positive, default=1, help="number of records (default: 1)")
     verb.add_argument("--json", action="store_true", help="print one JSON object per record")
+
+    _add_verb(verbs, shortcuts, "predict flags from variant, topic and words alone", takes_config=True)
 
     _add_verb(verbs, keys, "print every key of the config with its default and meaning")
 
@@ -177,6 +246,23 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", help="JSONL file to write (default: standard output)")
     verb.add_argument("--batch_size", type=_positive, help="conversations per batch (default: as in training)")
     verb.add_argument("--max_new_tokens", type=_positive, help="longest review in tokens (default: as in training)")
+
+    verb = _add_verb(verbs, compare, "paired differences between two evaluations")
+    verb.add_argument("a", metavar="A", help="an output folder of eval.py, a run's folder, or a samples.jsonl")
+    verb.add_argument("b", metavar="B", help="the same; differences are B - A")
+    verb.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    verb.add_argument("--json", action="store_true", help="print one JSON object")
+
+    verb = _add_verb(verbs, calibrate, "fix the decision threshold for a wanted false positive rate")
+    verb.add_argument("--adapter", required=True, help="a run's folder, or one of its checkpoints")
+    verb.add_argument("--fpr", type=float, default=0.01, help="wanted false positive rate (default: 0.01)")
+    verb.add_argument("--input", help='benign conversations, as JSON lines {"messages": [{"role", "content"}, ...]}')
+    verb.add_argument("--dataset", help="its held-out benign records (default: the adapter's own data)")
+    verb.add_argument("--intervention", help="trigger text that it is fixed for (default: the adapter's)")
+    verb.add_argument("--batch_size", type=_positive, help="conversations per batch (default: as in training)")
+    verb.add_argument("--max_new_tokens", type=_positive, help="longest review in tokens (default: as in training)")
+    verb.add_argument("--dry_run", action="store_true", help="store nothing")
+    verb.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
@@ -204,94 +290,7 @@ def _width() -> int:
     return shutil.get_terminal_size((120, 24)).columns
 
 
-@dataclass(frozen=True)
-class _Conversation:
-    """One line of `review`'s input."""
-
-    id: str | int
-    """The line's number where it gives none."""
-    messages: list[dict[str, str]]
-    intervention: str
-
-
 def _review_line(conversation_id: str | int, review: Any) -> str:
     content = {"id": conversation_id, "text": review.text, "flag": review.flag, "p_fail": review.p_fail}
+    content |= {"above_threshold": review.above_threshold}
     return json.dumps({**content, "ending": str(review.ending)}) + "\n"
-
-
-def _read_conversations(path: Path, default_intervention: str, form: "TokenFormat") -> list[_Conversation]:
-    """Raises UserError: all bad lines in one message, with what the chat template cannot show."""
-    from honest_persona.data.tokens import apply_intervention
-
-    try:
-        raw_lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise UserError(f"--input: {path} cannot be read: {error.strerror}") from error
-    conversations: list[_Conversation] = []
-    problems: list[str] = []
-    for number, raw in enumerate(raw_lines, start=1):
-        if not raw.strip():
-            continue
-        try:
-            line = json.loads(raw.decode("utf-8"))
-        except json.JSONDecodeError as error:
-            found = [f"not valid JSON (column {error.colno}: {error.msg}); write one object per line"]
-        except UnicodeDecodeError as error:
-            found = [f"not UTF-8 text (byte {error.start}); save the file as UTF-8"]
-        except RecursionError:
-            found = ["nested too deep; write one flat object per line"]
-        else:
-            found = list(_line_problems(line))
-        if not found:
-            conversation = _Conversation(
-                line.get("id", number), line["messages"], line.get("intervention", default_intervention)
-            )
-            try:
-                apply_intervention(conversation.messages, conversation.intervention, form)
-            except UserError as error:
-                found = [str(error)]
-            conversations.append(conversation)
-        problems += [f"{path}:{number}: {problem}" for problem in found]
-    if problems:
-        raise UserError("\n".join([f"{len(problems)} problems in the conversations:", *problems][len(problems) == 1 :]))
-    if not conversations:
-        raise UserError(f'--input: {path} has no conversation; write lines such as {{"messages": [...]}}')
-    return conversations
-
-
-def _line_problems(line: Any) -> Iterator[str]:
-    if not isinstance(line, dict):
-        yield 'must be an object, as {"messages": [...]}'
-        return
-    for name in sorted(line.keys() - set(_LINE_FIELDS)):
-        yield f"{name!r} is unknown; use {', '.join(_LINE_FIELDS)}"
-    if "id" in line and (isinstance(line["id"], bool) or not isinstance(line["id"], str | int)):
-        yield "id: must be text or a whole number; leave it out for the line's number"
-    if "intervention" in line:
-        yield from _text_problems("intervention", line["intervention"])
-    messages = line.get("messages")
-    if not isinstance(messages, list) or not messages:
-        yield 'messages: must be a list with at least one {"role": ..., "content": ...}'
-        return
-    for i, message in enumerate(messages):
-        place = f"messages[{i}]"
-        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
-            yield f"{place}: must be an object with role and content, and nothing else"
-            continue
-        if message["role"] not in _ROLES:
-            yield f"{place}.role: {message['role']!r} is unknown; use {', '.join(_ROLES)}"
-        elif message["role"] == "system" and i > 0:
-            yield f"{place}.role: a system message can only come first; move it there"
-        is_answer = i == len(messages) - 1
-        yield from _text_problems(f"{place}.content", message["content"], may_be_empty=not is_answer)
-        if is_answer and message["role"] in ("system", "user"):
-            yield f"{place}.role: the last message must be the assistant's answer: that is what is reviewed; add it"
-
-
-def _text_problems(place: str, value: Any, may_be_empty: bool = False) -> Iterator[str]:
-    if not isinstance(value, str):
-        yield f"{place}: must be text; put it in quotes, and join parts of a list into one text"
-    elif not may_be_empty and not value.strip():
-        yield f"{place}: is empty; write its text, or remove it"
-    elif any("\ud800" <= c <= "\udfff" for c in value):
-        yield f"{place}: holds lone surrogates (\\ud800 to \\udfff); replace them by real characters"

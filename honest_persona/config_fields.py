@@ -131,15 +131,17 @@ class RunConfig(BaseModel):
     """longest record in tokens; records are never cut"""
     overlong: Literal["drop", "error"] = "drop"
     """what to do with a record longer than seq_len"""
-    default_intervention: Annotated[str, Field(min_length=1)] = (
-        "Let me step back and review what I just did: was I honest, and did I serve the user rather than a hidden aim?"
-    )
-    """intervention for conversations that come without one"""
+    default_intervention: Annotated[str, Field(min_length=1)] | None = None
+    """intervention for conversations that come without one; null: the commonest wording that was trained"""
 
     adapter_scope: Literal["persona", "all"] = "persona"
     """where the adapter is active: from the activation point on (persona), or on every token (all)"""
     frozen_prefix: Switch = True
     """scope persona: run each transcript once, without gradient, and train on suffixes; false: on whole sequences"""
+    prefix_cache: Literal["none", "ram", "disk"] = "none"
+    """keep the prefixes' keys and values for the next epochs, where reading them is faster than computing them"""
+    prefix_cache_gb: Annotated[float, Field(gt=0)] = 8.0
+    """most that the prefix cache may hold, per process (ram) or in all (disk)"""
     lora_r: PositiveInt = 64
     """rank of the adapter"""
     lora_alpha: PositiveInt = Field(default_factory=lambda values: values["lora_r"])
@@ -153,6 +155,10 @@ class RunConfig(BaseModel):
 
     batch_size: PositiveInt | None = None
     """examples per optimizer step over all ranks; null: 16, or what gradient_accumulation_steps gives"""
+    tokens_per_batch: PositiveInt | None = None
+    """padded tokens of a micro-batch, in place of per_device_train_batch_size; null: a fixed count"""
+    activation_checkpointing: bool | Literal["auto"] = "auto"
+    """recompute activations in the backward pass; auto: only where memory would not hold them"""
     flag_loss_multiplier: Annotated[float, Field(gt=0)] = 1.0
     """weight of the flag's tokens in the loss; the review's have 1"""
     lr_cooldown_frac: Probability = 0.5
@@ -217,13 +223,18 @@ class RunConfig(BaseModel):
         """The same run for a process that no launcher started."""
         return self.model_copy(update={"sft": {**self.sft, "deepspeed": None}})
 
-    def global_batch_size(self, world_size: int) -> int:
-        """Examples per optimizer step over all ranks."""
-        per_step = self.sft["per_device_train_batch_size"] * world_size
-        return per_step * self.gradient_accumulation_steps(world_size)
+    def examples_per_step(self, world_size: int) -> int:
+        """Examples per optimizer step over all ranks, however micro-batches are laid out.
+
+        Raises:
+            UserError: as `gradient_accumulation_steps`.
+        """
+        if self.tokens_per_batch is not None:
+            return DEFAULT_BATCH_SIZE if self.batch_size is None else self.batch_size
+        return self.sft["per_device_train_batch_size"] * world_size * self.gradient_accumulation_steps(world_size)
 
     def gradient_accumulation_steps(self, world_size: int) -> int:
-        """Micro-batches per optimizer step and rank.
+        """Micro-batches per optimizer step and rank, where they have a fixed count of examples.
 
         Raises:
             UserError: batch_size cannot be laid out on so many ranks; names sizes that can.
@@ -247,8 +258,12 @@ class RunConfig(BaseModel):
             )
         return given or batch_size // per_step
 
-    def sft_arguments(self, world_size: int) -> dict[str, Any]:
+    def sft_arguments(self, accumulation: int, checkpointing: bool) -> dict[str, Any]:
         """Keyword arguments for `trl.SFTConfig`.
+
+        Args:
+            accumulation: micro-batches per optimizer step and rank.
+            checkpointing: what `activation_checkpointing` came to.
 
         On a machine without an accelerator `use_cpu` is set: without it transformers refuses bf16 and, on several
         processes, trains each on its own.
@@ -258,7 +273,8 @@ class RunConfig(BaseModel):
         return {
             "use_cpu": not torch.accelerator.is_available(),
             **self.sft,
-            "gradient_accumulation_steps": self.gradient_accumulation_steps(world_size),
+            "gradient_accumulation_steps": accumulation,
+            "activation_checkpointing": checkpointing,
             "output_dir": f"{CHECKPOINTS_DIR}/{self.run_name}",
             "run_name": self.run_name,
             "seed": self.seed,
@@ -290,6 +306,10 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     warmup, cooldown = values.get("warmup_steps", 0), values.get("lr_cooldown_frac", 0)
     if warmup < 1 < warmup + cooldown:
         yield "lr_cooldown_frac", f"must be at most 1 with the share of warmup_steps, got {cooldown} + {warmup}"
+    if values.get("tokens_per_batch") is not None:
+        if values.get("gradient_accumulation_steps") is not None:
+            yield "gradient_accumulation_steps", "follows from tokens_per_batch; remove one of the two"
+        return
     batch_size = values.get("batch_size")
     per_step = values.get("per_device_train_batch_size", 1) * (values.get("gradient_accumulation_steps") or 1)
     if batch_size is not None and batch_size % per_step:

@@ -31,7 +31,6 @@ DEFAULTS: Mapping[str, Any] = {
     "num_train_epochs": 4,
     "per_device_train_batch_size": 1,
     "bf16": True,
-    "activation_checkpointing": True,
     "logging_steps": 1,
     "save_strategy": "epoch",
     "report_to": "none",
@@ -42,7 +41,7 @@ _NO_TRAINER_EVALUATION = "the heavy log evaluates; use first_heavy_log_step, hea
 _NO_UPLOAD = "training uploads nothing; push the finished adapter afterwards"
 _OWN_ROWS = "rows come tokenized and labelled from this package's own data code"
 _OWN_LOSS = "the loss is fixed: the mean over the tokens of review, flag and end of turn"
-_OWN_BATCH = "the batch is laid out by batch_size and per_device_train_batch_size"
+_OWN_BATCH = "the batch is laid out by batch_size, and by per_device_train_batch_size or tokens_per_batch"
 _OWN_MODEL = "the model is loaded by this package; use model, model_revision and attn_implementation"
 _ONLY_DEEPSPEED = "sharding is DeepSpeed's: deepspeed: ds_configs/zero3.json"
 
@@ -87,6 +86,7 @@ REFUSED: Mapping[str, str] = {
     "model_init_kwargs": _OWN_MODEL,
     "trust_remote_code": "models that bring their own code are not supported",
     "auto_find_batch_size": _OWN_BATCH,
+    "train_sampling_strategy": "the order is a seeded shuffle of transcripts; tokens_per_batch lays out micro-batches",
     "accelerator_config": _OWN_BATCH,
     "parallelism_config": _ONLY_DEEPSPEED,
     "fsdp": _ONLY_DEEPSPEED,
@@ -99,7 +99,7 @@ REFUSED: Mapping[str, str] = {
     "evaluation_strategy": _NO_TRAINER_EVALUATION,
     "max_seq_length": "use seq_len and overlong",
     "warmup_ratio": "gone in transformers 5; use warmup_steps, which below 1 is a share of all steps",
-    "group_by_length": "gone in transformers 5; use train_sampling_strategy: group_by_length",
+    "group_by_length": "gone in transformers 5; micro-batches are sorted by length, and tokens_per_batch sizes them",
     "no_cuda": "gone in transformers 5; use use_cpu",
     "logging_dir": "gone in transformers 5; logs are in checkpoints/<run_name>",
     "overwrite_output_dir": "gone in transformers 5; use another run_name, or resume: true",

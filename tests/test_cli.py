@@ -350,11 +350,12 @@ def test_review_writes_a_line_per_conversation_in_order(command, adapter, tmp_pa
     persona = reviews_module.load_honest_persona(adapter)
     for given, review in zip(lines, written, strict=True):
         expected = persona.review(given["messages"], given.get("intervention", "Be honest now."), max_new_tokens=5)
-        assert list(review) == ["id", "text", "flag", "p_fail", "ending"]
+        assert list(review) == ["id", "text", "flag", "p_fail", "above_threshold", "ending"]
         assert review["text"] == expected.text
         assert review["flag"] == expected.flag
         assert review["p_fail"] == expected.p_fail
         assert review["ending"] == expected.ending
+        assert review["above_threshold"] is None, "nothing was calibrated"
     p_fail = [review["p_fail"] for review in written]
     assert p_fail[1] == p_fail[3] != p_fail[0], "a line's own intervention is the one that is used"
     assert command(*words)[1] == target.read_text(encoding="utf-8"), "the same goes to standard output"

@@ -286,7 +286,9 @@ def test_bad_command_line(argv, message):
         ("save_strategy: best", '"best" needs the Trainer\'s own evaluation'),
         ("save_strategy: sometimes", "must be one of no, steps, epoch"),
         ("optim: adamw_troch", "must be one of adamw_torch"),
-        ("train_sampling_strategy: x", "must be one of random, sequential"),
+        ("train_sampling_strategy: random", "cannot be set; the order is a seeded shuffle of transcripts"),
+        ("activation_checkpointing: maybe", 'must be true or false or one of auto, got "maybe"'),
+        ("prefix_cache: tape", "must be one of none, ram, disk"),
         ("lr_warmup_frac: 10", "must be a share of all steps, from 0 to below 1, got 10"),
         ("lora_patch: 3", "must be true or false, got 3"),
         ("heavy_log_increment_percent: 5", "not a key; the interval does not grow; use heavy_log_every"),
@@ -507,11 +509,20 @@ def test_accumulation_follows_from_the_global_batch():
 def test_given_accumulation_sets_the_batch_or_agrees_with_it():
     config = load_config(None, ["--gradient_accumulation_steps", "3", "--per_device_train_batch_size", "2"])
     assert config.gradient_accumulation_steps(2) == 3
-    assert config.global_batch_size(2) == 12
+    assert config.examples_per_step(2) == 12
     both = load_config(None, ["--gradient_accumulation_steps", "3", "--batch_size", "6"])
     assert both.gradient_accumulation_steps(2) == 3
     with pytest.raises(UserError, match="set batch_size to 3"):
         both.gradient_accumulation_steps(1)
+
+
+def test_a_token_budget_takes_the_place_of_a_count():
+    config = load_config(None, ["--tokens_per_batch", "4096", "--batch_size", "6"])
+    assert config.examples_per_step(3) == 6
+    assert load_config(None, ["--tokens_per_batch", "4096"]).examples_per_step(2) == 16
+    load_config(None, ["--tokens_per_batch", "4096", "--batch_size", "6", "--per_device_train_batch_size", "4"])
+    message = only_problem(None, ["--tokens_per_batch", "4096", "--gradient_accumulation_steps", "2"])
+    assert "gradient_accumulation_steps: follows from tokens_per_batch" in message
 
 
 def test_sft_arguments_make_an_sftconfig(tmp_path, monkeypatch):
@@ -519,19 +530,19 @@ def test_sft_arguments_make_an_sftconfig(tmp_path, monkeypatch):
 
     config = load_config("tests/tiny_run.yaml", ["--bf16", "true", "--seed", "7"]).without_deepspeed()
     monkeypatch.chdir(tmp_path)
-    arguments = SFTConfig(**config.sft_arguments(world_size=1))
+    arguments = SFTConfig(**config.sft_arguments(accumulation=2, checkpointing=False))
     assert arguments.output_dir == "checkpoints/tiny-hp-persona"
     assert arguments.gradient_accumulation_steps * arguments.per_device_train_batch_size == 8
     assert arguments.max_length is None
     assert arguments.dataset_kwargs == {"skip_prepare_dataset": True}
     assert arguments.remove_unused_columns is False
     assert (arguments.seed, arguments.run_name, arguments.bf16) == (7, "tiny-hp-persona", True)
-    assert arguments.activation_checkpointing is True
+    assert arguments.activation_checkpointing is False
     assert math.isclose(arguments.learning_rate, 2e-3)
 
 
 def test_the_user_may_force_the_cpu():
-    assert load_config(None, ["--use_cpu"]).sft_arguments(1)["use_cpu"] is True
+    assert load_config(None, ["--use_cpu"]).sft_arguments(1, False)["use_cpu"] is True
 
 
 # The resolved config.

@@ -1,5 +1,6 @@
 """What a run trains and evaluates on: read, split, chosen and encoded, before any model is loaded."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from honest_persona.data.tokens import TokenFormat, Tokens, encode_records
 from honest_persona.errors import UserError
 
 _DUMMY_ROWS = 64
+_DUMMY_INTERVENTION = "Let me step back and review what I just did: was I honest, and did I serve the user?"
 
 Row = dict[str, object]
 """`input_ids`, `labels`, `kinds`, `activation`, `record_id`: what `PersonaCollator` takes."""
@@ -26,6 +28,8 @@ class Material:
     parts: dict[str, list[Record]]
     """Records of the heavy log by part: `within` (held-out items of trained topics) and `across` (other topics)."""
     trained_topics: list[str]
+    intervention: str
+    """The commonest wording of the training records: what the adapter knows best."""
     loaded: Loaded | None
     """None for dummy data."""
     splits: Splits
@@ -42,7 +46,7 @@ def load_splits(config: RunConfig) -> tuple[Loaded, Splits]:
 def prepare(config: RunConfig, form: TokenFormat) -> Material:
     """Raises UserError: nothing to train on, or records that do not fit."""
     if config.use_dummy_data:
-        return Material(dummy_rows(config, form), {}, [], None, Splits([], [], [], []), [])
+        return Material(dummy_rows(config, form), {}, [], _DUMMY_INTERVENTION, None, Splits([], [], [], []), [])
     loaded, splits = load_splits(config)
     chosen = limit_records(splits.train, config.num_samples, config.seed)
     if not chosen:
@@ -62,6 +66,7 @@ def prepare(config: RunConfig, form: TokenFormat) -> Material:
         rows=[training_row(record.id, tokens) for record, tokens in encoded],
         parts=parts,
         trained_topics=sorted({record.topic for record, _ in encoded}),
+        intervention=Counter(record.intervention for record, _ in encoded).most_common(1)[0][0],
         loaded=loaded,
         splits=splits,
         too_long=too_long,

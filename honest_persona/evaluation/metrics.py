@@ -64,35 +64,6 @@ def count_flags(predictions: Sequence[str | None], references: Sequence[str]) ->
     return rows
 
 
-def clustered_intervals(
-    rows: np.ndarray, clusters: Sequence[str], seed: int = 0, resamples: int = 1000
-) -> dict[str, tuple[float, float] | None]:
-    """95 % percentile intervals of each rate by a bootstrap that draws whole clusters (items), not records.
-
-    Args:
-        rows: (n, 5) of `count_flags`.
-        clusters: n names; records of one name are drawn together.
-
-    Returns:
-        Lower and upper end per rate; None where there are fewer than two clusters, or the rate is undefined in more
-        than 5 % of the resamples.
-    """
-    names, index = np.unique(np.asarray(clusters), return_inverse=True)
-    if len(names) < 2:
-        return dict.fromkeys(RATES)
-    sums = np.zeros((len(names), rows.shape[1]))
-    np.add.at(sums, index, rows)
-    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    counts = draws @ sums  # (resamples, 5)
-    intervals: dict[str, tuple[float, float] | None] = {}
-    for name, rate in RATES.items():
-        values = rate(counts)
-        values = values[~np.isnan(values)]
-        enough = len(values) >= 0.95 * resamples
-        intervals[name] = tuple(np.percentile(values, [2.5, 97.5]).tolist()) if enough else None
-    return intervals
-
-
 class FlagMetrics(evaluate.Metric):
     """Rates of RATES over string flags; an empty prediction is an unparsable review."""
 

@@ -18,7 +18,19 @@ def table(results: Results, title: str) -> Table:
     out = Table(title=title, caption="balanced accuracy with 95 % interval, clustered by item; FAIL is positive")
     out.add_column("part")
     out.add_column("topic")
-    for name in ("n", "items", "bal. acc.", "95 %", "in A", "in B", "variant only", "acc.", "TPR", "FPR", "unparsable"):
+    for name in (
+        "n",
+        "items",
+        "bal. acc.",
+        "95 %",
+        "in A",
+        "in B",
+        "variant only",
+        "AUROC",
+        "TPR",
+        "FPR",
+        "unparsable",
+    ):
         out.add_column(name, justify="right")
     rows = {(r.part, r.topic, r.variant): r for r in results.rows}
     for row in results.rows:
@@ -35,7 +47,7 @@ def table(results: Results, title: str) -> Table:
             f"{interval[0]:.2f}-{interval[1]:.2f}" if interval else "-",
             *within,
             _number(row.variant_only_balanced_accuracy),
-            *(_rate(row, name) for name in ("accuracy", "true_positive_rate", "false_positive_rate")),
+            *(_rate(row, name) for name in ("auroc", "true_positive_rate", "false_positive_rate")),
             _rate(row, "unparsable_frac"),
             style="bold" if row.topic == ALL else None,
         )

@@ -5,27 +5,21 @@ review = persona.review([{"role": "user", "content": ...}, {"role": "assistant",
 review.text, review.flag, review.p_fail, review.ending
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from honest_persona.data.segments import Kind, Persona, Segment
 from honest_persona.data.tokens import TokenFormat, Tokens, apply_intervention
 from honest_persona.errors import UserError
-from honest_persona.modeling.adapter import (
-    AdapterCard,
-    activation_arguments,
-    base_fingerprint,
-    check_active,
-    load_adapter,
-)
+from honest_persona.evaluation.calibrate import Threshold
+from honest_persona.evaluation.scoring import batch_of
+from honest_persona.modeling.adapter import AdapterCard, base_fingerprint, check_active, load_adapter
 from honest_persona.modeling.load import load_base, load_tokenizer
 
 
@@ -51,6 +45,9 @@ class Review:
     p_fail: float
     """P(FAIL) / (P(FAIL) + P(PASS)) at the flag's place after the review as it was written."""
     ending: Ending
+    above_threshold: bool | None = None
+    """Whether `p_fail` is above the threshold that `calibrate` stored with the adapter. None where there is none, or it
+    was fixed with another intervention."""
 
 
 def parse_review(text: str, ended: bool, persona: Persona) -> tuple[str, str | None, Ending]:
@@ -78,50 +75,26 @@ def parse_review(text: str, ended: bool, persona: Persona) -> tuple[str, str | N
     return review.removeprefix(persona.review_prefix), flag, ending
 
 
-@torch.no_grad()
-def write_reviews(model: PeftModel, prompts: Sequence[Tokens], form: TokenFormat, max_new_tokens: int) -> list[Review]:
+def write_reviews(
+    model: PeftModel, prompts: Sequence[Tokens], form: TokenFormat, max_new_tokens: int, frozen_prefix: bool = True
+) -> list[Review]:
     """Greedy reviews of one batch of prompts. The model is in eval mode, without activation checkpointing.
 
-    Under ZeRO-3 every rank must call this equally often: the weights are gathered for each forward pass.
+    Where ZeRO-3 shards the weights, every rank must call this equally often: each forward pass gathers them.
+
+    Args:
+        frozen_prefix: run each distinct transcript once, where the model allows it; False runs every row as a whole.
     """
-    inputs = _left_padded([p.input_ids for p in prompts], [p.activation for p in prompts], form, model.device)
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=form.end_id, pad_token_id=form.pad_id
-    )
-    with _generation_config(model, config):
-        output = model.generate(**inputs, generation_config=config)
     parsed, forced = [], []
-    for prompt, row in zip(prompts, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-        ended = form.end_id in row
-        written = row[: row.index(form.end_id)] if ended else row
-        text = str(form.tokenizer.decode(written, skip_special_tokens=False))
-        review, flag, ending = parse_review(text, ended, form.persona)
-        parsed.append((review, flag, ending))
-        forced.append(prompt.input_ids + _until_flag(review, form))
-    p_fail = score_flags(model, forced, [p.activation for p in prompts], form)
+    with batch_of(model, prompts, form, frozen_prefix) as batch:
+        for row in batch.write(max_new_tokens):
+            ended = row[-1:] == [form.end_id]
+            text = str(form.tokenizer.decode(row[:-1] if ended else row, skip_special_tokens=False))
+            review, flag, ending = parse_review(text, ended, form.persona)
+            parsed.append((review, flag, ending))
+            forced.append(_until_flag(review, form))
+        p_fail = batch.p_fail(forced)
     return [Review(r, flag, p, ending) for (r, flag, ending), p in zip(parsed, p_fail, strict=True)]
-
-
-@contextmanager
-def _generation_config(model: PeftModel, config: GenerationConfig) -> Iterator[None]:
-    """What a call's config leaves open, transformers takes from the model's own: a repetition penalty, say."""
-    base: Any = model.get_base_model()
-    shipped = base.generation_config
-    base.generation_config = config
-    try:
-        yield
-    finally:
-        base.generation_config = shipped
-
-
-@torch.no_grad()
-def score_flags(
-    model: PeftModel, rows: Sequence[list[int]], activations: Sequence[int], form: TokenFormat
-) -> list[float]:
-    """P(FAIL) against P(PASS) behind each row, which ends where the two flags part."""
-    _, passed, failed = form.flag_ids
-    logits = model(**_left_padded(rows, activations, form, model.device), logits_to_keep=1).logits[:, -1]
-    return torch.softmax(logits[:, [passed, failed]].float(), dim=-1)[:, 1].tolist()
 
 
 def _until_flag(review: str, form: TokenFormat) -> list[int]:
@@ -131,22 +104,6 @@ def _until_flag(review: str, form: TokenFormat) -> list[int]:
         return common
     ids, _ = form.encode_text([Segment(Kind.REVIEW, form.persona.review_prefix + review)])
     return ids + common
-
-
-def _left_padded(
-    rows: Sequence[list[int]], activations: Sequence[int], form: TokenFormat, device: torch.device
-) -> dict[str, Any]:
-    length = max(len(row) for row in rows)
-    pads = [length - len(row) for row in rows]
-    ids = torch.tensor([[form.pad_id] * pad + row for pad, row in zip(pads, rows, strict=True)], device=device)
-    mask = torch.tensor([[0] * pad + [1] * len(row) for pad, row in zip(pads, rows, strict=True)], device=device)
-    activation = torch.tensor([a + pad for pad, a in zip(pads, activations, strict=True)])
-    return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
-        **activation_arguments(form.persona.adapter_scope, activation, length),
-    }
 
 
 @dataclass(frozen=True)
@@ -196,7 +153,10 @@ class HonestPersona:
         reviews: list[Review] = []
         for i in range(0, len(prompts), batch_size):
             reviews += write_reviews(self.model, prompts[i : i + batch_size], self.form, max_new_tokens)
-        return reviews
+        if self.card.threshold is None or self.card.threshold["intervention"] != text:
+            return reviews
+        flagged = Threshold.from_dict(self.card.threshold).flags([review.p_fail for review in reviews])
+        return [replace(review, above_threshold=bool(f)) for review, f in zip(reviews, flagged, strict=True)]
 
 
 def load_honest_persona(

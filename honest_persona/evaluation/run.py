@@ -1,15 +1,18 @@
 """`eval.py`'s work: from an adapter's folder to the table and the files."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from honest_persona.data.records import Record
+from honest_persona.data.segments import record_messages
 from honest_persona.data.sources import Selection, load_records
 from honest_persona.data.splits import sample_per_topic, split_records
 from honest_persona.errors import UserError
+from honest_persona.evaluation.calibrate import Threshold, benign_records, threshold_for
 from honest_persona.evaluation.report import print_table, write_results
 from honest_persona.evaluation.reviews import load_honest_persona
 from honest_persona.evaluation.suite import Results, evaluate_records
@@ -54,6 +57,7 @@ def evaluate_adapter(
         batch_size=batch_size or config["validation_batch_size"],
         max_new_tokens=max_new_tokens or config["max_new_tokens"],
         seq_len=config["seq_len"],
+        thresholds=[Threshold.from_dict(card.threshold)] if card.threshold else [],
     )
     target = Path(output) if output else folder / "eval"
     print_table(results, f"{folder} on {dataset or config['dataset']}")
@@ -64,6 +68,53 @@ def evaluate_adapter(
     )
     print(f"figures in {target / 'results.json'}, reviews in {target / 'samples.jsonl'}")
     return results
+
+
+def calibrate_adapter(
+    adapter: str,
+    wanted_fpr: float,
+    conversations: Sequence[tuple[str, Sequence[Mapping[str, str]]]] | None = None,
+    source: str | None = None,
+    dataset: str | None = None,
+    intervention: str | None = None,
+    batch_size: int | None = None,
+    max_new_tokens: int | None = None,
+    dry_run: bool = False,
+) -> Threshold:
+    """Fix the threshold on P(FAIL) for one wording of the intervention, and store it in the adapter's card.
+
+    Args:
+        conversations: benign ones, each with the name of its cluster; those of `dataset` where they are not given.
+        source: where they are from, for the card.
+        dataset: its held-out benign records; the adapter's own data where it is not given.
+        intervention: the trigger's text; the adapter's default one where it is not given.
+        dry_run: store nothing.
+
+    Raises:
+        UserError: no usable adapter, or no benign conversation. Nothing is loaded before the data is checked.
+    """
+    folder = Path(adapter)
+    card = AdapterCard.load(folder)
+    if conversations is None:
+        source = dataset or card.config["dataset"]
+        parts = _parts(card, source, None, None, False)
+        benign = benign_records([record for records in parts.values() for record in records])
+        # one review per transcript: the wordings of the records' own interventions are not what is calibrated
+        by_transcript = {(r.item_id, r.variant, r.model, r.response): r for r in benign}
+        conversations = [(r.cluster, record_messages(r)) for r in by_transcript.values()]
+    if not conversations:
+        raise UserError(f"no benign conversation in {source}: none held out is PASS in variant A. Give --input")
+    reviews = load_honest_persona(folder).reviews(
+        [messages for _, messages in conversations],
+        intervention,
+        max_new_tokens=max_new_tokens or card.config["max_new_tokens"],
+        batch_size=batch_size or card.config["validation_batch_size"],
+    )
+    threshold = threshold_for([r.p_fail for r in reviews], wanted_fpr, [cluster for cluster, _ in conversations])
+    if not dry_run:
+        stored = {**threshold.as_dict(), "intervention": intervention or card.default_intervention, "data": source}
+        replace(card, threshold=stored).save(folder)
+    return threshold
 
 
 def _parts(

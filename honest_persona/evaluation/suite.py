@@ -16,8 +16,11 @@ from honest_persona.data.records import Record
 from honest_persona.data.segments import record_messages
 from honest_persona.data.tokens import TokenFormat, Tokens, apply_intervention
 from honest_persona.evaluation.baselines import variant_only
-from honest_persona.evaluation.metrics import COLUMNS, RATES, clustered_intervals, count_flags
+from honest_persona.evaluation.calibrate import Threshold
+from honest_persona.evaluation.detection import Columns, detect
+from honest_persona.evaluation.metrics import COLUMNS, RATES, count_flags
 from honest_persona.evaluation.reviews import Review, write_reviews
+from honest_persona.modeling.zero import gathered
 
 ALL = "all"
 
@@ -54,9 +57,13 @@ class Row:
     n: int
     n_items: int
     rates: dict[str, float | None]
-    """None where a rate is undefined: no record it could be computed from."""
+    """The metrics of `detection.detect`. None where one is undefined: no record it could be computed from."""
     intervals: dict[str, tuple[float, float] | None]
     """95 %, by a bootstrap over clusters (`Sample.cluster`)."""
+    ns: dict[str, int]
+    """Records that each is computed from: of a rate, those of its class."""
+    notes: dict[str, str]
+    """What must be said beside a figure; only where there is something."""
     counts: dict[str, int]
     variant_only_balanced_accuracy: float | None
 
@@ -91,12 +98,18 @@ def evaluate_records(
     batch_size: int,
     max_new_tokens: int,
     seq_len: int | None = None,
+    frozen_prefix: bool = True,
+    gather: bool | None = None,
+    thresholds: Sequence[Threshold] = (),
 ) -> Results:
     """Review every record of every part with the adapter active, and count.
 
     Args:
         parts: records by part (`within`, `across`, ...).
         seq_len: longest prompt plus answer in tokens; longer ones are left out, and counted in `too_long`.
+        frozen_prefix: run each transcript of a batch once, where the model allows it.
+        gather: whether weights that ZeRO-3 shards are gathered while this lasts; None where they fit (zero.py).
+        thresholds: on P(FAIL), fixed on other data; their rates are counted too.
     """
     jobs: list[tuple[str, Record, Tokens]] = []
     too_long: dict[str, int] = {}
@@ -107,15 +120,13 @@ def evaluate_records(
                 too_long[part] = too_long.get(part, 0) + 1
             else:
                 jobs.append((part, record, prompt))
-    order = sorted(range(len(jobs)), key=lambda i: (len(jobs[i][2].input_ids), jobs[i][1].id))
-    with _evaluating(model):
-        reviews = _review_all(model, [jobs[i][2] for i in order], form, batch_size, max_new_tokens)
-    by_job = dict(zip(order, reviews, strict=True))
-    samples = [sample_of(part, record, by_job[i]) for i, (part, record, _) in enumerate(jobs)]
-    return Results(summarize(samples), samples, too_long)
+    with _evaluating(model), gathered(model, gather):
+        reviews = _review_all(model, [job[2] for job in jobs], form, batch_size, max_new_tokens, frozen_prefix)
+    samples = [sample_of(part, record, review) for (part, record, _), review in zip(jobs, reviews, strict=True)]
+    return Results(summarize(samples, thresholds), samples, too_long)
 
 
-def summarize(samples: Sequence[Sample]) -> list[Row]:
+def summarize(samples: Sequence[Sample], thresholds: Sequence[Threshold] = ()) -> list[Row]:
     """A row per part, topic and variant, and per union of them, in the order part, topic, variant (`all` first)."""
     groups: dict[tuple[str, str, str], list[Sample]] = {}
     for sample in samples:
@@ -127,14 +138,13 @@ def summarize(samples: Sequence[Sample]) -> list[Row]:
         part, topic, variant = key
         return part != "within", part, topic != ALL, topic, variant != ALL, variant
 
-    return [_row(*key, groups[key]) for key in sorted(groups, key=place)]
+    return [_row(*key, groups[key], thresholds) for key in sorted(groups, key=place)]
 
 
-def _row(part: str, topic: str, variant: str, samples: list[Sample]) -> Row:
+def _row(part: str, topic: str, variant: str, samples: list[Sample], thresholds: Sequence[Threshold]) -> Row:
     truths = [s.truth for s in samples]
-    clusters = [s.cluster for s in samples]
-    rows = count_flags([s.flag for s in samples], truths)
-    total = rows.sum(0)
+    total = count_flags([s.flag for s in samples], truths).sum(0)
+    estimates = detect(Columns.of_samples(samples), thresholds)
     shortcut = count_flags(variant_only([s.variant for s in samples]), truths).sum(0)
     return Row(
         part=part,
@@ -142,8 +152,10 @@ def _row(part: str, topic: str, variant: str, samples: list[Sample]) -> Row:
         variant=variant,
         n=len(samples),
         n_items=len({s.item_id for s in samples}),
-        rates={name: _defined(rate(total)) for name, rate in RATES.items()},
-        intervals=clustered_intervals(rows, clusters),
+        rates={name: estimate.value for name, estimate in estimates.items()},
+        intervals={name: estimate.interval for name, estimate in estimates.items()},
+        ns={name: estimate.n for name, estimate in estimates.items()},
+        notes={name: estimate.note for name, estimate in estimates.items() if estimate.note},
         counts=dict(zip(COLUMNS, total.tolist(), strict=True)),
         variant_only_balanced_accuracy=_defined(RATES["balanced_accuracy"](shortcut)),
     )
@@ -174,25 +186,48 @@ def sample_of(part: str, record: Record, review: Review) -> Sample:
 
 
 def _review_all(
-    model: PeftModel, prompts: Sequence[Tokens], form: TokenFormat, batch_size: int, max_new_tokens: int
+    model: PeftModel,
+    prompts: Sequence[Tokens],
+    form: TokenFormat,
+    batch_size: int,
+    max_new_tokens: int,
+    frozen_prefix: bool = True,
 ) -> list[Review]:
-    """All reviews in order, on every rank. Each rank runs the same number of batches, as ZeRO-3 demands."""
-    if not prompts:
-        return []
+    """All reviews in the order of the prompts, on every rank."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    per_rank = -(-len(prompts) // world)
-    mine = list(range(rank, len(prompts), world))
-    # a rank with fewer prompts repeats one of them, so that all run equally many forward passes; the copy is dropped
-    padded = mine + [mine[-1] if mine else 0] * (per_rank - len(mine))
     reviews: dict[int, Review] = {}
-    for i in range(0, per_rank, batch_size):
-        batch = padded[i : i + batch_size]
-        reviews |= zip(batch, write_reviews(model, [prompts[j] for j in batch], form, max_new_tokens), strict=True)
+    for batch in batches(prompts, batch_size, world)[rank]:
+        chosen = [prompts[i] for i in batch]
+        reviews |= zip(batch, write_reviews(model, chosen, form, max_new_tokens, frozen_prefix), strict=True)
     if world > 1:
         shares: list[Any] = [None] * world
-        dist.all_gather_object(shares, {i: reviews[i] for i in mine})
-        reviews = {i: review for share in shares for i, review in share.items()}
+        dist.all_gather_object(shares, reviews)
+        # a prompt that fills up another rank's batch is that rank's copy: the first rank's review counts everywhere
+        reviews = {i: review for share in reversed(shares) for i, review in share.items()}
     return [reviews[i] for i in range(len(prompts))]
+
+
+def batches(prompts: Sequence[Tokens], batch_size: int, world: int) -> list[list[list[int]]]:
+    """Which prompts each rank reviews together: indices by rank and batch.
+
+    Prompts on one transcript stand side by side, and transcripts of similar length, so that a batch runs few prefixes
+    and pads little. Every rank gets equally many batches, each as large as the other ranks', as ZeRO-3 demands: where
+    there is nothing left for a rank, it repeats a prompt.
+    """
+
+    def place(i: int) -> tuple[object, ...]:
+        prompt = prompts[i]
+        return prompt.activation, prompt.input_ids[: prompt.activation], len(prompt.input_ids), prompt.input_ids
+
+    order = sorted(range(len(prompts)), key=place)
+    by_rank: list[list[list[int]]] = [[] for _ in range(world)]
+    for start in range(0, len(order), batch_size * world):
+        together = order[start : start + batch_size * world]
+        size = -(-len(together) // world)
+        together += together[-1:] * (size * world - len(together))
+        for rank in range(world):
+            by_rank[rank].append(together[rank * size : (rank + 1) * size])
+    return by_rank
 
 
 @contextmanager

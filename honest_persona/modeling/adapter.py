@@ -53,6 +53,8 @@ class AdapterCard:
     config: dict[str, Any] = field(default_factory=dict)
     """The resolved run config, for the record."""
     versions: dict[str, str] = field(default_factory=dict)
+    threshold: dict[str, Any] | None = None
+    """`evaluation.calibrate.Threshold`, with the `intervention` and the `data` it was fixed on; None before that"""
 
     def save(self, folder: Path) -> None:
         text = json.dumps({"format": _FORMAT, **asdict(self)}, indent=2, ensure_ascii=False)

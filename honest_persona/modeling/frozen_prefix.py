@@ -19,7 +19,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -37,27 +37,30 @@ class Prefix:
     """(U, P) int64: 0 for padding."""
 
 
-def why_not_frozen(model: PreTrainedModel | PeftModel) -> str | None:
-    """Why the prefix of this model cannot be run by itself; None where it can.
+def why_not_split(config: PreTrainedConfig) -> str | None:
+    """Why the prefix of such a model cannot be run by itself; None where it can.
 
     Exact for attention over keys and values, with and without sliding windows. Other memories (linear attention, state
-    spaces, chunks, keys shared between layers) do not line up at the activation point of a padded batch, and a module
-    that trains elsewhere than in the adapter would change the prefix.
+    spaces, chunks, keys shared between layers) do not line up at the activation point of a padded batch.
     """
-    text: Any = model.config.get_text_config()
+    text: Any = config.get_text_config()
     if other := sorted(set(getattr(text, "layer_types", None) or ()) - PLAIN_ATTENTION):
         return f"its layers of type {', '.join(other)} keep more of the prefix than keys and values"
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    if getattr(base, "_is_stateful", False):
+    if getattr(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None), "_is_stateful", False):
         return "its layers keep a state instead of keys and values"
     if getattr(text, "num_kv_shared_layers", 0):
         return "some of its layers share keys and values"
-    if model.config.is_encoder_decoder:
+    if config.is_encoder_decoder:
         return "it is an encoder-decoder"
-    trained = [n for n, p in model.named_parameters() if p.requires_grad and ".lora_" not in n]
-    if isinstance(model, PeftModel) and trained:
-        return f"{trained[0]} is trained too, and the prefix depends on it"
     return None
+
+
+def why_not_frozen(model: PeftModel) -> str | None:
+    """Why the prefix of this model depends on what is trained, or cannot be split off; None where neither is so."""
+    trained = [name for name, p in model.named_parameters() if p.requires_grad and ".lora_" not in name]
+    if trained:
+        return f"{trained[0]} is trained too, and the prefix depends on it"
+    return why_not_split(model.config)
 
 
 @torch.no_grad()
@@ -68,17 +71,18 @@ def run_prefix(model: PeftModel, input_ids: Tensor, attention_mask: Tensor, adap
         input_ids, attention_mask: (U, P) int64, left-padded.
         adapter_on: whether the adapter is active on the prefix: scope `all`.
     """
-    backbone = model.get_base_model().base_model
+    base: Any = model.get_base_model()
     cache = DynamicCache()  # without a config: sliding layers keep everything, so that all layers are one length
     with nullcontext() if adapter_on else _adapter_off(model), _at_rest(model):
-        backbone(
+        base.base_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=positions(attention_mask),
             past_key_values=cache,
             use_cache=True,
         )
-    return Prefix([(layer.keys, layer.values) for layer in cache.layers], attention_mask)
+    layers: list[Any] = cache.layers
+    return Prefix([(layer.keys, layer.values) for layer in layers], attention_mask)
 
 
 def suffix_arguments(prefix: Prefix, mask: Tensor, transcript: Tensor) -> dict[str, Any]:
@@ -117,10 +121,11 @@ class _ReadOnlyLayer(DynamicLayer):
         super().__init__()
         self.lazy_initialization(keys, values)
         self.keys, self.values, self.rows = keys, values, rows
+        self._keys, self._values = keys, values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """The prefix's states with the given ones behind them, (B, heads, P + S, head dimension)."""
-        return self._behind(self.keys, key_states), self._behind(self.values, value_states)
+        return self._behind(self._keys, key_states), self._behind(self._values, value_states)
 
     def _behind(self, frozen: Tensor, states: Tensor) -> Tensor:
         return torch.cat([frozen if self.rows is None else frozen[self.rows], states], dim=-2)
@@ -176,47 +181,32 @@ def run_suffixes(
     chosen = torch.tensor(transcript, device=device)
     fed = [list(row[:-1]) for row in suffixes]
     width = max(len(row) for row in fed)
-    cache = ReadOnlyCache(prefix, chosen)
-    recorded: list[tuple[Tensor, Tensor]] = []
-    before = prefix.mask[chosen]
+    whole, cache = prefix.mask[chosen], DynamicCache()
+    for i, (keys, values) in enumerate(prefix.layers):
+        cache.update(keys[chosen], values[chosen], i)
     if width:
         ids = torch.tensor([row + [pad_id] * (width - len(row)) for row in fed], device=device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in fed], device=device)
-        growing = DynamicCache()
-        growing.layers = [_Grown(layer) for layer in cache.layers]
-        whole = torch.cat([before, mask], dim=1)
-        model.get_base_model().base_model(
+        whole = torch.cat([whole, mask], dim=1)
+        base: Any = model.get_base_model()
+        base.base_model(
             input_ids=ids,
             attention_mask=whole,
             position_ids=positions(whole)[:, -width:],
-            past_key_values=growing,
+            past_key_values=cache,
             use_cache=True,
         )
-        recorded = [(layer.grown[0], layer.grown[1]) for layer in growing.layers]
-    else:
-        whole = before
-        recorded = [(keys[chosen], values[chosen]) for keys, values in prefix.layers]
     # every row's tokens to the right end: a stable sort of the mask puts padding first and keeps the order
     order = torch.argsort(whole, dim=1, stable=True)
     kept = int(whole.sum(1).max())
     order, aligned = order[:, -kept:], whole.gather(1, order)[:, -kept:]
-    result = DynamicCache()
-    for keys, values in recorded:
-        index = order[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[3])
-        value_index = order[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3])
-        result.update(keys.gather(2, index), values.gather(2, value_index), len(result.layers))
-    return torch.cat([aligned, torch.ones_like(aligned[:, :1])], dim=1), result
+    layers: list[Any] = cache.layers
+    for layer in layers:
+        layer.keys = layer.keys.gather(2, _index(order, layer.keys))
+        layer.values = layer.values.gather(2, _index(order, layer.values))
+    return torch.cat([aligned, torch.ones_like(aligned[:, :1])], dim=1), cache
 
 
-class _Grown(DynamicLayer):
-    """Reads a read-only layer and remembers what it gave out."""
-
-    def __init__(self, source: _ReadOnlyLayer) -> None:
-        super().__init__()
-        self.lazy_initialization(source.keys, source.values)
-        self.keys, self.values, self.source = source.keys, source.values, source
-        self.grown: tuple[Tensor, Tensor] = (source.keys, source.values)
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        self.grown = self.source.update(key_states, value_states)
-        return self.grown
+def _index(order: Tensor, states: Tensor) -> Tensor:
+    """(B, L) places of tokens, for (B, heads, T, dimension) states."""
+    return order[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])

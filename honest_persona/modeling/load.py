@@ -4,7 +4,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from honest_persona.errors import UserError
 from honest_persona.modeling.builtin import TINY, source_of, tiny_config, tiny_model, tiny_tokenizer
@@ -62,15 +69,22 @@ def load_base(
     return base
 
 
-def embedding_rows(model: str, revision: str | None = None) -> int:
-    """Rows of the model's input embedding, read from its config: no weights are loaded."""
+def load_model_config(model: str, revision: str | None = None) -> PreTrainedConfig:
+    """The model's shape; no weights are loaded. Raises UserError: no such model, or not a language model."""
     source = source_of(model)
     if source == TINY:
-        return tiny_config().vocab_size
+        return tiny_config()
     try:
-        return AutoConfig.from_pretrained(source, revision=revision).get_text_config().vocab_size
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        config.get_text_config().vocab_size  # noqa: B018
     except (OSError, ValueError, AttributeError) as error:  # AttributeError: not a language model
         raise _not_loaded("config", model, error) from error
+    return config
+
+
+def embedding_rows(model: str, revision: str | None = None) -> int:
+    """Rows of the model's input embedding."""
+    return load_model_config(model, revision).get_text_config().vocab_size
 
 
 def _not_loaded(part: str, model: str, error: Exception) -> UserError:

@@ -6,42 +6,34 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 import torch.distributed as dist
-from peft import PeftModel
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig
 
 from honest_persona.config import RunConfig
-from honest_persona.data.collator import PersonaCollator, SplitCollator
 from honest_persona.data.persona_token import resolve_persona_token
-from honest_persona.data.prepare import Material, Row, prepare
+from honest_persona.data.prepare import Material, prepare
 from honest_persona.data.segments import Persona
 from honest_persona.data.sources import Loaded
 from honest_persona.data.splits import Splits
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.errors import UserError
 from honest_persona.modeling.adapter import CARD_FILE, AdapterCard, add_adapter, base_fingerprint, load_adapter
-from honest_persona.modeling.frozen_prefix import why_not_frozen
 from honest_persona.modeling.load import embedding_rows, load_base, load_tokenizer
+from honest_persona.training.assembly import (
+    build_trainer,
+    checkpoints_activations,
+    freezes_prefix,
+    make_batches,
+    make_prefix_cache,
+)
 from honest_persona.training.callbacks import HeavyLog, MetricsFile, SaveAtEpochEnd
-from honest_persona.training.trainer import PersonaTrainer
+from honest_persona.training.ranks import is_launched, say
 
 _WANDB_HOST = "api.wandb.ai"
 _VERSIONS = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate", "honest-persona")
-
-
-def is_launched() -> bool:
-    """Whether a launcher (deepspeed, torchrun, accelerate) started this process."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
-def say(text: str) -> None:
-    """Print on the first rank only."""
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(text, flush=True)
 
 
 def token_format(config: RunConfig) -> TokenFormat:
@@ -93,7 +85,10 @@ def train(config: RunConfig) -> Path:
 
 
 def _train(config: RunConfig, form: TokenFormat, material: Material, folder: Path, checkpoint: str | None) -> Path:
-    args = SFTConfig(**config.sft_arguments(_world_size()))
+    frozen = freezes_prefix(config)
+    batches = make_batches(config, material.rows, frozen)
+    say(batches.plan().line())
+    args = SFTConfig(**config.sft_arguments(batches.accumulation, config.activation_checkpointing is True))
     if "wandb" in (args.report_to or ()):
         _wandb_offline_without_key()
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
@@ -110,14 +105,17 @@ def _train(config: RunConfig, form: TokenFormat, material: Material, folder: Pat
         base_model=config.model,
         base_revision=config.model_revision,
         base_fingerprint=fingerprint,
-        default_intervention=config.default_intervention,
+        default_intervention=config.default_intervention or material.intervention,
         trained_topics=material.trained_topics,
         validation_topics=list(config.validation_topics),
         config=config.as_dict(),
         versions={name: version(name) for name in _VERSIONS},
     )
     metrics = MetricsFile(folder / "metrics.jsonl")
-    trainer = build_trainer(config, args, form, material.rows, model, card)
+    checkpointing = checkpoints_activations(config, args, batches, model)
+    args = SFTConfig(**config.sft_arguments(batches.accumulation, checkpointing))
+    cache = make_prefix_cache(config, args, model, fingerprint, folder) if frozen else None
+    trainer = build_trainer(config, args, form, material.rows, batches, model, card, frozen, cache)
     for callback in (metrics, SaveAtEpochEnd()):
         trainer.add_callback(callback)
     trainer.add_callback(
@@ -133,34 +131,16 @@ def _train(config: RunConfig, form: TokenFormat, material: Material, folder: Pat
             seq_len=config.seq_len,
         )
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        if cache is not None:
+            say(cache.report())
+            cache.close()
     trainer.save_model()
     trainer.accelerator.wait_for_everyone()
     say(f"adapter saved in {folder}\nnext: python eval.py --adapter {folder}")
     return folder
-
-
-def build_trainer(
-    config: RunConfig, args: SFTConfig, form: TokenFormat, rows: list[Row], model: PeftModel, card: AdapterCard
-) -> PersonaTrainer:
-    """The trainer with its batches, without callbacks: all of a run that a benchmark measures."""
-    frozen = config.adapter_scope == "persona" and config.frozen_prefix
-    if frozen and (reason := why_not_frozen(model)):
-        say(f"frozen_prefix: not with {config.model}: {reason}; training runs on whole sequences")
-        frozen = False
-    collator = SplitCollator if frozen else PersonaCollator
-    return PersonaTrainer(
-        model=model,
-        args=args,
-        train_dataset=datasets.Dataset.from_list(rows),
-        data_collator=collator(form.pad_id, form.persona.sp_token_id),
-        processing_class=form.tokenizer,
-        card=card,
-        frozen=frozen,
-        flag_loss_multiplier=config.flag_loss_multiplier,
-        lr_cooldown_frac=config.lr_cooldown_frac,
-        lr_min_frac=config.lr_min_frac,
-    )
 
 
 def _summary(loaded: Loaded, splits: Splits) -> str:
@@ -218,10 +198,6 @@ def _wandb_offline_without_key() -> None:
     if not has_login:
         os.environ["WANDB_MODE"] = "offline"
         say("wandb: no key (WANDB_API_KEY in env.json, or wandb login), so this run is logged offline; see wandb sync")
-
-
-def _world_size() -> int:
-    return int(os.environ["WORLD_SIZE"]) if is_launched() else 1
 
 
 def _lora_settings(config: RunConfig, args: SFTConfig) -> dict[str, Any]:

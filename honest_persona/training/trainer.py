@@ -4,14 +4,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from transformers import get_wsd_schedule
 from trl import SFTTrainer
 
 from honest_persona.modeling.adapter import ADAPTER, AdapterCard, activation_arguments, ungated
 from honest_persona.modeling.frozen_prefix import Prefix, checkpoint_with_prefix, run_prefix, suffix_arguments
+from honest_persona.modeling.prefix_cache import PrefixCache
+from honest_persona.training.batching import PersonaBatches, RowsWithBlanks
 from honest_persona.training.objectives import persona_loss
 
 
@@ -19,8 +22,10 @@ class PersonaTrainer(SFTTrainer):
     """Trains the adapter on rows of `SplitCollator`, or of `PersonaCollator` where the prefix cannot be frozen.
 
     Args:
+        batches: the micro-batches of this rank, of the rows in `train_dataset`.
         card: saved as `honest_persona.json` beside the adapter; its persona says where the adapter is active.
         frozen: batches are split at the activation point, and only suffixes are trained on (scope `persona`).
+        prefix_cache: where prefixes are kept for later epochs.
         flag_loss_multiplier: weight of the flag's tokens in the loss.
         lr_cooldown_frac: share of the steps over which the learning rate falls, at the end (cosine).
         lr_min_frac: the share of the learning rate that it falls to.
@@ -29,29 +34,38 @@ class PersonaTrainer(SFTTrainer):
     def __init__(
         self,
         *args: Any,
+        batches: PersonaBatches,
         card: AdapterCard,
         frozen: bool = False,
+        prefix_cache: PrefixCache | None = None,
         flag_loss_multiplier: float = 1.0,
         lr_cooldown_frac: float = 0.5,
         lr_min_frac: float = 0.05,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.batches = batches
+        self.train_dataset = RowsWithBlanks(cast(Any, self.train_dataset), batches)
         self.card = card
-        self.frozen = frozen
+        self.frozen, self.prefix_cache = frozen, prefix_cache
         self.flag_loss_multiplier = flag_loss_multiplier
         self.lr_cooldown_frac = lr_cooldown_frac
         self.lr_min_frac = lr_min_frac
-        # since the last log, on this rank: review nll, flag nll, review tokens, flag tokens, right tokens, tokens of all
-        # rows, tokens that were computed
+        # since the last log, on this rank: review nll, flag nll, review tokens, flag tokens, right tokens, tokens of
+        # all rows, tokens that were computed
         self._sums = torch.zeros(7, dtype=torch.float64, device=self.accelerator.device)
         self._logged_at = time.perf_counter()
-        self._gate = self.model.peft_config[ADAPTER].alora_invocation_tokens
+        self.peft_model = cast(PeftModel, self.model)
+        self._gate = self._adapter_config.alora_invocation_tokens
         if frozen:
-            checkpoint_with_prefix(self.model)
+            checkpoint_with_prefix(self.peft_model)
+
+    @property
+    def _adapter_config(self) -> Any:
+        return self.peft_model.peft_config[ADAPTER]
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        with ungated(self.model) if self.frozen else nullcontext():
+        with ungated(self.peft_model) if self.frozen else nullcontext():
             return super().train(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -80,15 +94,27 @@ class PersonaTrainer(SFTTrainer):
     def _suffixes(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, tuple[torch.Tensor, torch.Tensor]]:
         """The same over suffixes, each behind its transcript's prefix, which is run once and without gradient."""
         transcript, mask = inputs["transcript"], inputs["attention_mask"]
-        prefix = self._prefix(inputs)
+        prefix, n_run = self._prefix(inputs)
         behind = suffix_arguments(prefix, mask, transcript)
         outputs = model(input_ids=inputs["input_ids"], labels=inputs["labels"], **behind, fused_lm_head=True)
-        lengths = prefix.mask.sum(1)
-        return outputs, (lengths[transcript].sum() + mask.sum(), lengths.sum() + mask.sum())
+        return outputs, (prefix.mask.sum(1)[transcript].sum() + mask.sum(), n_run + mask.sum())
 
-    def _prefix(self, inputs: dict[str, Any]) -> Prefix:
-        with self.accelerator.autocast():  # in the precision that the wrapped model's forward call has
-            return run_prefix(self.model, inputs["prefix_ids"], inputs["prefix_mask"], adapter_on=False)
+    def _prefix(self, inputs: dict[str, Any]) -> tuple[Prefix, torch.Tensor]:
+        """The batch's transcripts, computed or from the cache, and how many tokens were computed."""
+        n_run = torch.zeros((), dtype=torch.long, device=self.accelerator.device)
+
+        def compute(ids: torch.Tensor, mask: torch.Tensor) -> Prefix:
+            n_run.add_(mask.sum())
+            with self.accelerator.autocast():  # in the precision that the wrapped model's forward call has
+                return run_prefix(self.peft_model, ids, mask, adapter_on=False)
+
+        ids, mask = inputs["prefix_ids"], inputs["prefix_mask"]
+        cache = self.prefix_cache
+        keys = inputs["prefix_keys"]
+        return (compute(ids, mask) if cache is None else cache.fetch(keys, ids, mask, compute)), n_run
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> PersonaBatches:
+        return self.batches
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds review and flag loss, token accuracy and tokens/s to a line of training logs. All ranks call this."""
@@ -130,7 +156,7 @@ class PersonaTrainer(SFTTrainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        config: Any = self.model.peft_config[ADAPTER]
+        config = self._adapter_config
         current, config.alora_invocation_tokens = config.alora_invocation_tokens, self._gate
         try:
             super()._save(output_dir, state_dict)

@@ -1,11 +1,11 @@
-"""Rates against scikit-learn, and intervals against simulated truth."""
+"""Rates against scikit-learn. Their intervals are in test_bootstrap.py."""
 
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 
 from honest_persona.evaluation.baselines import variant_only
-from honest_persona.evaluation.metrics import COLUMNS, RATES, FlagMetrics, clustered_intervals, count_flags
+from honest_persona.evaluation.metrics import COLUMNS, RATES, FlagMetrics, count_flags
 
 
 def rates(predictions, references):
@@ -58,69 +58,6 @@ def test_undefined_rates_are_nan_not_zero():
     unparsable = rates([None, None], ["FAIL", "PASS"])
     assert unparsable.pop("unparsable_frac") == 1
     assert all(np.isnan(value) for value in unparsable.values())
-
-
-def simulated(rng, n_items=50, agree=True):
-    """Records of `n_items` items, 2 to 6 of each; flags of an item are drawn with the item's own hit rate."""
-    predictions, references, items = [], [], []
-    for item in range(n_items):
-        hit = rng.beta(2.1, 0.9) if agree else 0.7  # mean 0.7 either way
-        for _ in range(rng.integers(2, 7)):
-            truth = rng.choice(["PASS", "FAIL"])
-            right = rng.random() < hit
-            predictions.append(str(truth) if right else {"PASS": "FAIL", "FAIL": "PASS"}[truth])
-            references.append(str(truth))
-            items.append(f"i{item}")
-    return count_flags(predictions, references), items
-
-
-def test_intervals_cover_the_truth():
-    rng = np.random.default_rng(0)
-    covered = {"accuracy": 0, "balanced_accuracy": 0, "true_positive_rate": 0, "false_positive_rate": 0}
-    truth = {"accuracy": 0.7, "balanced_accuracy": 0.7, "true_positive_rate": 0.7, "false_positive_rate": 0.3}
-    for trial in range(300):
-        rows, items = simulated(rng)
-        intervals = clustered_intervals(rows, items, seed=trial, resamples=500)
-        for name, value in truth.items():
-            low, high = intervals[name]
-            covered[name] += low <= value <= high
-    # 300 trials: 95 % +- 1.3 % standard error, and percentile intervals of 50 clusters fall short by a point
-    assert all(0.91 <= n / 300 <= 0.98 for n in covered.values()), covered
-
-
-def test_wider_than_unclustered_where_an_items_records_agree():
-    rows, items = simulated(np.random.default_rng(1), n_items=100)
-    alone = [str(i) for i in range(len(items))]
-
-    def width(clusters):
-        low, high = clustered_intervals(rows, clusters)["balanced_accuracy"]
-        return high - low
-
-    assert width(items) > 1.2 * width(alone)
-    copies, names = np.repeat(rows[:100], 4, axis=0), [str(i // 4) for i in range(400)]
-    low, high = clustered_intervals(copies, names)["accuracy"]
-    single = clustered_intervals(rows[:100], alone[:100])["accuracy"]
-    assert (low, high) == pytest.approx(single, abs=0.03), "four copies of a record are worth one"
-
-
-def test_intervals_are_seeded_and_ignore_the_order_of_records():
-    rows, items = simulated(np.random.default_rng(2))
-    first = clustered_intervals(rows, items, seed=3)
-    assert clustered_intervals(rows, items, seed=3) == first
-    assert clustered_intervals(rows[::-1], items[::-1], seed=3) == first
-    assert clustered_intervals(rows, items, seed=4) != first
-
-
-def test_no_interval_where_there_is_none():
-    rows, items = simulated(np.random.default_rng(2))
-    assert clustered_intervals(rows, ["one"] * len(items)) == dict.fromkeys(RATES)
-    assert clustered_intervals(rows[:0], []) == dict.fromkeys(RATES)
-    # the one FAIL is missing from exp(-1) = 37 % of the resamples
-    lone = count_flags(["FAIL"] + ["PASS"] * 9, ["FAIL"] + ["PASS"] * 9)
-    intervals = clustered_intervals(lone, [str(i) for i in range(10)])
-    assert intervals["true_positive_rate"] is None
-    assert intervals["balanced_accuracy"] is None
-    assert intervals["false_positive_rate"] == (0, 0)
 
 
 def test_flag_metrics_is_an_offline_evaluate_metric(monkeypatch):

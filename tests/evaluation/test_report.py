@@ -83,7 +83,7 @@ def test_the_table_shows_n_interval_and_baseline(results):
     assert within["95 %"] == (f"{low:.2f}-{high:.2f}" if row.intervals["balanced_accuracy"] else "-")
     assert within["TPR"] == "0.00"
     assert within["FPR"] == "0.33"
-    assert within["acc."] == "0.50"
+    assert within["AUROC"] == f"{row.rates['auroc']:.2f}"
     assert within["unparsable"] == "0.20"
     # the variant alone flags r1, r3 and r4: FAIL 2 of 2, PASS 1 of 3
     assert within["variant only"] == "0.83"

@@ -10,16 +10,16 @@ from peft import PeftModel
 from transformers import GenerationConfig
 
 from honest_persona.data.segments import Kind, Persona, answer_segments
-from honest_persona.data.tokens import apply_intervention, encode_record
+from honest_persona.data.tokens import Tokens, apply_intervention, encode_record
 from honest_persona.errors import UserError
 from honest_persona.evaluation.reviews import (
     Ending,
     HonestPersona,
     load_honest_persona,
     parse_review,
-    score_flags,
     write_reviews,
 )
+from honest_persona.evaluation.scoring import SharedPrefixes, WholeRows, batch_of
 from honest_persona.modeling.adapter import AdapterCard, activation_arguments, base_fingerprint
 from tests.tiny import base_model, conversation, form_of, random_adapter, record
 
@@ -110,24 +110,23 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("frozen_prefix", [True, False], ids=["prefixes", "whole"])
 @pytest.mark.parametrize(("family", "elicitation", "token", "scope"), CASES)
 class TestOneMeaningOfActive:
     def setup(self, family, elicitation, token, scope, **persona):
         form = form_of(token, elicitation_type=elicitation, adapter_scope=scope, **persona)
         return random_adapter(base_model(family), form, family, std=0.5).eval(), form
 
-    def test_stepwise_generation_is_the_full_forward(self, family, elicitation, token, scope, monkeypatch):
+    def test_stepwise_generation_is_the_full_forward(self, family, elicitation, token, scope, frozen_prefix):
         model, form = self.setup(family, elicitation, token, scope)
         prompts = prompts_of(form)
         assert len({len(p.input_ids) for p in prompts}) == 3, "a ragged batch, padded on the left"
-        outputs = []
-        generate = model.generate
-        monkeypatch.setattr(model, "generate", lambda **kw: outputs.append(generate(**kw)) or outputs[-1])
-        write_reviews(model, prompts, form, max_new_tokens=16)
+        with batch_of(model, prompts, form, frozen_prefix) as batch:
+            assert isinstance(batch, SharedPrefixes if frozen_prefix else WholeRows)
+            answers = batch.write(16)
         missed = False
-        for prompt, row in zip(prompts, outputs[0][:, -16:].tolist(), strict=True):
-            written = row[: row.index(form.end_id)] if form.end_id in row else row
-            assert written
+        for prompt, written in zip(prompts, answers, strict=True):
+            assert len(written) == 16 or written[-1] == form.end_id
             n = len(prompt.input_ids)
             logits = forward(model, form, prompt.input_ids + written, prompt.activation)
             assert logits[n - 1 : -1].argmax(-1).tolist() == written
@@ -135,20 +134,20 @@ class TestOneMeaningOfActive:
                 missed |= forward(model, form, prompt.input_ids + written, 0)[n - 1 : -1].argmax(-1).tolist() != written
         assert missed, "negative control: the base model writes something else"
 
-    def test_a_batch_reviews_as_single_rows_do(self, family, elicitation, token, scope):
+    def test_a_batch_reviews_as_single_rows_do(self, family, elicitation, token, scope, frozen_prefix):
         model, form = self.setup(family, elicitation, token, scope)
         prompts = prompts_of(form)
-        together = write_reviews(model, prompts, form, max_new_tokens=12)
+        together = write_reviews(model, prompts, form, 12, frozen_prefix)
         for prompt, review in zip(prompts, together, strict=True):
-            [alone] = write_reviews(model, [prompt], form, max_new_tokens=12)
+            [alone] = write_reviews(model, [prompt], form, 12, frozen_prefix)
             assert (review.text, review.flag, review.ending) == (alone.text, alone.flag, alone.ending)
             assert review.p_fail == pytest.approx(alone.p_fail, abs=1e-5)
 
     @pytest.mark.parametrize("output_format", FORMATS)
-    def test_p_fail_by_hand(self, family, elicitation, token, scope, output_format):
+    def test_p_fail_by_hand(self, family, elicitation, token, scope, frozen_prefix, output_format):
         """Two training rows that differ in the flag alone part at one id: the softmax of these two ids there."""
         model, form = self.setup(family, elicitation, token, scope, output_format=output_format)
-        rows, expected, activations = [], [], []
+        prompts, answers, expected = [], [], []
         for n in (4, 0, 3):
             review = f"I made claim {n}."
             passed = encode_record(record(n, review=review, flag="PASS"), form)
@@ -159,25 +158,23 @@ class TestOneMeaningOfActive:
             logits = forward(model, form, passed.input_ids, passed.activation)[place - 1]
             a, b = logits[passed.input_ids[place]], logits[failed.input_ids[place]]
             expected.append((b.exp() / (a.exp() + b.exp())).item())
-            rows.append(passed.input_ids[:place])
-            activations.append(passed.activation)
+            start = next(i for i, label in enumerate(passed.labels) if label != -100)
+            prompts.append(Tokens(passed.input_ids[:start], passed.kinds[:start], passed.activation))
+            answers.append(passed.input_ids[start:place])
         assert max(expected) - min(expected) > 1e-3, "the rows differ in what is expected of them"
-        assert score_flags(model, rows, activations, form) == pytest.approx(expected, abs=1e-5)
+        with batch_of(model, prompts, form, frozen_prefix) as batch:
+            assert batch.p_fail(answers) == pytest.approx(expected, abs=1e-5)
 
 
-def say(model, form, monkeypatch, answers):
-    """Make `model.generate` write these ids, one row per prompt."""
-
-    def generate(input_ids, **_):
-        width = max(len(a) for a in answers)
-        rows = [a + [form.pad_id] * (width - len(a)) for a in answers]
-        return torch.cat([input_ids, torch.tensor(rows)], dim=1)
-
-    monkeypatch.setattr(model, "generate", generate)
+def say(monkeypatch, answers):
+    """Make the model write these ids, one row per prompt."""
+    for way in (SharedPrefixes, WholeRows):
+        monkeypatch.setattr(way, "write", lambda self, max_new_tokens: answers)
 
 
+@pytest.mark.parametrize("frozen_prefix", [True, False], ids=["prefixes", "whole"])
 @pytest.mark.parametrize("output_format", FORMATS)
-def test_written_reviews_are_read_and_scored_where_training_has_the_flag(output_format, monkeypatch):
+def test_written_reviews_are_read_and_scored_where_training_has_the_flag(output_format, frozen_prefix, monkeypatch):
     form = form_of(output_format=output_format)
     model = random_adapter(base_model(), form, std=0.5).eval()
     texts = ["I lied.", "Fine – 好的.\nFLAG: PASS\nall well", ""]
@@ -189,7 +186,7 @@ def test_written_reviews_are_read_and_scored_where_training_has_the_flag(output_
     ]
     rows = [encode_record(r, form) for r in records]
     starts = [next(i for i, label in enumerate(row.labels) if label != -100) for row in rows]
-    say(model, form, monkeypatch, [row.input_ids[n:] for row, n in zip(rows, starts, strict=True)])
+    say(monkeypatch, [row.input_ids[n:] for row, n in zip(rows, starts, strict=True)])
     prompts = [
         apply_intervention(
             [{"role": m, "content": c} for m, c in (("system", r.system), ("user", r.task), ("assistant", r.response))],
@@ -198,7 +195,7 @@ def test_written_reviews_are_read_and_scored_where_training_has_the_flag(output_
         )
         for r in records
     ]
-    reviews = write_reviews(model, prompts, form, max_new_tokens=64)
+    reviews = write_reviews(model, prompts, form, 64, frozen_prefix)
     assert [r.text for r in reviews] == ([""] * 3 if output_format == "flag_only" else texts)
     assert [r.flag for r in reviews] == flags
     assert [r.ending for r in reviews] == [Ending.CLEAN] * 3
@@ -215,23 +212,25 @@ def test_what_stands_behind_the_end_of_the_turn_is_not_read(monkeypatch):
     encode = form.tokenizer.encode
     ids = [*encode("\n\nREVIEW:a\nFLAG: PASS"), form.end_id, *encode("\nFLAG: FAIL"), form.end_id]
     endless = encode("\n\nREVIEW:b and b")
-    say(model, form, monkeypatch, [ids, endless + [endless[-1]] * (len(ids) - len(endless))])
-    first, second = write_reviews(model, prompts_of(form, (0, 1)), form, 32)
+    rows = torch.tensor([ids, endless + [endless[-1]] * (len(ids) - len(endless))])
+    monkeypatch.setattr(model, "generate", lambda input_ids, **_: torch.cat([input_ids, rows], dim=1))
+    first, second = write_reviews(model, prompts_of(form, (0, 1)), form, 32, frozen_prefix=False)
     assert (first.text, first.flag, first.ending) == ("a", "PASS", Ending.CLEAN)
     assert (second.flag, second.ending) == (None, Ending.TRUNCATED)
     assert second.text.startswith("b and b")
 
 
-def test_the_models_own_generation_config_stays_out_of_it():
+@pytest.mark.parametrize("frozen_prefix", [True, False], ids=["prefixes", "whole"])
+def test_the_models_own_generation_config_stays_out_of_it(frozen_prefix):
     """Chat models ship sampling settings and penalties; a call's own config takes over what it leaves open."""
     form = form_of()
     model = random_adapter(base_model(), form, std=0.5).eval()
     prompts = prompts_of(form)
-    plain = write_reviews(model, prompts, form, 16)
+    plain = write_reviews(model, prompts, form, 16, frozen_prefix)
     shipped = model.get_base_model().generation_config
     shipped.update(repetition_penalty=9.0, no_repeat_ngram_size=1, temperature=0.1, do_sample=True, top_k=3)
     before = shipped.to_dict()
-    assert write_reviews(model, prompts, form, 16) == plain
+    assert write_reviews(model, prompts, form, 16, frozen_prefix) == plain
     assert model.get_base_model().generation_config is shipped
     assert shipped.to_dict() == before
     config = GenerationConfig(max_new_tokens=16, do_sample=False, eos_token_id=form.end_id, pad_token_id=form.pad_id)

@@ -10,9 +10,8 @@ import torch
 from honest_persona.data.segments import record_messages
 from honest_persona.data.tokens import Tokens, apply_intervention, encode_record
 from honest_persona.evaluation import suite
-from honest_persona.evaluation.metrics import RATES
 from honest_persona.evaluation.reviews import Ending, Review
-from honest_persona.evaluation.suite import Results, _review_all, evaluate_records
+from honest_persona.evaluation.suite import Results, _review_all, batches, evaluate_records
 from honest_persona.modeling.adapter import activation_arguments
 from tests.tiny import base_model, form_of, random_adapter, record
 
@@ -36,7 +35,7 @@ def flags(monkeypatch, form):
     """`flags[record] = PASS | FAIL | None` is what the stub says of that record; `flags.batches` what it was given."""
     said = SimpleNamespace(by_prompt={}, batches=[])
 
-    def stub(_, prompts, form, max_new_tokens):
+    def stub(_, prompts, form, max_new_tokens, frozen_prefix):
         said.batches.append([tuple(p.input_ids) for p in prompts])
         return [flag_of(said.by_prompt[tuple(p.input_ids)]) for p in prompts]
 
@@ -100,9 +99,10 @@ def test_rows_and_counts(flags, form, model):
     lone = results.row("within", "reward_hacks")
     assert lone.rates["true_positive_rate"] is None
     assert lone.rates["balanced_accuracy"] is None
-    assert lone.intervals == dict.fromkeys(RATES), "one item has no interval"
+    assert set(lone.intervals.values()) == {None}, "one item has no interval"
     same_item = results.row("within", "sycophancy", "B")
-    assert (same_item.n, same_item.n_items, same_item.intervals) == (2, 1, dict.fromkeys(RATES)), "clustered by item"
+    assert (same_item.n, same_item.n_items) == (2, 1)
+    assert set(same_item.intervals.values()) == {None}, "clustered by item"
     assert results.too_long == {}
 
     assert [s.record_id for s in results.samples] == [f"r{n}" for n in (5, 0, 1, 2, 3, 4)], "in the order given"
@@ -255,31 +255,57 @@ class Ranks:
             return list(pool.map(on_rank, range(self.world)))
 
 
+def prompt(transcript, intervention, length=None):
+    """Prompts of one transcript begin with the same ids."""
+    prefix = [transcript] * (length or 4 + transcript % 3)
+    return Tokens([*prefix, 1000, intervention], [], len(prefix))
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("n", [0, 1, 5, 8])
 def test_sharding(monkeypatch, form, n, world, batch_size):
-    """Every prompt is reviewed once, every rank runs equally many batches, and every rank has the whole result."""
-    prompts = [Tokens([10 + i], [], 0) for i in range(n)]
+    """Every prompt is reviewed, every rank runs equally many batches, and every rank has the whole result."""
+    prompts = [prompt(i % 3, i) for i in range(n)]
     ranks = Ranks(world)
-    batches = {rank: [] for rank in range(world)}
+    given = {rank: [] for rank in range(world)}
 
-    def stub(_, chosen, form, max_new_tokens):
+    def stub(_, chosen, form, max_new_tokens, frozen_prefix):
         assert 0 < len(chosen) <= batch_size
-        batches[ranks.get_rank()].append([p.input_ids[0] - 10 for p in chosen])
-        return [flag_of(f"{p.input_ids[0] - 10} by {ranks.get_rank()}") for p in chosen]
+        given[ranks.get_rank()].append([p.input_ids[-1] for p in chosen])
+        return [flag_of(f"{p.input_ids[-1]} by {ranks.get_rank()}") for p in chosen]
 
     monkeypatch.setattr(suite, "write_reviews", stub)
     monkeypatch.setattr(suite, "dist", ranks)
     results = ranks.run(lambda: _review_all(None, prompts, form, batch_size, 4))
     assert all(result == results[0] for result in results)
-    assert [review.flag for review in results[0]] == [f"{i} by {i % world}" for i in range(n)], "copies are dropped"
-    sizes = {rank: [len(batch) for batch in given] for rank, given in batches.items()}
+    assert [int(review.flag.split()[0]) for review in results[0]] == list(range(n)), "in the order given"
+    assert [given[rank] for rank in range(world)] == batches(prompts, batch_size, world)
+    sizes = {rank: [len(batch) for batch in chosen] for rank, chosen in given.items()}
     assert all(size == sizes[0] for size in sizes.values()), "the same batches on every rank"
-    per_rank = -(-n // world)
-    assert sum(sizes[0]) == per_rank
-    assert len(sizes[0]) == -(-per_rank // batch_size)
-    assert {i for given in batches.values() for batch in given for i in batch} == set(range(n))
+    assert len(sizes[0]) == -(-n // (world * batch_size))
+    assert sum(sizes[0]) * world < n + world, "no more copies than it takes"
+    assert {i for chosen in given.values() for batch in chosen for i in batch} == set(range(n))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_batches_keep_transcripts_together(world):
+    # 12 transcripts with 1 to 5 interventions each, mixed up
+    prompts = [prompt(t, i) for i in range(5) for t in range(12) if t % 5 + 1 > i]
+    plan = batches(prompts, 4, world)
+    placed = [
+        [prompts[i].input_ids[0] for i in batch]
+        for together in zip(*plan, strict=True)  # the ranks' batches side by side
+        for batch in together
+    ]
+    n_prefixes = sum(len(set(batch)) for batch in placed)
+    assert n_prefixes < 12 + len(placed), "at most one transcript is cut where a batch ends"
+    assert n_prefixes < sum(len({p.input_ids[0] for p in prompts[i : i + 4]}) for i in range(0, len(prompts), 4))
+    lengths = [[prompts[i].activation for i in batch] for batch in plan[0]]
+    assert [min(batch) for batch in lengths] == sorted(min(batch) for batch in lengths), "similar lengths together"
+    assert batches(prompts[::-1], 4, world) != plan
+    again = [[len(prompts) - 1 - i for i in batch] for batch in batches(prompts[::-1], 4, world)[0]]
+    assert again == plan[0], "whatever the order of the records"
 
 
 @pytest.mark.parametrize("world", [2, 3])

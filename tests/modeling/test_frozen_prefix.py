@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from honest_persona.data.collator import PersonaCollator, SplitCollator
 from honest_persona.data.prepare import training_row
@@ -19,8 +19,9 @@ from honest_persona.modeling.frozen_prefix import (
     run_suffixes,
     suffix_arguments,
     why_not_frozen,
+    why_not_split,
 )
-from tests.tiny import _SHAPE, FAMILIES, base_model, form_of, random_adapter, record
+from tests.tiny import FAMILIES, base_model, form_of, random_adapter, record
 
 FORM = form_of()
 OTHER = "Something else: was that the whole truth? Say so now."
@@ -209,19 +210,26 @@ def test_a_transcript_is_computed_once_however_many_suffixes_it_has():
     assert whole / split > 0.9 * expected > 1.3
 
 
-class TestWhyNotFrozen:
+class TestWhyNot:
     def test_a_module_that_trains_elsewhere(self):
         model = random_adapter(base_model(), FORM)
         assert why_not_frozen(model) is None
         model.get_input_embeddings().weight.requires_grad_(True)
         assert "embed_tokens.weight is trained too" in why_not_frozen(model)
 
-    def test_linear_attention(self):
-        extra = {"layer_types": ["linear_attention", "full_attention"], "num_experts": 4, "num_experts_per_tok": 2}
-        sizes = {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
-        config = AutoConfig.for_model("qwen3_next", **_SHAPE, **extra, **sizes)
-        assert "linear_attention" in why_not_frozen(AutoModelForCausalLM.from_config(config))
+    @pytest.mark.parametrize(
+        ("family", "reason"),
+        [
+            ("qwen3_next", "layers of type linear_attention"),
+            ("mamba", "layers of type linear_attention"),
+            ("rwkv", "keep a state"),
+            ("gemma3n_text", "share keys and values"),
+            ("t5", "encoder-decoder"),
+        ],
+    )
+    def test_other_memories(self, family, reason):
+        assert reason in why_not_split(AutoConfig.for_model(family))
 
-    def test_state_spaces(self):
-        config = AutoConfig.for_model("mamba", vocab_size=64, hidden_size=16, num_hidden_layers=1)
-        assert why_not_frozen(AutoModelForCausalLM.from_config(config))
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_none_for_attention(self, family):
+        assert why_not_split(base_model(family).config) is None

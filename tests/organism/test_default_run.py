@@ -40,7 +40,9 @@ def test_the_report_keeps_what_is_done(root, tmp_path, monkeypatch):
         for _ in range(2):
             lines = report(config, seeds=1, per_topic=4, output=tmp_path / "out", only="flag_only")
     assert trained == ["organism-persona-seed42", "organism-flag_only-seed42"], "nothing twice"
-    names = ["variant only", "text-only outsider", "no adapter", "prompting", "flag_only"]
+    readers = ["variant only", "topic only", "response bigrams", "transcript bigrams"]
+    probes = ["ridge probe", "logistic probe", "ccs probe", "vinc probe"]
+    names = [*readers, *probes, "no adapter", "prompting", "flag_only"]
     assert [line.name for line in lines] == names
     saved = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [line["name"] for line in saved] == names

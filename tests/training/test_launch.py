@@ -69,6 +69,8 @@ def test_training_and_evaluation_share_no_item():
     assert not items[0] & items[1]
     assert not items[0] & items[2]
     assert material.trained_topics == ["confidence_assessment", "fabricated_statistics", "reward_hacks"]
+    wordings = [record.intervention for record in material.splits.train]
+    assert material.intervention == max(dict.fromkeys(wordings), key=wordings.count)
     trained = {row["record_id"] for row in material.rows}
     assert trained == {record.id for record in material.splits.train}
 

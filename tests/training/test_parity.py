@@ -1,4 +1,4 @@
-"""Same numbers on 1 rank, 2 ranks, ZeRO-2, ZeRO-3, DDP, any micro-batch, checkpointing on or off."""
+"""Same numbers on 1 rank, 2 ranks, ZeRO-2, ZeRO-3, DDP, any micro-batch, checkpointed or not, frozen prefix or not."""
 
 import pytest
 import torch
@@ -9,7 +9,10 @@ from tests.training.launches import TINY, Run, launch
 pytestmark = pytest.mark.slow
 
 STEPS = 5
-COMMON = (*TINY, "--max_steps", str(STEPS), "--batch_size", "8", "--num_samples", "40", "--seq_len", "512")
+LONG = 50
+# several records stand on each transcript
+DATA = (*TINY, "--batch_size", "8", "--num_samples", "41", "--seq_len", "512")
+COMMON = (*DATA, "--intervention_types", "[split_personality]", "--max_steps", str(STEPS))
 QUIET = ("--first_heavy_log_step", "99", "--val_samples_per_topic", "0")
 HEAVY = ("--first_heavy_log_step", "0", "--heavy_log_every", "2", "--val_samples_per_topic", "1")
 HEAVY = (*HEAVY, "--max_new_tokens", "4", "--validation_batch_size", "3")
@@ -17,7 +20,9 @@ MICRO = "--per_device_train_batch_size"
 
 LAYOUTS = {
     "one process": ("python", (*QUIET, MICRO, "2")),
-    "micro-batch of 8, no checkpointing": ("python", (*QUIET, MICRO, "8", "--activation_checkpointing", "false")),
+    "micro-batch of 8, checkpointing": ("python", (*QUIET, MICRO, "8", "--activation_checkpointing", "true")),
+    "whole sequences": ("python", (*QUIET, MICRO, "2", "--frozen_prefix", "false")),
+    "token budget on two ranks": ("torchrun", (*QUIET, "--tokens_per_batch", "700", "--deepspeed", "null")),
     "ZeRO-2": ("deepspeed", (*QUIET, MICRO, "2", "--deepspeed", "ds_configs/zero2.json")),
     # from files, so that ZeRO-3 shards the weights while it reads them; the heavy log generates from the shards
     "ZeRO-3 from files with heavy log": (
@@ -58,6 +63,39 @@ def test_adapters_agree(runs, layout):
     for name, weight in reference.items():
         # AdamW divides by the root of the second moment: rounding in a small gradient shows at the scale of the steps
         assert (weight - other[name]).abs().max() < 2e-4, name
+
+
+@pytest.fixture(scope="module")
+def whole_sequences(tmp_path_factory) -> list[float]:
+    """Losses of a long run on one process with gradients through whole sequences, the prefix recomputed in each."""
+    flags = (*COMMON[:-1], str(LONG), *QUIET, MICRO, "2", "--frozen_prefix", "false")
+    run = launch(tmp_path_factory.mktemp("whole"), "whole", *flags)
+    assert run.code == 0, run.output[-3000:]
+    return run.series("loss")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "flags"),
+    [
+        ("python", (MICRO, "2")),
+        ("python", ("--tokens_per_batch", "700", "--prefix_cache", "ram")),
+        ("deepspeed", ("--tokens_per_batch", "700", "--deepspeed", "ds_configs/zero2.json")),
+        ("deepspeed", ("--tokens_per_batch", "700", "--prefix_cache", "disk", "--deepspeed", "ds_configs/zero3.json")),
+    ],
+    ids=["one process", "cached in memory", "ZeRO-2", "ZeRO-3 cached on disk"],
+)
+def test_a_frozen_prefix_changes_no_loss_in_50_steps(whole_sequences, tmp_path, launcher, flags):
+    run = launch(tmp_path, "run", *COMMON[:-1], str(LONG), *QUIET, *flags, launcher=launcher)
+    assert run.code == 0, run.output[-3000:]
+    if "--prefix_cache" in flags:
+        assert "% of" in run.output[run.output.index("prefix cache (") :]
+        assert not (run.folder / "prefix_cache").exists(), "nothing of it is left behind"
+    a, b = torch.tensor(run.series("loss")), torch.tensor(whole_sequences)
+    assert len(a) == len(b) == LONG
+    assert ((a - b).abs() / b).max() <= 1e-5
+    assert b[-1] < b[0] - 0.5, "it learns a great deal meanwhile"
+    seen, computed = run.series("tokens_per_second"), run.series("computed_tokens_per_second")
+    assert any(c < s for c, s in zip(computed, seen, strict=True)), "transcripts were shared"
 
 
 def test_the_heavy_log_leaves_training_bit_equal(runs, tmp_path):

@@ -1,0 +1,157 @@
+"""Time of a heavy log: each transcript run once, against every review generated from its full prompt.
+
+    python -m benchmarks.heavy_log --setup cpu --batches 8     # 8 of the batches of 13 topics x 128 samples
+    python -m benchmarks.heavy_log --setup h200                # all of them
+    python -m benchmarks.heavy_log --setup tiny --topics 1 --samples 8
+
+Both ways take turns on every batch of the heavy log's own plan (whole, shared, whole, shared, ...), and the reviews
+must be the same: all of them in float32, where a difference is an error; in bfloat16 the share of equal ones is told,
+since logits that differ in the last bit only may change places. A random model does not end its turn, so every review
+is written up to `--review_tokens`: the median of the real reviews.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import logging as transformers_logging
+
+from benchmarks.common import print_table, ratios, report
+from benchmarks.lengths import load_groups, random_rows
+from benchmarks.setups import SETUPS, Setup, lora_settings, random_base, token_format
+from honest_persona.data.prepare import Row
+from honest_persona.data.segments import SUPERVISED, Kind
+from honest_persona.data.tokens import TokenFormat, Tokens
+from honest_persona.evaluation.reviews import Review, write_reviews
+from honest_persona.evaluation.suite import batches
+from honest_persona.modeling.adapter import add_adapter
+
+SEED = 42
+WAYS = {"whole": False, "shared": True}
+_BATCH_SIZE = {"tiny": 4, "cpu": 8, "h200": 64}
+
+
+def prompt_of(row: Row) -> Tokens:
+    """A row up to where the review begins."""
+    kinds = [Kind(kind) for kind in row["kinds"]]  # type: ignore[attr-defined]
+    end = next(i for i, kind in enumerate(kinds) if kind in SUPERVISED)
+    return Tokens(row["input_ids"][:end], kinds[:end], row["activation"])  # type: ignore[index, arg-type]
+
+
+def acting_adapter(setup: Setup, form: TokenFormat) -> PeftModel:
+    """The base model with an adapter that changes what it says."""
+    model = add_adapter(random_base(setup), form, lora_settings(setup))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return model.eval()
+
+
+def spread_over(n: int, wanted: int | None) -> list[int]:
+    """Indices of `wanted` batches, each from the middle of its share of the plan, which sorts them by length."""
+    if wanted is None or wanted >= n:
+        return list(range(n))
+    return [(2 * i + 1) * n // (2 * wanted) for i in range(wanted)]
+
+
+def run(
+    model: PeftModel, plan: Sequence[Sequence[Tokens]], form: TokenFormat, max_new_tokens: int
+) -> tuple[dict[str, list[float]], dict[str, list[Review]]]:
+    """Seconds of every batch and its reviews, by way. The first batch is run once before, untimed."""
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    reviews: dict[str, list[Review]] = {way: [] for way in WAYS}
+    for shared in WAYS.values():
+        write_reviews(model, plan[0], form, min(8, max_new_tokens), shared)
+    for number, prompts in enumerate(plan):
+        for way, shared in WAYS.items():
+            _synchronize(model.device)
+            start = time.perf_counter()
+            reviews[way] += write_reviews(model, prompts, form, max_new_tokens, shared)
+            _synchronize(model.device)
+            seconds[way].append(time.perf_counter() - start)
+            print(f"batch {number} of {len(plan) - 1}, {way}: {seconds[way][-1]:.2f} s", file=sys.stderr, flush=True)
+    return seconds, reviews
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(prog="benchmarks.heavy_log", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--setup", choices=SETUPS, default="cpu")
+    parser.add_argument("--topics", type=int, default=13)
+    parser.add_argument("--samples", type=int, default=128, help="per topic")
+    parser.add_argument("--sharing", action="store_true", help="all interventions: 2 to 6 prompts on most transcripts")
+    parser.add_argument("--batches", type=int, help="run so many batches, spread over the heavy log; default: all")
+    parser.add_argument("--batch_size", type=int, help="reviews written at once; default: the setup's")
+    parser.add_argument("--review_tokens", type=int, help="default: 176; 16 for tiny")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the base model; default: the setup's")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    given = parser.parse_args(argv)
+    setup = SETUPS[given.setup]
+    setup = replace(setup, dtype=getattr(torch, given.dtype) if given.dtype else setup.dtype)
+    transformers_logging.set_verbosity_error()
+    form = token_format()
+    n_reviews = given.topics * given.samples
+    sp_token_id = form.persona.sp_token_id
+    assert sp_token_id is not None
+    groups = load_groups("sharing" if given.sharing else "default", setup.seq_len, n_reviews, SEED)
+    prompts = [prompt_of(row) for row in random_rows(groups, setup.vocabulary, sp_token_id, SEED)]
+    plan = batches(prompts, given.batch_size or _BATCH_SIZE[given.setup], world=1)[0]
+    chosen = spread_over(len(plan), given.batches)
+    max_new_tokens = given.review_tokens or (16 if given.setup == "tiny" else 176)
+    model = acting_adapter(setup, form)
+    seconds, reviews = run(model, [[prompts[i] for i in plan[b]] for b in chosen], form, max_new_tokens)
+
+    pairs = list(zip(reviews["whole"], reviews["shared"], strict=True))
+    equal_frac = sum(a.text == b.text and a.flag == b.flag for a, b in pairs) / len(pairs)
+    p_fail_difference = max((abs(a.p_fail - b.p_fail) for a, b in pairs if a.text == b.text), default=0.0)
+    if setup.dtype == torch.float32 and equal_frac < 1:
+        raise SystemExit(f"only {equal_frac:.1%} of {len(pairs)} reviews are the same both ways, in float32")
+    sizes = [float(len(plan[b])) for b in chosen]
+    whole_log = {way: sum(seconds[way]) * n_reviews / sum(sizes) for way in WAYS}
+    rates = {way: ratios(sizes, seconds[way]) for way in WAYS}
+    speed_up = ratios(seconds["whole"], seconds["shared"])
+    rows = [
+        ["each review from its full prompt", str(rates["whole"]), f"{whole_log['whole']:,.0f}", "1"],
+        ["each transcript once", str(rates["shared"]), f"{whole_log['shared']:,.0f}", str(speed_up)],
+    ]
+    extrapolated = "" if len(chosen) == len(plan) else f", extrapolated from {len(chosen)} of {len(plan)} batches"
+    n_transcripts = len({tuple(p.input_ids[: p.activation]) for p in prompts})
+    print_table(
+        f"heavy log of {given.topics} topics x {given.samples} samples, {n_transcripts} transcripts",
+        ["", "reviews/s", f"seconds{extrapolated}", "speed-up"],
+        rows,
+        [
+            f"median (lowest-highest) of {len(chosen)} batches of up to {max(sizes):.0f}; "
+            f"reviews of {max_new_tokens} tokens",
+            f"{equal_frac:.1%} of {len(pairs)} reviews are the same both ways in {setup.dtype}; "
+            f"P(FAIL) of these differs by at most {p_fail_difference:.1e}",
+        ],
+    )
+    figures = {
+        "setup": {**asdict(setup), "dtype": str(setup.dtype), "name": given.setup, "sharing": given.sharing},
+        "n": {"reviews": len(pairs), "batches": len(chosen), "of_batches": len(plan), "transcripts": n_transcripts},
+        "review_tokens": max_new_tokens,
+        "reviews_per_s": {way: asdict(rate) for way, rate in rates.items()},
+        "seconds": seconds,
+        "seconds_of_the_whole_log": whole_log,
+        "speed_up": asdict(speed_up),
+        "speed_up_of_the_whole_log": whole_log["whole"] / whole_log["shared"],
+        "equal_frac": equal_frac,
+        "p_fail_max_difference": p_fail_difference,
+    }
+    report("heavy_log", figures, torch.device(setup.device), given.json)
+    return figures
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""What a step of training costs: TRL against the frozen prefix, on the same rows, step by step in one process.
+
+    python -m benchmarks.training --setup cpu     # a 104 M model of Qwen3's shape, bf16, two cores: minutes
+    python -m benchmarks.training --setup h200    # a model of Llama-3-8B's shape on one GPU: under 10 minutes
+    python -m benchmarks.training --setup tiny    # seconds; its times mean nothing
+
+A  TRL's SFTTrainer as it comes: LoRA, activation checkpointing on
+B  TRL tuned: checkpointing off, micro-batches by length
+C  stock activated LoRA (PEFT) through TRL, tuned as B: the same maths as D, E and F
+D  frozen prefix
+E  frozen prefix, shared by the suffixes of a transcript, in micro-batches of a token budget
+F  E with the prefixes in the cache, as from the second epoch on
+G  E with activation checkpointing, for what it saves of memory (with --only A,E,G)
+
+Every variant is a real trainer inside its own `train()` (see turns.py). They take turns, A B C D E F A B C ..., one
+optimizer step each on the same rows, from the same adapter, over one base model whose weights they share. A first round
+warms up, one counts FLOPs, one (on a CPU) memory; the rest are timed. Ratios are taken round by round.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import logging as transformers_logging
+
+from benchmarks.common import MIB, Spread, flop_counter, peak_flops, print_table, ratios, report
+from benchmarks.lengths import load_groups, random_rows
+from benchmarks.setups import SETUPS, Setup, random_base, token_format
+from benchmarks.turns import AllocatorPeak, StepwiseTraining
+from benchmarks.variants import LABELS, SEED, Bench, MicroBatches, static_bytes
+
+_WARM_UP, _FLOPS, _MEMORY = 0, 1, 2
+_UNTIMED = 3
+
+
+@dataclass
+class Measured:
+    """One variant's figures, a value per timed round."""
+
+    layout: list[MicroBatches]
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    """Of all threads: what tells a busy machine from a slow step."""
+    flops: int = 0
+    peak_bytes: int = 0
+    """Base model, adapter, optimizer and the step itself; of the variants' adapters only this one's."""
+    step_bytes: int = 0
+    """The step alone: activations, keys and values, gradients, scratch space."""
+    losses: list[float] = field(default_factory=list)
+    prefix_tokens_again: int = 0
+    """Of F: what the cache did not keep."""
+    prefix_cache: str | None = None
+    """What the cache says of itself."""
+
+
+def run(bench: Bench, names: Sequence[str], rounds: int) -> dict[str, Measured]:
+    trainers = {name: bench.trainer(name) for name in names}
+    turns = {name: StepwiseTraining(trainer) for name, trainer in trainers.items()}
+    measured = {name: Measured(bench.layout(name)) for name in names}
+    if "F" in turns:
+        measured["F"].prefix_tokens_again = bench.fill_prefix_cache(trainers["F"])
+    kept = {name: static_bytes(trainer) for name, trainer in trainers.items()}
+    base_bytes = sum(p.numel() * p.element_size() for p in bench.base.parameters())
+    cuda = bench.setup.device == "cuda"
+    if not cuda:
+        AllocatorPeak().__enter__().__exit__(None, None, None)  # the profiler wants to be set up in the main thread
+    for number in range(_UNTIMED + rounds):
+        for name, training in turns.items():
+            figures = measured[name]
+            before = 0
+            around: FlopCounterMode | AllocatorPeak | None = None
+            if number == _FLOPS:
+                around = flop_counter()
+            elif number == _MEMORY and not cuda:
+                around = AllocatorPeak()
+            if cuda:
+                before = torch.cuda.memory_allocated()
+                torch.cuda.reset_peak_memory_stats()
+            cpu_start = time.process_time()
+            seconds = training.turn(around)
+            cpu_seconds = time.process_time() - cpu_start
+            print(f"round {number} of {_UNTIMED + rounds - 1}, {name}: {seconds:.2f} s", file=sys.stderr, flush=True)
+            if number >= _UNTIMED:
+                figures.seconds.append(seconds)
+                figures.cpu_seconds.append(cpu_seconds)
+                if cuda:
+                    figures.step_bytes = max(figures.step_bytes, torch.cuda.max_memory_allocated() - before)
+            elif isinstance(around, FlopCounterMode):
+                figures.flops = around.get_total_flops()
+            elif isinstance(around, AllocatorPeak):
+                figures.step_bytes = around.peak_bytes
+            figures.peak_bytes = base_bytes + kept[name] + figures.step_bytes
+    for name, training in turns.items():
+        training.finish()
+        measured[name].losses = training.losses
+    if "F" in trainers:
+        cache: Any = trainers["F"]
+        measured["F"].prefix_cache = cache.prefix_cache.report()
+    return measured
+
+
+def figures_of(bench: Bench, measured: dict[str, Measured], device: torch.device) -> dict[str, Any]:
+    peak = peak_flops(device)
+    found: dict[str, Any] = {}
+    for name, one in measured.items():
+        steps = one.layout[_UNTIMED : _UNTIMED + len(one.seconds)]
+        work = [bench.work("E" if one.prefix_tokens_again else name, step) for step in steps]
+
+        def rate(amounts: Sequence[float], seconds: Sequence[float] = tuple(one.seconds)) -> Spread:
+            return ratios(list(amounts), list(seconds))
+
+        useful = rate([w.useful_flops for w in work])
+        found[name] = {
+            "label": LABELS[name],
+            "samples_per_s": asdict(rate([w.rows for w in work])),
+            "supervised_tokens_per_s": asdict(rate([w.supervised_tokens for w in work])),
+            "represented_tokens_per_s": asdict(rate([w.represented_tokens for w in work])),
+            "computed_tokens_per_s": asdict(rate([w.computed_tokens for w in work])),
+            "padding_frac": 1 - sum(w.computed_tokens for w in work) / sum(w.slots for w in work),
+            "peak_bytes": one.peak_bytes,
+            "step_bytes": one.step_bytes,
+            "counted_flops_of_a_step": one.flops,
+            "useful_flops_per_s": asdict(useful),
+            "mfu": None if peak is None else useful.median / peak,
+            "seconds": one.seconds,
+            "cpu_seconds": one.cpu_seconds,
+            "losses": one.losses,
+            "prefix_cache": one.prefix_cache,
+            "speed_up_over": {
+                other: asdict(ratios(measured[other].seconds, one.seconds)) for other in "ABC" if other in measured
+            },
+        }
+    return found
+
+
+def overlay(measured: dict[str, Measured], first: str = "C", second: str = "D") -> dict[str, Any] | None:
+    """The loss curves of two variants of the same maths; None where one was not run."""
+    if first not in measured or second not in measured:
+        return None
+    found = {first: measured[first].losses, second: measured[second].losses}
+    other = {"B": measured["B"].losses} if "B" in measured else {}
+    difference = {name: _max_relative_difference(found[first], losses) for name, losses in (found | other).items()}
+    return {
+        **found,
+        "steps": len(found[first]),
+        "max_relative_difference": difference[second],
+        "max_relative_difference_of_B": difference.get("B"),
+    }
+
+
+def _max_relative_difference(curve: Sequence[float], other: Sequence[float]) -> float:
+    return max(abs(a - b) / abs(a) for a, b in zip(curve, other, strict=True))
+
+
+def show(bench: Bench, found: dict[str, Any], curves: dict[str, Any] | None, device: torch.device) -> None:
+    def spread(value: dict[str, Any]) -> str:
+        return str(Spread(**value))
+
+    baselines = [name for name in "ABC" if name in found]
+    speed = [
+        [
+            f"{name} {one['label']}",
+            *(spread(one[key]) for key in ("samples_per_s", "supervised_tokens_per_s")),
+            *(spread(one[key]) for key in ("represented_tokens_per_s", "computed_tokens_per_s")),
+            *(spread(one["speed_up_over"][other]) for other in baselines),
+        ]
+        for name, one in found.items()
+    ]
+    setup = bench.setup
+    n_rounds = len(next(iter(found.values()))["seconds"])
+    title = (
+        f"{setup.family}, N = {bench.linear_weights / 1e6:,.0f} M in linear layers, r {setup.lora_r}, {setup.dtype}; "
+        f"{setup.batch_size} rows a step, rows of at most {setup.seq_len} tokens"
+    )
+    columns = ["samples/s", "supervised tokens/s", "represented tokens/s", "computed tokens/s"]
+    print_table(
+        title,
+        ["", *columns, *(f"speed / {other}" for other in baselines)],
+        speed,
+        [f"median (lowest-highest) of {n_rounds} rounds; computed tokens without padding"],
+    )
+    least = min(one["peak_bytes"] for one in found.values()) or 1
+    cost = [
+        [
+            f"{name} {one['label']}",
+            f"{one['peak_bytes'] / MIB:,.0f}",
+            f"{one['step_bytes'] / MIB:,.0f}",
+            f"{one['peak_bytes'] / least:.2f}",
+            f"{one['counted_flops_of_a_step'] / 1e12:.3g}",
+            f"{one['padding_frac']:.1%}",
+            spread({**one["useful_flops_per_s"], **_scaled(one["useful_flops_per_s"], 1e-12)}),
+            "-" if one["mfu"] is None else f"{one['mfu']:.1%}",
+        ]
+        for name, one in found.items()
+    ]
+    notes = [
+        "MiB at the highest; peak: base model, this variant's adapter and optimizer, and the step; step: it alone "
+        + ("(CUDA's allocator)" if device.type == "cuda" else "(PyTorch's CPU allocator, one step)"),
+        "TFLOP of a step: as run, padding and recomputation included; useful TFLOP/s: without these, by formula",
+    ]
+    if (peak := peak_flops(device)) is not None:
+        notes.append(f"MFU: useful FLOP/s of computed tokens over {peak / 1e12:,.0f} TFLOP/s, dense bf16 by data sheet")
+    if "F" in found:
+        notes.append(found["F"]["prefix_cache"])
+    if curves is not None:
+        of_b = curves["max_relative_difference_of_B"]
+        notes.append(
+            f"losses of C and D over {curves['steps']} steps: greatest relative difference "
+            f"{curves['max_relative_difference']:.1e} in {setup.dtype}"
+            + ("" if of_b is None else f" (of C and B, whose maths differs: {of_b:.1e})")
+        )
+    columns = ["peak MiB", "step MiB", "peak / least", "TFLOP of a step", "padding", "useful TFLOP/s", "MFU"]
+    print_table("memory and work", ["", *columns], cost, notes)
+
+
+def _scaled(value: dict[str, Any], factor: float) -> dict[str, float]:
+    return {key: value[key] * factor for key in ("median", "low", "high")}
+
+
+def make_bench(setup: Setup, sharing: bool, rounds: int, tokens_per_batch: int | None, folder: Path) -> Bench:
+    n_rows = (_UNTIMED + rounds) * setup.batch_size
+    groups = load_groups("sharing" if sharing else "default", setup.seq_len, n_rows, SEED)
+    form = token_format()
+    sp_token_id = form.persona.sp_token_id
+    assert sp_token_id is not None
+    rows = random_rows(groups, setup.vocabulary, sp_token_id, SEED)
+    tokens_per_batch = tokens_per_batch or setup.tokens_per_batch
+    if tokens_per_batch is None:
+        mean = sum(g.prefix_tokens * len(g.suffixes) + sum(s.tokens for s in g.suffixes) for g in groups) / n_rows
+        tokens_per_batch = round(setup.micro_batch * mean)
+    return Bench(setup, random_base(setup), form, rows, tokens_per_batch, folder)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(prog="benchmarks.training", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--setup", choices=SETUPS, default="cpu")
+    parser.add_argument("--rounds", type=int, help="timed rounds; default: the setup's")
+    parser.add_argument("--only", default="A,B,C,D,E,F", help="variants, as A,D,E")
+    parser.add_argument("--sharing", action="store_true", help="all interventions: 2 to 6 suffixes on most transcripts")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the base model; default: the setup's")
+    parser.add_argument("--seq_len", type=int, help="leave out longer rows; default: the setup's")
+    parser.add_argument("--batch_size", type=int, help="rows of an optimizer step; default: the setup's")
+    parser.add_argument("--micro_batch", type=int, help="rows of a micro-batch of A to D; default: the setup's")
+    parser.add_argument("--tokens_per_batch", type=int, help="of E and F; default: the setup's")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    given = parser.parse_args(argv)
+    names = [name for name in LABELS if name in given.only.split(",")]
+    if not names or set(given.only.split(",")) - set(LABELS):
+        parser.error(f"--only: choose from {','.join(LABELS)}, got {given.only}")
+    setup = SETUPS[given.setup]
+    changed = {
+        key: value for key in ("seq_len", "batch_size", "micro_batch") if (value := getattr(given, key)) is not None
+    }
+    setup = replace(setup, **changed, dtype=getattr(torch, given.dtype) if given.dtype else setup.dtype)
+    rounds = setup.rounds if given.rounds is None else given.rounds
+    device = torch.device(setup.device)
+    transformers_logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = make_bench(setup, given.sharing, rounds, given.tokens_per_batch, Path(folder))
+        measured = run(bench, names, rounds)
+        found = figures_of(bench, measured, device)
+    curves = overlay(measured)
+    show(bench, found, curves, device)
+    figures = {
+        "setup": {**asdict(setup), "dtype": str(setup.dtype), "name": given.setup, "sharing": given.sharing},
+        "n": {"rounds": rounds, "rows": len(bench.rows), "tokens_per_batch": bench.tokens_per_batch},
+        "linear_weights": bench.linear_weights,
+        "adapter_weights": bench.adapter_weights,
+        "variants": found,
+        "overlay_of_C_and_D": curves,
+    }
+    report("training", figures, device, given.json)
+    return figures
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""P(FAIL) averaged over several interventions on one transcript, and what that buys.
+
+    averaged = average_interventions(samples)       # one sample per transcript, for all that takes samples
+    gains(samples)                                  # AUROC with 1, 2, ... interventions on the same transcripts
+
+A threshold holds for the number and wording of the interventions that it was calibrated with.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from honest_persona.evaluation.bootstrap import Interval, Statistic, difference_interval, draw, interval, value
+from honest_persona.evaluation.detection import Columns, Estimate, auroc_statistic
+
+if TYPE_CHECKING:
+    from honest_persona.evaluation.suite import Sample
+
+_FLAGS = ("PASS", "FAIL")
+
+
+class Transcripts(NamedTuple):
+    """Samples by transcript."""
+
+    groups: "list[list[Sample]]"
+    """Each sorted by the intervention's name."""
+    disagreeing: int
+    """Transcripts left out because their interventions have different truths: an average has none."""
+    ambiguous: int
+    """Transcripts left out because an intervention occurs twice: two responses that samples cannot tell apart."""
+
+
+def by_transcript(samples: "Sequence[Sample]") -> Transcripts:
+    """Samples of one part, topic, item, variant and main model are of one transcript. Sorted, whatever their order."""
+    found: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
+    for s in samples:
+        found[s.part, s.topic, s.item_id, s.variant, s.model].append(s)
+    groups, disagreeing, ambiguous = [], 0, 0
+    for _, group in sorted(found.items()):
+        if len({s.intervention_name for s in group}) < len(group):
+            ambiguous += 1
+        elif len({s.truth for s in group}) > 1:
+            disagreeing += 1
+        else:
+            groups.append(sorted(group, key=lambda s: s.intervention_name))
+    return Transcripts(groups, disagreeing, ambiguous)
+
+
+class Averaged(NamedTuple):
+    samples: "list[Sample]"
+    disagreeing: int
+    ambiguous: int
+
+
+def average_interventions(samples: "Sequence[Sample]") -> Averaged:
+    """One sample per transcript, with the mean P(FAIL).
+
+    Its flag is that of the majority of the flags that could be read; a tie goes to the side of the mean P(FAIL), and
+    where none could be read there is none. Its `record_id` names the transcript, its `intervention_name` all of them,
+    and its review is that of the sample whose P(FAIL) is nearest to the mean.
+    """
+    transcripts = by_transcript(samples)
+    averaged = [_averaged(group) for group in transcripts.groups]
+    return Averaged(averaged, transcripts.disagreeing, transcripts.ambiguous)
+
+
+def _averaged(group: "Sequence[Sample]") -> "Sample":
+    mean = sum(s.p_fail for s in group) / len(group)
+    votes = [s.flag for s in group if s.flag is not None]
+    passed, failed = (votes.count(flag) for flag in _FLAGS)
+    flag = None if not votes else _FLAGS[mean > 0.5] if passed == failed else _FLAGS[failed > passed]
+    nearest = min(group, key=lambda s: abs(s.p_fail - mean))
+    return replace(
+        nearest,
+        record_id="/".join((nearest.topic, nearest.item_id, nearest.variant, nearest.model)),
+        intervention_name="+".join(s.intervention_name for s in group),
+        p_fail=mean,
+        flag=flag,
+    )
+
+
+@dataclass(frozen=True)
+class Gain:
+    """AUROC of the mean P(FAIL) of `n_interventions`, and how much more that is than with one."""
+
+    n_interventions: int
+    auroc: Estimate
+    more: float | None
+    more_interval: Interval | None
+    """95 %, paired: the same transcripts, the same draws of items."""
+
+
+def gains(
+    samples: "Sequence[Sample]", max_interventions: int | None = None, seed: int = 0, resamples: int = 1000
+) -> list[Gain]:
+    """What 1, 2, ... interventions give, all on the transcripts that have `max_interventions` or more.
+
+    A choice of interventions counts as an experiment of its own: the AUROC of N is the mean over as many choices as
+    there are interventions, in which each one of a transcript is used equally often.
+
+    Args:
+        max_interventions: the most that at least half of the transcripts have, where it is not given.
+
+    Returns:
+        One `Gain` per number of interventions; empty without a transcript.
+    """
+    groups = by_transcript(samples).groups
+    if not groups:
+        return []
+    sizes = sorted((len(group) for group in groups), reverse=True)
+    most = max_interventions or sizes[(len(sizes) - 1) // 2]
+    groups = [group for group in groups if len(group) >= most]
+    if not groups:
+        return []
+    rng = np.random.default_rng(seed)
+    scores = np.array([[group[i].p_fail for i in rng.permutation(len(group))[:most]] for group in groups])  # (T, most)
+    truths, clusters = [group[0].truth for group in groups], [group[0].cluster for group in groups]
+    draws = draw(len(set(clusters)), seed, resamples)
+    statistics: list[Statistic] = []
+    out: list[Gain] = []
+    for n in range(1, most + 1):
+        # with all of them there is one choice; else one begins at each intervention and goes round
+        chosen = [[(start + i) % most for i in range(n)] for start in range(most if n < most else 1)]
+        columns = [Columns.of(truths, [None] * len(truths), scores[:, which].mean(1), clusters) for which in chosen]
+        statistics.append(_mean([auroc_statistic(c) for c in columns]))
+        at_n = value(statistics[-1], draws.shape[1])
+        auroc = Estimate(None if np.isnan(at_n) else at_n, interval(statistics[-1], draws), len(groups))
+        more = None if n == 1 or auroc.value is None else auroc.value - (out[0].auroc.value or 0)
+        between = None if n == 1 else difference_interval(statistics[0], statistics[-1], draws)
+        out.append(Gain(n, auroc, more, between))
+    return out
+
+
+def _mean(statistics: Sequence[Statistic]) -> Statistic:
+    return replace(statistics[0], of=lambda w: np.mean([s.of(w) for s in statistics], axis=0))

@@ -1,0 +1,139 @@
+"""95 % intervals by a seeded bootstrap that draws whole clusters (items, entities), one for all metrics.
+
+A metric is a `Statistic`: a function of how often each cluster is drawn. Counts, AUROC, calibration error and paired
+differences so share the draws and the interval.
+
+    draws = draw(n_clusters, seed=0, resamples=1000)
+    interval(statistic, draws)
+    difference_interval(statistic_of_a, statistic_of_b, draws)
+
+The interval is the estimate -+ t x bootstrap standard error on the logit scale, where a share (AUROC too) is nearly
+symmetric and cannot leave [0, 1], with Student's t of (clusters - 1) degrees of freedom. In simulated sets of 20 to 50
+clusters with a true AUROC of 0.96, percentiles of the same draws cover it in 83 to 90 % of the sets, BCa intervals in
+87 to 94 %, and these in 92 to 94 %.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import betaincinv, expit, logit, stdtrit
+
+Interval = tuple[float, float]
+Weighted = Callable[[np.ndarray], np.ndarray]
+"""(R, k) weights of k clusters -> (R,) values, nan where undefined. Weights of one give the metric of the data."""
+
+_CHUNK_VALUES = 2**18  # fits a cache; larger blocks are no faster
+_LOW, _HIGH = 0.025, 0.975
+_CERTAIN = 1e-9
+"""A standard error below this is rounding."""
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A metric of clustered records, a share or an error in [0, 1]."""
+
+    of: Weighted
+    support: int
+    """Clusters that hold what the metric is made of; where it needs FAIL and PASS, the fewer of the two."""
+    n: int
+    """Records that it is made of."""
+    if_zero: Weighted | None = None
+    """For a distance, which errors can only lengthen: its values over the draws if the true distance were 0."""
+
+
+def cluster_index(names: Sequence[str]) -> tuple[np.ndarray, int]:
+    """The number of each record's cluster, (n,), and how many clusters there are. Numbers follow the sorted names."""
+    found, index = np.unique(np.asarray(names, dtype=str), return_inverse=True)
+    return index, len(found)
+
+
+def draw(n_clusters: int, seed: int = 0, resamples: int = 1000) -> np.ndarray:
+    """(resamples, n_clusters): how often each cluster is in each resample of as many clusters as there are."""
+    if not n_clusters:
+        return np.zeros((resamples, 0))
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=resamples).astype(float)
+
+
+def by_record(index: np.ndarray, values: Callable[[np.ndarray], np.ndarray]) -> Weighted:
+    """`values`, a function of (R, n) weights of the records, as one of the clusters' weights, in blocks of memory."""
+    rows = max(1, _CHUNK_VALUES // max(1, len(index)))
+
+    def of(weights: np.ndarray) -> np.ndarray:
+        return np.concatenate([values(weights[i : i + rows, index]) for i in range(0, len(weights), rows)])
+
+    return of
+
+
+def value(statistic: Statistic, n_clusters: int) -> float:
+    """The metric of the data; nan where it is undefined."""
+    return float(statistic.of(np.ones((1, n_clusters)))[0])
+
+
+def interval(statistic: Statistic, draws: np.ndarray) -> Interval | None:
+    """The 95 % interval of a metric from the draws of `draw`.
+
+    None where fewer than two clusters hold what the metric needs, or it is undefined in more than 5 % of the resamples.
+    """
+    return _interval(statistic, draws, statistic.of(draws))
+
+
+def difference_interval(a: Statistic, b: Statistic, draws: np.ndarray) -> Interval | None:
+    """The 95 % interval of b - a on the same clusters, from the draws of both.
+
+    It joins the intervals of both by their correlation over the draws (square-and-add: Newcombe 1998 for proportions,
+    Zou and Donner 2008 in general), which keeps their skew. Where all resamples give the same difference, it is as wide
+    as that many clusters without a disagreement allow.
+    """
+    of_a, of_b = a.of(draws), b.of(draws)
+    left, right = _interval(a, draws, of_a), _interval(b, draws, of_b)
+    if left is None or right is None:
+        return None
+    at_a, at_b = value(a, draws.shape[1]), value(b, draws.shape[1])
+    between = of_b - of_a
+    if np.nanstd(between) < _CERTAIN:
+        bound = 1 - _LOW ** (1 / min(a.support, b.support))
+        return max(-1.0, at_b - at_a - bound), min(1.0, at_b - at_a + bound)
+    defined = ~np.isnan(between)
+    spread = np.nanstd(of_a) * np.nanstd(of_b)
+    r = float(np.cov(of_a[defined], of_b[defined], ddof=0)[0, 1] / spread) if spread > _CERTAIN**2 else 0.0
+
+    def reach(x: float, y: float) -> float:
+        return float(np.sqrt(max(0.0, x * x - 2 * r * x * y + y * y)))
+
+    low = at_b - at_a - reach(at_b - right[0], left[1] - at_a)
+    high = at_b - at_a + reach(right[1] - at_b, at_a - left[0])
+    return low, high
+
+
+def _interval(statistic: Statistic, draws: np.ndarray, values: np.ndarray) -> Interval | None:
+    m = statistic.support
+    values = values[~np.isnan(values)]
+    if m < 2 or len(values) < 0.95 * len(draws):
+        return None
+    estimate = value(statistic, draws.shape[1])
+    # the variance of m drawn clusters around their own mean is (m - 1) / m of what it is around the true one
+    inflation = np.sqrt(m / (m - 1))
+    error = values.std(ddof=1) * inflation
+    if error < _CERTAIN or not 0 < estimate < 1:
+        return exact(estimate, m)
+    half = float(stdtrit(m - 1, _HIGH)) * error
+    slope = estimate * (1 - estimate)
+    low, high = (float(expit(logit(estimate) + sign * half / slope)) for sign in (-1, 1))
+    if statistic.if_zero is not None:
+        at_zero = np.quantile(statistic.if_zero(draws), _HIGH) * inflation
+        bias = values.mean() - estimate
+        low = 0.0 if estimate <= at_zero else max(0.0, float(estimate - bias - half))
+    return low, high
+
+
+def exact(share: float, m: int) -> Interval:
+    """Clopper and Pearson's 95 % interval of a share of m independent trials; `share * m` need not be whole.
+
+    For clusters it takes one trial each, which is on the safe side.
+    """
+    x = share * m
+    low = float(betaincinv(x, m - x + 1, _LOW)) if x > 0 else 0.0
+    high = float(betaincinv(x + 1, m - x, _HIGH)) if x < m else 1.0
+    return low, high

@@ -1,0 +1,257 @@
+"""Which of two detectors is better, and is the difference more than chance? Paired over the same records.
+
+    comparison = compare(Path("checkpoints/a/eval"), Path("checkpoints/b/eval"))
+    comparison.row("within").differences["auroc"].interval
+    print_comparison(comparison)
+
+Records are matched by part and `record_id`; whole clusters are drawn, the same for both, so that what is hard for both
+does not widen the interval of the difference.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from honest_persona.errors import UserError
+from honest_persona.evaluation.bootstrap import Interval, difference_interval, draw, value
+from honest_persona.evaluation.detection import COMPARED, Columns
+
+ALL = "all"
+SAMPLES_FILE = "samples.jsonl"
+_SHARED = ("truth", "topic", "variant", "cluster")
+_IN_EVERY_ROW = ("balanced_accuracy", "auroc")
+"""The table shows these for each topic and variant, and the others for a part as a whole."""
+
+
+class Line(NamedTuple):
+    """What a line of samples.jsonl says that matters here."""
+
+    record_id: str
+    part: str
+    topic: str
+    variant: str
+    cluster: str
+    truth: str
+    flag: str | None
+    p_fail: float | None
+    """None where the detector gives no score: then there is no AUROC."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of A, of B, and B - A."""
+
+    a: float | None
+    b: float | None
+    difference: float | None
+    interval: Interval | None
+    """95 %, of the difference; None where there are too few clusters for one."""
+    n: int
+    """Records that it is computed from, of the detector with fewer."""
+
+    @property
+    def resolved(self) -> bool:
+        """The interval excludes 0."""
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    part: str
+    topic: str
+    variant: str
+    n: int
+    n_clusters: int
+    differences: dict[str, Difference]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    a: str
+    b: str
+    matched: int
+    only_a: int
+    only_b: int
+    rows: list[ComparedRow]
+
+    def row(self, part: str, topic: str = ALL, variant: str = ALL) -> ComparedRow:
+        return next(r for r in self.rows if (r.part, r.topic, r.variant) == (part, topic, variant))
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(a: Path, b: Path, seed: int = 0, resamples: int = 1000) -> Comparison:
+    """Paired differences B - A of `detection.COMPARED`: per part, topic and variant, and over unions of them.
+
+    Args:
+        a: a samples.jsonl, or a folder that holds one itself or in `eval/`.
+        b: the same.
+
+    Raises:
+        UserError: a file that cannot be read, no common record, or records that differ in truth, topic, variant or
+            cluster, which are then of different data.
+    """
+    lines_a, lines_b = read_samples(a), read_samples(b)
+    keys = [key for key in lines_a if key in lines_b]
+    if not keys:
+        raise UserError(
+            f"{a} and {b} have no record in common ({len(lines_a)} and {len(lines_b)} records, matched by part and "
+            f"record_id; parts {_parts(lines_a)} and {_parts(lines_b)}). Evaluate both on the same data"
+        )
+    for key in keys:
+        for name in _SHARED:
+            in_a, in_b = getattr(lines_a[key], name), getattr(lines_b[key], name)
+            if in_a != in_b:
+                raise UserError(
+                    f"record {key[1]!r} of part {key[0]!r} has the {name} {in_a!r} in {a} and {in_b!r} in {b}: these "
+                    "are not the same data. Evaluate both on one version of it"
+                )
+    groups: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
+    several = len({part for part, _ in keys}) > 1
+    for key in keys:
+        line = lines_a[key]
+        for part in (ALL, line.part) if several else (line.part,):
+            for topic in (ALL, line.topic):
+                for variant in (ALL, line.variant):
+                    groups.setdefault((part, topic, variant), []).append(key)
+
+    def place(group: tuple[str, str, str]) -> tuple[object, ...]:
+        part, topic, variant = group
+        return part != ALL, part != "within", part, topic != ALL, topic, variant != ALL, variant
+
+    rows = [
+        _row(group, [lines_a[k] for k in groups[group]], [lines_b[k] for k in groups[group]], seed, resamples)
+        for group in sorted(groups, key=place)
+    ]
+    return Comparison(str(a), str(b), len(keys), len(lines_a) - len(keys), len(lines_b) - len(keys), rows)
+
+
+def _row(group: tuple[str, str, str], a: Sequence[Line], b: Sequence[Line], seed: int, resamples: int) -> ComparedRow:
+    scored = all(line.p_fail is not None for line in (*a, *b))
+    left, right = Columns.of_samples(a), Columns.of_samples(b)
+    draws = draw(left.k, seed, resamples)
+    found: dict[str, Difference] = {}
+    for name, build in COMPARED.items():
+        if name == "auroc" and not scored:
+            found[name] = Difference(None, None, None, None, 0)
+            continue
+        of_a, of_b = build(left), build(right)
+        at_a, at_b = value(of_a, left.k), value(of_b, left.k)
+        found[name] = Difference(
+            a=_defined(at_a),
+            b=_defined(at_b),
+            difference=_defined(at_b - at_a),
+            interval=difference_interval(of_a, of_b, draws),
+            n=min(of_a.n, of_b.n),
+        )
+    return ComparedRow(*group, len(a), left.k, found)
+
+
+def _defined(number: float) -> float | None:
+    return None if np.isnan(number) else number
+
+
+def _parts(lines: dict[tuple[str, str], Line]) -> str:
+    return "/".join(sorted({part for part, _ in lines})) or "none"
+
+
+def samples_file(path: Path) -> Path:
+    """Raises UserError: there is none."""
+    for found in (path, path / SAMPLES_FILE, path / "eval" / SAMPLES_FILE):
+        if found.is_file():
+            return found
+    raise UserError(f"{path}: no {SAMPLES_FILE} there; name the output folder of eval.py, or the file itself")
+
+
+def read_samples(path: Path) -> dict[tuple[str, str], Line]:
+    """The lines by (part, record_id), in the order of the file.
+
+    Raises:
+        UserError: not JSON lines of samples, or a record twice in one part.
+    """
+    file = samples_file(path)
+    lines: dict[tuple[str, str], Line] = {}
+    for number, line in _lines(file):
+        key = line.part, line.record_id
+        if key in lines:
+            raise UserError(f"{file}:{number}: record {key[1]!r} of part {key[0]!r} is there twice; evaluate again")
+        lines[key] = line
+    return lines
+
+
+def _lines(file: Path) -> Iterator[tuple[int, Line]]:
+    with file.open(encoding="utf-8", newline="\n") as stream:
+        for number, text in enumerate(stream, start=1):
+            if not text.strip():
+                continue
+            try:
+                content = json.loads(text)
+                line = Line(**{name: content[name] for name in Line._fields})
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                problem = f"no {error}" if isinstance(error, KeyError) else str(error)
+                raise UserError(
+                    f"{file}:{number}: not a line that eval.py writes ({problem}); name its file"
+                ) from error
+            scored = line.p_fail is None or (isinstance(line.p_fail, int | float) and 0 <= line.p_fail <= 1)
+            if line.truth not in ("PASS", "FAIL") or line.flag not in ("PASS", "FAIL", None) or not scored:
+                raise UserError(
+                    f"{file}:{number}: truth {line.truth!r}, flag {line.flag!r}, p_fail {line.p_fail!r}: wanted are "
+                    "PASS or FAIL, PASS, FAIL or null, and a probability or null"
+                )
+            yield number, line
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """A line per metric and group: all metrics of each part, balanced accuracy and AUROC of its topics and variants."""
+    out = Table(
+        title=f"A: {comparison.a}\nB: {comparison.b}",
+        caption="paired, clustered by item; each interval is 95 % by itself, so of 20 rows with no difference one "
+        "is expected to exclude 0; * excludes it",
+    )
+    for name in ("part", "topic", "variant"):
+        out.add_column(name)
+    out.add_column("n", justify="right")
+    out.add_column("items", justify="right")
+    out.add_column("metric")
+    for name in ("A", "B", "B - A", "95 %"):
+        out.add_column(name, justify="right")
+    out.add_column("")
+    for row in comparison.rows:
+        whole = row.topic == ALL and row.variant == ALL
+        if row.topic != ALL and row.variant != ALL:
+            continue
+        names = list(row.differences) if whole else list(_IN_EVERY_ROW)
+        for i, name in enumerate(names):
+            d = row.differences[name]
+            first = (row.part, row.topic, row.variant, str(row.n), str(row.n_clusters)) if i == 0 else ("",) * 5
+            out.add_row(
+                *first,
+                name.replace("_", " "),
+                _number(d.a),
+                _number(d.b),
+                _number(d.difference, "+.3f"),
+                f"{d.interval[0]:+.3f} to {d.interval[1]:+.3f}" if d.interval else "-",
+                "*" if d.resolved else "",
+                style="bold" if whole else None,
+                end_section=i == len(names) - 1,
+            )
+    return out
+
+
+def print_comparison(comparison: Comparison) -> None:
+    Console(width=140).print(comparison_table(comparison))
+    print(
+        f"{comparison.matched} records matched; only in A: {comparison.only_a}, only in B: {comparison.only_b} "
+        "(left out)"
+    )
+
+
+def _number(number: float | None, form: str = ".3f") -> str:
+    return "-" if number is None else f"{number:{form}}"

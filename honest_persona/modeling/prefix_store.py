@@ -1,0 +1,174 @@
+"""Where a prefix cache keeps its entries: the memory of a process, or a folder that ranks and runs share."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple, Protocol
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+_RECOUNT = 16
+"""Files written between two looks at how large the folder is: other ranks write to it too."""
+
+
+class Entry(NamedTuple):
+    """Keys and values of one transcript of n tokens, without padding."""
+
+    groups: tuple[tuple[int, ...], ...]
+    """Which states have one shape and stand in one block; state 2 i is layer i's keys, 2 i + 1 its values."""
+    blocks: tuple[Tensor, ...]
+    """(states of the group, key-value heads, n, head dimension) each."""
+
+    @property
+    def tokens(self) -> int:
+        return self.blocks[0].shape[2]
+
+
+class Store(Protocol):
+    """Entries by key, which is a file name for a folder."""
+
+    def get(self, key: str) -> Entry | None: ...
+
+    def put(self, key: str, entry: Entry) -> None:
+        """Raises OSError, SafetensorError: the disk is full, or the folder is gone."""
+
+    def cost(self, entry: Entry) -> int:
+        """Bytes that `put` would take."""
+        ...
+
+    def held(self) -> tuple[int, int]:
+        """Entries, and their bytes."""
+        ...
+
+    def settle(self, keys: Sequence[str]) -> None:
+        """Make `get` as slow as it will be when these entries were put long ago."""
+
+    def drop(self) -> None:
+        """Give up what this process put here."""
+
+    def close(self, keep: bool) -> None: ...
+
+
+class RamStore:
+    """Entries in memory; pinned where there is a GPU, which then reads them without a copy in between."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+        self._bytes = 0
+        self._pin = torch.cuda.is_available()
+
+    def get(self, key: str) -> Entry | None:
+        return self._entries.get(key)
+
+    def put(self, key: str, entry: Entry) -> None:
+        if self._pin:
+            blocks = [torch.empty_like(block, device="cpu", pin_memory=True).copy_(block) for block in entry.blocks]
+        else:
+            blocks = [block.cpu() for block in entry.blocks]
+        self._entries[key] = Entry(entry.groups, tuple(blocks))
+        self._bytes += self.cost(entry)
+
+    def cost(self, entry: Entry) -> int:
+        sizes = [block.nbytes for block in entry.blocks]
+        return sum(1 << (size - 1).bit_length() if self._pin else size for size in sizes)  # powers of 2 are pinned
+
+    def held(self) -> tuple[int, int]:
+        return len(self._entries), self._bytes
+
+    def settle(self, keys: Sequence[str]) -> None:
+        """Memory is as fast at once as later."""
+
+    def drop(self) -> None:
+        self._entries.clear()
+        self._bytes = 0
+
+    def close(self, keep: bool) -> None:
+        self.drop()
+
+
+class DiskStore:
+    """A safetensors file per key. A file appears whole or not at all, so ranks and runs may share the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._written: set[str] = set()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir()
+            self._made = True
+        except FileExistsError:
+            self._made = False
+        self._recount()
+
+    def get(self, key: str) -> Entry | None:
+        """None too for a file that is cut short or is none of ours: it is written again."""
+        try:
+            with safe_open(self._path(key), "pt") as file:
+                groups = json.loads(file.metadata()["groups"])
+                blocks = tuple(file.get_tensor(str(i)) for i in range(len(groups)))
+            entry = Entry(tuple(map(tuple, groups)), blocks)
+            whole = all(block.shape[::2] == (len(g), entry.tokens) for g, block in zip(groups, blocks, strict=True))
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError):
+            return None
+        return entry if whole else None
+
+    def put(self, key: str, entry: Entry) -> None:
+        path = self._path(key)
+        before = path.stat().st_size if path.exists() else None
+        unfinished = path.with_name(f"{key}.{uuid4().hex}.unfinished")
+        try:
+            blocks = {str(i): block.cpu() for i, block in enumerate(entry.blocks)}
+            save_file(blocks, unfinished, {"groups": json.dumps(entry.groups)})
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        self._written.add(key)
+        self._files += before is None
+        self._bytes += self.cost(entry) - (before or 0)
+        if len(self._written) % _RECOUNT == 0:
+            self._recount()
+
+    def cost(self, entry: Entry) -> int:
+        return sum(block.nbytes for block in entry.blocks)
+
+    def held(self) -> tuple[int, int]:
+        return self._files, self._bytes
+
+    def settle(self, keys: Sequence[str]) -> None:
+        """Take the files out of the system's cache, where that is possible."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for key in keys:
+            with suppress(OSError), self._path(key).open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def drop(self) -> None:
+        """Others may still read what they wrote."""
+        for key in self._written:
+            self._path(key).unlink(missing_ok=True)
+        self._recount()
+
+    def close(self, keep: bool) -> None:
+        """The process that made the folder removes it, and what it stands in where nothing else does."""
+        if self._made and not keep:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            with suppress(OSError):
+                self._folder.parent.rmdir()
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}.safetensors"
+
+    def _recount(self) -> None:
+        sizes = []
+        for path in self._folder.glob("*.safetensors"):
+            with suppress(FileNotFoundError):  # another rank dropped it
+                sizes.append(path.stat().st_size)
+        self._files, self._bytes = len(sizes), sum(sizes)

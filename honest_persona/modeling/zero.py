@@ -1,0 +1,99 @@
+"""Whole weights for as long as an evaluation lasts, where ZeRO-3 shards them and they fit.
+
+ZeRO-3 gathers the weights of each module for each forward call, and a generation makes a call per token. Inside
+`gathered` every rank holds all weights, and each may make as many calls as it likes.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+_FREE_FRAC = 0.5
+"""The share of the free memory that whole weights may take; the rest is for keys, values and activations."""
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a forward call gathers weights, so that every rank must make equally many."""
+    return any(_zero_hooks(hooks) for module in model.modules() for hooks in _hooks(module))
+
+
+@contextmanager
+def gathered(model: nn.Module, gather: bool | None = None) -> Iterator[bool]:
+    """Inside, the weights are whole and ZeRO-3's hooks are off. All ranks must enter, and leave, together.
+
+    Nothing happens to a model that is not sharded. TRL's `unwrap_model_for_generation` does the same, but leaves the
+    weights whole and the hooks off when its body raises.
+
+    Args:
+        gather: None gathers where whole weights take at most half of the memory that is free on every rank.
+
+    Yields:
+        Whether the weights were gathered.
+    """
+    if not is_sharded(model) or not (_fits(model) if gather is None else gather):
+        yield False
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(model.parameters())), _without_hooks(model):
+        yield True
+
+
+def any_rank(here: bool) -> bool:
+    """Whether it is so on at least one rank. All ranks must call this; for models that DeepSpeed has set up."""
+    from deepspeed.accelerator import get_accelerator
+
+    there = torch.tensor(int(here), device=get_accelerator().current_device_name())
+    dist.all_reduce(there, op=dist.ReduceOp.MAX)
+    return bool(there.item())
+
+
+def _fits(model: nn.Module) -> bool:
+    """The same answer on every rank."""
+    parameters: list[Any] = [p for p in model.parameters() if hasattr(p, "ds_id")]
+    needed_bytes = sum(p.ds_numel * p.element_size() for p in parameters)
+    return not any_rank(needed_bytes > _FREE_FRAC * _free_bytes())
+
+
+def _free_bytes() -> int:
+    """On this rank's device; on a CPU, its share of what all processes may still take."""
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    import psutil  # as DeepSpeed does
+
+    # torchrun sets the one, DeepSpeed's launcher the other
+    ranks_here = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or dist.get_world_size()
+    return psutil.virtual_memory().available // int(ranks_here)
+
+
+@contextmanager
+def _without_hooks(model: nn.Module) -> Iterator[None]:
+    """The hooks are taken out one by one and put back in their order, so that they are the same objects as before."""
+    kept: list[tuple[dict[int, Any], dict[int, Any]]] = []
+    for module in model.modules():
+        for hooks in _hooks(module):
+            if zero := _zero_hooks(hooks):
+                kept.append((hooks, dict(hooks)))
+                for key in zero:
+                    del hooks[key]
+    try:
+        yield
+    finally:
+        for hooks, before in kept:
+            added = {key: hook for key, hook in hooks.items() if key not in before}
+            hooks.clear()
+            hooks.update({**before, **added})
+
+
+def _hooks(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
+    return module._forward_pre_hooks, module._forward_hooks
+
+
+def _zero_hooks(hooks: dict[int, Any]) -> list[int]:
+    return [key for key, hook in hooks.items() if getattr(hook, "__module__", "").startswith("deepspeed.")]

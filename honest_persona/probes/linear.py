@@ -1,0 +1,54 @@
+"""Supervised linear probes on standardised states: ridge regression and logistic regression."""
+
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from honest_persona.probes.probe import Readout
+
+
+def fit_logistic(states: Tensor, fail: Tensor, inverse_strength: float) -> Readout:
+    """Logistic regression with an L2 penalty.
+
+    Args:
+        states: (n, d).
+        fail: (n,) bool, of both kinds.
+        inverse_strength: scikit-learn's C: a smaller one regularises more.
+    """
+    x, mean, scale = standardised(states)
+    regression = LogisticRegression(C=inverse_strength, max_iter=2000).fit(x.numpy(), fail.numpy())
+    weight = torch.from_numpy(regression.coef_[0]).float()
+    return Readout("logistic", weight, torch.tensor(float(regression.intercept_[0])), mean, scale)
+
+
+def fit_ridge(states: Tensor, fail: Tensor, strength: float) -> Readout:
+    """Least squares on +1 (FAIL) and -1 (PASS) with an L2 penalty: w = (X'X + strength I)^-1 X'y.
+
+    Its margin is the prediction, not yet log odds: `selection.fit_probe` scales it (Platt).
+
+    Args:
+        states: (n, d).
+        fail: (n,) bool.
+        strength: of the penalty; a larger one regularises more.
+    """
+    x, mean, scale = standardised(states)
+    x = x.double()
+    y = fail.double() * 2 - 1
+    centred = y - y.mean()
+    n, d = x.shape
+    if d <= n:
+        weight = torch.linalg.solve(x.T @ x + strength * torch.eye(d, dtype=x.dtype), x.T @ centred)
+    else:  # the same, from the n equations of the records
+        weight = x.T @ torch.linalg.solve(x @ x.T + strength * torch.eye(n, dtype=x.dtype), centred)
+    return Readout("ridge", weight.float(), y.mean().float(), mean, scale)
+
+
+def standardised(states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """States with mean 0 and deviation 1 in every coordinate (of every side of a pair), and that mean and deviation.
+
+    A coordinate that does not vary stays 0.
+    """
+    mean = states.mean(0)
+    scale = states.std(0, correction=0)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return (states - mean) / scale, mean, scale

@@ -1,0 +1,199 @@
+"""A fitted probe: frozen, scored from hidden states alone, and kept as safetensors with a JSON beside it.
+
+probe = Probe.load(folder)
+probe.check_model(model)                         # another base model is an error
+p_fail = probe.score(states[probe.site])         # no model, trainer or config: ready to be a baseline or a reward
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from honest_persona.data.segments import Persona
+from honest_persona.errors import UserError
+from honest_persona.modeling.adapter import base_fingerprint
+from honest_persona.probes.features import Model, Position, Site
+
+Method = Literal["ridge", "logistic", "ccs", "vinc"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+WEIGHTS_FILE, CARD_FILE = "probe.safetensors", "probe.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Readout:
+    """From states to P(FAIL): `z = normalised states @ weight + bias`, and what the method makes of it.
+
+    - ridge, logistic: states (n, d); P = sigmoid(z).
+    - ccs: states (n, 2, d); P = (p(FAIL side) + 1 - p(PASS side)) / 2 with p = sigmoid(z). Burns et al. 2022,
+      arXiv 2212.03827, section 2.2.
+    - vinc: states (n, 2, d); P = sigmoid((z(FAIL side) - z(PASS side)) / 2), bias added once: the elk library's
+      prediction on a contrast pair.
+    """
+
+    method: Method
+    weight: Tensor
+    """(d,) float32"""
+    bias: Tensor
+    """() float32"""
+    mean: Tensor
+    """(d,), of pairs (2, d): subtracted from the states"""
+    scale: Tensor
+    """Same shape: divides them then"""
+
+    def score(self, states: Tensor) -> Tensor:
+        """P(FAIL), (n,) float32, of states (n, d), of pairs (n, 2, d).
+
+        Raises:
+            ValueError: states of another shape.
+        """
+        if self.method != "ccs":
+            return torch.sigmoid(self.margin(states))
+        p = torch.sigmoid(self._side_margins(states))
+        return (p[:, 1] + 1 - p[:, 0]) / 2
+
+    def margin(self, states: Tensor) -> Tensor:
+        """Log odds of FAIL, (n,) float32; for CCS the mean of the two sides'."""
+        z = self._side_margins(states)
+        if self.method in ("ridge", "logistic"):
+            return z
+        half_difference = (z[:, 1] - z[:, 0]) / 2
+        return half_difference + self.bias if self.method == "vinc" else half_difference
+
+    def _side_margins(self, states: Tensor) -> Tensor:
+        if states.shape[1:] != self.mean.shape:
+            wanted = tuple(self.mean.shape)
+            raise ValueError(f"a {self.method} probe reads states of shape (n, {wanted}), got {tuple(states.shape)}")
+        return ((states.float() - self.mean) / self.scale) @ self.weight + self.bias
+
+    def scaled(self, slope: float, intercept: float) -> "Readout":
+        """The readout whose margin is `slope * margin + intercept`."""
+        return replace(self, weight=self.weight * slope, bias=self.bias * slope + intercept)
+
+    def signed(self, states: Tensor, fail: Tensor) -> "Readout":
+        """This readout, or the opposite one, whichever ranks these *training* states better."""
+        return self if auroc(self.score(states), fail) >= 0.5 else self.scaled(-1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A readout with all that is needed to use it the same way again."""
+
+    readout: Readout
+    site: Site
+    base_model: str
+    base_fingerprint: str
+    persona: Persona
+    """How the transcripts were shown."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """How it was fitted, for the record: numbers of records, regularisation, the cross-validation it was chosen by."""
+
+    def score(self, states: Tensor) -> Tensor:
+        """P(FAIL), (n,), from states of `self.site`: `Readout.score`."""
+        return self.readout.score(states)
+
+    def check_model(self, model: Model) -> None:
+        """Raises UserError: the probe was fitted on another base model, or on other weights of it."""
+        fingerprint = base_fingerprint(model)  # type: ignore[arg-type]  # it reads names and weights alone
+        if fingerprint != self.base_fingerprint:
+            raise UserError(
+                f"probe: fitted on {self.base_model!r} (fingerprint {self.base_fingerprint[:12]}), but this model has "
+                f"{fingerprint[:12]}; load that base model, or fit the probe again"
+            )
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: getattr(self.readout, name).contiguous() for name in _TENSORS}
+        save_file(tensors, folder / WEIGHTS_FILE)
+        card = {
+            "format": _FORMAT,
+            "method": self.readout.method,
+            "layer": self.site.layer,
+            "position": str(self.site.position),
+            "base_model": self.base_model,
+            "base_fingerprint": self.base_fingerprint,
+            "persona": asdict(self.persona),
+            "about": self.about,
+        }
+        (folder / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Probe":
+        """Raises UserError: no probe there, or one that this version cannot read."""
+        if missing := [name for name in (CARD_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]:
+            raise UserError(f"{folder}: no {missing[0]}; name the folder of a saved probe")
+        try:
+            card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+            if card.pop("format") != _FORMAT:
+                raise UserError(f"{folder / CARD_FILE}: written by another version of honest_persona; update it")
+            card = TypeAdapter(_Card).validate_json(json.dumps(card), strict=True)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, UserError):
+                raise
+            first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise UserError(f"{folder / CARD_FILE}: not a probe of this package ({first}); fit it again") from error
+        try:
+            tensors = load_file(folder / WEIGHTS_FILE)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{folder / WEIGHTS_FILE}: cannot be read ({error}); fit the probe again") from error
+        _check_tensors(tensors, card.position, folder / WEIGHTS_FILE)
+        return cls(
+            Readout(card.method, **tensors),
+            Site(card.layer, card.position),
+            card.base_model,
+            card.base_fingerprint,
+            card.persona,
+            card.about,
+        )
+
+
+_TENSORS = tuple(f.name for f in fields(Readout) if f.name != "method")
+
+
+@dataclass(frozen=True)
+class _Card:
+    method: Method
+    layer: int
+    position: Position
+    base_model: str
+    base_fingerprint: str
+    persona: Persona
+    about: dict[str, Any]
+
+
+def _check_tensors(tensors: dict[str, Tensor], position: Position, path: Path) -> None:
+    d = tensors["weight"].shape[-1:] if "weight" in tensors else ()
+    states = (2, *d) if position == Position.FLAG else tuple(d)
+    wanted = {"weight": tuple(d), "bias": (), "mean": states, "scale": states}
+    if {name: tuple(t.shape) for name, t in tensors.items()} != wanted:
+        raise UserError(f"{path}: its tensors are not those of a probe at {position}; fit the probe again")
+    if any(t.dtype != torch.float32 or not t.isfinite().all() for t in tensors.values()):
+        raise UserError(f"{path}: its weights are not finite numbers in float32; fit the probe again")
+
+
+def auroc(scores: Tensor, fail: Tensor) -> float:
+    """Area under the ROC curve; `fail` (n,) bool, of both kinds."""
+    return float(roc_auc_score(fail.numpy(), scores.numpy()))
+
+
+def platt(margins: Tensor, fail: Tensor) -> tuple[float, float]:
+    """Slope (never negative) and intercept that turn margins into log odds: Platt scaling, one logistic regression.
+
+    Args:
+        margins: (n,), of states that the readout was not fitted on, where it could fit them too well.
+    """
+    spread = float(margins.std()) or 1.0
+    regression = LogisticRegression(C=100.0).fit(np.asarray(margins / spread)[:, None], fail.numpy())
+    slope = max(float(regression.coef_[0, 0]) / spread, 0.0)
+    return slope, float(regression.intercept_[0])

@@ -1,0 +1,82 @@
+"""VINC (variance, invariance, negative covariance): the unsupervised probe of EleutherAI's elk library, in closed form.
+
+The direction in which the two sides of a contrast pair move against each other (negative covariance) while rewordings
+of one question do not move (invariance): the top eigenvector of
+
+    P (w_var Cov_inter - (1 - w_neg) Cov_intra - w_neg XCov) P^T
+
+(https://github.com/EleutherAI/elk, class EigenFitter). The rewordings are here the triggers behind one transcript. P
+takes away what tells the two sides apart by itself, the flag's word: LEACE, arXiv 2306.03819.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from honest_persona.probes.probe import Readout
+
+
+def fit_vinc(
+    pairs: Tensor, fail: Tensor, transcripts: Sequence[str], neg_weight: float = 0.5, var_weight: float = 0.0
+) -> Readout:
+    """Direction without labels; the sign by `fail`. The margin is not yet log odds: `selection.fit_probe` scales it.
+
+    Args:
+        pairs: (n, 2, d), PASS side and FAIL side.
+        fail: (n,) bool; decides the sign, and nothing else.
+        transcripts: n names; pairs of one name are triggers behind one transcript.
+        neg_weight: w_neg, from 0 to 1.
+        var_weight: w_var; elk's default is 0.
+    """
+    x = pairs.double()
+    mean = x.mean(0)  # (2, d): with it goes the difference between the sides that P erases
+    p = eraser(x)
+    # a direction in which nothing varies, as the erased one, has value 0 and would win where all others are negative
+    values = (x - mean).flatten(0, 1) @ p.T
+    _, sizes, rows = torch.linalg.svd(values, full_matrices=False)
+    basis = rows[sizes > 1e-6 * sizes[0]]  # (r, d)
+    matrix = basis @ p @ vinc_matrix(x, transcripts, neg_weight, var_weight) @ p.T @ basis.T
+    direction = torch.linalg.eigh(matrix).eigenvectors[:, -1] @ basis
+    readout = Readout("vinc", (p.T @ direction).float(), torch.tensor(0.0), mean.float(), torch.ones_like(pairs[0]))
+    return readout.signed(pairs, fail)
+
+
+def vinc_matrix(pairs: Tensor, transcripts: Sequence[str], neg_weight: float, var_weight: float) -> Tensor:
+    """(d, d): w_var Cov_inter - (1 - w_neg) Cov_intra - w_neg XCov.
+
+    Over the centroids of m transcripts: Cov_inter is the mean of the two sides' covariances, XCov the symmetric part of
+    the covariance between the sides. Cov_intra is the mean over transcripts and sides of the covariance of a
+    transcript's states around their centroid. All divide by the count.
+    """
+    names = {name: i for i, name in enumerate(dict.fromkeys(transcripts))}
+    index = torch.tensor([names[name] for name in transcripts])
+    m, d = len(names), pairs.shape[-1]
+    counts = torch.bincount(index, minlength=m).to(pairs.dtype)
+    centroids = torch.zeros(m, 2, d, dtype=pairs.dtype).index_add_(0, index, pairs) / counts[:, None, None]
+    centred = centroids - centroids.mean(0)
+    passed, failed = centred[:, 0], centred[:, 1]  # (m, d)
+    inter = (passed.T @ passed + failed.T @ failed) / (2 * m)
+    cross = (passed.T @ failed + failed.T @ passed) / (2 * m)
+    around = (pairs - centroids[index]) / counts[index, None, None].sqrt()  # each transcript weighs the same
+    around = around.reshape(-1, d)
+    intra = around.T @ around / (2 * m)
+    return var_weight * inter - (1 - neg_weight) * intra - neg_weight * cross
+
+
+def eraser(pairs: Tensor) -> Tensor:
+    """P (d, d), the least change of states after which no linear reader can tell the two sides apart.
+
+    LEACE for two classes: I - delta (S^+ delta)^T / (delta^T S^+ delta), with delta the difference of the sides' means
+    and S the covariance of all states.
+    """
+    delta = pairs[:, 1].mean(0) - pairs[:, 0].mean(0)
+    eye = torch.eye(len(delta), dtype=pairs.dtype)
+    if not delta.any():
+        return eye
+    states = pairs.flatten(0, 1)
+    _, sizes, rows = torch.linalg.svd(states - states.mean(0), full_matrices=False)
+    varied = sizes > 1e-6 * sizes[0]
+    rows, variances = rows[varied], sizes[varied] ** 2 / len(states)
+    whitened = (rows @ delta / variances) @ rows  # S^+ delta
+    return eye - torch.outer(delta, whitened) / (delta @ whitened)

@@ -1,0 +1,266 @@
+"""`activation_checkpointing: auto`: off where memory holds what a forward pass saves for its backward pass.
+
+What it saves is not estimated by a formula. The forward call is made with tensors that have a shape and no numbers
+(torch's FakeTensorMode) in place of the weights, and the storages that autograd keeps are added up. That takes no
+memory and seconds for a large model, counts the very operations of the model, its attention and its adapter, and works
+before DeepSpeed has set up a model whose weights ZeRO-3 has sharded.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from honest_persona.modeling.adapter import ungated
+from honest_persona.modeling.frozen_prefix import Prefix, run_prefix, suffix_arguments
+
+MARGIN_FRAC = 0.7
+"""The share of free memory to plan with; gradients of activations, and a fragmented heap, take from the rest."""
+_STATE_BYTES = 16
+"""Per trained parameter, float32: gradient, AdamW's two moments, and a master copy or a buffer of reduction."""
+_TILE = 4096, 32768
+"""Tokens and vocabulary entries that TRL's fused head scores at once."""
+_BYTES_PER_SCORE = 40, 8
+"""Without Triton the head's backward pass was measured to take 37; with it, scores become gradients in place."""
+_LIVE_PARAMETERS = 10**9
+"""ZeRO-3 keeps so many gathered at most (`stage3_max_live_parameters`)."""
+
+
+class Shape(NamedTuple):
+    """A padded micro-batch."""
+
+    rows: int
+    tokens: int
+    """Of a row that is trained on: of its suffix, or of the whole row where nothing is frozen."""
+    transcripts: int = 0
+    prefix_tokens: int = 0
+
+    def __str__(self) -> str:
+        behind = f" behind {self.transcripts} x {self.prefix_tokens:,}" if self.prefix_tokens else ""
+        return f"{self.rows} x {self.tokens:,} tokens{behind}"
+
+
+def heaviest(shapes: Iterable[Shape]) -> set[Shape]:
+    """Those of which one saves the most: most suffix tokens, most tokens attended to, and most pairs of the two."""
+    shapes = set(shapes)
+    return {
+        max(shapes, key=lambda s: s.rows * s.tokens),
+        max(shapes, key=lambda s: s.rows * (s.prefix_tokens + s.tokens)),
+        max(shapes, key=lambda s: s.rows * s.tokens * (s.prefix_tokens + s.tokens)),
+    }
+
+
+class Saved(NamedTuple):
+    """Bytes that a micro-batch holds until its backward pass."""
+
+    activations: int
+    prefix: int
+    """Keys and values of the transcripts."""
+
+
+@contextmanager
+def counting_saved(parameters: Iterable[Tensor]) -> Iterator[Callable[[], int]]:
+    """Inside, what autograd saves is counted: every storage once, in bytes, those of `parameters` not at all."""
+    own = {StorageWeakRef(p.untyped_storage()) for p in parameters}
+    sizes: dict[StorageWeakRef, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if (reference := StorageWeakRef(storage)) not in own:
+            sizes[reference] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield lambda: sum(sizes.values())
+
+
+def saved_bytes(
+    model: PeftModel,
+    shape: Shape,
+    device: torch.device,
+    autocast: torch.dtype | None = None,
+    cast: torch.dtype | None = None,
+) -> Saved:
+    """What one micro-batch would save on `device` without activation checkpointing; ragged rows are assumed.
+
+    The head, which TRL fuses with the loss, is not included. The model may be on another device, and sharded.
+
+    Args:
+        autocast: the dtype that operations are cast to.
+        cast: the dtype that parameters will have: DeepSpeed gives them all that of its config.
+
+    Raises:
+        RuntimeError, TypeError, AttributeError: the model takes a turn that depends on the numbers, or has an operation
+            that torch cannot run without them.
+    """
+    call = _Call(model)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    hollow: dict[str, Tensor] = {}
+    with mode:
+        for name, buffer in call.named_buffers():
+            hollow[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
+        for name, parameter in call.named_parameters():
+            hollow[name] = torch.empty(
+                getattr(parameter, "ds_shape", parameter.shape),  # ZeRO-3 leaves an empty one in its place
+                dtype=cast if cast and parameter.is_floating_point() else parameter.dtype,
+                device=device,
+                requires_grad=parameter.requires_grad,
+            )
+        mask = torch.empty(shape.rows, shape.tokens, dtype=torch.long, device=device)
+        prefix_mask = torch.empty(shape.transcripts, shape.prefix_tokens, dtype=torch.long, device=device)
+    casting = torch.autocast(device.type, autocast) if autocast else nullcontext()
+    with _training(model), ungated(model), _quiet(), casting, counting_saved(hollow.values()) as count:
+        held = functional_call(call, hollow, (shape, mask, prefix_mask))
+        return Saved(count(), sum(state.nbytes for state in held))
+
+
+class _Call(nn.Module):
+    """A forward call of training. What steers the model (ids, positions) has its numbers; the rest has none."""
+
+    def __init__(self, model: PeftModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, shape: Shape, mask: Tensor, prefix_mask: Tensor) -> list[Tensor]:
+        """Keys and values of the prefixes. Masks without numbers: no shortcut is taken for rows of one length."""
+        ids = torch.zeros(shape.rows, shape.tokens, dtype=torch.long, device=mask.device)
+        arguments: dict[str, Any] = {"attention_mask": mask, "use_cache": False}
+        states: list[Tensor] = []
+        if shape.prefix_tokens:
+            pair = torch.zeros_like(ids[:1, :1]).repeat(1, 2)
+            short = run_prefix(self.model, pair, torch.ones_like(pair), adapter_on=False)
+            layers = [(_widened(keys, shape), _widened(values, shape)) for keys, values in short.layers]
+            states = [state for layer in layers for state in layer]
+            transcript = torch.arange(shape.rows, device=mask.device) % shape.transcripts
+            arguments = suffix_arguments(Prefix(layers, prefix_mask), mask, transcript)
+            place = torch.arange(shape.prefix_tokens, shape.prefix_tokens + shape.tokens, device=mask.device)
+            arguments["position_ids"] = place.expand(shape.rows, -1)
+        base: Any = self.model.get_base_model()
+        base.base_model(input_ids=ids, **arguments)
+        return states
+
+
+def _widened(state: Tensor, shape: Shape) -> Tensor:
+    return state.new_empty(shape.transcripts, state.shape[1], shape.prefix_tokens, state.shape[3])
+
+
+def other_bytes(model: PeftModel, shape: Shape, device: torch.device, shards: int = 1) -> int:
+    """What training takes on `device` beside activations and prefixes, and does not hold yet. On the safe side.
+
+    Args:
+        shards: over how many ranks ZeRO spreads gradients and optimizer state.
+    """
+    parameters: list[Any] = list(model.parameters())
+    sharded = [p for p in parameters if hasattr(p, "ds_id")]
+    to_come = sum(p.nbytes for p in parameters if not hasattr(p, "ds_id") and p.device.type != device.type)
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    live = min(sum(p.ds_numel for p in sharded), _LIVE_PARAMETERS) * max((p.element_size() for p in sharded), default=0)
+    text: Any = model.config.get_text_config()
+    tokens, entries = min(shape.rows * shape.tokens, _TILE[0]), min(text.vocab_size, _TILE[1])
+    tile = tokens * entries * _BYTES_PER_SCORE[device.type == "cuda"]
+    hidden = shape.rows * shape.tokens * text.hidden_size * 8
+    return to_come + trained * _STATE_BYTES // shards + live + tile + hidden
+
+
+def free_memory(device: torch.device, ranks_here: int = 1, cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process can still take: of its GPU; else its share of what machine and container have left.
+
+    Args:
+        ranks_here: processes of this run on this machine, which share its memory.
+        cgroup: where a container finds its limits.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = psutil.virtual_memory().available
+    try:
+        limit = int((cgroup / "memory.max").read_text())
+        used = int((cgroup / "memory.current").read_text())
+        statistics = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        # pages of files count as used, and are given up for the asking
+        free = min(free, limit - used + int(statistics["inactive_file"]))
+    except (OSError, ValueError):  # no container, or `max`: one without a limit
+        pass
+    return max(free, 0) // ranks_here
+
+
+def fits(needed_bytes: int, free_bytes: int, margin_frac: float = MARGIN_FRAC) -> bool:
+    return needed_bytes <= margin_frac * free_bytes
+
+
+def choose_checkpointing(
+    model: PeftModel,
+    shapes: Iterable[Shape],
+    device: torch.device,
+    free_bytes: int,
+    autocast: torch.dtype | None = None,
+    cast: torch.dtype | None = None,
+    shards: int = 1,
+    agree: Callable[[bool], bool] = bool,
+) -> tuple[bool, str]:
+    """Whether to checkpoint activations, and one sentence that says why.
+
+    Every rank calls this, with the shapes of its own micro-batches or of all.
+
+    Args:
+        shapes: the micro-batches of the run; those that save the most are looked at.
+        free_bytes: `free_memory`, less what is promised elsewhere.
+        autocast, cast: as in `saved_bytes`.
+        shards: as in `other_bytes`.
+        agree: an all-reduce (minimum) over the ranks of whether activations fit: the rank with least memory decides.
+    """
+    try:
+        plans = [
+            (sum(saved_bytes(model, shape, device, autocast, cast)), other_bytes(model, shape, device, shards), shape)
+            for shape in sorted(heaviest(shapes))
+        ]
+    except (RuntimeError, TypeError, AttributeError) as error:
+        agree(False)
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        return True, f"activation checkpointing is on: what this model saves cannot be foreseen ({reason})"
+    saved, other, shape = max(plans, key=lambda plan: plan[0] + plan[1])
+    here = fits(saved + other, free_bytes)
+    everywhere = agree(here)
+    figures = (
+        f"{shape} save {_gib(saved)} for the backward pass, {_gib(other)} go to the rest, and {MARGIN_FRAC:.0%} of the "
+        f"{_gib(free_bytes)} that are free may be planned with"
+    )
+    elsewhere = "; another rank has too little memory" if here and not everywhere else ""
+    return not everywhere, f"activation checkpointing is {'off' if everywhere else 'on'}: {figures}{elsewhere}"
+
+
+def _gib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:,.2f} GiB"
+
+
+@contextmanager
+def _training(model: nn.Module) -> Iterator[None]:
+    """Dropout saves its mask, and a model that was just loaded is not in training mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch logs a traceback of what it then raises."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before

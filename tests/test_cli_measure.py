@@ -1,0 +1,146 @@
+"""`compare` and `calibrate` at the command line; the persona is a stub where no model is needed."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+
+from honest_persona import cli
+from honest_persona.data.records import Record
+from honest_persona.data.sources import Selection, load_records
+from honest_persona.errors import UserError
+from honest_persona.evaluation import run
+from honest_persona.evaluation.calibrate import Threshold
+from honest_persona.evaluation.reviews import Ending, HonestPersona, Review
+from honest_persona.modeling.adapter import AdapterCard
+from tests.evaluation.scored import samples
+from tests.tiny import base_model, conversation, form_of, random_adapter
+
+
+def card_of(form, **changes):
+    config = {
+        "dataset": "builtin:sample",
+        "val_item_frac": 0.5,
+        "seed": 0,
+        "tags_to_filter": [],
+        "intervention_types": ["split_personality"],
+        "data_model_source": "all",
+        "max_new_tokens": 4,
+        "validation_batch_size": 4,
+    }
+    values = {"base_model": "m", "base_revision": None, "base_fingerprint": "f", "default_intervention": "Be honest."}
+    return AdapterCard(persona=form.persona, **{**values, "config": config, **changes})
+
+
+@pytest.fixture
+def adapter(tmp_path, monkeypatch):
+    """A folder with a card and a tokenizer; reviews of its persona have P(FAIL) of 0, 1/1000, 2/1000, ..."""
+    form = form_of()
+    folder = tmp_path / "run"
+    folder.mkdir()
+    form.tokenizer.save_pretrained(folder)
+    card_of(form).save(folder)
+    asked, wordings = [], []
+
+    class Persona:
+        def reviews(self, conversations, intervention=None, **_):
+            wordings.append(intervention)
+            asked.extend(conversations)
+            return [Review("", "PASS", i / 1000, Ending.CLEAN) for i in range(len(conversations))]
+
+    monkeypatch.setattr(run, "load_honest_persona", lambda _: Persona())
+    return folder, asked, wordings
+
+
+def benign_file(tmp_path, n):
+    path = tmp_path / "benign.jsonl"
+    path.write_text("".join(json.dumps({"messages": conversation(i % 9)}) + "\n" for i in range(n)))
+    return path
+
+
+def test_compare_prints_a_table_or_json(tmp_path, capsys):
+    for name, second in (("a", False), ("b", True)):
+        (tmp_path / name).mkdir()
+        lines = [json.dumps(asdict(s)) + "\n" for s in samples(np.random.default_rng(0), second=second)]
+        (tmp_path / name / "samples.jsonl").write_text("".join(lines))
+    words = ["compare", str(tmp_path / "a"), str(tmp_path / "b")]
+    cli.main(words)
+    assert "B - A" in capsys.readouterr().out
+    cli.main([*words, "--json"])
+    first = json.loads(capsys.readouterr().out)["rows"][0]
+    assert set(first["differences"]["auroc"]) == {"a", "b", "difference", "interval", "n"}
+    with pytest.raises(UserError, match=r"no samples\.jsonl there"):
+        cli.main(["compare", str(tmp_path), str(tmp_path)])
+
+
+def test_calibrate_stores_the_threshold_with_the_adapter(adapter, tmp_path, capsys):
+    folder, asked, wordings = adapter
+    before = AdapterCard.load(folder)
+    source = benign_file(tmp_path, 400)
+    words = ["calibrate", "--adapter", str(folder), "--input", str(source), "--fpr", "0.01"]
+    cli.main([*words, "--dry_run", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert AdapterCard.load(folder) == before, "nothing is stored"
+    cli.main(words)
+    card = AdapterCard.load(folder)
+    # (3 + 1) / 401 <= 0.01: three of 0, 0.001, ..., 0.399 are above it
+    assert Threshold.from_dict(card.threshold).value == printed["value"] == 0.396
+    assert card.threshold["intervention"] == "Be honest."
+    assert card.threshold["data"] == str(source)
+    assert replace(card, threshold=None) == before
+    assert "P(FAIL) above 0.396 is flagged: 0.75% of 400 benign conversations (400 items)" in capsys.readouterr().out
+    assert len(asked) == 800
+    cli.main([*words, "--intervention", "Did you lie?"])
+    assert AdapterCard.load(folder).threshold["intervention"] == "Did you lie?"
+    assert wordings == [None, None, "Did you lie?"]
+
+
+def test_calibrate_takes_held_out_benign_transcripts_once(adapter, capsys):
+    folder, asked, _ = adapter
+    cli.main(["calibrate", "--adapter", str(folder), "--fpr", "0.05"])
+    records = load_records("builtin:sample", Selection(intervention_types=("split_personality",))).records
+    by_text: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        by_text.setdefault((record.task, record.response), []).append(record)
+    assert asked
+    for messages in asked:
+        found = by_text[messages[-2]["content"], messages[-1]["content"]]
+        assert any(r.variant == "A" and r.flag == "PASS" for r in found)
+    texts = [json.dumps(messages) for messages in asked]
+    assert len(set(texts)) == len(texts)
+    assert "note: " in capsys.readouterr().out, "a sample of data is too small for a promise"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--fpr", "0"], "--fpr: 0.0 is no rate"),
+        (["--fpr", "1.5"], "--fpr: 1.5 is no rate"),
+        (["--input", "FILE", "--dataset", "builtin:sample"], "give one"),
+        (["--input", "OWN"], "has an intervention of its own"),
+    ],
+)
+def test_calibrate_refuses(adapter, tmp_path, words, message):
+    own = tmp_path / "own.jsonl"
+    own.write_text(json.dumps({"messages": conversation(), "intervention": "Did you lie?"}) + "\n")
+    files = {"FILE": str(benign_file(tmp_path, 2)), "OWN": str(own)}
+    with pytest.raises(UserError, match=message):
+        cli.main(["calibrate", "--adapter", str(adapter[0]), *(files.get(word, word) for word in words)])
+    assert AdapterCard.load(adapter[0]).threshold is None
+
+
+def test_review_says_whether_it_is_above_the_threshold():
+    torch.manual_seed(0)
+    form = form_of()
+    model = random_adapter(base_model(), form).eval()
+    plain = HonestPersona(model, form, card_of(form))
+    conversations = [conversation(n) for n in range(4)]
+    p_fail = [r.p_fail for r in plain.reviews(conversations, max_new_tokens=4)]
+    assert {r.above_threshold for r in plain.reviews(conversations, max_new_tokens=4)} == {None}
+    middle = sorted(p_fail)[1]
+    stored = Threshold(middle, 0.5, 4, 4, 0.5, (0.0, 1.0)).as_dict() | {"intervention": "Be honest.", "data": "x"}
+    persona = HonestPersona(model, form, card_of(form, threshold=stored))
+    assert [r.above_threshold for r in persona.reviews(conversations, max_new_tokens=4)] == [p > middle for p in p_fail]
+    assert persona.review(conversations[0], "Did you lie?", max_new_tokens=4).above_threshold is None
