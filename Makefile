@@ -6,7 +6,7 @@ BIN := .venv/bin
 # DeepSpeed builds no compiled ops at installation, and needs none here.
 export DS_BUILD_OPS := 0
 
-.PHONY: setup demo test quick lint clean
+.PHONY: setup demo test quick bench lint clean
 
 setup: .venv/ready
 
@@ -34,6 +34,11 @@ test: lint
 # without the tests that start processes, train, or read all the real data
 quick: lint
 	$(BIN)/python -m pytest -m "not slow"
+
+# how fast, on this machine: half an hour on two cores
+bench: setup
+	$(BIN)/python -m benchmarks.training --setup cpu --batch_size 4 --seq_len 2048 --json training.json
+	$(BIN)/python -m benchmarks.heavy_log --setup cpu --batches 8 --json heavy_log.json
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

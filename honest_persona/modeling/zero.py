@@ -4,7 +4,6 @@ ZeRO-3 gathers the weights of each module for each forward call, and a generatio
 `gathered` every rank holds all weights, and each may make as many calls as it likes.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from honest_persona.modeling.free_memory import free_memory
 
 _FREE_FRAC = 0.5
 """The share of the free memory that whole weights may take; the rest is for keys, values and activations."""
@@ -57,19 +58,8 @@ def _fits(model: nn.Module) -> bool:
     """The same answer on every rank."""
     parameters: list[Any] = [p for p in model.parameters() if hasattr(p, "ds_id")]
     needed_bytes = sum(p.ds_numel * p.element_size() for p in parameters)
-    return not any_rank(needed_bytes > _FREE_FRAC * _free_bytes())
-
-
-def _free_bytes() -> int:
-    """On this rank's device; on a CPU, its share of what all processes may still take."""
-    if torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info()
-        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    import psutil  # as DeepSpeed does
-
-    # torchrun sets the one, DeepSpeed's launcher the other
-    ranks_here = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or dist.get_world_size()
-    return psutil.virtual_memory().available // int(ranks_here)
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    return not any_rank(needed_bytes > _FREE_FRAC * free_memory(device))
 
 
 @contextmanager

@@ -14,12 +14,13 @@ from honest_persona.data.prepare import Row
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.errors import UserError
 from honest_persona.modeling.adapter import AdapterCard
+from honest_persona.modeling.free_memory import free_memory
 from honest_persona.modeling.frozen_prefix import why_not_frozen, why_not_split
 from honest_persona.modeling.load import load_model_config
 from honest_persona.modeling.prefix_cache import PrefixCache, base_identity
 from honest_persona.training.batching import Lengths, PersonaBatches
-from honest_persona.training.memory import Shape, choose_checkpointing, free_memory
-from honest_persona.training.ranks import all_agree, rank, ranks_here, say, world_size
+from honest_persona.training.memory import Shape, choose_checkpointing
+from honest_persona.training.ranks import all_agree, rank, say, world_size
 from honest_persona.training.trainer import PersonaTrainer
 
 
@@ -99,7 +100,7 @@ def checkpoints_activations(config: RunConfig, args: SFTConfig, batches: Persona
         model,
         _shapes(batches),
         args.device,
-        free_memory(args.device, ranks_here()) - promised,
+        free_memory(args.device) - promised,
         autocast=None if args.deepspeed_plugin else half,
         cast=half if args.deepspeed_plugin else None,
         shards=world_size() if args.deepspeed_plugin else 1,

@@ -9,10 +9,8 @@ before DeepSpeed has set up a model whose weights ZeRO-3 has sharded.
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
@@ -170,28 +168,6 @@ def other_bytes(model: PeftModel, shape: Shape, device: torch.device, shards: in
     tile = tokens * entries * _BYTES_PER_SCORE[device.type == "cuda"]
     hidden = shape.rows * shape.tokens * text.hidden_size * 8
     return to_come + trained * _STATE_BYTES // shards + live + tile + hidden
-
-
-def free_memory(device: torch.device, ranks_here: int = 1, cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this process can still take: of its GPU; else its share of what machine and container have left.
-
-    Args:
-        ranks_here: processes of this run on this machine, which share its memory.
-        cgroup: where a container finds its limits.
-    """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free = psutil.virtual_memory().available
-    try:
-        limit = int((cgroup / "memory.max").read_text())
-        used = int((cgroup / "memory.current").read_text())
-        statistics = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-        # pages of files count as used, and are given up for the asking
-        free = min(free, limit - used + int(statistics["inactive_file"]))
-    except (OSError, ValueError):  # no container, or `max`: one without a limit
-        pass
-    return max(free, 0) // ranks_here
 
 
 def fits(needed_bytes: int, free_bytes: int, margin_frac: float = MARGIN_FRAC) -> bool:

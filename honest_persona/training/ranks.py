@@ -25,11 +25,6 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def ranks_here() -> int:
-    """Processes of this run on this machine: torchrun names them one way, DeepSpeed's launcher another."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
-
-
 def all_agree(here: bool) -> bool:
     """Whether it is so on every rank."""
     if not dist.is_initialized():

@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from honest_persona.modeling.adapter import activation_arguments, ungated
+from honest_persona.modeling.free_memory import free_memory
 from honest_persona.modeling.frozen_prefix import run_prefix, suffix_arguments
 from honest_persona.training.memory import (
     MARGIN_FRAC,
@@ -20,7 +21,6 @@ from honest_persona.training.memory import (
     choose_checkpointing,
     counting_saved,
     fits,
-    free_memory,
     heaviest,
     other_bytes,
     saved_bytes,
@@ -261,7 +261,7 @@ def test_what_cannot_be_foreseen_is_checkpointed():
 
 def test_free_memory(tmp_path):
     assert 0 < free_memory(CPU) <= psutil.virtual_memory().total
-    assert abs(free_memory(CPU, ranks_here=4) - free_memory(CPU) // 4) < 2**29
+    assert abs(free_memory(CPU, ranks=4) - free_memory(CPU) // 4) < 2**29
     (tmp_path / "memory.current").write_text("700000\n")
     (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 150000\n")
     (tmp_path / "memory.max").write_text("1000000\n")
