@@ -16,6 +16,7 @@ from honest_persona.data.segments import SUPERVISED, Kind
 from honest_persona.data.tokens import IGNORED, labels
 
 Batch = dict[str, Any]
+Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,11 @@ class SplitCollator(PersonaCollator):
         keys = [prefix_key(row) for row in rows]
         prefixes = {key: row["input_ids"][: row["activation"]] for key, row in zip(keys, rows, strict=True)}
         order = {key: i for i, key in enumerate(prefixes)}
+        prefix_ids, prefix_mask = pad_with_mask(list(prefixes.values()), self.pad_id, "left")
         return {
             **self._padded(rows, [row["activation"] for row in rows]),
-            "prefix_ids": pad(list(prefixes.values()), self.pad_id, "left"),
-            "prefix_mask": pad([[1] * len(ids) for ids in prefixes.values()], 0, "left"),
+            "prefix_ids": prefix_ids,
+            "prefix_mask": prefix_mask,
             "prefix_keys": list(prefixes),
             "transcript": torch.tensor([order[key] for key in keys]),
         }
@@ -109,7 +111,15 @@ def prefix_key(row: Mapping[str, Any]) -> str:
     return hashlib.sha256(array("q", row["input_ids"][: row["activation"]]).tobytes()).hexdigest()
 
 
-def pad(rows: Sequence[Sequence[int]], fill: int, side: Literal["left", "right"]) -> torch.Tensor:
+def pad_with_mask(
+    rows: Sequence[Sequence[int]], fill: int, side: Side, device: torch.device | str = "cpu"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Padded ids and their mask, (B, T) int64 each."""
+    mask = pad([[1] * len(row) for row in rows], 0, side)
+    return pad(rows, fill, side).to(device), mask.to(device)
+
+
+def pad(rows: Sequence[Sequence[int]], fill: int, side: Side) -> torch.Tensor:
     """(B, T) int64: rows of one length, that of the longest."""
     length = max(len(row) for row in rows)
     out = torch.full((len(rows), length), fill)

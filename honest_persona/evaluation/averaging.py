@@ -1,10 +1,4 @@
-"""P(FAIL) averaged over several interventions on one transcript, and what that buys.
-
-    averaged = average_interventions(samples)       # one sample per transcript, for all that takes samples
-    gains(samples)                                  # AUROC with 1, 2, ... interventions on the same transcripts
-
-A threshold holds for the number and wording of the interventions that it was calibrated with.
-"""
+"""What it buys to average P(FAIL) over several interventions on one transcript: AUROC with 1, 2, ... of them."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,8 +12,6 @@ from honest_persona.evaluation.detection import Columns, Estimate, auroc_statist
 
 if TYPE_CHECKING:
     from honest_persona.evaluation.suite import Sample
-
-_FLAGS = ("PASS", "FAIL")
 
 
 class Transcripts(NamedTuple):
@@ -49,39 +41,6 @@ def by_transcript(samples: "Sequence[Sample]") -> Transcripts:
     return Transcripts(groups, disagreeing, ambiguous)
 
 
-class Averaged(NamedTuple):
-    samples: "list[Sample]"
-    disagreeing: int
-    ambiguous: int
-
-
-def average_interventions(samples: "Sequence[Sample]") -> Averaged:
-    """One sample per transcript, with the mean P(FAIL).
-
-    Its flag is that of the majority of the flags that could be read; a tie goes to the side of the mean P(FAIL), and
-    where none could be read there is none. Its `record_id` names the transcript, its `intervention_name` all of them,
-    and its review is that of the sample whose P(FAIL) is nearest to the mean.
-    """
-    transcripts = by_transcript(samples)
-    averaged = [_averaged(group) for group in transcripts.groups]
-    return Averaged(averaged, transcripts.disagreeing, transcripts.ambiguous)
-
-
-def _averaged(group: "Sequence[Sample]") -> "Sample":
-    mean = sum(s.p_fail for s in group) / len(group)
-    votes = [s.flag for s in group if s.flag is not None]
-    passed, failed = (votes.count(flag) for flag in _FLAGS)
-    flag = None if not votes else _FLAGS[mean > 0.5] if passed == failed else _FLAGS[failed > passed]
-    nearest = min(group, key=lambda s: abs(s.p_fail - mean))
-    return replace(
-        nearest,
-        record_id="/".join((nearest.topic, nearest.item_id, nearest.variant, nearest.model)),
-        intervention_name="+".join(s.intervention_name for s in group),
-        p_fail=mean,
-        flag=flag,
-    )
-
-
 @dataclass(frozen=True)
 class Gain:
     """AUROC of the mean P(FAIL) of `n_interventions`, and how much more that is than with one."""
@@ -91,6 +50,14 @@ class Gain:
     more: float | None
     more_interval: Interval | None
     """95 %, paired: the same transcripts, the same draws of items."""
+
+    def __str__(self) -> str:
+        low, high = self.more_interval or (float("nan"), float("nan"))
+        return (
+            f"P(FAIL) averaged over {self.n_interventions} interventions on one transcript: "
+            f"AUROC {self.auroc.value:.3f}, {self.more:+.3f} ({low:+.3f} to {high:+.3f}) against one; "
+            f"n {self.auroc.n} transcripts"
+        )
 
 
 def gains(

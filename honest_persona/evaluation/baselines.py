@@ -23,6 +23,7 @@ from honest_persona.data.tokens import TokenFormat
 from honest_persona.errors import UserError
 from honest_persona.evaluation.bootstrap import draw, interval, value
 from honest_persona.evaluation.detection import COMPARED, Columns, Estimate
+from honest_persona.evaluation.metrics import ALL
 from honest_persona.probes.features import Model
 from honest_persona.probes.probe import Probe
 from honest_persona.probes.selection import probe_scores, prompts_of
@@ -31,7 +32,6 @@ Text = Literal["response", "transcript"]
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 """(indices to fit on, indices to guess)"""
 
-ALL = "all"
 RATES = ("accuracy", "balanced_accuracy", "auroc")
 
 
@@ -70,20 +70,6 @@ def topic_only(topics: Sequence[str], flags: Sequence[str], asked: Sequence[str]
     """P(FAIL) of the `asked` topics: the share of FAIL among records of that topic; 0.5 for a topic not seen."""
     n, n_fail = Counter(topics), Counter(t for t, flag in zip(topics, flags, strict=True) if flag == "FAIL")
     return [n_fail[topic] / n[topic] if n[topic] else 0.5 for topic in asked]
-
-
-def bigram_outsider(records: Sequence[Record], folds: int = 5, text: Text = "transcript") -> list[str]:
-    """Flags by a reader of the text alone: logistic regression on its words and pairs of words.
-
-    Cross-validated over `folds` folds that keep each cluster (item, entity) together.
-
-    Args:
-        text: the response alone, or system prompt, task and response.
-
-    Raises:
-        ValueError: fewer clusters than folds, or only one flag.
-    """
-    return Guess.of(_bigram_scores(records, held_out_clusters(records, folds), text)).flags
 
 
 def held_out_clusters(records: Sequence[Record], folds: int = 5) -> Folds:

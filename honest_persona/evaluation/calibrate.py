@@ -11,16 +11,13 @@ conversations that the user vouches for.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from honest_persona.data.records import Record
 from honest_persona.errors import UserError
 from honest_persona.evaluation.bootstrap import exact
-
-if TYPE_CHECKING:
-    from honest_persona.evaluation.suite import Sample
 
 _MANY = 0.2
 """A share of benign conversations scored as FAIL that is worth a note, whatever rate is wanted."""
@@ -121,21 +118,9 @@ def _note(wanted_fpr: float, scores: np.ndarray, m: int, value: float) -> str:
     return "; ".join(notes)
 
 
-def is_benign(truth: str, variant: str) -> bool:
-    """The main persona had no hidden bias and did nothing wrong."""
-    return truth == "PASS" and variant == "A"
-
-
 def benign_records(records: Iterable[Record]) -> list[Record]:
-    """The benign ones, of records that were not trained on: an adapter is surer of those than of new ones."""
-    return [record for record in records if is_benign(record.flag, record.variant)]
+    """Those in which the main persona had no hidden bias and did nothing wrong.
 
-
-def benign_samples(samples: "Iterable[Sample]") -> "list[Sample]":
-    return [sample for sample in samples if is_benign(sample.truth, sample.variant)]
-
-
-def threshold_of(samples: "Iterable[Sample]", wanted_fpr: float) -> Threshold:
-    """`threshold_for` of the benign ones among evaluated samples, clustered."""
-    benign = benign_samples(samples)
-    return threshold_for([sample.p_fail for sample in benign], wanted_fpr, [sample.cluster for sample in benign])
+    Of records that were not trained on: an adapter is surer of those than of new ones.
+    """
+    return [record for record in records if record.flag == "PASS" and record.variant == "A"]

@@ -21,9 +21,9 @@ from rich.table import Table
 from honest_persona.errors import UserError
 from honest_persona.evaluation.bootstrap import Interval, difference_interval, draw, value
 from honest_persona.evaluation.detection import COMPARED, Columns
+from honest_persona.evaluation.metrics import ALL
+from honest_persona.evaluation.report import SAMPLES_FILE
 
-ALL = "all"
-SAMPLES_FILE = "samples.jsonl"
 _SHARED = ("truth", "topic", "variant", "cluster")
 _IN_EVERY_ROW = ("balanced_accuracy", "auroc")
 """The table shows these for each topic and variant, and the others for a part as a whole."""

@@ -64,6 +64,10 @@ def count_flags(predictions: Sequence[str | None], references: Sequence[str]) ->
     return rows
 
 
+ALL = "all"
+"""The topic or variant of a group that holds all of them."""
+
+
 class FlagMetrics(evaluate.Metric):
     """Rates of RATES over string flags; an empty prediction is an unparsable review."""
 

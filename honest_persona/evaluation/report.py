@@ -10,7 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from honest_persona.evaluation.suite import ALL, Results, Row, Sample
+from honest_persona.evaluation.metrics import ALL
+from honest_persona.evaluation.suite import Results, Row, Sample
+
+SAMPLES_FILE = "samples.jsonl"
 
 
 def table(results: Results, title: str) -> Table:
@@ -75,7 +78,7 @@ def write_results(results: Results, folder: Path, about: Mapping[str, Any]) -> N
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"about": dict(about), **results.as_dict()}, indent=2, ensure_ascii=False)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
-    with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
+    with (folder / SAMPLES_FILE).open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in results.samples)
 
 

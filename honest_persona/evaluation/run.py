@@ -1,7 +1,7 @@
 """`eval.py`'s work: from an adapter's folder to the table and the files."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from honest_persona.data.segments import record_messages
 from honest_persona.data.sources import Selection, load_records
 from honest_persona.data.splits import sample_per_topic, split_records
 from honest_persona.errors import UserError
+from honest_persona.evaluation.averaging import gains
 from honest_persona.evaluation.calibrate import Threshold, benign_records, threshold_for
 from honest_persona.evaluation.report import print_table, write_results
 from honest_persona.evaluation.reviews import load_honest_persona
@@ -61,10 +62,19 @@ def evaluate_adapter(
     )
     target = Path(output) if output else folder / "eval"
     print_table(results, f"{folder} on {dataset or config['dataset']}")
+    averaged = [gain for gain in gains(results.samples) if gain.more is not None]
+    for gain in averaged:
+        print(gain)
     write_results(
         results,
         target,
-        {"adapter": str(folder), "dataset": dataset or config["dataset"], "limit": limit, "all_items": all_items},
+        {
+            "adapter": str(folder),
+            "dataset": dataset or config["dataset"],
+            "limit": limit,
+            "all_items": all_items,
+            "averaged_over_interventions": [asdict(gain) for gain in averaged],
+        },
     )
     print(f"figures in {target / 'results.json'}, reviews in {target / 'samples.jsonl'}")
     return results

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
+from honest_persona.data.collator import pad_with_mask
 from honest_persona.data.tokens import TokenFormat, Tokens
 from honest_persona.modeling.adapter import ADAPTER, activation_arguments, ungated
 from honest_persona.modeling.frozen_prefix import (
@@ -86,7 +87,7 @@ class WholeRows:
 
     def _inputs(self, rows: Sequence[list[int]]) -> dict[str, Any]:
         """Left-padded."""
-        ids, mask = _left_padded(rows, self.form.pad_id, self.model.device)
+        ids, mask = pad_with_mask(rows, self.form.pad_id, "left", self.model.device)
         length = ids.shape[1]
         activation = [p.activation + length - len(row) for p, row in zip(self.prompts, rows, strict=True)]
         return {
@@ -105,7 +106,7 @@ class SharedPrefixes:
         place: dict[tuple[int, ...], int] = {}
         self.transcript = [place.setdefault(tuple(p.input_ids[: p.activation]), len(place)) for p in prompts]
         self.suffixes = [p.input_ids[p.activation :] for p in prompts]
-        ids, mask = _left_padded([list(prefix) for prefix in place], form.pad_id, model.device)
+        ids, mask = pad_with_mask(list(place), form.pad_id, "left", model.device)
         self.prefix = run_prefix(model, ids, mask, adapter_on=form.persona.adapter_scope == "all")
         self.written: list[list[int]] = [[] for _ in prompts]
         self.flag_logits: Tensor
@@ -165,11 +166,8 @@ class SharedPrefixes:
     def _flag_logits(self, rows: Sequence[list[int]], transcript: Sequence[int]) -> Tensor:
         """The logits of PASS and FAIL behind suffixes, (B, 2)."""
         device = self.prefix.mask.device
-        width = max(len(row) for row in rows)
-        ids = torch.tensor([row + [self.form.pad_id] * (width - len(row)) for row in rows], device=device)
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        mask = (torch.arange(width, device=device) < lengths[:, None]).long()
-        with _one_token_per_row(self.model, lengths - 1):
+        ids, mask = pad_with_mask(rows, self.form.pad_id, "right", device)
+        with _one_token_per_row(self.model, mask.sum(1) - 1):
             logits = self.model(
                 ids, **suffix_arguments(self.prefix, mask, torch.tensor(transcript, device=device))
             ).logits
@@ -252,11 +250,3 @@ def _of_flags(logits: Tensor, form: TokenFormat) -> Tensor:
 def _p_fail(logits: Tensor) -> list[float]:
     """Of the logits of PASS and FAIL, (B, 2)."""
     return torch.softmax(logits, dim=-1)[:, 1].tolist()
-
-
-def _left_padded(rows: Sequence[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and mask, (B, T) int64 each."""
-    length = max(len(row) for row in rows)
-    ids = torch.tensor([[pad_id] * (length - len(row)) + row for row in rows], device=device)
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)
-    return ids, mask

@@ -18,11 +18,10 @@ from honest_persona.data.tokens import TokenFormat, Tokens, apply_intervention
 from honest_persona.evaluation.baselines import variant_only
 from honest_persona.evaluation.calibrate import Threshold
 from honest_persona.evaluation.detection import Columns, detect
-from honest_persona.evaluation.metrics import COLUMNS, RATES, count_flags
+from honest_persona.evaluation.metrics import ALL, COLUMNS, RATES, count_flags
 from honest_persona.evaluation.reviews import Review, write_reviews
+from honest_persona.modeling.frozen_prefix import in_mode
 from honest_persona.modeling.zero import gathered
-
-ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -237,20 +236,17 @@ def _evaluating(model: PeftModel) -> Iterator[None]:
     PEFT's activated LoRA leaves hooks in checkpointed layers until a backward pass; a forward pass without one would
     make the next training step fail, so checkpointing must be off here.
     """
-    training = [module for module in model.modules() if module.training]
     checkpointed: list[Any] = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False) is True]
     cpu_state = torch.get_rng_state()
     device_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     for module in checkpointed:
         module.gradient_checkpointing = False
-    model.eval()
     try:
-        yield
+        with in_mode(model, training=False):
+            yield
     finally:
         for module in checkpointed:
             module.gradient_checkpointing = True
-        for module in training:
-            module.training = True
         torch.set_rng_state(cpu_state)
         if device_states:
             torch.cuda.set_rng_state_all(device_states)

@@ -19,9 +19,13 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Cache, DynamicCache, PreTrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from honest_persona.data.collator import pad_with_mask
+
+Model = PreTrainedModel | PeftModel
 
 PLAIN_ATTENTION = frozenset({"full_attention", "sliding_attention"})
 """Layer types whose whole memory of the prefix is its keys and values."""
@@ -64,17 +68,16 @@ def why_not_frozen(model: PeftModel) -> str | None:
 
 
 @torch.no_grad()
-def run_prefix(model: PeftModel, input_ids: Tensor, attention_mask: Tensor, adapter_on: bool) -> Prefix:
+def run_prefix(model: Model, input_ids: Tensor, attention_mask: Tensor, adapter_on: bool) -> Prefix:
     """One forward pass over transcripts, without gradient.
 
     Args:
         input_ids, attention_mask: (U, P) int64, left-padded.
         adapter_on: whether the adapter is active on the prefix: scope `all`.
     """
-    base: Any = model.get_base_model()
     cache = DynamicCache()  # without a config: sliding layers keep everything, so that all layers are one length
-    with nullcontext() if adapter_on else _adapter_off(model), _at_rest(model):
-        base.base_model(
+    with nullcontext() if adapter_on else adapter_off(model), in_mode(model, training=False):
+        backbone_of(model)(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=positions(attention_mask),
@@ -139,7 +142,7 @@ def checkpoint_with_prefix(model: torch.nn.Module) -> None:
 
 
 @contextmanager
-def _adapter_off(model: torch.nn.Module) -> Iterator[None]:
+def adapter_off(model: torch.nn.Module) -> Iterator[None]:
     """Like `PeftModel.disable_adapter`, but what was off stays off behind it, and no `requires_grad` is touched."""
     layers: list[Any] = [m for m in model.modules() if isinstance(m, BaseTunerLayer) and not m.disable_adapters]
     for layer in layers:
@@ -152,15 +155,24 @@ def _adapter_off(model: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _at_rest(model: torch.nn.Module) -> Iterator[None]:
-    """Eval mode, in which no dropout falls on the prefix and no layer is checkpointed, which would drop its cache."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+def in_mode(model: torch.nn.Module, training: bool) -> Iterator[None]:
+    """Training or eval mode inside, and for each module its own again behind it.
+
+    In eval mode no dropout falls on a prefix, and no layer is checkpointed, which would drop its cache.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(training)
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        for module, mode in modes:
+            module.training = mode
+
+
+def backbone_of(model: Model) -> Any:
+    """The transformer without its head; the layers of an adapter are in it."""
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return base.base_model
 
 
 @torch.no_grad()
@@ -185,11 +197,9 @@ def run_suffixes(
     for i, (keys, values) in enumerate(prefix.layers):
         cache.update(keys[chosen], values[chosen], i)
     if width:
-        ids = torch.tensor([row + [pad_id] * (width - len(row)) for row in fed], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in fed], device=device)
+        ids, mask = pad_with_mask(fed, pad_id, "right", device)
         whole = torch.cat([whole, mask], dim=1)
-        base: Any = model.get_base_model()
-        base.base_model(
+        backbone_of(model)(
             input_ids=ids,
             attention_mask=whole,
             position_ids=positions(whole)[:, -width:],

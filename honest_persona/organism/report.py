@@ -22,9 +22,10 @@ from honest_persona.data.records import Record
 from honest_persona.data.splits import sample_per_topic
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.evaluation.baselines import Guess, probe_guesses, shortcuts_of
+from honest_persona.evaluation.metrics import ALL
 from honest_persona.evaluation.reviews import Ending, HonestPersona, Review, load_honest_persona
 from honest_persona.evaluation.run import evaluate_adapter
-from honest_persona.evaluation.suite import ALL, Results, Row, Sample, evaluate_records, sample_of, summarize
+from honest_persona.evaluation.suite import Results, Row, Sample, evaluate_records, sample_of, summarize
 from honest_persona.modeling.adapter import CARD_FILE
 from honest_persona.probes.probe import METHODS, Method
 from honest_persona.probes.selection import fit_probes

@@ -6,21 +6,27 @@ states |= contrast_states(model, prompts, form, layers)    # Site -> (n, 2, d), 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 import torch
-from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel
 
+from honest_persona.data.collator import pad_with_mask
 from honest_persona.data.segments import Kind, Segment
 from honest_persona.data.tokens import TokenFormat, Tokens
 from honest_persona.errors import UserError
-from honest_persona.modeling.frozen_prefix import Prefix, positions, run_prefix, suffix_arguments, why_not_split
-
-Model = PreTrainedModel | PeftModel
+from honest_persona.modeling.frozen_prefix import (
+    Model,
+    adapter_off,
+    backbone_of,
+    in_mode,
+    positions,
+    run_prefix,
+    suffix_arguments,
+    why_not_split,
+)
 
 
 class Position(StrEnum):
@@ -88,13 +94,13 @@ def contrast_states(
 ) -> dict[Site, Tensor]:
     """Contrast pairs, (n, 2, d) float32 on the CPU per layer: the prompt answered by the flag PASS, and by FAIL.
 
-    What the two have in common runs once, where the model allows that and is given with its adapter.
+    What the two have in common runs once, where the model allows that.
     """
     _check_layers(model, layers)
     shared, _, _ = form.flag_ids
     tails = [_flag_run(flag, form)[len(shared) :] for flag in ("PASS", "FAIL")]
     bodies = [(*prompt.input_ids, *shared) for prompt in prompts]
-    if isinstance(model, PeftModel) and why_not_split(model.config) is None:
+    if why_not_split(model.config) is None:
         states = _behind_prefixes(model, bodies, tails, form, layers, batch_size)
     else:
         rows = [(*body, *tail) for body in bodies for tail in tails]
@@ -144,7 +150,7 @@ def _states_at(
     found: dict[int, Tensor] = {}
     with _base_alone(model) as backbone:
         for batch in _batches([len(row) for row in rows], batch_size):
-            ids, mask = _left_padded([rows[i] for i in batch], form.pad_id, model.device)
+            ids, mask = pad_with_mask([rows[i] for i in batch], form.pad_id, "left", model.device)
             output = backbone(
                 input_ids=ids,
                 attention_mask=mask,
@@ -162,7 +168,7 @@ def _states_at(
 
 @torch.no_grad()
 def _behind_prefixes(
-    model: PeftModel,
+    model: Model,
     bodies: Sequence[tuple[int, ...]],
     tails: Sequence[list[int]],
     form: TokenFormat,
@@ -170,15 +176,12 @@ def _behind_prefixes(
     batch_size: int,
 ) -> Tensor:
     """(n, 2, L, d): the last token of each tail, right behind each body."""
-    width = max(len(tail) for tail in tails)
-    tail_ids = torch.tensor([tail + [form.pad_id] * (width - len(tail)) for tail in tails], device=model.device)
-    lengths = torch.tensor([len(tail) for tail in tails], device=model.device)
-    tail_mask = (torch.arange(width, device=model.device) < lengths[:, None]).long()
+    tail_ids, tail_mask = pad_with_mask(tails, form.pad_id, "right", model.device)
+    lengths = tail_mask.sum(1)
     found: dict[int, Tensor] = {}
     for batch in _batches([len(body) for body in bodies], batch_size):
-        prefix: Prefix = run_prefix(
-            model, *_left_padded([bodies[i] for i in batch], form.pad_id, model.device), adapter_on=False
-        )
+        inputs = pad_with_mask([bodies[i] for i in batch], form.pad_id, "left", model.device)
+        prefix = run_prefix(model, *inputs, adapter_on=False)
         row = torch.arange(len(batch), device=model.device).repeat_interleave(2)  # PASS, FAIL of each
         which = torch.arange(2, device=model.device).repeat(len(batch))
         with _base_alone(model) as backbone:
@@ -200,27 +203,8 @@ def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
-def _left_padded(rows: Sequence[tuple[int, ...]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and mask, (B, T) int64 each."""
-    length = max(len(row) for row in rows)
-    ids = torch.tensor([[pad_id] * (length - len(row)) + list(row) for row in rows], device=device)
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)
-    return ids, mask
-
-
 @contextmanager
 def _base_alone(model: Model) -> Iterator[Any]:
     """The base model's transformer without its head, adapter off, in eval mode; afterwards all is as it was."""
-    training = [module for module in model.modules() if module.training]
-    # PEFT makes an adapter trainable when it switches it on again
-    trainable = {name: p.requires_grad for name, p in model.named_parameters()}
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    model.eval()
-    try:
-        with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
-            yield base.base_model
-    finally:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(trainable[name])
-        for module in training:
-            module.training = True
+    with adapter_off(model), in_mode(model, training=False):
+        yield backbone_of(model)

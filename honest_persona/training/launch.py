@@ -88,6 +88,7 @@ def _train(config: RunConfig, form: TokenFormat, material: Material, folder: Pat
     frozen = freezes_prefix(config)
     batches = make_batches(config, material.rows, frozen)
     say(batches.plan().line())
+    # made twice: ZeRO-3 shards a model as it is read, by these arguments, and what fits in memory shows on the model
     args = SFTConfig(**config.sft_arguments(batches.accumulation, config.activation_checkpointing is True))
     if "wandb" in (args.report_to or ()):
         _wandb_offline_without_key()

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from honest_persona.modeling.adapter import ungated
-from honest_persona.modeling.frozen_prefix import Prefix, run_prefix, suffix_arguments
+from honest_persona.modeling.frozen_prefix import Prefix, backbone_of, in_mode, run_prefix, suffix_arguments
 
 MARGIN_FRAC = 0.7
 """The share of free memory to plan with; gradients of activations, and a fragmented heap, take from the rest."""
@@ -117,7 +117,7 @@ def saved_bytes(
         mask = torch.empty(shape.rows, shape.tokens, dtype=torch.long, device=device)
         prefix_mask = torch.empty(shape.transcripts, shape.prefix_tokens, dtype=torch.long, device=device)
     casting = torch.autocast(device.type, autocast) if autocast else nullcontext()
-    with _training(model), ungated(model), _quiet(), casting, counting_saved(hollow.values()) as count:
+    with in_mode(model, training=True), ungated(model), _quiet(), casting, counting_saved(hollow.values()) as count:
         held = functional_call(call, hollow, (shape, mask, prefix_mask))
         return Saved(count(), sum(state.nbytes for state in held))
 
@@ -143,8 +143,7 @@ class _Call(nn.Module):
             arguments = suffix_arguments(Prefix(layers, prefix_mask), mask, transcript)
             place = torch.arange(shape.prefix_tokens, shape.prefix_tokens + shape.tokens, device=mask.device)
             arguments["position_ids"] = place.expand(shape.rows, -1)
-        base: Any = self.model.get_base_model()
-        base.base_model(input_ids=ids, **arguments)
+        backbone_of(self.model)(input_ids=ids, **arguments)
         return states
 
 
@@ -217,18 +216,6 @@ def choose_checkpointing(
 
 def _gib(n_bytes: int) -> str:
     return f"{n_bytes / 2**30:,.2f} GiB"
-
-
-@contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    """Dropout saves its mask, and a model that was just loaded is not in training mode."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextmanager

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
-from honest_persona.evaluation.averaging import average_interventions, by_transcript, gains
-from honest_persona.evaluation.calibrate import threshold_of
-from honest_persona.evaluation.detection import Columns, detect
+from honest_persona.evaluation.averaging import by_transcript, gains
 from tests.evaluation.scored import sample
 
 V = [f"split_personality__version_{n}" for n in range(6)]
@@ -19,38 +18,22 @@ def on_transcript(n, scores, flags=None, **changes):
     ]
 
 
-def test_one_sample_per_transcript():
-    first = on_transcript(0, [0.9, 0.5, 0.1], truth="FAIL")
-    second = on_transcript(1, [0.2, 0.4])
-    other_variant = on_transcript(0, [0.3], variant="B")
-    other_model = on_transcript(0, [0.7], model="n")
-    mixed = list(np.random.default_rng(0).permutation(np.array(first + second + other_variant + other_model, object)))
-    averaged, disagreeing, ambiguous = average_interventions(mixed)
-    assert (disagreeing, ambiguous) == (0, 0)
-    found = {(s.item_id, s.variant, s.model): s for s in averaged}
-    assert {key: s.p_fail for key, s in found.items()} == pytest.approx(
-        {("i0", "A", "m"): 0.5, ("i1", "A", "m"): 0.3, ("i0", "B", "m"): 0.3, ("i0", "A", "n"): 0.7}
-    )
-    whole = found["i0", "A", "m"]
-    assert whole.intervention_name == "+".join(V[:3])
-    assert (whole.truth, whole.cluster, whole.part) == ("FAIL", "i0", "within")
-    assert len({s.record_id for s in averaged}) == 4
-    assert average_interventions(mixed[::-1]) == average_interventions(mixed)
-    assert Columns.of_samples(averaged).k == 2
-
-
-@pytest.mark.parametrize(
-    ("flags", "scores", "flag"),
-    [
-        (["FAIL", "FAIL", "PASS"], [0.6, 0.6, 0.0], "FAIL"),
-        (["FAIL", "PASS", None], [0.6, 0.2, 0.0], "PASS"),
-        (["FAIL", "PASS", None], [0.9, 0.4, 0.5], "FAIL"),
-        ([None, None, "FAIL"], [0.1, 0.1, 0.6], "FAIL"),
-        ([None, None, None], [0.9, 0.9, 0.9], None),
-    ],
-)
-def test_the_flag_is_the_majoritys(flags, scores, flag):
-    assert average_interventions(on_transcript(0, scores, flags)).samples[0].flag == flag
+def test_transcripts_are_told_apart_whatever_the_order():
+    mixed = [
+        *on_transcript(0, [0.9, 0.5, 0.1], truth="FAIL"),
+        *on_transcript(1, [0.2, 0.4]),
+        *on_transcript(0, [0.3], variant="B"),
+        *on_transcript(0, [0.7], model="n"),
+    ]
+    found = by_transcript(mixed)
+    assert (found.disagreeing, found.ambiguous) == (0, 0)
+    assert {(g[0].item_id, g[0].variant, g[0].model): [s.p_fail for s in g] for g in found.groups} == {
+        ("i0", "A", "m"): [0.9, 0.5, 0.1],
+        ("i1", "A", "m"): [0.2, 0.4],
+        ("i0", "B", "m"): [0.3],
+        ("i0", "A", "n"): [0.7],
+    }
+    assert by_transcript(mixed[::-1]) == found
 
 
 def test_what_has_no_single_truth_or_transcript_is_left_out_and_counted():
@@ -92,9 +75,11 @@ def test_independent_interventions_buy_much_and_copies_nothing():
 def test_one_is_the_mean_of_single_ones_and_all_is_the_average():
     made = noisy(np.random.default_rng(1), transcripts=60, interventions=3)
     found = gains(made, resamples=50)
-    assert found[2].auroc.value == pytest.approx(
-        detect(Columns.of_samples(average_interventions(made).samples), resamples=2)["auroc"].value, abs=1e-12
-    )
+    groups = by_transcript(made).groups
+    means = [np.mean([s.p_fail for s in group]) for group in groups]
+    truths = [group[0].truth == "FAIL" for group in groups]
+    assert found[2].auroc.value == pytest.approx(roc_auc_score(truths, means), abs=1e-12)
+    assert f"AUROC {found[2].auroc.value:.3f}, {found[2].more:+.3f}" in str(found[2])
     assert gains(made[::-1], resamples=50) == found, "whatever their order"
     assert gains(made, seed=1, resamples=50)[2].auroc.value == found[2].auroc.value
 
@@ -106,8 +91,3 @@ def test_all_numbers_are_of_the_same_transcripts():
     assert [g.auroc.n for g in gains(made, 2, resamples=50)] == [40, 40]
     assert [g.auroc.n for g in gains(made, 1, resamples=50)] == [50]
     assert gains(made, 5) == gains([]) == []
-
-
-def test_an_averaged_set_goes_wherever_samples_go():
-    averaged = average_interventions(noisy(np.random.default_rng(3), 50)).samples
-    assert threshold_of(averaged, 0.1).n == 25

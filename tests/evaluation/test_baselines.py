@@ -15,7 +15,6 @@ from honest_persona.evaluation.baselines import (
     ALL,
     Guess,
     baseline_rows,
-    bigram_outsider,
     held_out_clusters,
     held_out_topics,
     print_rows,
@@ -65,8 +64,7 @@ def test_the_outsider_is_scikit_learns():
             groups=[r.cluster for r in records],
             cv=GroupKFold(5),
         )
-        assert bigram_outsider(records, text=text) == list(oracle)
-    assert bigram_outsider(records) == bigram_outsider(records, text="transcript")
+        assert shortcuts(records, held_out_clusters(records))[f"{text} bigrams"].flags == list(oracle)
 
 
 def test_a_reader_of_the_response_does_not_see_the_prompt():
@@ -130,9 +128,9 @@ def test_shuffled_flags_give_chance():
 def test_one_flag_alone_teaches_nothing():
     records = [r.model_copy(update={"flag": "PASS"}) for r in made_up(n_items=10)]
     with pytest.raises(UserError, match="all have the same flag"):
-        bigram_outsider(records)
+        shortcuts(records, held_out_clusters(records))
     with pytest.raises(ValueError, match="splits"):
-        bigram_outsider(made_up(n_items=3))
+        held_out_clusters(made_up(n_items=3))
 
 
 def test_rows_equal_scikit_learn():

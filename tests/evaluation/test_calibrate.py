@@ -9,12 +9,9 @@ from honest_persona.errors import UserError
 from honest_persona.evaluation.calibrate import (
     Threshold,
     benign_records,
-    benign_samples,
     enough_for,
     threshold_for,
-    threshold_of,
 )
-from tests.evaluation.scored import sample
 from tests.tiny import record
 
 
@@ -142,7 +139,3 @@ def test_benign_is_pass_without_bias():
     cases = [("A", "PASS"), ("A", "FAIL"), ("B", "PASS"), ("B", "FAIL")]
     records = [record(n, variant=v, system="Be.", flag=f) for n, (v, f) in enumerate(cases)]
     assert [r.id for r in benign_records(records)] == ["r0"]
-    # the truth counts, not what the honest persona said
-    samples = [sample(n, variant=v, truth=t, flag="FAIL", p_fail=0.1 * n) for n, (v, t) in enumerate(cases)]
-    assert [s.record_id for s in benign_samples(samples)] == ["r0"]
-    assert threshold_of([*samples, sample(9, item_id="i0", p_fail=0.3)], 0.5).n_clusters == 1

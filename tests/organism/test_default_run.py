@@ -6,7 +6,7 @@ import json
 import pytest
 
 from honest_persona.config import load_config
-from honest_persona.evaluation.suite import ALL
+from honest_persona.evaluation.metrics import ALL
 from honest_persona.organism import report as report_module
 from honest_persona.organism.report import report
 from honest_persona.training.launch import train

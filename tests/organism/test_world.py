@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import chi2_contingency
 
 from honest_persona.data.records import Record
-from honest_persona.evaluation.baselines import bigram_outsider
+from honest_persona.evaluation.baselines import held_out_clusters, shortcuts
 from honest_persona.organism.conversations import (
     VARIANTS,
     Scenario,
@@ -177,7 +177,8 @@ def outsider_balanced_accuracy(topic: str, told: str = "") -> float:
         )
         for number, e in enumerate(exchanges(topic))
     ]
-    right = Counter(r.flag for r, flag in zip(records, bigram_outsider(records), strict=True) if r.flag == flag)
+    guesses = shortcuts(records, held_out_clusters(records))["transcript bigrams"].flags
+    right = Counter(r.flag for r, flag in zip(records, guesses, strict=True) if r.flag == flag)
     return (right["PASS"] + right["FAIL"]) / N  # as many PASS as FAIL
 
 
