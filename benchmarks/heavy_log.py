@@ -4,10 +4,14 @@
     python -m benchmarks.heavy_log --setup h200                # all of them
     python -m benchmarks.heavy_log --setup tiny --topics 1 --samples 8
 
-Both ways take turns on every batch of the heavy log's own plan (whole, shared, whole, shared, ...), and the reviews
-must be the same: all of them in float32, where a difference is an error; in bfloat16 the share of equal ones is told,
-since logits that differ in the last bit only may change places. A random model does not end its turn, so every review
-is written up to `--review_tokens`: the median of the real reviews.
+whole   every row from its first token, once to write and once to score
+shared  each transcript run once
+held    its keys and values from the heavy log before, as with `prefix_cache: ram`
+
+The ways take turns on every batch of the heavy log's own plan (whole, shared, held, whole, ...), and the reviews must
+be the same: all of them in float32, where a difference is an error; in bfloat16 the share of equal ones is told, since
+logits that differ in the last bit only may change places. A random model does not end its turn, so every review is
+written up to `--review_tokens`: the median of the real reviews.
 """
 
 import argparse
@@ -29,11 +33,17 @@ from honest_persona.data.prepare import Row
 from honest_persona.data.segments import SUPERVISED, Kind
 from honest_persona.data.tokens import TokenFormat, Tokens
 from honest_persona.evaluation.reviews import Review, write_reviews
-from honest_persona.evaluation.suite import batches
+from honest_persona.evaluation.suite import batches, place_of
 from honest_persona.modeling.adapter import add_adapter
+from honest_persona.modeling.prefix_cache import PrefixCache
 
 SEED = 42
-WAYS = {"whole": False, "shared": True}
+WAYS = {
+    "whole": "each review from its full prompt",
+    "shared": "each transcript once",
+    "held": "none, as of the second log",
+}
+_HELD_BYTES = 2**36
 _BATCH_SIZE = {"tiny": 4, "cpu": 8, "h200": 64}
 
 
@@ -66,13 +76,16 @@ def run(
     """Seconds of every batch and its reviews, by way. The first batch is run once before, untimed."""
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     reviews: dict[str, list[Review]] = {way: [] for way in WAYS}
-    for shared in WAYS.values():
-        write_reviews(model, plan[0], form, min(8, max_new_tokens), shared)
+    for way in WAYS:
+        write_reviews(model, plan[0], form, min(8, max_new_tokens), way != "whole")
     for number, prompts in enumerate(plan):
-        for way, shared in WAYS.items():
+        for way in WAYS:
+            cache = PrefixCache("ram", _HELD_BYTES, way) if way == "held" else None
+            if cache:
+                write_reviews(model, prompts, form, 1, True, cache)
             _synchronize(model.device)
             start = time.perf_counter()
-            reviews[way] += write_reviews(model, prompts, form, max_new_tokens, shared)
+            reviews[way] += write_reviews(model, prompts, form, max_new_tokens, way != "whole", cache)
             _synchronize(model.device)
             seconds[way].append(time.perf_counter() - start)
             print(f"batch {number} of {len(plan) - 1}, {way}: {seconds[way][-1]:.2f} s", file=sys.stderr, flush=True)
@@ -105,47 +118,49 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     assert sp_token_id is not None
     groups = load_groups("sharing" if given.sharing else "default", setup.seq_len, n_reviews, SEED)
     prompts = [prompt_of(row) for row in random_rows(groups, setup.vocabulary, sp_token_id, SEED)]
-    plan = batches(prompts, given.batch_size or _BATCH_SIZE[given.setup], world=1)[0]
+    plan = batches(map(place_of, prompts), given.batch_size or _BATCH_SIZE[given.setup], world=1)[0]
     chosen = spread_over(len(plan), given.batches)
     max_new_tokens = given.review_tokens or (16 if given.setup == "tiny" else 176)
     model = acting_adapter(setup, form)
     seconds, reviews = run(model, [[prompts[i] for i in plan[b]] for b in chosen], form, max_new_tokens)
 
-    pairs = list(zip(reviews["whole"], reviews["shared"], strict=True))
+    pairs = [pair for way in ("shared", "held") for pair in zip(reviews["whole"], reviews[way], strict=True)]
     equal_frac = sum(a.text == b.text and a.flag == b.flag for a, b in pairs) / len(pairs)
     p_fail_difference = max((abs(a.p_fail - b.p_fail) for a, b in pairs if a.text == b.text), default=0.0)
     if setup.dtype == torch.float32 and equal_frac < 1:
-        raise SystemExit(f"only {equal_frac:.1%} of {len(pairs)} reviews are the same both ways, in float32")
+        raise SystemExit(f"only {equal_frac:.1%} of {len(pairs)} reviews are as from full prompts, in float32")
     sizes = [float(len(plan[b])) for b in chosen]
     whole_log = {way: sum(seconds[way]) * n_reviews / sum(sizes) for way in WAYS}
     rates = {way: ratios(sizes, seconds[way]) for way in WAYS}
-    speed_up = ratios(seconds["whole"], seconds["shared"])
-    rows = [
-        ["each review from its full prompt", str(rates["whole"]), f"{whole_log['whole']:,.0f}", "1"],
-        ["each transcript once", str(rates["shared"]), f"{whole_log['shared']:,.0f}", str(speed_up)],
-    ]
+    speed_up = {way: ratios(seconds["whole"], seconds[way]) for way in WAYS}
+    rows = [[what, str(rates[way]), f"{whole_log[way]:,.0f}", str(speed_up[way])] for way, what in WAYS.items()]
     extrapolated = "" if len(chosen) == len(plan) else f", extrapolated from {len(chosen)} of {len(plan)} batches"
     n_transcripts = len({tuple(p.input_ids[: p.activation]) for p in prompts})
     print_table(
         f"heavy log of {given.topics} topics x {given.samples} samples, {n_transcripts} transcripts",
-        ["", "reviews/s", f"seconds{extrapolated}", "speed-up"],
+        ["prefixes run", "reviews/s", f"seconds{extrapolated}", "speed-up"],
         rows,
         [
             f"median (lowest-highest) of {len(chosen)} batches of up to {max(sizes):.0f}; "
             f"reviews of {max_new_tokens} tokens",
-            f"{equal_frac:.1%} of {len(pairs)} reviews are the same both ways in {setup.dtype}; "
+            f"{equal_frac:.1%} of {len(pairs)} reviews are as from full prompts in {setup.dtype}; "
             f"P(FAIL) of these differs by at most {p_fail_difference:.1e}",
         ],
     )
     figures = {
         "setup": {**asdict(setup), "dtype": str(setup.dtype), "name": given.setup, "sharing": given.sharing},
-        "n": {"reviews": len(pairs), "batches": len(chosen), "of_batches": len(plan), "transcripts": n_transcripts},
+        "n": {
+            "reviews": len(reviews["whole"]),
+            "batches": len(chosen),
+            "of_batches": len(plan),
+            "transcripts": n_transcripts,
+        },
         "review_tokens": max_new_tokens,
         "reviews_per_s": {way: asdict(rate) for way, rate in rates.items()},
         "seconds": seconds,
         "seconds_of_the_whole_log": whole_log,
-        "speed_up": asdict(speed_up),
-        "speed_up_of_the_whole_log": whole_log["whole"] / whole_log["shared"],
+        "speed_up": {way: asdict(ratio) for way, ratio in speed_up.items()},
+        "speed_up_of_the_whole_log": {way: whole_log["whole"] / whole_log[way] for way in WAYS},
         "equal_frac": equal_frac,
         "p_fail_max_difference": p_fail_difference,
     }

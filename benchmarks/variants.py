@@ -171,7 +171,7 @@ class Bench:
         args = SFTConfig(**{**arguments, "output_dir": str(self.folder / name)})
         model = add_adapter(twin(self.base), self.form, lora_settings(self.setup))
         card = AdapterCard(self.form.persona, str(self.base.config.name_or_path), None, "random", "none")
-        cache = make_prefix_cache(config, args, model, card.base_fingerprint, self.folder)
+        cache = make_prefix_cache(config, args, model, card.base_fingerprint, self.folder, "training")
         trainer = build_trainer(config, args, self.form, self.rows, batches, model, card, True, cache)
         if name == "D":
             trainer.data_collator = Unshared(trainer.data_collator)

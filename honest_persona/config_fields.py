@@ -139,9 +139,9 @@ class RunConfig(BaseModel):
     frozen_prefix: Switch = True
     """scope persona: run each transcript once, without gradient, and train on suffixes; false: on whole sequences"""
     prefix_cache: Literal["none", "ram", "disk"] = "none"
-    """keep the prefixes' keys and values for the next epochs, where reading them is faster than computing them"""
+    """keep prefixes' keys and values for the next epochs and heavy logs, where reading is faster than computing"""
     prefix_cache_gb: Annotated[float, Field(gt=0)] = 8.0
-    """most that the prefix cache may hold, per process (ram) or in all (disk)"""
+    """most that it may hold for training, and once more for heavy logs; per process (ram) or in all (disk)"""
     lora_r: PositiveInt = 64
     """rank of the adapter"""
     lora_alpha: PositiveInt = Field(default_factory=lambda values: values["lora_r"])

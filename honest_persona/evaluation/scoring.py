@@ -6,7 +6,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from logging import getLogger
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
-from honest_persona.data.collator import pad_with_mask
+from honest_persona.data.collator import ids_key, pad_with_mask
 from honest_persona.data.tokens import TokenFormat, Tokens
 from honest_persona.modeling.adapter import ADAPTER, activation_arguments, ungated
 from honest_persona.modeling.frozen_prefix import (
@@ -26,6 +26,7 @@ from honest_persona.modeling.frozen_prefix import (
     suffix_arguments,
     why_not_frozen,
 )
+from honest_persona.modeling.prefix_cache import PrefixCache
 from honest_persona.modeling.zero import any_rank, is_sharded
 
 _ROOM_TOKENS = 64
@@ -42,7 +43,13 @@ class Batch(Protocol):
 
 
 @contextmanager
-def batch_of(model: PeftModel, prompts: Sequence[Tokens], form: TokenFormat, frozen_prefix: bool) -> Iterator[Batch]:
+def batch_of(
+    model: PeftModel,
+    prompts: Sequence[Tokens],
+    form: TokenFormat,
+    frozen_prefix: bool,
+    prefix_cache: PrefixCache | None = None,
+) -> Iterator[Batch]:
     """The fastest way to run these prompts that the model allows; `frozen_prefix` False takes `WholeRows`."""
     reason = why_not_frozen(model) if frozen_prefix else None
     if reason:
@@ -50,10 +57,11 @@ def batch_of(model: PeftModel, prompts: Sequence[Tokens], form: TokenFormat, fro
     if reason or not frozen_prefix:
         gated = bool(model.peft_config[ADAPTER].alora_invocation_tokens)  # type: ignore[attr-defined]
         assert gated == (form.persona.adapter_scope == "persona"), "the adapter would act on the wrong tokens"
-        yield WholeRows(model, prompts, form)
+        with _precise_flags(model, form):
+            yield WholeRows(model, prompts, form)
     else:
-        with ungated(model):
-            yield SharedPrefixes(model, prompts, form)
+        with ungated(model), _precise_flags(model, form):
+            yield SharedPrefixes(model, prompts, form, prefix_cache)
 
 
 @lru_cache
@@ -101,13 +109,24 @@ class WholeRows:
 class SharedPrefixes:
     """A prefix per distinct transcript, run once. The model is `ungated` while this is in use."""
 
-    def __init__(self, model: PeftModel, prompts: Sequence[Tokens], form: TokenFormat) -> None:
+    def __init__(
+        self,
+        model: PeftModel,
+        prompts: Sequence[Tokens],
+        form: TokenFormat,
+        prefix_cache: PrefixCache | None = None,
+    ) -> None:
         self.model, self.form, self.prompts = model, form, prompts
         place: dict[tuple[int, ...], int] = {}
         self.transcript = [place.setdefault(tuple(p.input_ids[: p.activation]), len(place)) for p in prompts]
         self.suffixes = [p.input_ids[p.activation :] for p in prompts]
         ids, mask = pad_with_mask(list(place), form.pad_id, "left", model.device)
-        self.prefix = run_prefix(model, ids, mask, adapter_on=form.persona.adapter_scope == "all")
+        adapter_on = form.persona.adapter_scope == "all"
+        compute = partial(run_prefix, model, adapter_on=adapter_on)
+        if prefix_cache is None or adapter_on:  # what the adapter has touched changes as it trains
+            self.prefix = compute(ids, mask)
+        else:
+            self.prefix = prefix_cache.fetch([ids_key(prefix) for prefix in place], ids, mask, compute)
         self.written: list[list[int]] = [[] for _ in prompts]
         self.flag_logits: Tensor
         """The logits of PASS and FAIL where each id of `written` was chosen, (B, max_new_tokens, 2)."""
@@ -219,6 +238,33 @@ def _one_token_per_row(model: PeftModel, places: Tensor) -> Iterator[None]:
 
     base: Any = model.get_base_model()
     handle = base.get_output_embeddings().register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _precise_flags(model: PeftModel, form: TokenFormat) -> Iterator[None]:
+    """Inside, the head gives the logits of PASS and FAIL in float32, whatever the type of its weights.
+
+    A bfloat16 logit between 16 and 32 is a multiple of 1/8: P(FAIL) would take few values, and records tie.
+    """
+    base: Any = model.get_base_model()
+    head = base.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or head.weight.dtype == torch.float32:
+        yield
+        return
+    flags = list(form.flag_ids[1:])
+
+    def again(_: torch.nn.Module, inputs: tuple[Tensor], logits: Tensor) -> Tensor:
+        bias = None if head.bias is None else head.bias[flags].float()
+        precise = logits.float()
+        with torch.autocast(logits.device.type, enabled=False):  # a trainer's autocast would round again
+            precise[..., flags] = torch.nn.functional.linear(inputs[0].float(), head.weight[flags].float(), bias)
+        return precise
+
+    handle = head.register_forward_hook(again, prepend=True)  # before ZeRO-3 takes the weight away again
     try:
         yield
     finally:

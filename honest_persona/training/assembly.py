@@ -95,7 +95,7 @@ def checkpoints_activations(config: RunConfig, args: SFTConfig, batches: Persona
         return config.activation_checkpointing
     half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     in_memory = config.prefix_cache == "ram" and args.device.type == "cpu"
-    promised = int(config.prefix_cache_gb * 2**30) if in_memory else 0
+    promised = 2 * int(config.prefix_cache_gb * 2**30) if in_memory else 0  # of training, and of heavy logs
     on, why = choose_checkpointing(
         model,
         _shapes(batches),
@@ -111,16 +111,16 @@ def checkpoints_activations(config: RunConfig, args: SFTConfig, batches: Persona
 
 
 def make_prefix_cache(
-    config: RunConfig, args: SFTConfig, model: PeftModel, fingerprint: str, folder: Path
+    config: RunConfig, args: SFTConfig, model: PeftModel, fingerprint: str, folder: Path, use: str
 ) -> PrefixCache | None:
-    """As the config asks; None for none."""
+    """As the config asks; None for none. Each use has its own: training runs its prefixes in autocast, logs do not."""
     if config.prefix_cache == "none":
         return None
     zero3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
     return PrefixCache(
         config.prefix_cache,
         int(config.prefix_cache_gb * 2**30),
-        base_identity(model, fingerprint, args.bf16, args.fp16),
+        base_identity(model, fingerprint, args.bf16, args.fp16, use),
         folder / "prefix_cache",
         agree=all_agree if zero3 else bool,
     )

@@ -12,6 +12,7 @@ from honest_persona.evaluation import scoring
 from honest_persona.evaluation.reviews import write_reviews
 from honest_persona.evaluation.scoring import SharedPrefixes, WholeRows, batch_of
 from honest_persona.modeling.adapter import ungated
+from honest_persona.modeling.prefix_cache import PrefixCache
 from tests.tiny import FAMILIES, base_model, conversation, form_of, random_adapter
 
 INTERVENTIONS = ("Now be honest.", "What did you hide from the user, and why did you do so?", "Speak.")
@@ -91,6 +92,44 @@ class TestBothWaysAgree:
         assert run(model, prompts, form, True) == on
 
 
+class TestP_FAIL_OfHalfPrecision:
+    """In bfloat16 the logits of PASS and FAIL are those of the hidden state in float32, not rounded ones."""
+
+    def scores(self, model, prompts, form, frozen_prefix):
+        answers = [[7, 8, 9, i] for i in range(len(prompts))]
+        with batch_of(model, prompts, form, frozen_prefix) as batch:
+            return batch.p_fail(answers)
+
+    @pytest.mark.parametrize("autocast", [False, True])
+    @pytest.mark.parametrize("frozen_prefix", [True, False])
+    def test_precise(self, frozen_prefix, autocast):
+        form = form_of()
+        model = random_adapter(base_model(), form, std=0.5).bfloat16().eval()
+        prompts = prompts_of(form, range(12))
+        seen = []
+        head = model.get_base_model().get_output_embeddings()
+        handle = head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0][:, -1].double()))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            found = self.scores(model, prompts, form, frozen_prefix)
+        handle.remove()
+        flags = head.weight[list(form.flag_ids[1:])].double()
+        expected = torch.softmax(torch.cat(seen) @ flags.T, -1)[:, 1].tolist()
+        assert found == pytest.approx(expected, abs=1e-6)
+        rounded = torch.softmax((torch.cat(seen).bfloat16() @ flags.T.bfloat16()).float(), -1)[:, 1].tolist()
+        assert found != pytest.approx(rounded, abs=1e-6), "rounding would show"
+        assert not head._forward_hooks, "nothing is left behind"
+
+    def test_what_a_model_does_to_its_logits_is_done_to_these(self):
+        form = form_of()
+        model = random_adapter(base_model("gemma3_text"), form, "gemma3_text", std=0.5).bfloat16().eval()
+        prompts = prompts_of(form)
+        plain = self.scores(model, prompts, form, True)
+        model.config.final_logit_softcapping = 0.5
+        capped = self.scores(model, prompts, form, True)
+        assert capped != pytest.approx(plain, abs=1e-3)
+        assert self.scores(model, prompts, form, False) == pytest.approx(capped, abs=2e-2)
+
+
 @pytest.fixture
 def prefixes(monkeypatch):
     """Transcripts per call of `run_prefix`."""
@@ -119,6 +158,30 @@ def flops(model, prompts, form, frozen_prefix):
     with FlopCounterMode(display=False) as counter, batch_of(model, prompts, form, frozen_prefix) as batch:
         batch.p_fail([row[:3] for row in batch.write(6)])
     return counter.get_total_flops()
+
+
+def test_prefixes_come_from_the_cache(prefixes, monkeypatch):
+    form = form_of()
+    model = random_adapter(base_model(), form, std=0.5).eval()
+    prompts = prompts_of(form)
+    expected = write_reviews(model, prompts, form, 10)
+    cache = PrefixCache("ram", 2**24, "this model")
+    prefixes.clear()
+    first = write_reviews(model, prompts, form, 10, prefix_cache=cache)
+    assert len(prefixes) == 1
+    assert write_reviews(model, prompts, form, 10, prefix_cache=cache) == first == expected
+    assert len(prefixes) == 1, "the second evaluation runs no prefix"
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data *= -1  # the adapter trains on; what it does not touch is still the same
+    trained = write_reviews(model, prompts, form, 10)
+    assert write_reviews(model, prompts, form, 10, prefix_cache=cache) == trained != expected
+    everywhere = form_of(adapter_scope="all")
+    model = random_adapter(base_model(), everywhere, std=0.5).eval()
+    prefixes.clear()
+    for _ in range(2):
+        write_reviews(model, prompts_of(everywhere), everywhere, 10, prefix_cache=cache)
+    assert len(prefixes) == 2, "what the adapter has touched is never kept"
 
 
 def test_flops():
