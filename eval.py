@@ -3,8 +3,8 @@
     python eval.py --adapter checkpoints/my-run
     python eval.py --adapter checkpoints/my-run --dataset data/stage_3_tagged --topics '[sycophancy]' --limit 100
 
-Prints the table of topics and writes results.json and samples.jsonl. Without --dataset it takes the held-out records
-of the data that the adapter was trained on.
+Prints the tables, and writes results.json, samples.jsonl, baselines.jsonl, report.html and its plots. Without --dataset
+it takes the held-out records of the data that the adapter was trained on.
 """
 
 import argparse
@@ -30,6 +30,26 @@ def main(argv: list[str]) -> None:
         action="store_true",
         help="count also items that the split gives to training; only for data that the adapter never saw",
     )
+    parser.add_argument(
+        "--baselines",
+        choices=["none", "readers", "all"],
+        default="readers",
+        help="who else is asked: readers of variant, topic and words; all: also probes, no adapter, prompting",
+    )
+    parser.add_argument(
+        "--interventions",
+        type=int,
+        default=1,
+        metavar="N",
+        help="ask about each transcript with N trained wordings too, and say what averaging P(FAIL) over them buys",
+    )
+    parser.add_argument(
+        "--designs",
+        default="",
+        help="records with one thing changed, as parts of their own: all, or some of other_system, no_system, "
+        "other_response, new_wording, benign",
+    )
+    parser.add_argument("--benign", metavar="FILE", help='benign conversations: JSON lines {"messages": [...]}')
     args = parser.parse_args(argv)
     load_environment()
 

@@ -107,8 +107,13 @@ class SplitCollator(PersonaCollator):
 
 
 def prefix_key(row: Mapping[str, Any]) -> str:
-    """A hash of the ids before the activation point: rows with the same one stand on one transcript."""
-    return hashlib.sha256(array("q", row["input_ids"][: row["activation"]]).tobytes()).hexdigest()
+    """Rows with the same one stand on one transcript: the `ids_key` of the ids before the activation point."""
+    return ids_key(row["input_ids"][: row["activation"]])
+
+
+def ids_key(ids: Sequence[int]) -> str:
+    """A hash of token ids."""
+    return hashlib.sha256(array("q", ids).tobytes()).hexdigest()
 
 
 def pad_with_mask(

@@ -1,23 +1,39 @@
 """What it buys to average P(FAIL) over several interventions on one transcript: AUROC with 1, 2, ... of them."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from honest_persona.data.records import Record
 from honest_persona.evaluation.bootstrap import Interval, Statistic, difference_interval, draw, interval, value
 from honest_persona.evaluation.detection import Columns, Estimate, auroc_statistic
+from honest_persona.evaluation.samples import Sample
 
-if TYPE_CHECKING:
-    from honest_persona.evaluation.suite import Sample
+
+def trained_wordings(train: Sequence[Record], n: int) -> list[str]:
+    """The n commonest interventions of training records."""
+    return [wording for wording, _ in Counter(record.intervention for record in train).most_common(n)]
+
+
+def in_wordings(records: Sequence[Record], wordings: Sequence[str]) -> list[Record]:
+    """Each transcript once with each of the wordings."""
+    transcripts: dict[tuple[str, ...], Record] = {}
+    for r in records:
+        transcripts.setdefault((r.topic, r.item_id, r.variant, r.model, r.response), r)
+    return [
+        r.model_copy(update={"id": f"{r.id}: wording {i}", "intervention": text, "intervention_name": f"wording {i}"})
+        for r in transcripts.values()
+        for i, text in enumerate(wordings, start=1)
+    ]
 
 
 class Transcripts(NamedTuple):
     """Samples by transcript."""
 
-    groups: "list[list[Sample]]"
+    groups: list[list[Sample]]
     """Each sorted by the intervention's name."""
     disagreeing: int
     """Transcripts left out because their interventions have different truths: an average has none."""
@@ -25,7 +41,7 @@ class Transcripts(NamedTuple):
     """Transcripts left out because an intervention occurs twice: two responses that samples cannot tell apart."""
 
 
-def by_transcript(samples: "Sequence[Sample]") -> Transcripts:
+def by_transcript(samples: Sequence[Sample]) -> Transcripts:
     """Samples of one part, topic, item, variant and main model are of one transcript. Sorted, whatever their order."""
     found: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
     for s in samples:
@@ -61,7 +77,7 @@ class Gain:
 
 
 def gains(
-    samples: "Sequence[Sample]", max_interventions: int | None = None, seed: int = 0, resamples: int = 1000
+    samples: Sequence[Sample], max_interventions: int | None = None, seed: int = 0, resamples: int = 1000
 ) -> list[Gain]:
     """What 1, 2, ... interventions give, all on the transcripts that have `max_interventions` or more.
 

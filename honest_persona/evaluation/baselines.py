@@ -1,8 +1,8 @@
 """What can be had without the honest persona. A detector that does not beat these has shown nothing.
 
 guesses = shortcuts(records, held_out_topics(records))    # name -> flag and P(FAIL) of every record
-rows = baseline_rows(records, guesses)                    # name x topic x variant -> rates with n and intervals
-print_rows(shortcut_rows(records))                        # all shortcuts, items and topics held out
+samples = guess_samples({"across": records}, guesses)     # for summarize(), compare() and the report
+samples = shortcut_samples(records)                       # all shortcuts, items and topics held out
 
 No shortcut guesses a record from which it was fitted, nor another record of the same cluster (item or group).
 """
@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
@@ -21,9 +19,8 @@ from sklearn.model_selection import GroupKFold
 from honest_persona.data.records import Record
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.errors import UserError
-from honest_persona.evaluation.bootstrap import draw, interval, value
-from honest_persona.evaluation.detection import COMPARED, Columns, Estimate
-from honest_persona.evaluation.metrics import ALL
+from honest_persona.evaluation.reviews import Ending, Review
+from honest_persona.evaluation.samples import Sample, sample_of
 from honest_persona.probes.features import Model
 from honest_persona.probes.probe import Probe
 from honest_persona.probes.selection import probe_scores, prompts_of
@@ -31,8 +28,6 @@ from honest_persona.probes.selection import probe_scores, prompts_of
 Text = Literal["response", "transcript"]
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 """(indices to fit on, indices to guess)"""
-
-RATES = ("accuracy", "balanced_accuracy", "auroc")
 
 
 class Guess(NamedTuple):
@@ -46,19 +41,6 @@ class Guess(NamedTuple):
     def of(cls, scores: Sequence[float] | np.ndarray) -> "Guess":
         """A tie is no alarm."""
         return cls(["FAIL" if score > 0.5 else "PASS" for score in scores], [float(score) for score in scores])
-
-
-class BaselineRow(NamedTuple):
-    """What one baseline is worth on one group of records."""
-
-    name: str
-    topic: str
-    variant: str
-    n: int
-    n_fail: int
-    n_clusters: int
-    estimates: dict[str, Estimate]
-    """By name of RATES, with 95 % intervals clustered by item."""
 
 
 def variant_only(variants: Sequence[str]) -> list[str]:
@@ -163,90 +145,19 @@ def probe_guesses(
     return guesses
 
 
-def baseline_rows(records: Sequence[Record], guesses: Mapping[str, Guess]) -> list[BaselineRow]:
-    """A row per baseline, topic and variant, and per union of them (`all`, first)."""
-    topics = [ALL, *sorted({record.topic for record in records})]
-    rows = []
-    for name, guess in guesses.items():
-        for topic in topics:
-            for variant in (ALL, "A", "B"):
-                chosen = [i for i, r in enumerate(records) if topic in (ALL, r.topic) and variant in (ALL, r.variant)]
-                if chosen:
-                    rows.append(_row(name, topic, variant, [records[i] for i in chosen], guess, chosen))
-    return rows
+def guess_samples(parts: Mapping[str, Sequence[Record]], guesses: Mapping[str, Guess]) -> list[Sample]:
+    """A sample per guess and record: the guesses are of the parts' records in their order."""
+    records = [(part, record) for part, chosen in parts.items() for record in chosen]
+    return [
+        sample_of(part, record, Review(text="", flag=flag, p_fail=score, ending=Ending.CLEAN), name)
+        for name, guess in guesses.items()
+        for (part, record), flag, score in zip(records, guess.flags, guess.scores, strict=True)
+    ]
 
 
-def _row(
-    name: str, topic: str, variant: str, records: Sequence[Record], guess: Guess, chosen: Sequence[int]
-) -> BaselineRow:
-    truths = [record.flag for record in records]
-    clusters = [record.cluster for record in records]
-    columns = Columns.of(truths, [guess.flags[i] for i in chosen], [guess.scores[i] for i in chosen], clusters)
-    draws = draw(columns.k)
-    estimates = {}
-    for rate in RATES:
-        statistic = COMPARED[rate](columns)
-        found = value(statistic, columns.k)
-        defined = None if np.isnan(found) else found
-        estimates[rate] = Estimate(defined, interval(statistic, draws), statistic.n)
-    return BaselineRow(name, topic, variant, len(records), int(columns.failed.sum()), columns.k, estimates)
-
-
-def shortcut_rows(records: Sequence[Record], folds: int = 5) -> dict[str, list[BaselineRow]]:
-    """Rows by what was held out: `items held out` (or groups), and `topics held out` where there are several."""
+def shortcut_samples(records: Sequence[Record], folds: int = 5) -> list[Sample]:
+    """Parts by what was held out: `items held out` (or groups), and `topics held out` where there are several."""
     held_out = {"items held out": held_out_clusters(records, folds)}
     if len({record.topic for record in records}) > 1:
         held_out["topics held out"] = held_out_topics(records)
-    return {name: baseline_rows(records, shortcuts(records, parts)) for name, parts in held_out.items()}
-
-
-def print_rows(rows: Mapping[str, Sequence[BaselineRow]]) -> None:
-    """Tables over all records and per topic, of rows by part, or by what was held out."""
-    console = Console(width=160)
-    console.print(_overall(rows))
-    for part, of in rows.items():
-        console.print(_per_topic(part, of))
-
-
-def _overall(rows: Mapping[str, Sequence[BaselineRow]]) -> Table:
-    table = Table(
-        title="what can be guessed without the honest persona",
-        caption="95 % intervals clustered by item; FAIL is positive; A and B: AUROC within that variant",
-    )
-    for name in ("", "baseline", "n", "FAIL", "accuracy", "balanced accuracy", "AUROC", "in A", "in B"):
-        table.add_column(name)
-    for part, of in rows.items():
-        by_variant = {(row.name, row.variant): row for row in of if row.topic == ALL}
-        for row in (row for row in by_variant.values() if row.variant == ALL):
-            within = [by_variant.get((row.name, variant)) for variant in ("A", "B")]
-            table.add_row(
-                part,
-                row.name,
-                str(row.n),
-                str(row.n_fail),
-                *(_shown(row.estimates[rate]) for rate in RATES),
-                *("-" if other is None else _shown(other.estimates["auroc"]) for other in within),
-            )
-    return table
-
-
-def _per_topic(part: str, rows: Sequence[BaselineRow]) -> Table:
-    table = Table(title=f"balanced accuracy / AUROC per topic, {part}")
-    names = list(dict.fromkeys(row.name for row in rows))
-    for column in ("topic", "n", "FAIL", "items", *names):
-        table.add_column(column)
-    cells = {(row.topic, row.name): row for row in rows if row.variant == ALL}
-    for topic in dict.fromkeys(topic for topic, _ in cells):
-        of = [cells[topic, name] for name in names]
-        figures = [" / ".join(_number(row.estimates[rate].value) for rate in RATES[1:]) for row in of]
-        table.add_row(topic, str(of[0].n), str(of[0].n_fail), str(of[0].n_clusters), *figures)
-    return table
-
-
-def _shown(estimate: Estimate) -> str:
-    interval = estimate.interval
-    return _number(estimate.value) + (f" ({interval[0]:.2f}-{interval[1]:.2f})" if interval else "")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return [s for part, of in held_out.items() for s in guess_samples({part: records}, shortcuts(records, of))]

@@ -22,7 +22,7 @@ from honest_persona.errors import UserError
 from honest_persona.evaluation.bootstrap import Interval, difference_interval, draw, value
 from honest_persona.evaluation.detection import COMPARED, Columns
 from honest_persona.evaluation.metrics import ALL
-from honest_persona.evaluation.report import SAMPLES_FILE
+from honest_persona.evaluation.samples import SAMPLES_FILE, Group, groups_of
 
 _SHARED = ("truth", "topic", "variant", "cluster")
 _IN_EVERY_ROW = ("balanced_accuracy", "auroc")
@@ -41,6 +41,8 @@ class Line(NamedTuple):
     flag: str | None
     p_fail: float | None
     """None where the detector gives no score: then there is no AUROC."""
+    model: str
+    difficulty: str | None
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,15 @@ class ComparedRow:
     part: str
     topic: str
     variant: str
+    model: str
+    difficulty: str
     n: int
     n_clusters: int
     differences: dict[str, Difference]
+
+    @property
+    def group(self) -> Group:
+        return Group(self.part, self.topic, self.variant, self.model, self.difficulty)
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class Comparison:
     rows: list[ComparedRow]
 
     def row(self, part: str, topic: str = ALL, variant: str = ALL) -> ComparedRow:
-        return next(r for r in self.rows if (r.part, r.topic, r.variant) == (part, topic, variant))
+        return next(r for r in self.rows if r.group == Group(part, topic, variant))
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -113,27 +121,15 @@ def compare(a: Path, b: Path, seed: int = 0, resamples: int = 1000) -> Compariso
                     f"record {key[1]!r} of part {key[0]!r} has the {name} {in_a!r} in {a} and {in_b!r} in {b}: these "
                     "are not the same data. Evaluate both on one version of it"
                 )
-    groups: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
-    several = len({part for part, _ in keys}) > 1
-    for key in keys:
-        line = lines_a[key]
-        for part in (ALL, line.part) if several else (line.part,):
-            for topic in (ALL, line.topic):
-                for variant in (ALL, line.variant):
-                    groups.setdefault((part, topic, variant), []).append(key)
-
-    def place(group: tuple[str, str, str]) -> tuple[object, ...]:
-        part, topic, variant = group
-        return part != ALL, part != "within", part, topic != ALL, topic, variant != ALL, variant
-
+    groups = groups_of([lines_a[key] for key in keys], union_of_parts=True)
     rows = [
-        _row(group, [lines_a[k] for k in groups[group]], [lines_b[k] for k in groups[group]], seed, resamples)
-        for group in sorted(groups, key=place)
+        _row(group, of_a, [lines_b[line.part, line.record_id] for line in of_a], seed, resamples)
+        for group, of_a in groups.items()
     ]
     return Comparison(str(a), str(b), len(keys), len(lines_a) - len(keys), len(lines_b) - len(keys), rows)
 
 
-def _row(group: tuple[str, str, str], a: Sequence[Line], b: Sequence[Line], seed: int, resamples: int) -> ComparedRow:
+def _row(group: Group, a: Sequence[Line], b: Sequence[Line], seed: int, resamples: int) -> ComparedRow:
     scored = all(line.p_fail is not None for line in (*a, *b))
     left, right = Columns.of_samples(a), Columns.of_samples(b)
     draws = draw(left.k, seed, resamples)
@@ -193,7 +189,13 @@ def _lines(file: Path) -> Iterator[tuple[int, Line]]:
                 continue
             try:
                 content = json.loads(text)
-                line = Line(**{name: content[name] for name in Line._fields})
+                line = Line(
+                    **{
+                        name: content[name]
+                        for name in Line._fields
+                        if name in content or name not in Line._field_defaults
+                    }
+                )
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 problem = f"no {error}" if isinstance(error, KeyError) else str(error)
                 raise UserError(
@@ -215,7 +217,7 @@ def comparison_table(comparison: Comparison) -> Table:
         caption="paired, clustered by item; each interval is 95 % by itself, so of 20 rows with no difference one "
         "is expected to exclude 0; * excludes it",
     )
-    for name in ("part", "topic", "variant"):
+    for name in ("part", "of"):
         out.add_column(name)
     out.add_column("n", justify="right")
     out.add_column("items", justify="right")
@@ -224,13 +226,15 @@ def comparison_table(comparison: Comparison) -> Table:
         out.add_column(name, justify="right")
     out.add_column("")
     for row in comparison.rows:
-        whole = row.topic == ALL and row.variant == ALL
-        if row.topic != ALL and row.variant != ALL:
+        whole = row.group == Group(row.part)
+        if sum(place != ALL for place in row.group[1:]) > 1:
             continue
         names = list(row.differences) if whole else list(_IN_EVERY_ROW)
         for i, name in enumerate(names):
             d = row.differences[name]
-            first = (row.part, row.topic, row.variant, str(row.n), str(row.n_clusters)) if i == 0 else ("",) * 5
+            of = next((place for place in row.group[1:] if place != ALL), ALL)
+            of = f"variant {of}" if of == row.variant != ALL else of
+            first = (row.part, of, str(row.n), str(row.n_clusters)) if i == 0 else ("",) * 4
             out.add_row(
                 *first,
                 name.replace("_", " "),

@@ -21,6 +21,7 @@ from honest_persona.evaluation.calibrate import Threshold
 from honest_persona.evaluation.scoring import batch_of
 from honest_persona.modeling.adapter import AdapterCard, base_fingerprint, check_active, load_adapter
 from honest_persona.modeling.load import load_base, load_tokenizer
+from honest_persona.modeling.prefix_cache import PrefixCache
 
 
 class Ending(StrEnum):
@@ -76,7 +77,12 @@ def parse_review(text: str, ended: bool, persona: Persona) -> tuple[str, str | N
 
 
 def write_reviews(
-    model: PeftModel, prompts: Sequence[Tokens], form: TokenFormat, max_new_tokens: int, frozen_prefix: bool = True
+    model: PeftModel,
+    prompts: Sequence[Tokens],
+    form: TokenFormat,
+    max_new_tokens: int,
+    frozen_prefix: bool = True,
+    prefix_cache: PrefixCache | None = None,
 ) -> list[Review]:
     """Greedy reviews of one batch of prompts. The model is in eval mode, without activation checkpointing.
 
@@ -84,9 +90,10 @@ def write_reviews(
 
     Args:
         frozen_prefix: run each distinct transcript once, where the model allows it; False runs every row as a whole.
+        prefix_cache: transcripts' keys and values from earlier evaluations of the same base model.
     """
     parsed, forced = [], []
-    with batch_of(model, prompts, form, frozen_prefix) as batch:
+    with batch_of(model, prompts, form, frozen_prefix, prefix_cache) as batch:
         for row in batch.write(max_new_tokens):
             ended = row[-1:] == [form.end_id]
             text = str(form.tokenizer.decode(row[:-1] if ended else row, skip_special_tokens=False))

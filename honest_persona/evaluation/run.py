@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
@@ -11,13 +11,21 @@ from honest_persona.data.records import Record
 from honest_persona.data.segments import record_messages
 from honest_persona.data.sources import Selection, load_records
 from honest_persona.data.splits import sample_per_topic, split_records
+from honest_persona.data.tokens import TokenFormat
 from honest_persona.errors import UserError
-from honest_persona.evaluation.averaging import gains
+from honest_persona.evaluation.averaging import gains, in_wordings, trained_wordings
 from honest_persona.evaluation.calibrate import Threshold, benign_records, threshold_for
-from honest_persona.evaluation.report import print_table, write_results
+from honest_persona.evaluation.controls import CONTROLS, FITTED, Asked
+from honest_persona.evaluation.designs import BENIGN, benign_conversations, design_names, designed
+from honest_persona.evaluation.page import write_report
+from honest_persona.evaluation.report import RESULTS_FILE, print_table, write_results
 from honest_persona.evaluation.reviews import load_honest_persona
-from honest_persona.evaluation.suite import Results, evaluate_records
+from honest_persona.evaluation.samples import BASELINES_FILE, SAMPLES_FILE, Sample, write_samples
+from honest_persona.evaluation.suite import Results, evaluate_records, summarize
 from honest_persona.modeling.adapter import AdapterCard
+from honest_persona.modeling.load import load_tokenizer
+
+Baselines = Literal["none", "readers", "all"]
 
 
 def evaluate_adapter(
@@ -29,14 +37,23 @@ def evaluate_adapter(
     batch_size: int | None = None,
     max_new_tokens: int | None = None,
     all_items: bool = False,
+    baselines: Baselines = "readers",
+    interventions: int = 1,
+    designs: str = "",
+    benign: str | None = None,
 ) -> Results:
-    """Review held-out records with the adapter; print the table, write `results.json` and `samples.jsonl`.
+    """Review held-out records with the adapter, and ask other detectors about them; print and write what was found.
 
     Args:
         dataset: other data than the adapter was trained on; the same split by item applies to it, so that no item that
             training may have seen is counted, unless `all_items`.
         topics: a topic or a YAML list of topics; all topics of the data where it is not given.
         limit: records per topic, chosen by `splits.sample_per_topic`.
+        baselines: `readers` of variant, topic and words; `all` also probes, no adapter, and prompting.
+        interventions: more than 1 asks about each transcript with so many trained wordings, and says what it buys to
+            average P(FAIL) over them.
+        designs: records with one thing changed, as parts of their own: `all` or names of `designs.DESIGNS`.
+        benign: a file of benign conversations, for the design of that name.
 
     Raises:
         UserError: no usable adapter, or no record left to evaluate. Nothing is loaded before the data is checked.
@@ -44,40 +61,74 @@ def evaluate_adapter(
     folder = Path(adapter)
     card = AdapterCard.load(folder)
     config = card.config
-    parts = _parts(card, dataset or config["dataset"], _topic_list(topics), limit, all_items)
-    if not any(parts.values()):
+    source = dataset or config["dataset"]
+    held = held_out(card, source, _topic_list(topics), limit, all_items)
+    if not any(held.parts.values()):
         raise UserError(
             "no record is left to evaluate: all of the chosen topics' items belong to training. Name other --topics, "
             "or give --dataset with data that the adapter was not trained on, and --all_items"
         )
+    vouched = []
+    if benign is not None:
+        form = TokenFormat.of(load_tokenizer(str(folder)), card.persona)
+        vouched = benign_conversations(Path(benign), card.default_intervention, form)
+    names = [*design_names(designs), *([BENIGN] if vouched else [])]
+    changed, reasons = designed(held.parts, list(dict.fromkeys(names)), held.records, config["seed"], vouched)
+    parts = held.parts | changed
+    if interventions > 1:
+        wordings = trained_wordings(held.train, interventions)
+        parts |= {f"{part}: {interventions} wordings": in_wordings(of, wordings) for part, of in held.parts.items()}
+    target = Path(output) if output else folder / "eval"
     persona = load_honest_persona(folder)
+    sizes = batch_size or config["validation_batch_size"], max_new_tokens or config["max_new_tokens"], config["seq_len"]
     results = evaluate_records(
         persona.model,
         parts,
         persona.form,
-        batch_size=batch_size or config["validation_batch_size"],
-        max_new_tokens=max_new_tokens or config["max_new_tokens"],
-        seq_len=config["seq_len"],
+        *sizes,
         thresholds=[Threshold.from_dict(card.threshold)] if card.threshold else [],
+        file=target / SAMPLES_FILE,
     )
-    target = Path(output) if output else folder / "eval"
-    print_table(results, f"{folder} on {dataset or config['dataset']}")
-    averaged = [gain for gain in gains(results.samples) if gain.more is not None]
-    for gain in averaged:
-        print(gain)
-    write_results(
-        results,
-        target,
-        {
-            "adapter": str(folder),
-            "dataset": dataset or config["dataset"],
-            "limit": limit,
-            "all_items": all_items,
-            "averaged_over_interventions": [asdict(gain) for gain in averaged],
-        },
-    )
-    print(f"figures in {target / 'results.json'}, reviews in {target / 'samples.jsonl'}")
+    # what the honest persona could not be asked about for its length, no one is asked about
+    reviewed = {sample.record_id for sample in results.samples}
+    alike = {part: [record for record in of if record.id in reviewed] for part, of in held.parts.items()}
+    others, left_out = _others(Asked(persona, held.train, alike, *sizes, seed=config["seed"]), baselines)
+    left_out += [f"{part}: {reason}" for part, reason in reasons.items()]
+    write_samples(others, target / BASELINES_FILE)
+    results = replace(results, rows=[*results.rows, *summarize(others)])
+    several = [s for s in results.samples if (s.part in held.parts) == (interventions == 1)]
+    averaged = [gain for gain in gains(several) if gain.more is not None]
+    about = {
+        "adapter": str(folder),
+        "base_model": card.base_model,
+        "dataset": source,
+        "trained_topics": card.trained_topics,
+        "adapter_scope": card.persona.adapter_scope,
+        "elicitation_type": card.persona.elicitation_type,
+        "limit": limit,
+        "all_items": all_items,
+        "averaged_over_interventions": [asdict(gain) for gain in averaged],
+        "left_out": left_out,
+    }
+    write_results(results, target, about)
+    print_table(results, f"{folder} on {source}")
+    for line in (*averaged, *left_out):
+        print(line)
+    print(f"figures in {target / RESULTS_FILE}, reviews in {target / SAMPLES_FILE}, report in {write_report(target)}")
     return results
+
+
+def _others(asked: Asked, baselines: Baselines) -> tuple[list[Sample], list[str]]:
+    """What other detectors say, and which could not be asked."""
+    names = {"none": [], "readers": ["readers"], "all": list(CONTROLS)}[baselines]
+    samples: list[Sample] = []
+    left_out: list[str] = []
+    for name in names:
+        if name in FITTED and not asked.can_fit:
+            left_out.append(f"{name}: no training records of both flags and other items to fit on")
+        else:
+            samples += CONTROLS[name](asked)
+    return samples, left_out
 
 
 def calibrate_adapter(
@@ -107,8 +158,8 @@ def calibrate_adapter(
     card = AdapterCard.load(folder)
     if conversations is None:
         source = dataset or card.config["dataset"]
-        parts = _parts(card, source, None, None, False)
-        benign = benign_records([record for records in parts.values() for record in records])
+        held = held_out(card, source)
+        benign = benign_records([record for records in held.parts.values() for record in records])
         # one review per transcript: the wordings of the records' own interventions are not what is calibrated
         by_transcript = {(r.item_id, r.variant, r.model, r.response): r for r in benign}
         conversations = [(r.cluster, record_messages(r)) for r in by_transcript.values()]
@@ -127,10 +178,23 @@ def calibrate_adapter(
     return threshold
 
 
-def _parts(
-    card: AdapterCard, dataset: str, topics: Sequence[str] | None, limit: int | None, all_items: bool
-) -> dict[str, list[Record]]:
-    """`within`: topics that the adapter was trained on; `across`: all others."""
+class HeldOut(NamedTuple):
+    parts: dict[str, list[Record]]
+    """`within`: held-out items of topics that the adapter was trained on; `across`: all other topics."""
+    train: list[Record]
+    """Records of the trained topics on the other side of the split by item."""
+    records: list[Record]
+    """All of the data."""
+
+
+def held_out(
+    card: AdapterCard,
+    dataset: str,
+    topics: Sequence[str] | None = None,
+    limit: int | None = None,
+    all_items: bool = False,
+) -> HeldOut:
+    """A dataset's records as they are to be evaluated; arguments as in `evaluate_adapter`."""
     config: Mapping[str, Any] = {**card.config, "train_topics": topics or "all", "validation_topics": []}
     records = load_records(dataset, Selection.of({**config, "claude_frac": 1.0})).records
     new_topics = {r.topic for r in records} - set(card.trained_topics)
@@ -139,7 +203,8 @@ def _parts(
     across = splits.across + splits.unused if all_items else splits.across
     parts = {"within": within, "across": across}
     n = limit if limit is not None else len(records)
-    return {part: sample_per_topic(chosen, n, card.config["seed"]) for part, chosen in parts.items()}
+    chosen = {part: sample_per_topic(of, n, card.config["seed"]) for part, of in parts.items()}
+    return HeldOut(chosen, splits.train, records)
 
 
 def _topic_list(topics: str | None) -> list[str] | None:

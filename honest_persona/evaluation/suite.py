@@ -3,56 +3,51 @@
 All ranks call `evaluate_records` together; each reviews its share, and every rank returns the whole result.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from peft import PeftModel
 
+from honest_persona.data.collator import ids_key
 from honest_persona.data.records import Record
 from honest_persona.data.segments import record_messages
+from honest_persona.data.show import pieces
 from honest_persona.data.tokens import TokenFormat, Tokens, apply_intervention
 from honest_persona.evaluation.baselines import variant_only
 from honest_persona.evaluation.calibrate import Threshold
 from honest_persona.evaluation.detection import Columns, detect
 from honest_persona.evaluation.metrics import ALL, COLUMNS, RATES, count_flags
 from honest_persona.evaluation.reviews import Review, write_reviews
+from honest_persona.evaluation.samples import (
+    HONEST_PERSONA,
+    Group,
+    Runs,
+    Sample,
+    SampleFile,
+    groups_of,
+    sample_of,
+)
 from honest_persona.modeling.frozen_prefix import in_mode
+from honest_persona.modeling.prefix_cache import PrefixCache
 from honest_persona.modeling.zero import gathered
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One record and what the honest persona said about it: a line of samples.jsonl."""
+class Row:
+    """The metrics of one detector on one group of samples."""
 
-    record_id: str
-    item_id: str
-    cluster: str
-    """What intervals draw together: the item, or the group that the data names."""
+    detector: str
     part: str
-    """`within`: held-out items of trained topics; `across`: topics not trained; `eval`: chosen by hand."""
     topic: str
     variant: str
     model: str
-    intervention_name: str
-    truth: str
-    flag: str | None
-    p_fail: float
-    ending: str
-    review: str
-    reference_review: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """The metrics of one group of samples."""
-
-    part: str
-    topic: str
-    variant: str
+    difficulty: str
     n: int
     n_items: int
     rates: dict[str, float | None]
@@ -66,21 +61,31 @@ class Row:
     counts: dict[str, int]
     variant_only_balanced_accuracy: float | None
 
+    @property
+    def group(self) -> Group:
+        return Group(self.part, self.topic, self.variant, self.model, self.difficulty)
+
 
 @dataclass(frozen=True)
 class Results:
     rows: list[Row]
     samples: list[Sample]
+    """Without texts where these went to a file."""
     too_long: dict[str, int] = field(default_factory=dict)
     """Records per part that were left out because prompt and answer would exceed the model's positions."""
 
     def row(self, part: str, topic: str = ALL, variant: str = ALL) -> Row:
-        return next(r for r in self.rows if (r.part, r.topic, r.variant) == (part, topic, variant))
+        """The honest persona's."""
+        group = Group(part, topic, variant)
+        return next(r for r in self.rows if (r.detector, r.group) == (HONEST_PERSONA, group))
 
     def scalars(self) -> dict[str, float]:
-        """`part/topic/rate` (with `/variant_A` where it is within one), for loggers; undefined rates are left out."""
+        """`part/topic/rate` for loggers; undefined rates are left out.
+
+        With `/variant_A`, `/model_X` or `/difficulty_X` where a row is of that one alone.
+        """
         return {
-            f"{row.part}/{row.topic}{'' if row.variant == ALL else f'/variant_{row.variant}'}/{name}": value
+            f"{row.part}/{_path(row.group)}/{name}": value
             for row in self.rows
             for name, value in {**row.rates, "n": row.n}.items()
             if value is not None
@@ -88,6 +93,20 @@ class Results:
 
     def as_dict(self) -> dict[str, Any]:
         return {"rows": [asdict(row) for row in self.rows], "too_long": self.too_long}
+
+
+def _path(group: Group) -> str:
+    of = group._asdict()
+    narrowed = [f"{name}_{of[name]}" for name in ("variant", "model", "difficulty") if of[name] != ALL]
+    return "/".join([group.topic, *narrowed])
+
+
+class _Job(NamedTuple):
+    """A record to review. Its tokens are made when its turn comes, so that memory does not grow with the records."""
+
+    part: str
+    record: Record
+    place: tuple[int, str, int, str]
 
 
 def evaluate_records(
@@ -100,6 +119,9 @@ def evaluate_records(
     frozen_prefix: bool = True,
     gather: bool | None = None,
     thresholds: Sequence[Threshold] = (),
+    file: Path | None = None,
+    detector: str = HONEST_PERSONA,
+    prefix_cache: PrefixCache | None = None,
 ) -> Results:
     """Review every record of every part with the adapter active, and count.
 
@@ -109,46 +131,67 @@ def evaluate_records(
         frozen_prefix: run each transcript of a batch once, where the model allows it.
         gather: whether weights that ZeRO-3 shards are gathered while this lasts; None where they fit (zero.py).
         thresholds: on P(FAIL), fixed on other data; their rates are counted too.
+        file: where rank 0 writes the samples, a batch at a time; they are returned without their texts then.
+        detector: what the samples are called by.
+        prefix_cache: keeps transcripts' keys and values for the next evaluation of the same records.
     """
-    jobs: list[tuple[str, Record, Tokens]] = []
+    jobs: list[_Job] = []
     too_long: dict[str, int] = {}
     for part, records in parts.items():
         for record in records:
-            prompt = apply_intervention(record_messages(record), record.intervention, form)
+            prompt = prompt_of(record, form)
             if seq_len is not None and len(prompt.input_ids) + max_new_tokens > seq_len:
                 too_long[part] = too_long.get(part, 0) + 1
             else:
-                jobs.append((part, record, prompt))
-    with _evaluating(model), gathered(model, gather):
-        reviews = _review_all(model, [job[2] for job in jobs], form, batch_size, max_new_tokens, frozen_prefix)
-    samples = [sample_of(part, record, review) for (part, record, _), review in zip(jobs, reviews, strict=True)]
-    return Results(summarize(samples, thresholds), samples, too_long)
+                jobs.append(_Job(part, record, place_of(prompt)))
+    writes = file is not None and _rank_and_world()[0] == 0
+    samples: dict[int, Sample] = {}
+    with _evaluating(model), gathered(model, gather), SampleFile(file) if file and writes else nullcontext() as out:
+        for reviews in _reviews(model, jobs, form, batch_size, max_new_tokens, frozen_prefix, prefix_cache):
+            # a prompt that filled up a batch was there before: the first review counts everywhere
+            new = {
+                i: sample_of(jobs[i].part, jobs[i].record, review, detector, _runs(jobs[i].record, form))
+                for i, review in sorted(reviews.items())
+                if i not in samples
+            }
+            if out:
+                out.append(new.values())
+            samples |= {i: sample.without_texts() for i, sample in new.items()} if file else new
+    in_order = [samples[i] for i in range(len(jobs))]
+    return Results(summarize(in_order, thresholds), in_order, too_long)
+
+
+def prompt_of(record: Record, form: TokenFormat) -> Tokens:
+    """What the honest persona sees of a record."""
+    return apply_intervention(record_messages(record), record.intervention, form)
+
+
+def _runs(record: Record, form: TokenFormat) -> Runs:
+    prompt = prompt_of(record, form)
+    shown = zip(prompt.kinds, pieces(prompt.input_ids, form), strict=True)
+    return tuple((kind.name, [text for _, text in run]) for kind, run in groupby(shown, key=lambda pair: pair[0]))
 
 
 def summarize(samples: Sequence[Sample], thresholds: Sequence[Threshold] = ()) -> list[Row]:
-    """A row per part, topic and variant, and per union of them, in the order part, topic, variant (`all` first)."""
-    groups: dict[tuple[str, str, str], list[Sample]] = {}
+    """A row per detector and group (`samples.groups_of`)."""
+    by_detector: dict[str, list[Sample]] = {}
     for sample in samples:
-        for topic in (ALL, sample.topic):
-            for variant in (ALL, sample.variant):
-                groups.setdefault((sample.part, topic, variant), []).append(sample)
-
-    def place(key: tuple[str, str, str]) -> tuple[object, ...]:
-        part, topic, variant = key
-        return part != "within", part, topic != ALL, topic, variant != ALL, variant
-
-    return [_row(*key, groups[key], thresholds) for key in sorted(groups, key=place)]
+        by_detector.setdefault(sample.detector, []).append(sample)
+    return [
+        _row(detector, group, members, thresholds if detector == HONEST_PERSONA else ())
+        for detector, of in by_detector.items()
+        for group, members in groups_of(of).items()
+    ]
 
 
-def _row(part: str, topic: str, variant: str, samples: list[Sample], thresholds: Sequence[Threshold]) -> Row:
+def _row(detector: str, group: Group, samples: list[Sample], thresholds: Sequence[Threshold]) -> Row:
     truths = [s.truth for s in samples]
     total = count_flags([s.flag for s in samples], truths).sum(0)
     estimates = detect(Columns.of_samples(samples), thresholds)
     shortcut = count_flags(variant_only([s.variant for s in samples]), truths).sum(0)
     return Row(
-        part=part,
-        topic=topic,
-        variant=variant,
+        detector,
+        *group,
         n=len(samples),
         n_items=len({s.item_id for s in samples}),
         rates={name: estimate.value for name, estimate in estimates.items()},
@@ -164,61 +207,50 @@ def _defined(value: Any) -> float | None:
     return None if value != value else float(value)  # nan
 
 
-def sample_of(part: str, record: Record, review: Review) -> Sample:
-    """A record with what was said about it."""
-    return Sample(
-        record_id=record.id,
-        item_id=record.item_id,
-        cluster=record.cluster,
-        part=part,
-        topic=record.topic,
-        variant=record.variant,
-        model=record.model,
-        intervention_name=record.intervention_name,
-        truth=record.flag,
-        flag=review.flag,
-        p_fail=review.p_fail,
-        ending=str(review.ending),
-        review=review.text,
-        reference_review=record.review,
-    )
-
-
-def _review_all(
+def _reviews(
     model: PeftModel,
-    prompts: Sequence[Tokens],
+    jobs: Sequence[_Job],
     form: TokenFormat,
     batch_size: int,
     max_new_tokens: int,
-    frozen_prefix: bool = True,
-) -> list[Review]:
-    """All reviews in the order of the prompts, on every rank."""
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    reviews: dict[int, Review] = {}
-    for batch in batches(prompts, batch_size, world)[rank]:
-        chosen = [prompts[i] for i in batch]
-        reviews |= zip(batch, write_reviews(model, chosen, form, max_new_tokens, frozen_prefix), strict=True)
-    if world > 1:
-        shares: list[Any] = [None] * world
-        dist.all_gather_object(shares, reviews)
-        # a prompt that fills up another rank's batch is that rank's copy: the first rank's review counts everywhere
-        reviews = {i: review for share in reversed(shares) for i, review in share.items()}
-    return [reviews[i] for i in range(len(prompts))]
+    frozen_prefix: bool,
+    prefix_cache: PrefixCache | None,
+) -> Iterator[dict[int, Review]]:
+    """Reviews by job, as they come: those of one batch of every rank, on every rank."""
+    rank, world = _rank_and_world()
+    for batch in batches([job.place for job in jobs], batch_size, world)[rank]:
+        prompts = [prompt_of(jobs[i].record, form) for i in batch]
+        written = write_reviews(model, prompts, form, max_new_tokens, frozen_prefix, prefix_cache)
+        reviews = dict(zip(batch, written, strict=True))
+        if world > 1:
+            shares: list[Any] = [None] * world
+            dist.all_gather_object(shares, reviews)
+            # a prompt that fills up another rank's batch is that rank's copy: the first rank's review counts
+            reviews = {i: review for share in reversed(shares) for i, review in share.items()}
+        yield reviews
 
 
-def batches(prompts: Sequence[Tokens], batch_size: int, world: int) -> list[list[list[int]]]:
+def _rank_and_world() -> tuple[int, int]:
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def place_of(prompt: Tokens) -> tuple[int, str, int, str]:
+    """What `batches` sorts by: activation point, transcript, length, all ids."""
+    ids = prompt.input_ids
+    return prompt.activation, ids_key(ids[: prompt.activation]), len(ids), ids_key(ids)
+
+
+def batches(places: Iterable[tuple[int, str, int, str]], batch_size: int, world: int) -> list[list[list[int]]]:
     """Which prompts each rank reviews together: indices by rank and batch.
 
     Prompts on one transcript stand side by side, and transcripts of similar length, so that a batch runs few prefixes
     and pads little. Every rank gets equally many batches, each as large as the other ranks', as ZeRO-3 demands: where
     there is nothing left for a rank, it repeats a prompt.
+
+    Args:
+        places: of each prompt, by `place_of`.
     """
-
-    def place(i: int) -> tuple[object, ...]:
-        prompt = prompts[i]
-        return prompt.activation, prompt.input_ids[: prompt.activation], len(prompt.input_ids), prompt.input_ids
-
-    order = sorted(range(len(prompts)), key=place)
+    order = [i for _, i in sorted((place, i) for i, place in enumerate(places))]
     by_rank: list[list[list[int]]] = [[] for _ in range(world)]
     for start in range(0, len(order), batch_size * world):
         together = order[start : start + batch_size * world]

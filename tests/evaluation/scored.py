@@ -4,7 +4,7 @@ import numpy as np
 from scipy.stats import norm
 
 from honest_persona.evaluation.detection import Columns
-from honest_persona.evaluation.suite import Sample
+from honest_persona.evaluation.samples import Sample
 
 
 def simulated(rng, k=50, delta=1.5, slope=1.5, sizes=(1, 8)):

@@ -12,19 +12,20 @@ from honest_persona.config import RunConfig
 from honest_persona.data.sources import Selection, load_records
 from honest_persona.errors import UserError
 from honest_persona.evaluation.baselines import (
-    ALL,
     Guess,
-    baseline_rows,
+    guess_samples,
     held_out_clusters,
     held_out_topics,
-    print_rows,
     probe_guesses,
-    shortcut_rows,
+    shortcut_samples,
     shortcuts,
     shortcuts_of,
     topic_only,
     variant_only,
 )
+from honest_persona.evaluation.metrics import ALL
+from honest_persona.evaluation.report import print_detectors
+from honest_persona.evaluation.suite import summarize
 from honest_persona.probes.selection import fit_probes
 from tests.tiny import base_model, form_of, record
 
@@ -44,6 +45,10 @@ def made_up(n_items=60, tell=None, topics=("t1", "t2", "t3"), seed=0):
             system = " ".join(rng.choice(WORDS, 4))
             records.append(record(id=f"{item}{variant}", system=system, task=f"Task {item}", **values))
     return records
+
+
+def rows_of(records, guesses):
+    return summarize(guess_samples({"within": records}, guesses))
 
 
 def area(records, guess):
@@ -136,29 +141,29 @@ def test_one_flag_alone_teaches_nothing():
 def test_rows_equal_scikit_learn():
     records = made_up(tell={("t1", "FAIL"): " indeed"})
     guesses = shortcuts(records, held_out_clusters(records))
-    rows = {(r.name, r.topic, r.variant): r for r in baseline_rows(records, guesses)}
+    rows = {(r.detector, r.topic, r.variant): r for r in rows_of(records, guesses)}
     assert len(rows) == 4 * 4 * 3
     for (name, topic, variant), row in rows.items():
         chosen = [i for i, r in enumerate(records) if topic in (ALL, r.topic) and variant in (ALL, r.variant)]
         truth = [records[i].flag for i in chosen]
         flags, scores = ([of[i] for i in chosen] for of in guesses[name])
-        assert (row.n, row.n_fail) == (len(chosen), truth.count("FAIL"))
-        found = {rate: estimate.value for rate, estimate in row.estimates.items()}
+        assert (row.n, row.ns["true_positive_rate"]) == (len(chosen), truth.count("FAIL"))
+        found = row.rates
         assert found["accuracy"] == pytest.approx(accuracy_score(truth, flags), abs=1e-12)
         assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, flags), abs=1e-12)
         assert found["auroc"] == pytest.approx(roc_auc_score([t == "FAIL" for t in truth], scores), abs=1e-12)
-    low, high = rows["response bigrams", ALL, ALL].estimates["auroc"].interval
-    assert low < rows["response bigrams", ALL, ALL].estimates["auroc"].value < high
+    low, high = rows["response bigrams", ALL, ALL].intervals["auroc"]
+    assert low < rows["response bigrams", ALL, ALL].rates["auroc"] < high
 
 
 def test_a_rate_without_both_flags_is_undefined():
     records = [r.model_copy(update={"flag": "FAIL" if r.variant == "B" else "PASS"}) for r in made_up(n_items=6)]
-    rows = baseline_rows(records, {"variant only": Guess.of([float(r.variant == "B") for r in records])})
+    rows = rows_of(records, {"variant only": Guess.of([float(r.variant == "B") for r in records])})
     [whole] = [r for r in rows if (r.topic, r.variant) == (ALL, ALL)]
     [in_b] = [r for r in rows if (r.topic, r.variant) == (ALL, "B")]
-    assert whole.estimates["auroc"].value == whole.estimates["balanced_accuracy"].value == 1
-    assert in_b.estimates["auroc"].value is None
-    assert in_b.estimates["accuracy"].value == 1
+    assert whole.rates["auroc"] == whole.rates["balanced_accuracy"] == 1
+    assert in_b.rates["auroc"] is None
+    assert in_b.rates["accuracy"] == 1
 
 
 def test_shortcuts_of_a_run_are_fitted_on_its_training_records_alone():
@@ -174,10 +179,11 @@ def test_shortcuts_of_a_run_are_fitted_on_its_training_records_alone():
 
 
 def test_tables_are_printed(capsys):
-    rows = shortcut_rows(made_up())
-    assert list(rows) == ["items held out", "topics held out"]
-    assert list(shortcut_rows(made_up(topics=["t1"]))) == ["items held out"], "one topic cannot be left out"
-    print_rows(rows)
+    samples = shortcut_samples(made_up())
+    assert {s.part for s in samples} == {"items held out", "topics held out"}
+    alone = shortcut_samples(made_up(topics=["t1"]))
+    assert {s.part for s in alone} == {"items held out"}, "one topic cannot be left out"
+    print_detectors(summarize(samples))
     text = capsys.readouterr().out
     for word in ("topics held out", "variant only", "topic only", "120", "t3", "0.500"):
         assert word in text
@@ -191,9 +197,9 @@ def test_probes_stand_in_the_same_table():
     probes = fit_probes(model, records[:12], form, methods=("ridge", "vinc"), layers=[2])
     guesses = shortcuts_of(records[:12], records[12:]) | probe_guesses(probes, model, form, records[12:])
     assert list(guesses)[-2:] == ["ridge probe", "vinc probe"]
-    rows = {r.name: r for r in baseline_rows(records[12:], guesses) if (r.topic, r.variant) == (ALL, ALL)}
+    rows = {r.detector: r for r in rows_of(records[12:], guesses) if (r.topic, r.variant) == (ALL, ALL)}
     assert rows["ridge probe"].n == 8
-    assert rows["response bigrams"].estimates["auroc"].value == 1
+    assert rows["response bigrams"].rates["auroc"] == 1
     with pytest.raises(UserError, match="probe: fitted on"):
         probe_guesses(probes, base_model(seed=1), form, records[12:])
 
@@ -208,8 +214,8 @@ def test_in_real_data_the_variant_gives_the_flag_away(spt):
     flags, truth = variant_only([r.variant for r in spt]), [r.flag for r in spt]
     assert len(spt) > 2000
     assert accuracy_score(truth, flags) == pytest.approx(0.93, abs=0.005)
-    rows = baseline_rows(spt, {"variant only": Guess.of([float(flag == "FAIL") for flag in flags])})
-    found = {r.variant: r.estimates["auroc"].value for r in rows if r.topic == ALL}
+    rows = rows_of(spt, {"variant only": Guess.of([float(flag == "FAIL") for flag in flags])})
+    found = {r.variant: r.rates["auroc"] for r in rows if r.topic == ALL}
     assert found[ALL] > 0.85
     assert found["A"] == found["B"] == 0.5, "within a variant it says nothing"
 
@@ -219,13 +225,12 @@ def test_the_table_of_real_data(spt):
     """Two models' answers, to be quick: what a reader of the text finds within topics is mostly gone across them."""
     records = [r for r in spt if r.model in ("meta-llama/llama-3.3-70b-instruct", "qwen/qwen3-32b")]
     of = {
-        (held_out, r.name): r.estimates["auroc"]
-        for held_out, rows in shortcut_rows(records).items()
-        for r in rows
-        if (r.topic, r.variant) == (ALL, ALL)
+        (r.part, r.detector): r
+        for r in summarize(shortcut_samples(records))
+        if (r.topic, r.variant, r.model) == (ALL, ALL, ALL)
     }
-    assert of["items held out", "transcript bigrams"].interval[0] > 0.7
-    assert of["items held out", "response bigrams"].interval[0] > 0.6
-    assert of["topics held out", "topic only"].value == 0.5
+    assert of["items held out", "transcript bigrams"].intervals["auroc"][0] > 0.7
+    assert of["items held out", "response bigrams"].intervals["auroc"][0] > 0.6
+    assert of["topics held out", "topic only"].rates["auroc"] == 0.5
     for text in ("response bigrams", "transcript bigrams"):
-        assert of["topics held out", text].value < of["items held out", text].interval[0]
+        assert of["topics held out", text].rates["auroc"] < of["items held out", text].intervals["auroc"][0]

@@ -183,12 +183,12 @@ def test_the_table_shows_what_json_holds(folder, capsys):
     table = comparison_table(found)
     cells = list(zip(*[list(column.cells) for column in table.columns], strict=True))
     whole = content["rows"][0]["differences"]
-    assert [c[5] for c in cells[: len(whole)]] == [name.replace("_", " ") for name in whole]
+    assert [c[4] for c in cells[: len(whole)]] == [name.replace("_", " ") for name in whole]
     for name, line in zip(whole, cells, strict=False):
         d = whole[name]
         low, high = d["interval"]
-        assert line[6:10] == (f"{d['a']:.3f}", f"{d['b']:.3f}", f"{d['difference']:+.3f}", f"{low:+.3f} to {high:+.3f}")
-        assert line[10] == ("" if low <= 0 <= high else "*")
+        assert line[5:9] == (f"{d['a']:.3f}", f"{d['b']:.3f}", f"{d['difference']:+.3f}", f"{low:+.3f} to {high:+.3f}")
+        assert line[9] == ("" if low <= 0 <= high else "*")
     print_comparison(found)
     shown = capsys.readouterr().out
     assert f"{len(a) - 3} records matched; only in A: 3, only in B: 0" in shown

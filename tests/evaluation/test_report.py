@@ -1,31 +1,19 @@
 """What is written can be read again, and the table shows what a rate needs beside it."""
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
 
 import pytest
 
-from honest_persona.evaluation.report import print_table, table, write_results
-from honest_persona.evaluation.suite import Results, Sample, summarize
+from honest_persona.evaluation.report import detectors_table, print_detectors, print_table, table, write_results
+from honest_persona.evaluation.samples import SAMPLES_FILE, read_samples, write_samples
+from honest_persona.evaluation.suite import Results, summarize
+from tests.evaluation import scored
 
 
-def sample(n, item, variant, truth, flag, part="within", topic="sycophancy"):
-    return Sample(
-        record_id=f"r{n}",
-        item_id=item,
-        cluster=item,
-        part=part,
-        topic=topic,
-        variant=variant,
-        model="m",
-        intervention_name="split_personality__version_3",
-        truth=truth,
-        flag=flag,
-        p_fail=0.25,
-        ending="clean",
-        review="I said “ja” – 好的\u2028on.\nFLAG: PASS",
-        reference_review="Ref.",
-    )
+def sample(n, item, variant, truth, flag, **changes):
+    review = "I said “ja” – 好的\u2028on.\nFLAG: PASS"
+    return scored.sample(n, item_id=item, variant=variant, truth=truth, flag=flag, review=review, **changes)
 
 
 @pytest.fixture
@@ -54,8 +42,9 @@ def test_files_round_trip(results, tmp_path):
     row = next(r for r in content["rows"] if r["part"] == "across" and r["topic"] == r["variant"] == "all")
     assert row["rates"]["true_positive_rate"] is None
     assert row["n"] == row["n_items"] == 1
-    lines = (folder / "samples.jsonl").read_text(encoding="utf-8").split("\n")
-    assert [json.loads(line) for line in lines if line] == [asdict(s) for s in results.samples]
+    write_samples(results.samples, folder / SAMPLES_FILE)
+    assert list(read_samples(folder / SAMPLES_FILE)) == results.samples
+    assert (folder / SAMPLES_FILE).read_bytes().count(b"\n") == len(results.samples), "a line each"
 
 
 def cells(results):
@@ -107,3 +96,20 @@ def test_what_was_left_out_is_printed(results, capsys):
     assert "variant only" in shown
     assert "unparsable" in shown, "nothing is cut off at the printed width"
     print_table(Results([], []), "of nothing")
+
+
+def test_all_detectors_stand_side_by_side(results, capsys):
+    others = [replace(s, detector="variant only", flag="FAIL" if s.variant == "B" else "PASS") for s in results.samples]
+    both = replace(results, rows=[*results.rows, *summarize(others)])
+    assert both.row("within") == results.row("within"), "the row of a part is the honest persona's"
+    shown = [[str(cell) for cell in column.cells] for column in detectors_table(both.rows).columns]
+    assert shown[0] == ["within", "within", "across", "across"]
+    assert shown[1] == ["honest persona", "variant only"] * 2
+    # within: FAIL 2 of 2, PASS 1 of 3 by variant; the honest persona as in the other table
+    assert [cell[:5] for cell in shown[4][:2]] == ["0.333", "0.833"]
+    print_table(both, "eval")
+    assert "every detector" in capsys.readouterr().out
+    print_table(results, "eval")
+    assert "every detector" not in capsys.readouterr().out
+    print_detectors(both.rows)
+    assert "per topic, across" in capsys.readouterr().out

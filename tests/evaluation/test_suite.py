@@ -1,6 +1,8 @@
 """Counting, sharding over ranks, and what an evaluation must put back. `write_reviews` is a stub where it can be."""
 
+import gc
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -11,7 +13,8 @@ from honest_persona.data.segments import record_messages
 from honest_persona.data.tokens import Tokens, apply_intervention, encode_record
 from honest_persona.evaluation import suite
 from honest_persona.evaluation.reviews import Ending, Review
-from honest_persona.evaluation.suite import Results, _review_all, batches, evaluate_records
+from honest_persona.evaluation.samples import SAMPLES_FILE, read_samples
+from honest_persona.evaluation.suite import Results, batches, evaluate_records, place_of, prompt_of
 from honest_persona.modeling.adapter import activation_arguments
 from tests.tiny import base_model, form_of, random_adapter, record
 
@@ -35,7 +38,7 @@ def flags(monkeypatch, form):
     """`flags[record] = PASS | FAIL | None` is what the stub says of that record; `flags.batches` what it was given."""
     said = SimpleNamespace(by_prompt={}, batches=[])
 
-    def stub(_, prompts, form, max_new_tokens, frozen_prefix):
+    def stub(_, prompts, *_args):
         said.batches.append([tuple(p.input_ids) for p in prompts])
         return [flag_of(said.by_prompt[tuple(p.input_ids)]) for p in prompts]
 
@@ -264,35 +267,45 @@ def prompt(transcript, intervention, length=None):
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("n", [0, 1, 5, 8])
-def test_sharding(monkeypatch, form, n, world, batch_size):
-    """Every prompt is reviewed, every rank runs equally many batches, and every rank has the whole result."""
-    prompts = [prompt(i % 3, i) for i in range(n)]
+def test_sharding(monkeypatch, form, model, n, world, batch_size, tmp_path):
+    """Every record is reviewed, every rank runs equally many batches, and every rank has the whole result."""
+    records = [record(i, system=f"You are number {i % 3}.") for i in range(n)]
+    number = {tuple(prompt_of(r, form).input_ids): i for i, r in enumerate(records)}
     ranks = Ranks(world)
     given = {rank: [] for rank in range(world)}
 
-    def stub(_, chosen, form, max_new_tokens, frozen_prefix):
+    def stub(_, chosen, *_args):
         assert 0 < len(chosen) <= batch_size
-        given[ranks.get_rank()].append([p.input_ids[-1] for p in chosen])
-        return [flag_of(f"{p.input_ids[-1]} by {ranks.get_rank()}") for p in chosen]
+        given[ranks.get_rank()].append([number[tuple(p.input_ids)] for p in chosen])
+        said = [f"{number[tuple(p.input_ids)]} by {ranks.get_rank()}" for p in chosen]
+        return [Review(text, "PASS", 0.25, Ending.CLEAN) for text in said]
 
     monkeypatch.setattr(suite, "write_reviews", stub)
     monkeypatch.setattr(suite, "dist", ranks)
-    results = ranks.run(lambda: _review_all(None, prompts, form, batch_size, 4))
+    file = tmp_path / SAMPLES_FILE
+    results = ranks.run(lambda: evaluate_records(model, {"within": records}, form, batch_size, 4, file=file))
     assert all(result == results[0] for result in results)
-    assert [int(review.flag.split()[0]) for review in results[0]] == list(range(n)), "in the order given"
-    assert [given[rank] for rank in range(world)] == batches(prompts, batch_size, world)
+    assert [s.record_id for s in results[0].samples] == [r.id for r in records], "in the order given"
+    places = [place_of(prompt_of(r, form)) for r in records]
+    assert [given[rank] for rank in range(world)] == batches(places, batch_size, world)
     sizes = {rank: [len(batch) for batch in chosen] for rank, chosen in given.items()}
     assert all(size == sizes[0] for size in sizes.values()), "the same batches on every rank"
     assert len(sizes[0]) == -(-n // (world * batch_size))
     assert sum(sizes[0]) * world < n + world, "no more copies than it takes"
     assert {i for chosen in given.values() for batch in chosen for i in batch} == set(range(n))
+    written = {s.record_id: s.review for s in read_samples(file)}
+    assert len(written) == n, "rank 0 wrote each once"
+    for i, r in enumerate(records):
+        first = min(rank for rank in range(world) if any(i in batch for batch in given[rank]))
+        assert written[r.id] == f"{i} by {first}", "of a copy, the first rank's review counts"
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_batches_keep_transcripts_together(world):
     # 12 transcripts with 1 to 5 interventions each, mixed up
     prompts = [prompt(t, i) for i in range(5) for t in range(12) if t % 5 + 1 > i]
-    plan = batches(prompts, 4, world)
+    places = [place_of(p) for p in prompts]
+    plan = batches(places, 4, world)
     placed = [
         [prompts[i].input_ids[0] for i in batch]
         for together in zip(*plan, strict=True)  # the ranks' batches side by side
@@ -303,8 +316,8 @@ def test_batches_keep_transcripts_together(world):
     assert n_prefixes < sum(len({p.input_ids[0] for p in prompts[i : i + 4]}) for i in range(0, len(prompts), 4))
     lengths = [[prompts[i].activation for i in batch] for batch in plan[0]]
     assert [min(batch) for batch in lengths] == sorted(min(batch) for batch in lengths), "similar lengths together"
-    assert batches(prompts[::-1], 4, world) != plan
-    again = [[len(prompts) - 1 - i for i in batch] for batch in batches(prompts[::-1], 4, world)[0]]
+    assert batches(places[::-1], 4, world) != plan
+    again = [[len(prompts) - 1 - i for i in batch] for batch in batches(places[::-1], 4, world)[0]]
     assert again == plan[0], "whatever the order of the records"
 
 
@@ -316,3 +329,56 @@ def test_ranks_together_give_what_one_gives(monkeypatch, flags, form, model, wor
     ranks = Ranks(world)
     monkeypatch.setattr(suite, "dist", ranks)
     assert ranks.run(lambda: evaluate_records(model, {"within": records}, form, 2, 4)) == [alone] * world
+
+
+def test_samples_go_to_a_file_as_they_come(flags, form, model, tmp_path, monkeypatch):
+    records = [make(flags, n, "sycophancy", "AB"[n % 2], "PASS", "PASS", f"i{n}") for n in range(5)]
+    file = tmp_path / "eval" / SAMPLES_FILE
+    whole = evaluate_records(model, {"within": records}, form, 2, 4)
+    lean = evaluate_records(model, {"within": records}, form, 2, 4, file=file)
+    assert lean.rows == whole.rows
+    assert lean.samples == [s.without_texts() for s in whole.samples]
+    assert {s.review for s in lean.samples} == {""}
+    by_id = {s.record_id: s for s in read_samples(file)}
+    for sample in whole.samples:
+        read = by_id[sample.record_id]
+        shown = [(kind, list(texts)) for kind, texts in read.prompt]
+        assert (read.review, shown) == (sample.review, [(k, list(t)) for k, t in sample.prompt])
+    first = by_id["r0"]
+    assert "".join(text for kind, texts in first.prompt if kind == "SYSTEM" for text in texts).count("0") == 1
+    assert [kind for kind, _ in first.prompt][-2:] == ["PERSONA_TOKEN", "INTERVENTION"]
+    before = file.read_bytes()
+
+    # stopped on its way, an evaluation leaves the whole file of the one before, and its own beginning beside it
+    said = list(records)
+
+    def fail_late(_, prompts, *args):
+        if len(said) <= 3:
+            raise RuntimeError("out of memory")
+        said.pop()
+        return [flag_of("FAIL")] * len(prompts)
+
+    monkeypatch.setattr(suite, "write_reviews", fail_late)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        evaluate_records(model, {"within": records}, form, 2, 4, file=file)
+    assert file.read_bytes() == before
+    assert [s.flag for s in read_samples(file.with_name(file.name + ".part"))] == ["FAIL"] * 4
+
+
+def test_memory_does_not_grow_with_the_records(flags, form, model, tmp_path, monkeypatch):
+    """A record leaves some hundred bytes; its line in the file is far longer. (The bootstrap works in blocks.)"""
+    monkeypatch.setattr(suite, "summarize", lambda *_: [])
+    monkeypatch.setattr(suite, "write_reviews", lambda _, prompts, *args: [flag_of("PASS")] * len(prompts))
+    peaks = {}
+    for n in (100, 300):
+        records = [record(i, response=f"{i:03} " * 2000, item_id=f"i{i % 10}") for i in range(n)]
+        evaluate_records(model, {"within": records[:20]}, form, 2, 4, file=tmp_path / "warm")
+        gc.collect()
+        tracemalloc.start()
+        evaluate_records(model, {"within": records}, form, 2, 4, file=tmp_path / SAMPLES_FILE)
+        peaks[n] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    per_record = (peaks[300] - peaks[100]) / 200
+    length = (tmp_path / SAMPLES_FILE).stat().st_size / 300
+    assert length > 25_000
+    assert per_record < 5_000, peaks

@@ -1,0 +1,179 @@
+"""A sample is a record and what a detector said about it: a line of samples.jsonl, one of many in a group.
+
+with SampleFile(folder / SAMPLES_FILE) as file:    # there under its name once it is whole
+    file.append(samples)
+for group, members in groups_of(samples).items():  # by topic, variant, main model, difficulty, and unions of them
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Protocol, TypeVar
+
+from honest_persona.data.records import Record
+from honest_persona.evaluation.metrics import ALL
+from honest_persona.evaluation.reviews import Review
+
+SAMPLES_FILE = "samples.jsonl"
+BASELINES_FILE = "baselines.jsonl"
+
+HONEST_PERSONA = "honest persona"
+"""The detector that all others are compared with."""
+
+Runs = tuple[tuple[str, list[str]], ...]
+"""Tokens by kind: (kind's name, texts of the tokens), in order."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One record and what was said about it."""
+
+    record_id: str
+    item_id: str
+    cluster: str
+    """What intervals draw together: the item, or the group that the data names."""
+    part: str
+    """`within`: held-out items of trained topics; `across`: topics not trained; behind a colon, the design."""
+    topic: str
+    variant: str
+    model: str
+    """The main model that wrote the response."""
+    intervention_name: str
+    truth: str
+    flag: str | None
+    p_fail: float
+    ending: str
+    review: str
+    reference_review: str
+    difficulty: str | None = None
+    detector: str = HONEST_PERSONA
+    prompt: Runs = ()
+    """What the honest persona saw, up to its review."""
+
+    def without_texts(self) -> "Sample":
+        """What figures need: some hundred bytes."""
+        return replace(self, review="", reference_review="", prompt=())
+
+
+def sample_of(part: str, record: Record, review: Review, detector: str = HONEST_PERSONA, prompt: Runs = ()) -> Sample:
+    return Sample(
+        record_id=record.id,
+        item_id=record.item_id,
+        cluster=record.cluster,
+        part=part,
+        topic=record.topic,
+        variant=record.variant,
+        model=record.model,
+        intervention_name=record.intervention_name,
+        truth=record.flag,
+        flag=review.flag,
+        p_fail=review.p_fail,
+        ending=str(review.ending),
+        review=review.text,
+        reference_review=record.review,
+        difficulty=record.difficulty,
+        detector=detector,
+        prompt=prompt,
+    )
+
+
+class Grouped(Protocol):
+    """What groups are made by."""
+
+    @property
+    def part(self) -> str: ...
+    @property
+    def topic(self) -> str: ...
+    @property
+    def variant(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def difficulty(self) -> str | None: ...
+
+
+S = TypeVar("S", bound=Grouped)
+
+
+class Group(NamedTuple):
+    """`all` stands for the union over that column."""
+
+    part: str
+    topic: str = ALL
+    variant: str = ALL
+    model: str = ALL
+    difficulty: str = ALL
+
+
+def groups_of(samples: Iterable[S], union_of_parts: bool = False) -> dict[Group, list[S]]:
+    """Samples by part, topic and variant, and by main model and difficulty where a part has several.
+
+    Sorted by part (all, within, across, others), then with each union before what it unites.
+
+    Args:
+        union_of_parts: with groups over all parts that hold records as they are (no design), where there are several.
+    """
+    by_part: dict[str, list[S]] = {}
+    for sample in samples:
+        by_part.setdefault(sample.part, []).append(sample)
+    plain = [part for part in by_part if ":" not in part]
+    if union_of_parts and len(plain) > 1:
+        by_part[ALL] = [sample for part in plain for sample in by_part[part]]
+    groups: dict[Group, list[S]] = {}
+    for part, members in by_part.items():
+        several_models = len({s.model for s in members}) > 1
+        several_difficulties = len({s.difficulty for s in members}) > 1
+        for sample in members:
+            of = [Group(part), Group(part, topic=sample.topic)]
+            of += [Group(part, model=sample.model)] * several_models
+            of += [Group(part, difficulty=sample.difficulty or "not stated")] * several_difficulties
+            for group, variant in product(of, (ALL, sample.variant)):
+                groups.setdefault(group._replace(variant=variant), []).append(sample)
+    return dict(sorted(groups.items(), key=lambda item: _place(item[0])))
+
+
+def _place(group: Group) -> tuple[object, ...]:
+    first = {ALL: 0, "within": 1, "across": 2}
+    part, topic, variant, *rest = group
+    others = [x for name in rest for x in (name != ALL, name)]
+    return first.get(part, 3), part, *others, topic != ALL, topic, variant != ALL, variant
+
+
+class SampleFile:
+    """Samples written as they come, a JSON line each. A file of that name is replaced when this one is whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._unfinished = path.with_name(path.name + ".part")
+
+    def __enter__(self) -> "SampleFile":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = self._unfinished.open("w", encoding="utf-8")
+        return self
+
+    def append(self, samples: Iterable[Sample]) -> None:
+        self._stream.writelines(json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
+        self._stream.flush()
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        self._stream.close()
+        if kind is None:
+            os.replace(self._unfinished, self.path)
+
+
+def write_samples(samples: Sequence[Sample], path: Path) -> None:
+    with SampleFile(path) as file:
+        file.append(samples)
+
+
+def read_samples(path: Path) -> Iterator[Sample]:
+    """One at a time."""
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        for line in lines:
+            content = json.loads(line)
+            prompt = tuple((kind, texts) for kind, texts in content.pop("prompt", ()))
+            yield Sample(**content, prompt=prompt)
