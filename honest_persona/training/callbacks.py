@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ from transformers.trainer_utils import SaveStrategy
 
 from honest_persona.data.records import Record
 from honest_persona.data.tokens import TokenFormat
+from honest_persona.evaluation.page import write_report
 from honest_persona.evaluation.report import print_samples, print_table, write_results
+from honest_persona.evaluation.samples import SAMPLES_FILE, read_samples
 from honest_persona.evaluation.suite import Results, evaluate_records
+from honest_persona.modeling.prefix_cache import PrefixCache
+from honest_persona.training.trackers import track
 from honest_persona.training.trainer import PersonaTrainer
 
 _PRINTED_SAMPLES = 3
@@ -62,8 +67,11 @@ class HeavyLog(TrainerCallback):
         batch_size: int,
         max_new_tokens: int,
         seq_len: int | None,
+        frozen_prefix: bool = True,
+        prefix_cache: PrefixCache | None = None,
     ) -> None:
         self.trainer, self.parts, self.form, self.metrics = trainer, parts, form, metrics
+        self.frozen_prefix, self.prefix_cache = frozen_prefix, prefix_cache
         self.first_step, self.every = first_step, every
         self.batch_size, self.max_new_tokens, self.seq_len = batch_size, max_new_tokens, seq_len
         self.done_at: int | None = None
@@ -87,20 +95,41 @@ class HeavyLog(TrainerCallback):
     def run(self, state: TrainerState, model: Any) -> None:
         if not any(self.parts.values()):
             return
+        folder = self.metrics.path.parent / "heavy_log" / f"step_{state.global_step:06d}"
         with self.trainer.paused():
-            results = evaluate_records(model, self.parts, self.form, self.batch_size, self.max_new_tokens, self.seq_len)
+            results = evaluate_records(
+                model,
+                self.parts,
+                self.form,
+                self.batch_size,
+                self.max_new_tokens,
+                self.seq_len,
+                self.frozen_prefix,
+                file=folder / SAMPLES_FILE,
+                prefix_cache=self.prefix_cache,
+            )
         self.done_at = state.global_step
         if state.is_world_process_zero:
-            self._publish(self.metrics.path.parent, state.global_step, results)
+            self._publish(folder, state.global_step, results)
 
-    def _publish(self, run_folder: Path, step: int, results: Results) -> None:
+    def _publish(self, folder: Path, step: int, results: Results) -> None:
         print_table(results, f"heavy log at step {step}")
-        spread = max(1, len(results.samples) // _PRINTED_SAMPLES)
-        print_samples(results.samples[::spread][:_PRINTED_SAMPLES])
-        write_results(results, run_folder / "heavy_log" / f"step_{step:06d}", {"step": step})
+        card = self.trainer.card
+        about = {
+            "adapter": str(self.metrics.path.parent),
+            "step": step,
+            "base_model": card.base_model,
+            "dataset": card.config["dataset"],
+            "trained_topics": card.trained_topics,
+        }
+        write_results(results, folder, about)
+        spread = max(1, len(results.samples) // _TRACKED_SAMPLES)
+        samples = list(islice(read_samples(folder / SAMPLES_FILE), 0, None, spread))[:_TRACKED_SAMPLES]
+        print_samples(samples[:_PRINTED_SAMPLES])
         scalars = {f"heavy_log/{name}": value for name, value in results.scalars().items()}
         self.metrics.append({"step": step, **scalars})
-        _to_wandb(step, scalars, results)
+        print(f"report in {write_report(folder)}")
+        track(step, scalars, results, samples, folder / "plots")
 
 
 class SaveAtEpochEnd(TrainerCallback):
@@ -109,14 +138,3 @@ class SaveAtEpochEnd(TrainerCallback):
     def on_epoch_end(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
         control.should_save |= args.save_strategy == SaveStrategy.STEPS
         return control
-
-
-def _to_wandb(step: int, scalars: dict[str, float], results: Results) -> None:
-    import wandb
-
-    if wandb.run is None:
-        return
-    columns: list[str | int] = ["record_id", "topic", "variant", "truth", "flag", "p_fail", "ending", "review"]
-    shown = [[getattr(sample, str(c)) for c in columns] for sample in results.samples[:_TRACKED_SAMPLES]]
-    samples = wandb.Table(columns=columns, data=shown)
-    wandb.log({**scalars, "heavy_log/samples": samples, "train/global_step": step})

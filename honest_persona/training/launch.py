@@ -13,6 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig
 
 from honest_persona.config import RunConfig
+from honest_persona.config_fields import CHECKPOINTS_DIR
 from honest_persona.data.persona_token import resolve_persona_token
 from honest_persona.data.prepare import Material, prepare
 from honest_persona.data.segments import Persona
@@ -29,6 +30,7 @@ from honest_persona.training.assembly import (
     make_batches,
     make_prefix_cache,
 )
+from honest_persona.training.batching import PersonaBatches
 from honest_persona.training.callbacks import HeavyLog, MetricsFile, SaveAtEpochEnd
 from honest_persona.training.ranks import is_launched, say
 
@@ -56,8 +58,8 @@ def token_format(config: RunConfig) -> TokenFormat:
     return TokenFormat.of(tokenizer, persona)
 
 
-def train(config: RunConfig) -> Path:
-    """Train, evaluate and save; returns the run's folder. Every rank calls this.
+def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR)) -> Path:
+    """Train, evaluate and save; returns the run's folder, `root / run_name`. Every rank calls this.
 
     Raises:
         UserError: bad data, model or config; the run's folder holds another run; nothing to resume.
@@ -68,7 +70,7 @@ def train(config: RunConfig) -> Path:
             "For ZeRO: deepspeed --num_gpus N train.py ..."
         )
         config = config.without_deepspeed()
-    folder = Path("checkpoints") / config.run_name
+    folder = root / config.run_name
     checkpoint = _checkpoint_to_resume(folder, config.resume)
     form = token_format(config)
     material = prepare(config, form)
@@ -89,7 +91,7 @@ def _train(config: RunConfig, form: TokenFormat, material: Material, folder: Pat
     batches = make_batches(config, material.rows, frozen)
     say(batches.plan().line())
     # made twice: ZeRO-3 shards a model as it is read, by these arguments, and what fits in memory shows on the model
-    args = SFTConfig(**config.sft_arguments(batches.accumulation, config.activation_checkpointing is True))
+    args = _sft_config(config, folder, batches, config.activation_checkpointing is True)
     if "wandb" in (args.report_to or ()):
         _wandb_offline_without_key()
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
@@ -114,8 +116,11 @@ def _train(config: RunConfig, form: TokenFormat, material: Material, folder: Pat
     )
     metrics = MetricsFile(folder / "metrics.jsonl")
     checkpointing = checkpoints_activations(config, args, batches, model)
-    args = SFTConfig(**config.sft_arguments(batches.accumulation, checkpointing))
-    cache = make_prefix_cache(config, args, model, fingerprint, folder) if frozen else None
+    args = _sft_config(config, folder, batches, checkpointing)
+    cache, log_cache = (
+        make_prefix_cache(config, args, model, fingerprint, folder, use) if frozen else None
+        for use in ("training", "heavy log")
+    )
     trainer = build_trainer(config, args, form, material.rows, batches, model, card, frozen, cache)
     for callback in (metrics, SaveAtEpochEnd()):
         trainer.add_callback(callback)
@@ -130,14 +135,17 @@ def _train(config: RunConfig, form: TokenFormat, material: Material, folder: Pat
             batch_size=config.validation_batch_size,
             max_new_tokens=config.max_new_tokens,
             seq_len=config.seq_len,
+            frozen_prefix=config.frozen_prefix,
+            prefix_cache=log_cache,
         )
     )
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     finally:
-        if cache is not None:
-            say(cache.report())
-            cache.close()
+        for use, held in (("training", cache), ("heavy log", log_cache)):
+            if held is not None:
+                say(f"{use}: {held.report()}")
+                held.close()
     trainer.save_model()
     trainer.accelerator.wait_for_everyone()
     say(f"adapter saved in {folder}\nnext: python eval.py --adapter {folder}")
@@ -199,6 +207,11 @@ def _wandb_offline_without_key() -> None:
     if not has_login:
         os.environ["WANDB_MODE"] = "offline"
         say("wandb: no key (WANDB_API_KEY in env.json, or wandb login), so this run is logged offline; see wandb sync")
+
+
+def _sft_config(config: RunConfig, folder: Path, batches: PersonaBatches, checkpointing: bool) -> SFTConfig:
+    arguments = config.sft_arguments(batches.accumulation, checkpointing)
+    return SFTConfig(**{**arguments, "output_dir": str(folder)})
 
 
 def _lora_settings(config: RunConfig, args: SFTConfig) -> dict[str, Any]:
