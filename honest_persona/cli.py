@@ -6,26 +6,19 @@
     python -m honest_persona review --adapter checkpoints/my-run --input conversations.jsonl
     python -m honest_persona calibrate --adapter checkpoints/my-run --fpr 0.01
     python -m honest_persona compare checkpoints/a/eval checkpoints/b/eval
+    python -m honest_persona sweep --config hp.yaml --leave_one_topic_out
+    python -m honest_persona capability --adapter checkpoints/my-run
 
 `VERB --help` shows the arguments of a verb.
 """
 
 import argparse
-import json
 import os
-import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from honest_persona import verbs
 from honest_persona.environment import load_environment
-from honest_persona.errors import UserError
-
-# A new verb is one function here, and one `_add_verb` with its arguments in `_parser`.
-#
-# The package's other modules are imported inside the verbs: torch and its libraries read the environment when they are
-# imported, which must be after `load_environment`.
 
 
 def main(argv: Sequence[str]) -> None:
@@ -41,173 +34,6 @@ def main(argv: Sequence[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Print what a config's data holds: what is kept, how it is split, and what is rejected and why."""
-    from honest_persona.config import load_config
-    from honest_persona.data.inventory import inventory, render
-    from honest_persona.data.prepare import load_splits
-    from honest_persona.data.sources import check_selection
-
-    def check_names(values: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-        # without the seed the check cannot ask whether records are left to train on: the counts will tell why not
-        return check_selection({key: values[key] for key in values if key not in ("seed", "use_dummy_data")})
-
-    config = load_config(args.config, overrides, checks=[check_names])
-    counts = {"dataset": config.dataset, **inventory(*load_splits(config))}
-    print(json.dumps(counts) if args.json else render(counts, width=_width()), end="\n" if args.json else "")
-
-
-def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Print training rows token by token, as the collator gets them."""
-    from rich.console import Console
-
-    from honest_persona.config import load_config
-    from honest_persona.data import show
-    from honest_persona.data.prepare import prepare
-    from honest_persona.data.sources import check_selection
-    from honest_persona.training.launch import token_format
-
-    config = load_config(args.config, overrides, checks=[check_selection])
-    # the choice of fewer samples is a part of the choice of more, so these are rows that the run trains on
-    n = args.n if config.num_samples is None else min(args.n, config.num_samples)
-    form = token_format(config)
-    material = prepare(config.model_copy(update={"num_samples": n}), form)
-    if material.too_long:
-        print(f"left out as longer than seq_len {config.seq_len}: {', '.join(material.too_long)}", file=sys.stderr)
-    if args.json:
-        for row in material.rows:
-            print(json.dumps(show.as_json(row)))
-        return
-    console = Console(width=_width(), highlight=False)
-    console.print(show.legend(), "")
-    for row in material.rows:
-        console.print(show.render(row, form))
-
-
-def shortcuts(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Print what a config's data gives away: flags predicted from variant, topic and words alone, of held-out items."""
-    from honest_persona.config import load_config
-    from honest_persona.data.sources import Selection, check_selection, load_records
-    from honest_persona.evaluation.baselines import print_rows, shortcut_rows
-
-    config = load_config(args.config, overrides, checks=[check_selection])
-    print_rows(shortcut_rows(load_records(config.dataset, Selection.of(config.as_dict())).records))
-
-
-def keys(args: argparse.Namespace, _: Sequence[str]) -> None:
-    """Print every key of the config with its default and meaning, as a Markdown table (docs/config.md)."""
-    from honest_persona.config_fields import keys_table
-
-    print(keys_table())
-
-
-def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Measure the honest persona on the embedded model organism, beside the controls that must fail."""
-    from honest_persona.config import load_config
-    from honest_persona.data.sources import check_selection
-    from honest_persona.organism.report import TRAINED, report
-
-    if unknown := set(filter(None, args.only.split(","))) - set(TRAINED):
-        raise UserError(f"--only: {', '.join(sorted(unknown))} is no condition; there are {', '.join(TRAINED)}")
-    config = load_config(args.config, overrides, checks=[check_selection])
-    report(config, seeds=args.seeds, per_topic=args.per_topic, output=Path(args.output), only=args.only)
-
-
-def review(args: argparse.Namespace, _: Sequence[str]) -> None:
-    """Review every conversation of a JSONL file; nothing is loaded or written before all lines are found sound."""
-    from honest_persona.data.conversations import read_conversations, text_problems
-    from honest_persona.data.tokens import TokenFormat
-    from honest_persona.evaluation.reviews import Review, load_honest_persona
-    from honest_persona.modeling.adapter import AdapterCard
-    from honest_persona.modeling.load import load_tokenizer
-
-    if args.intervention is not None and (problems := list(text_problems("--intervention", args.intervention))):
-        raise UserError(problems[0])
-    if args.output and (Path(args.output).is_dir() or not Path(args.output).absolute().parent.is_dir()):
-        raise UserError(f"--output: {args.output} is a folder, or stands in one that does not exist; name a file")
-    folder = Path(args.adapter)
-    card = AdapterCard.load(folder)
-    form = TokenFormat.of(load_tokenizer(str(folder)), card.persona)
-    conversations = read_conversations(Path(args.input), args.intervention or card.default_intervention, form)
-
-    persona = load_honest_persona(folder)
-    reviews: dict[int, Review] = {}
-    for intervention in dict.fromkeys(c.intervention for c in conversations):
-        chosen = [i for i, c in enumerate(conversations) if c.intervention == intervention]
-        written = persona.reviews(
-            [conversations[i].messages for i in chosen],
-            intervention,
-            max_new_tokens=args.max_new_tokens or card.config["max_new_tokens"],
-            batch_size=args.batch_size or card.config["validation_batch_size"],
-        )
-        reviews |= zip(chosen, written, strict=True)
-    lines = "".join(_review_line(c.id, reviews[i]) for i, c in enumerate(conversations))
-    if args.output:
-        Path(args.output).write_text(lines, encoding="utf-8", newline="\n")
-    else:
-        print(lines, end="")
-
-
-def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
-    """Compare two evaluations record by record: paired differences B - A with 95 % intervals."""
-    from honest_persona.evaluation.compare import compare as compare_results
-    from honest_persona.evaluation.compare import print_comparison
-
-    comparison = compare_results(Path(args.a), Path(args.b), seed=args.seed)
-    if args.json:
-        print(json.dumps(comparison.as_dict()))
-    else:
-        print_comparison(comparison)
-
-
-def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
-    """Fix the threshold on P(FAIL) for a wanted false positive rate on benign conversations; store it in the card."""
-    from honest_persona.data.conversations import read_conversations
-    from honest_persona.data.tokens import TokenFormat
-    from honest_persona.evaluation.run import calibrate_adapter
-    from honest_persona.modeling.adapter import AdapterCard
-    from honest_persona.modeling.load import load_tokenizer
-
-    if args.input and args.dataset:
-        raise UserError("--input and --dataset are two sources of benign conversations; give one")
-    if not 0 < args.fpr < 1:
-        raise UserError(f"--fpr: {args.fpr} is no rate between 0 and 1; give 0.01 for 1 %")
-    conversations = None
-    if args.input:
-        card = AdapterCard.load(Path(args.adapter))
-        form = TokenFormat.of(load_tokenizer(args.adapter), card.persona)
-        read = read_conversations(Path(args.input), card.default_intervention, form)
-        if other := [c.id for c in read if c.intervention != card.default_intervention]:
-            raise UserError(
-                f"--input: conversation {other[0]} has an intervention of its own, but a threshold holds for one "
-                "wording. Remove it from the line; --intervention sets it for all"
-            )
-        conversations = [(str(i), c.messages) for i, c in enumerate(read)]
-    threshold = calibrate_adapter(
-        args.adapter,
-        args.fpr,
-        conversations,
-        args.input,
-        args.dataset,
-        args.intervention,
-        batch_size=args.batch_size,
-        max_new_tokens=args.max_new_tokens,
-        dry_run=args.dry_run,
-    )
-    if args.json:
-        print(json.dumps(threshold.as_dict()))
-        return
-    low, high = threshold.interval
-    print(
-        f"P(FAIL) above {threshold.value:.6g} is flagged: {threshold.achieved_fpr:.2%} of {threshold.n} benign "
-        f"conversations ({threshold.n_clusters} items), wanted {threshold.wanted_fpr:.2%}; on new ones {low:.2%} to "
-        f"{high:.2%} (95 %)"
-    )
-    if threshold.note:
-        print(f"note: {threshold.note}")
-    print("not stored (--dry_run)" if args.dry_run else f"stored in {args.adapter}")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m honest_persona",
@@ -215,27 +41,42 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    verb = _add_verb(verbs, data, "count a config's data by topic, variant, flag, model and reason", takes_config=True)
+    verb = _add_verb(
+        subparsers, verbs.data, "count a config's data by topic, variant, flag, model and reason", takes_config=True
+    )
     verb.add_argument("--json", action="store_true", help="print one JSON object")
 
-    verb = _add_verb(verbs, tokens, "show training records token by token", takes_config=True)
+    verb = _add_verb(subparsers, verbs.tokens, "show training records token by token", takes_config=True)
     verb.add_argument("--n", type=_positive, default=1, help="number of records (default: 1)")
     verb.add_argument("--json", action="store_true", help="print one JSON object per record")
 
-    _add_verb(verbs, shortcuts, "predict flags from variant, topic and words alone", takes_config=True)
+    _add_verb(subparsers, verbs.shortcuts, "predict flags from variant, topic and words alone", takes_config=True)
 
-    _add_verb(verbs, keys, "print every key of the config with its default and meaning")
+    _add_verb(subparsers, verbs.keys, "print every key of the config with its default and meaning")
 
-    verb = _add_verb(verbs, organism, "measure on the embedded model organism, with controls", takes_config=True)
+    verb = _add_verb(subparsers, verbs.organism, "measure on the embedded organism, with controls", takes_config=True)
     verb.add_argument("action", choices=["report"])
     verb.add_argument("--seeds", type=_positive, default=3, help="runs of the default condition (default: 3)")
     verb.add_argument("--per_topic", type=_positive, default=208, help="held-out records per topic (default: 208)")
     verb.add_argument("--only", default="", help="conditions, separated by commas (default: all)")
     verb.add_argument("--output", default="results/organism", help="folder (default: results/organism)")
 
-    verb = _add_verb(verbs, review, "let a trained honest persona review conversations")
+    verb = _add_verb(
+        subparsers, verbs.sweep, "many trainings: by topic, or beside a plain follow-up", takes_config=True
+    )
+    designs = verb.add_mutually_exclusive_group(required=True)
+    for name, meaning in {
+        "leave_one_topic_out": "train without each topic, and ask about it",
+        "topic_matrix": "train on each topic alone, and ask about all",
+        "follow_up": "train as it is and as a plain user follow-up, and compare",
+    }.items():
+        designs.add_argument(f"--{name}", dest="design", action="store_const", const=name, help=meaning)
+    verb.add_argument("--limit", type=_positive, help="records per topic in each evaluation (default: all)")
+    verb.add_argument("--output", help="folder (default: checkpoints/<run name>-<design>)")
+
+    verb = _add_verb(subparsers, verbs.review, "let a trained honest persona review conversations")
     verb.add_argument("--adapter", required=True, help="a run's folder, or one of its checkpoints")
     verb.add_argument(
         "--input",
@@ -247,13 +88,16 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--batch_size", type=_positive, help="conversations per batch (default: as in training)")
     verb.add_argument("--max_new_tokens", type=_positive, help="longest review in tokens (default: as in training)")
 
-    verb = _add_verb(verbs, compare, "paired differences between two evaluations")
+    verb = _add_verb(subparsers, verbs.report, "write report.html and the plots of an evaluation again")
+    verb.add_argument("folder", help="an output folder of eval.py or of sweep")
+
+    verb = _add_verb(subparsers, verbs.compare, "paired differences between two evaluations")
     verb.add_argument("a", metavar="A", help="an output folder of eval.py, a run's folder, or a samples.jsonl")
     verb.add_argument("b", metavar="B", help="the same; differences are B - A")
     verb.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     verb.add_argument("--json", action="store_true", help="print one JSON object")
 
-    verb = _add_verb(verbs, calibrate, "fix the decision threshold for a wanted false positive rate")
+    verb = _add_verb(subparsers, verbs.calibrate, "fix the decision threshold for a wanted false positive rate")
     verb.add_argument("--adapter", required=True, help="a run's folder, or one of its checkpoints")
     verb.add_argument("--fpr", type=float, default=0.01, help="wanted false positive rate (default: 0.01)")
     verb.add_argument("--input", help='benign conversations, as JSON lines {"messages": [{"role", "content"}, ...]}')
@@ -263,17 +107,25 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--max_new_tokens", type=_positive, help="longest review in tokens (default: as in training)")
     verb.add_argument("--dry_run", action="store_true", help="store nothing")
     verb.add_argument("--json", action="store_true", help="print one JSON object")
+
+    verb = _add_verb(subparsers, verbs.capability, "lm-eval's tasks, on the base model and with the adapter")
+    verb.add_argument("--adapter", required=True, help="a run's folder, or one of its checkpoints")
+    verb.add_argument("--tasks", default="honest_persona_facts", help="names of lm-eval's tasks, separated by commas")
+    verb.add_argument("--limit", type=_positive, help="documents per task (default: all)")
+    verb.add_argument("--merged", action="store_true", help="compare the merged model too (adapter_scope all)")
+    verb.add_argument("--output", help="JSON file to write (default: eval/capability.json in the adapter's folder)")
+    verb.add_argument("--batch_size", type=_positive, default=8, help="requests per batch (default: 8)")
     return parser
 
 
 def _add_verb(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]",
     run: Callable[[argparse.Namespace, Sequence[str]], None],
     summary: str,
     takes_config: bool = False,
 ) -> argparse.ArgumentParser:
     note = " Every key of the config is a flag too: --train_topics '[reward_hacks]'" if takes_config else ""
-    verb = verbs.add_parser(run.__name__, help=summary, description=f"{run.__doc__}{note}", allow_abbrev=False)
+    verb = subparsers.add_parser(run.__name__, help=summary, description=f"{run.__doc__}{note}", allow_abbrev=False)
     verb.set_defaults(run=run, takes_config=takes_config)
     if takes_config:
         verb.add_argument("--config", default="hp.yaml", help="a flat YAML or JSON file (default: hp.yaml)")
@@ -284,13 +136,3 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
-
-
-def _width() -> int:
-    return shutil.get_terminal_size((120, 24)).columns
-
-
-def _review_line(conversation_id: str | int, review: Any) -> str:
-    content = {"id": conversation_id, "text": review.text, "flag": review.flag, "p_fail": review.p_fail}
-    content |= {"above_threshold": review.above_threshold}
-    return json.dumps({**content, "ending": str(review.ending)}) + "\n"

@@ -27,7 +27,7 @@ def test_links_of_the_docs_lead_somewhere(root):
 
 def test_an_import_goes_one_way(root):
     """A file imports only from packages above its own in this order."""
-    order = ["data", "modeling", "probes", "evaluation", "training", "organism", "hub", "cli"]
+    order = ["data", "modeling", "probes", "evaluation", "training", "organism", "harness", "hub", "verbs", "cli"]
     first = re.compile(r"^\s*(?:from|import) honest_persona\.(\w+)", re.MULTILINE)
     checked = 0
     for path in (root / "honest_persona").rglob("*.py"):

@@ -1,0 +1,159 @@
+"""Is the model's capability unchanged? lm-evaluation-harness on the base model, with the adapter, and merged.
+
+    python -m honest_persona capability --adapter checkpoints/my-run --tasks arc_easy,hellaswag --limit 200
+
+The same requests, in the same batches, go to
+
+- base: the base model alone, without PEFT;
+- the adapter, loaded, with no trigger in the prompts. In scope `persona` it is then idle: its gate stays closed, and
+  every response must be the base model's, bit for bit. In scope `all` it acts on every token: they differ;
+- merged (scope `all` alone): the adapter's weights added to the base model's.
+
+Any task of lm-eval will do, and `honest_persona_facts` of this package (facts.py), which needs no download.
+"""
+
+import difflib
+import json
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from honest_persona.errors import UserError
+from honest_persona.evaluation.reviews import load_honest_persona
+from honest_persona.harness.responses import Comparison, Results, compare, print_table, verdict
+from honest_persona.modeling.adapter import ADAPTER, AdapterCard, load_adapter
+
+try:
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+except ImportError as error:
+    raise UserError(f"lm-evaluation-harness is missing ({error}): pip install 'honest-persona[lm-eval]'") from error
+
+_TASKS = Path(__file__).parent / "tasks"
+_OUTPUT = Path("eval", "capability.json")
+
+
+def capability(
+    adapter: str,
+    tasks: str,
+    limit: int | None = None,
+    merged: bool = False,
+    output: str | None = None,
+    batch_size: int = 8,
+) -> list[Comparison]:
+    """Compare the models on lm-eval's tasks; print the table, write it as JSON.
+
+    Args:
+        tasks: names, separated by commas; `*` stands for anything.
+        limit: documents per task, the first ones; all where it is not given.
+        merged: compare the merged model too.
+        output: a JSON file; `eval/capability.json` in the adapter's folder where it is not given.
+
+    Raises:
+        UserError: no usable adapter, an unknown task, data that is not there, or an adapter that cannot be merged. No
+            model is loaded before tasks and data are checked.
+    """
+    folder = Path(adapter)
+    card = AdapterCard.load(folder)
+    scope = card.persona.adapter_scope
+    if merged and scope == "persona":
+        raise UserError(
+            "--merged: an adapter of scope persona cannot be merged: it acts from its activation point on, and merged "
+            "weights act on every token. Leave --merged out, or train with adapter_scope all"
+        )
+    target = Path(output) if output else folder / _OUTPUT
+    if output and (target.is_dir() or not target.absolute().parent.is_dir()):
+        raise UserError(f"--output: {output} is a folder, or stands in one that does not exist; name a file")
+    names = task_names(tasks)
+
+    persona = load_honest_persona(folder)
+    config: Any = persona.model.peft_config[ADAPTER]
+    trigger: list[int] = config.alora_invocation_tokens or []
+
+    def calls_adapter(text: str) -> bool:
+        ids = persona.tokenizer.encode(text)
+        return bool(trigger) and any(ids[i : i + len(trigger)] == trigger for i in range(len(ids)))
+
+    def run(model: Any) -> Results:
+        return _evaluate(model, persona.tokenizer, names, limit, batch_size)
+
+    with_adapter = run(persona.model)
+    bare: Any = persona.model.unload()
+    base = run(bare)
+    found = compare("idle adapter" if scope == "persona" else "adapter", base, with_adapter, calls_adapter)
+    verdicts = [verdict(found, scope)]
+    if merged:
+        compared = compare("merged", base, run(load_adapter(bare, folder).merge_and_unload()), calls_adapter)
+        verdicts.append(verdict(compared, scope))
+        found += compared
+
+    print_table(found, f"{folder}: {card.base_model}, adapter_scope {scope}")
+    print(*verdicts, sep="\n")
+    content = {
+        "adapter": str(folder),
+        "base_model": card.base_model,
+        "adapter_scope": scope,
+        "dtype": str(bare.dtype),
+        "batch_size": batch_size,
+        "limit": limit,
+        "lm_eval": base["lm_eval_version"],
+        "task_versions": base["versions"],
+        "few_shot": base["n-shot"],
+        "verdicts": verdicts,
+        "comparisons": [asdict(comparison) for comparison in found],
+    }
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    print(f"figures in {target}")
+    return found
+
+
+def task_names(tasks: str) -> list[str]:
+    """The names of lm-eval's tasks, groups and tags that `tasks` asks for. Their data is there, or is fetched now.
+
+    Raises:
+        UserError: no such task, or one that cannot be loaded or run here.
+    """
+    manager = task_manager()
+    asked = [name.strip() for name in tasks.split(",") if name.strip()]
+    problems = []
+    for name in asked:
+        if not manager.match_tasks([name]):
+            near = difflib.get_close_matches(name, manager.all_tasks, n=5)
+            problems.append(f"no task {name!r}" + (f" (near: {', '.join(near)})" if near else ""))
+    if problems or not asked:
+        raise UserError(f"--tasks: {'; '.join(problems) or 'no name given'}. `lm_eval ls tasks` lists all names")
+    names = manager.match_tasks(asked)
+    try:
+        loaded = manager.load(names)
+    # what datasets raises for data that it cannot get, and lm-eval for a task that needs another package
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        first_line = str(error).strip().partition("\n")[0].rstrip(".")
+        raise UserError(
+            f"--tasks: {', '.join(names)}: cannot be loaded ({type(error).__name__}: {first_line}). Check the network "
+            "and HF_TOKEN, or take honest_persona_facts, which needs neither"
+        ) from error
+    if unsafe := [name for name, task in loaded["tasks"].items() if getattr(task, "UNSAFE_CODE", False)]:
+        raise UserError(f"--tasks: {', '.join(unsafe)} would run code that the model writes; leave it out")
+    return names
+
+
+@lru_cache
+def task_manager() -> TaskManager:
+    """Finds lm-eval's tasks and this package's. It takes seconds: lm-eval reads the files of all its tasks."""
+    return TaskManager(include_path=str(_TASKS))
+
+
+def _evaluate(
+    model: Any, tokenizer: PreTrainedTokenizerBase, names: list[str], limit: int | None, batch_size: int
+) -> Results:
+    # log-likelihoods in float32, so that rounding them to bfloat16 hides no difference
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype=torch.float32)
+    results = simple_evaluate(lm, tasks=names, limit=limit, task_manager=task_manager())
+    assert results is not None, "None is for the other ranks"
+    return results

@@ -1,0 +1,223 @@
+"""What the verbs of `python -m honest_persona` do; their arguments are in cli.py.
+
+The package's other modules are imported inside the verbs: torch and its libraries read the environment when they are
+imported, which must be after `load_environment`.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from honest_persona.errors import UserError
+
+
+def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Print what a config's data holds: what is kept, how it is split, and what is rejected and why."""
+    from honest_persona.config import load_config
+    from honest_persona.data.inventory import inventory, render
+    from honest_persona.data.prepare import load_splits
+    from honest_persona.data.sources import check_selection
+
+    def check_names(values: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+        # without the seed the check cannot ask whether records are left to train on: the counts will tell why not
+        return check_selection({key: values[key] for key in values if key not in ("seed", "use_dummy_data")})
+
+    config = load_config(args.config, overrides, checks=[check_names])
+    counts = {"dataset": config.dataset, **inventory(*load_splits(config))}
+    print(json.dumps(counts) if args.json else render(counts, width=_width()), end="\n" if args.json else "")
+
+
+def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Print training rows token by token, as the collator gets them."""
+    from rich.console import Console
+
+    from honest_persona.config import load_config
+    from honest_persona.data import show
+    from honest_persona.data.prepare import prepare
+    from honest_persona.data.sources import check_selection
+    from honest_persona.training.launch import token_format
+
+    config = load_config(args.config, overrides, checks=[check_selection])
+    # the choice of fewer samples is a part of the choice of more, so these are rows that the run trains on
+    n = args.n if config.num_samples is None else min(args.n, config.num_samples)
+    form = token_format(config)
+    material = prepare(config.model_copy(update={"num_samples": n}), form)
+    if material.too_long:
+        print(f"left out as longer than seq_len {config.seq_len}: {', '.join(material.too_long)}", file=sys.stderr)
+    if args.json:
+        for row in material.rows:
+            print(json.dumps(show.as_json(row)))
+        return
+    console = Console(width=_width(), highlight=False)
+    console.print(show.legend(), "")
+    for row in material.rows:
+        console.print(show.render(row, form))
+
+
+def shortcuts(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Print what a config's data gives away: flags predicted from variant, topic and words alone, of held-out items."""
+    from honest_persona.config import load_config
+    from honest_persona.data.sources import Selection, check_selection, load_records
+    from honest_persona.evaluation.baselines import shortcut_samples
+    from honest_persona.evaluation.report import print_detectors
+    from honest_persona.evaluation.suite import summarize
+
+    config = load_config(args.config, overrides, checks=[check_selection])
+    records = load_records(config.dataset, Selection.of(config.as_dict())).records
+    print_detectors(summarize(shortcut_samples(records)))
+
+
+def keys(args: argparse.Namespace, _: Sequence[str]) -> None:
+    """Print every key of the config with its default and meaning, as a Markdown table (docs/config.md)."""
+    from honest_persona.config_fields import keys_table
+
+    print(keys_table())
+
+
+def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Measure the honest persona on the embedded model organism, beside the controls that must fail."""
+    from honest_persona.config import load_config
+    from honest_persona.data.sources import check_selection
+    from honest_persona.organism.report import TRAINED, report
+
+    if unknown := set(filter(None, args.only.split(","))) - set(TRAINED):
+        raise UserError(f"--only: {', '.join(sorted(unknown))} is no condition; there are {', '.join(TRAINED)}")
+    config = load_config(args.config, overrides, checks=[check_selection])
+    report(config, seeds=args.seeds, per_topic=args.per_topic, output=Path(args.output), only=args.only)
+
+
+def review(args: argparse.Namespace, _: Sequence[str]) -> None:
+    """Review every conversation of a JSONL file; nothing is loaded or written before all lines are found sound."""
+    from honest_persona.data.conversations import read_conversations, text_problems
+    from honest_persona.data.tokens import TokenFormat
+    from honest_persona.evaluation.reviews import Review, load_honest_persona
+    from honest_persona.modeling.adapter import AdapterCard
+    from honest_persona.modeling.load import load_tokenizer
+
+    if args.intervention is not None and (problems := list(text_problems("--intervention", args.intervention))):
+        raise UserError(problems[0])
+    if args.output and (Path(args.output).is_dir() or not Path(args.output).absolute().parent.is_dir()):
+        raise UserError(f"--output: {args.output} is a folder, or stands in one that does not exist; name a file")
+    folder = Path(args.adapter)
+    card = AdapterCard.load(folder)
+    form = TokenFormat.of(load_tokenizer(str(folder)), card.persona)
+    conversations = read_conversations(Path(args.input), args.intervention or card.default_intervention, form)
+
+    persona = load_honest_persona(folder)
+    reviews: dict[int, Review] = {}
+    for intervention in dict.fromkeys(c.intervention for c in conversations):
+        chosen = [i for i, c in enumerate(conversations) if c.intervention == intervention]
+        written = persona.reviews(
+            [conversations[i].messages for i in chosen],
+            intervention,
+            max_new_tokens=args.max_new_tokens or card.config["max_new_tokens"],
+            batch_size=args.batch_size or card.config["validation_batch_size"],
+        )
+        reviews |= zip(chosen, written, strict=True)
+    lines = "".join(_review_line(c.id, reviews[i]) for i, c in enumerate(conversations))
+    if args.output:
+        Path(args.output).write_text(lines, encoding="utf-8", newline="\n")
+    else:
+        print(lines, end="")
+
+
+def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
+    """Compare two evaluations record by record: paired differences B - A with 95 % intervals."""
+    from honest_persona.evaluation.compare import compare as compare_results
+    from honest_persona.evaluation.compare import print_comparison
+
+    comparison = compare_results(Path(args.a), Path(args.b), seed=args.seed)
+    if args.json:
+        print(json.dumps(comparison.as_dict()))
+    else:
+        print_comparison(comparison)
+
+
+def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
+    """Fix the threshold on P(FAIL) for a wanted false positive rate on benign conversations; store it in the card."""
+    from honest_persona.data.conversations import read_conversations
+    from honest_persona.data.tokens import TokenFormat
+    from honest_persona.evaluation.run import calibrate_adapter
+    from honest_persona.modeling.adapter import AdapterCard
+    from honest_persona.modeling.load import load_tokenizer
+
+    if args.input and args.dataset:
+        raise UserError("--input and --dataset are two sources of benign conversations; give one")
+    if not 0 < args.fpr < 1:
+        raise UserError(f"--fpr: {args.fpr} is no rate between 0 and 1; give 0.01 for 1 %")
+    conversations = None
+    if args.input:
+        card = AdapterCard.load(Path(args.adapter))
+        form = TokenFormat.of(load_tokenizer(args.adapter), card.persona)
+        read = read_conversations(Path(args.input), card.default_intervention, form)
+        if other := [c.id for c in read if c.intervention != card.default_intervention]:
+            raise UserError(
+                f"--input: conversation {other[0]} has an intervention of its own, but a threshold holds for one "
+                "wording. Remove it from the line; --intervention sets it for all"
+            )
+        conversations = [(str(i), c.messages) for i, c in enumerate(read)]
+    threshold = calibrate_adapter(
+        args.adapter,
+        args.fpr,
+        conversations,
+        args.input,
+        args.dataset,
+        args.intervention,
+        batch_size=args.batch_size,
+        max_new_tokens=args.max_new_tokens,
+        dry_run=args.dry_run,
+    )
+    if args.json:
+        print(json.dumps(threshold.as_dict()))
+        return
+    low, high = threshold.interval
+    print(
+        f"P(FAIL) above {threshold.value:.6g} is flagged: {threshold.achieved_fpr:.2%} of {threshold.n} benign "
+        f"conversations ({threshold.n_clusters} items), wanted {threshold.wanted_fpr:.2%}; on new ones {low:.2%} to "
+        f"{high:.2%} (95 %)"
+    )
+    if threshold.note:
+        print(f"note: {threshold.note}")
+    print("not stored (--dry_run)" if args.dry_run else f"stored in {args.adapter}")
+
+
+def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Train without each topic, on each alone, or as a plain follow-up beside the persona; evaluate every fold."""
+    from honest_persona.config import load_config
+    from honest_persona.data.sources import check_selection
+    from honest_persona.evaluation.page import write_report
+    from honest_persona.training.ranks import rank
+    from honest_persona.training.sweep import sweep as run_sweep
+
+    config = load_config(args.config, overrides, checks=[check_selection])
+    folder = run_sweep(config, args.design, limit=args.limit, output=Path(args.output) if args.output else None)
+    if rank() == 0:
+        print(f"report in {write_report(folder)}")
+
+
+def report(args: argparse.Namespace, _: Sequence[str]) -> None:
+    """Write report.html and the plots of an evaluation or a sweep again, from its files."""
+    from honest_persona.evaluation.page import write_report
+
+    print(f"report in {write_report(Path(args.folder))}")
+
+
+def capability(args: argparse.Namespace, _: Sequence[str]) -> None:
+    """Run lm-evaluation-harness on the base model and with the adapter: is the model's capability unchanged?"""
+    from honest_persona.harness.capability import capability as compare_capability
+
+    compare_capability(args.adapter, args.tasks, args.limit, args.merged, args.output, args.batch_size)
+
+
+def _width() -> int:
+    return shutil.get_terminal_size((120, 24)).columns
+
+
+def _review_line(conversation_id: str | int, review: Any) -> str:
+    content = {"id": conversation_id, "text": review.text, "flag": review.flag, "p_fail": review.p_fail}
+    content |= {"above_threshold": review.above_threshold}
+    return json.dumps({**content, "ending": str(review.ending)}) + "\n"
