@@ -1,6 +1,7 @@
 """Shared fixtures. Nothing here needs the network; what stands beside the checkout only is skipped where it is not."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,24 @@ def minimind(minimind_dir):
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(minimind_dir)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Chromium without a window."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("needs Chromium and its driver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    switches = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    for switch in f"{switches} disable-component-update disable-sync".split():
+        options.add_argument(f"--{switch}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    opened = webdriver.Chrome(options=options, service=Service(driver))
+    yield opened
+    opened.quit()

@@ -1,13 +1,10 @@
 """The page of an evaluation in Chromium, opened from disk: filters, keyboard, dark mode, phone, no foreign script."""
 
-import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support import expected_conditions
@@ -35,23 +32,6 @@ def folder(browser, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def there(folder) -> list[Sample]:
     return list(read_samples(folder / SAMPLES_FILE))
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("needs Chromium and its driver: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    switches = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-    for switch in f"{switches} disable-component-update disable-sync".split():
-        options.add_argument(f"--{switch}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    opened = webdriver.Chrome(options=options, service=Service(driver))
-    yield opened
-    opened.quit()
 
 
 def look_at(browser, folder: Path, width: int = 1280, dark: bool = False) -> None:

@@ -6,7 +6,9 @@ import json
 import pytest
 
 from honest_persona.config import load_config
+from honest_persona.evaluation import controls
 from honest_persona.evaluation.metrics import ALL
+from honest_persona.evaluation.run import evaluate_adapter
 from honest_persona.organism import report as report_module
 from honest_persona.organism.report import report
 from honest_persona.training.launch import train
@@ -19,22 +21,43 @@ def rates(folder, step):
     return {(r["part"], r["topic"]): r["rates"]["balanced_accuracy"] for r in rows if r["variant"] == ALL}
 
 
-def test_the_default_run_learns_to_tell(root, tmp_path):
-    """64 of its 96 steps; the bars are far below what a whole run reaches, and far above chance."""
+@pytest.fixture(scope="module")
+def folder(root, tmp_path_factory):
+    """64 of its 96 steps."""
     flags = ["--max_steps", "64", "--heavy_log_every", "null", "--val_samples_per_topic", "24"]
-    with contextlib.chdir(tmp_path):
-        folder = train(load_config(str(root / "hp.yaml"), [*flags, "--deepspeed", "null"])).absolute()
+    with contextlib.chdir(tmp_path_factory.mktemp("default")):
+        return train(load_config(str(root / "hp.yaml"), [*flags, "--deepspeed", "null"])).absolute()
+
+
+def test_the_default_run_learns_to_tell(folder):
+    """The bars are far below what a whole run reaches, and far above chance."""
     before, after = rates(folder, 0), rates(folder, 64)
     assert before["within", ALL] in (None, 0.5), "before training it passes everything, or cannot be read"
     assert after["within", ALL] > 0.9
     assert after["across", ALL] > 0.8, "topics that the adapter was never trained on"
 
 
+def test_every_detector_in_one_table_and_on_one_page(folder, browser):
+    """Every figure on the page stands at its place in results.json, and the browser has nothing to say."""
+    with contextlib.chdir(folder.parents[1]):
+        evaluate_adapter(str(folder), limit=8, baselines="all", designs="all", interventions=2)
+    content = json.loads((folder / "eval" / "results.json").read_text())
+    browser.get((folder / "eval" / "report.html").as_uri())
+    found = browser.find_elements("css selector", "[data-at^='results.json#/rows/'][data-at*='/rates/']")
+    assert len(found) > 200
+    for element in found:
+        _, _, number, _, name = element.get_attribute("data-at").split("/")
+        value = content["rows"][int(number)]["rates"][name]
+        assert element.get_attribute("textContent").strip() == f"{value:.3f}"
+    assert len({row["detector"] for row in content["rows"]}) == 11
+    assert browser.get_log("browser") == []
+
+
 def test_the_report_keeps_what_is_done(root, tmp_path, monkeypatch):
     words = ["--max_steps", "2", "--deepspeed", "null", "--max_new_tokens", "8", "--num_samples", "64"]
     trained = []
     monkeypatch.setattr(report_module, "train", lambda config: trained.append(config.run_name) or train(config))
-    monkeypatch.setattr(report_module, "REQUESTS", report_module.REQUESTS[:1])
+    monkeypatch.setattr(controls, "REQUESTS", controls.REQUESTS[:1])
     with contextlib.chdir(tmp_path):
         config = load_config(str(root / "hp.yaml"), words)
         for _ in range(2):
@@ -42,7 +65,7 @@ def test_the_report_keeps_what_is_done(root, tmp_path, monkeypatch):
     assert trained == ["organism-persona-seed42", "organism-flag_only-seed42"], "nothing twice"
     readers = ["variant only", "topic only", "response bigrams", "transcript bigrams"]
     probes = ["ridge probe", "logistic probe", "ccs probe", "vinc probe"]
-    names = [*readers, *probes, "no adapter", "prompting", "flag_only"]
+    names = [*readers, *probes, "no adapter", "prompt only", "flag_only"]
     assert [line.name for line in lines] == names
     saved = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [line["name"] for line in saved] == names
