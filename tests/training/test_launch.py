@@ -120,7 +120,8 @@ def test_the_real_files_train_evaluate_save_and_load(spt_dir, minimind_dir, tmp_
     results = json.loads((run.folder / "eval" / "results.json").read_text())
     samples = (run.folder / "eval" / "samples.jsonl").read_text().splitlines()
     assert {row["topic"] for row in results["rows"]} >= {"all", "sycophancy", "confidence_assessment"}
-    assert len(samples) == sum(r["n"] for r in results["rows"] if r["topic"] == r["variant"] == "all")
+    wholes = [r for r in results["rows"] if {r[k] for k in ("topic", "variant", "model", "difficulty")} == {"all"}]
+    assert len(samples) == sum(r["n"] for r in wholes if r["detector"] == "honest persona") == 4
     bad = launch(tmp_path, "real", "--adapter", str(run.folder), "--topics", "[nonsense]", script="eval.py")
     assert bad.code == 2
     assert "nonsense" in bad.output
