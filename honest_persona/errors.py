@@ -1,20 +1,9 @@
-"""The one exception that means: the user's input is wrong, and the message says where and how to mend it."""
-
-import os
-import sys
-from collections.abc import Callable
+"""Exceptions that mean: no defect of the program, and the message says what is wrong, where, and how to mend it."""
 
 
 class UserError(ValueError):
     """Bad input from the user. Entry points print the message alone, without a traceback, and exit with code 2."""
 
 
-def run_entry(main: Callable[[list[str]], None]) -> int:
-    """Run an entry point on the command line's arguments; its exit code. Of many ranks, the first one speaks."""
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
-    return 0
+class RankError(UserError):
+    """What one rank of many has met alone (a full disk, a loss that is not a number), so that rank tells it."""

@@ -25,7 +25,7 @@ class PersonaCollator:
 
     Returns:
         `input_ids`, `attention_mask`, `labels`, `kinds`: (B, T) int64, right-padded; `activation`: (B,) int64, the
-        index of the activation point.
+        index of the activation point; `record_ids`: B names.
     """
 
     pad_id: int
@@ -49,6 +49,7 @@ class PersonaCollator:
             "attention_mask": (kinds != Kind.PAD).long(),
             "labels": padded("labels", IGNORED),
             "kinds": kinds,
+            "record_ids": [row["record_id"] for row in rows],
         }
 
     def check(self, row: Mapping[str, Any]) -> None:
@@ -82,7 +83,8 @@ class SplitCollator(PersonaCollator):
     Returns:
         `prefix_ids`, `prefix_mask`: (U, P) int64, left-padded; `prefix_keys`: U hashes of the prefixes' ids;
         `transcript`: (B,) int64, which of them each row stands on;
-        `input_ids`, `attention_mask`, `labels`, `kinds`: (B, S) int64 of the suffixes, right-padded.
+        `input_ids`, `attention_mask`, `labels`, `kinds`: (B, S) int64 of the suffixes, right-padded;
+        `record_ids`: B names.
     """
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:

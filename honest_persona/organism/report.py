@@ -26,6 +26,7 @@ from honest_persona.evaluation.samples import Group, Sample
 from honest_persona.evaluation.suite import Results, Row, summarize
 from honest_persona.modeling.adapter import CARD_FILE
 from honest_persona.probes.probe import METHODS
+from honest_persona.training.checkpoints import checkpoints
 from honest_persona.training.launch import train
 
 Changes = Mapping[str, Any]
@@ -137,7 +138,7 @@ def _trained(config: RunConfig, name: str, changes: Changes, per_topic: int, out
 
     def run() -> Results:
         if not (folder / CARD_FILE).exists():
-            begun = any(folder.glob("checkpoint-*"))  # an earlier report was stopped within this run
+            begun = bool(checkpoints(folder))  # an earlier report was stopped within this run
             run_alone = {"run_name": folder.name, "val_samples_per_topic": 0, "resume": begun}
             train(config.model_copy(update={**changes, **run_alone}))
         return evaluate_adapter(str(folder), limit=per_topic, baselines="none")

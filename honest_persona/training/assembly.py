@@ -1,7 +1,9 @@
 """A trainer from its parts: batches, the prefix cache, whether to checkpoint."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
@@ -67,6 +69,7 @@ def build_trainer(
     card: AdapterCard,
     frozen: bool,
     prefix_cache: PrefixCache | None = None,
+    run: Mapping[str, Any] | None = None,
 ) -> PersonaTrainer:
     """The trainer with its batches, without callbacks: all of a run that a benchmark measures."""
     if frozen and (reason := why_not_frozen(model)):
@@ -81,6 +84,7 @@ def build_trainer(
         processing_class=form.tokenizer,
         batches=batches,
         card=card,
+        run=run,
         frozen=frozen,
         prefix_cache=prefix_cache,
         flag_loss_multiplier=config.flag_loss_multiplier,

@@ -1,6 +1,9 @@
 """Callbacks: when to evaluate, save and write. How to evaluate is the suite's matter."""
 
 import json
+import os
+import signal
+import threading
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,10 +15,11 @@ from transformers.trainer_utils import SaveStrategy
 from honest_persona.data.records import Record
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.evaluation.page import write_report
-from honest_persona.evaluation.report import print_samples, print_table, write_results
+from honest_persona.evaluation.report import RESULTS_FILE, print_samples, print_table, write_results
 from honest_persona.evaluation.samples import SAMPLES_FILE, read_samples
 from honest_persona.evaluation.suite import Results, evaluate_records
 from honest_persona.modeling.prefix_cache import PrefixCache
+from honest_persona.training.ranks import Siblings, all_agree, say
 from honest_persona.training.trackers import track
 from honest_persona.training.trainer import PersonaTrainer
 
@@ -81,11 +85,12 @@ class HeavyLog(TrainerCallback):
         return past == 0 or (past > 0 and self.every is not None and past % self.every == 0)
 
     def on_train_begin(self, args, state: TrainerState, control: TrainerControl, model=None, **_: Any) -> None:
-        if state.global_step == 0 and self.due(0):
+        """At step 0, or what a run that was stopped had no time for."""
+        if self.due(state.global_step) and not (self._folder(state) / RESULTS_FILE).exists():
             self.run(state, model)
 
     def on_step_end(self, args, state: TrainerState, control: TrainerControl, model=None, **_: Any) -> None:
-        if self.due(state.global_step):
+        if self.due(state.global_step) and not control.should_training_stop:
             self.run(state, model)
 
     def on_train_end(self, args, state: TrainerState, control: TrainerControl, model=None, **_: Any) -> None:
@@ -95,7 +100,7 @@ class HeavyLog(TrainerCallback):
     def run(self, state: TrainerState, model: Any) -> None:
         if not any(self.parts.values()):
             return
-        folder = self.metrics.path.parent / "heavy_log" / f"step_{state.global_step:06d}"
+        folder = self._folder(state)
         with self.trainer.paused():
             results = evaluate_records(
                 model,
@@ -111,6 +116,9 @@ class HeavyLog(TrainerCallback):
         self.done_at = state.global_step
         if state.is_world_process_zero:
             self._publish(folder, state.global_step, results)
+
+    def _folder(self, state: TrainerState) -> Path:
+        return self.metrics.path.parent / "heavy_log" / f"step_{state.global_step:06d}"
 
     def _publish(self, folder: Path, step: int, results: Results) -> None:
         print_table(results, f"heavy log at step {step}")
@@ -138,3 +146,34 @@ class SaveAtEpochEnd(TrainerCallback):
     def on_epoch_end(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
         control.should_save |= args.save_strategy == SaveStrategy.STEPS
         return control
+
+
+class StopAtSigterm(TrainerCallback):
+    """SIGTERM, as a cluster sends it before it takes the machine: save after this step, and end with exit code 143.
+
+    All ranks stop at the same step, whichever of them got the signal. A launcher also sends it where another rank has
+    died; then there is nothing to save together, and the process ends at once.
+    """
+
+    def __init__(self, siblings: Siblings) -> None:
+        self.siblings, self.asked, self.stopping = siblings, False, False
+
+    def on_train_begin(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self.siblings.ended():
+            os._exit(128 + number)  # no clean-up: it would wait for a rank that is gone
+        self.asked = True
+
+    def on_step_end(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
+        self.stopping = not all_agree(not self.asked)
+        control.should_save |= self.stopping
+        control.should_training_stop |= self.stopping
+        return control
+
+    def on_save(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.stopping:
+            say(f"SIGTERM: saved at step {state.global_step} of {state.max_steps}; go on with --resume")
+            raise SystemExit(128 + signal.SIGTERM)

@@ -1,15 +1,14 @@
 """From a config to a trained adapter: the order in which a run is put together, on one process or on many."""
 
-import netrc
 import os
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import TrainerCallback, set_seed
 from trl import SFTConfig
 
 from honest_persona.config import RunConfig
@@ -20,7 +19,7 @@ from honest_persona.data.segments import Persona
 from honest_persona.data.sources import Loaded
 from honest_persona.data.splits import Splits
 from honest_persona.data.tokens import TokenFormat
-from honest_persona.errors import UserError
+from honest_persona.errors import RankError, UserError
 from honest_persona.modeling.adapter import CARD_FILE, AdapterCard, add_adapter, base_fingerprint, load_adapter
 from honest_persona.modeling.load import embedding_rows, load_base, load_tokenizer
 from honest_persona.training.assembly import (
@@ -31,10 +30,12 @@ from honest_persona.training.assembly import (
     make_prefix_cache,
 )
 from honest_persona.training.batching import PersonaBatches
-from honest_persona.training.callbacks import HeavyLog, MetricsFile, SaveAtEpochEnd
-from honest_persona.training.ranks import is_launched, say
+from honest_persona.training.callbacks import HeavyLog, MetricsFile, SaveAtEpochEnd, StopAtSigterm
+from honest_persona.training.checkpoints import Checkpoint, check_same_run, checkpoints, last_good, newest
+from honest_persona.training.identity import changed_settings, run_identity
+from honest_persona.training.ranks import Siblings, is_launched, say
+from honest_persona.training.trackers import guard_trackers, prepare_trackers
 
-_WANDB_HOST = "api.wandb.ai"
 _VERSIONS = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate", "honest-persona")
 
 
@@ -58,8 +59,11 @@ def token_format(config: RunConfig) -> TokenFormat:
     return TokenFormat.of(tokenizer, persona)
 
 
-def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR)) -> Path:
+def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """Train, evaluate and save; returns the run's folder, `root / run_name`. Every rank calls this.
+
+    Args:
+        callbacks: called after the package's own.
 
     Raises:
         UserError: bad data, model or config; the run's folder holds another run; nothing to resume.
@@ -80,23 +84,32 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR)) -> Path:
         say(f"{len(material.too_long)} training records are longer than seq_len {config.seq_len} and are left out")
     _init_distributed(config)
     try:
-        return _train(config, form, material, folder, checkpoint)
+        return _train(config, form, material, folder, checkpoint, callbacks)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
-def _train(config: RunConfig, form: TokenFormat, material: Material, folder: Path, checkpoint: str | None) -> Path:
+def _train(
+    config: RunConfig,
+    form: TokenFormat,
+    material: Material,
+    folder: Path,
+    checkpoint: Checkpoint | None,
+    callbacks: Sequence[TrainerCallback],
+) -> Path:
     frozen = freezes_prefix(config)
     batches = make_batches(config, material.rows, frozen)
     say(batches.plan().line())
     # made twice: ZeRO-3 shards a model as it is read, by these arguments, and what fits in memory shows on the model
     args = _sft_config(config, folder, batches, config.activation_checkpointing is True)
-    if "wandb" in (args.report_to or ()):
-        _wandb_offline_without_key()
+    prepare_trackers(args.report_to or ())
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     base = load_base(config.model, config.model_revision, dtype, config.attn_implementation)
     fingerprint = base_fingerprint(base)
+    run = run_identity(config, material.rows, form, fingerprint, batches.effective_batch_size)
+    if checkpoint is not None:
+        check_same_run(checkpoint, run)
     set_seed(config.seed)  # the adapter's first weights are the same on every rank and for every number of ranks
     if config.adapter is None:
         model = add_adapter(base, form, _lora_settings(config, args))
@@ -114,6 +127,8 @@ def _train(config: RunConfig, form: TokenFormat, material: Material, folder: Pat
         config=config.as_dict(),
         versions={name: version(name) for name in _VERSIONS},
     )
+    if checkpoint is not None:
+        _tell_resume(checkpoint, card)
     metrics = MetricsFile(folder / "metrics.jsonl")
     checkpointing = checkpoints_activations(config, args, batches, model)
     args = _sft_config(config, folder, batches, checkpointing)
@@ -121,8 +136,9 @@ def _train(config: RunConfig, form: TokenFormat, material: Material, folder: Pat
         make_prefix_cache(config, args, model, fingerprint, folder, use) if frozen else None
         for use in ("training", "heavy log")
     )
-    trainer = build_trainer(config, args, form, material.rows, batches, model, card, frozen, cache)
-    for callback in (metrics, SaveAtEpochEnd()):
+    trainer = build_trainer(config, args, form, material.rows, batches, model, card, frozen, cache, run)
+    siblings = Siblings()
+    for callback in (metrics, SaveAtEpochEnd(), StopAtSigterm(siblings)):
         trainer.add_callback(callback)
     trainer.add_callback(
         HeavyLog(
@@ -139,8 +155,15 @@ def _train(config: RunConfig, form: TokenFormat, material: Material, folder: Pat
             prefix_cache=log_cache,
         )
     )
+    for more in callbacks:
+        trainer.add_callback(more)
+    guard_trackers(trainer)
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.folder))
+    except RuntimeError as error:  # a broken connection says less than who broke it
+        if gone := siblings.ended(wait_seconds=3):
+            raise RankError(f"rank {gone[0]} has ended, so this one cannot go on; {last_good(folder)}") from error
+        raise
     finally:
         for use, held in (("training", cache), ("heavy log", log_cache)):
             if held is not None:
@@ -165,16 +188,32 @@ def _summary(loaded: Loaded, splits: Splits) -> str:
     )
 
 
-def _checkpoint_to_resume(folder: Path, resume: bool) -> str | None:
-    checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if resume and checkpoint is None:
-        raise UserError(f"resume: {folder} has no checkpoint; check run_name, or start without --resume")
-    if not resume and (checkpoint is not None or (folder / CARD_FILE).exists()):
+def _checkpoint_to_resume(folder: Path, resume: bool) -> Checkpoint | None:
+    if resume:
+        checkpoint = newest(folder, say)
+        if checkpoint is None:
+            raise UserError(
+                f"resume: {folder} has no whole checkpoint; check run_name, or start without --resume (and remove "
+                "checkpoints that are not whole)"
+            )
+        return checkpoint
+    if checkpoints(folder) or (folder / CARD_FILE).exists():
         raise UserError(
             f"run_name: {folder} already holds a run; continue it with --resume, choose another --run_name, "
             "or remove the folder"
         )
-    return checkpoint
+    return None
+
+
+def _tell_resume(checkpoint: Checkpoint, card: AdapterCard) -> None:
+    before = checkpoint.about
+    say(f"resume: from {checkpoint.folder}")
+    for what, changed in {
+        "settings": changed_settings(before["config"], card.config),
+        "versions": changed_settings(before["versions"], card.versions),
+    }.items():
+        if changed:
+            say(f"resume: other {what} from here on: {'; '.join(f'{k} {b} -> {n}' for k, (b, n) in changed.items())}")
 
 
 def _check_same_persona(adapter: str, persona: Persona) -> None:
@@ -196,22 +235,12 @@ def _init_distributed(config: RunConfig) -> None:
         deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
 
 
-def _wandb_offline_without_key() -> None:
-    """wandb without a key stops at a prompt, which a run on a cluster never answers."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE"):
-        return
-    try:
-        has_login = netrc.netrc().authenticators(_WANDB_HOST) is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
-        has_login = False
-    if not has_login:
-        os.environ["WANDB_MODE"] = "offline"
-        say("wandb: no key (WANDB_API_KEY in env.json, or wandb login), so this run is logged offline; see wandb sync")
-
-
 def _sft_config(config: RunConfig, folder: Path, batches: PersonaBatches, checkpointing: bool) -> SFTConfig:
     arguments = config.sft_arguments(batches.accumulation, checkpointing)
-    return SFTConfig(**{**arguments, "output_dir": str(folder)})
+    try:
+        return SFTConfig(**{**arguments, "output_dir": str(folder)})
+    except ValueError as error:
+        raise UserError(f"the trainer refuses these settings: {error}") from error
 
 
 def _lora_settings(config: RunConfig, args: SFTConfig) -> dict[str, Any]:

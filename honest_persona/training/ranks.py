@@ -1,9 +1,13 @@
 """Which of the run's processes this is, and what they decide together."""
 
 import os
+import socket
+import time
 
+import psutil
 import torch
 import torch.distributed as dist
+from accelerate.utils import gather_object
 
 
 def is_launched() -> bool:
@@ -33,3 +37,32 @@ def all_agree(here: bool) -> bool:
     agreed = torch.tensor(int(here), device=device)
     dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
     return bool(agreed.item())
+
+
+class Siblings:
+    """The processes of this run's other ranks on this machine. Made by all ranks together."""
+
+    def __init__(self) -> None:
+        here = (socket.gethostname(), os.getpid(), rank())
+        everyone = gather_object([here]) if dist.is_initialized() else []
+        self.rank_of = {pid: r for host, pid, r in everyone if host == here[0] and pid != here[1]}
+
+    def ended(self, wait_seconds: float = 0) -> list[int]:
+        """Ranks whose process has ended.
+
+        Args:
+            wait_seconds: look again for so long, since a connection breaks a moment before its process is gone.
+        """
+        until = time.monotonic() + wait_seconds
+        while True:
+            gone = [r for pid, r in self.rank_of.items() if not _runs(pid)]
+            if gone or time.monotonic() >= until:
+                return gone
+            time.sleep(0.1)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False

@@ -43,6 +43,7 @@ from honest_persona.evaluation.run import evaluate_adapter
 from honest_persona.evaluation.samples import BASELINES_FILE, SAMPLES_FILE, Sample, read_samples
 from honest_persona.evaluation.suite import summarize
 from honest_persona.modeling.adapter import CARD_FILE, AdapterCard
+from honest_persona.training.checkpoints import checkpoints
 from honest_persona.training.launch import train
 from honest_persona.training.ranks import is_launched, rank
 from honest_persona.training.sweep_table import print_sweep
@@ -217,7 +218,7 @@ def _state(given: Sweep, fold: RunConfig) -> State:
         return "evaluated"
     if (folder / CARD_FILE).exists():
         return "trained"
-    return "begun" if any(folder.glob("checkpoint-*")) else "new"
+    return "begun" if checkpoints(folder) else "new"
 
 
 def _run(given: Sweep, fold: RunConfig) -> None:

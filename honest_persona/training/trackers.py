@@ -1,18 +1,66 @@
-"""What a heavy log sends to the trackers that a run reports to: figures, tables and plots (wandb, trackio).
+"""The trackers that a run reports to (`report_to`: wandb, trackio, ...): made ready, guarded, sent the heavy logs.
 
-The lines of training come from transformers' own callbacks (`report_to`).
+The lines of training come from transformers' own callbacks. All figures are in the run's folder too, so a tracker that
+cannot be reached costs a line of output and never the run.
 """
 
+import netrc
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import Trainer, TrainerCallback
+from transformers.integrations import INTEGRATION_TO_CALLBACK
+
+from honest_persona.environment import redact
+from honest_persona.errors import UserError
 from honest_persona.evaluation.report import rows_of_topics
 from honest_persona.evaluation.samples import Sample
 from honest_persona.evaluation.suite import Results
+from honest_persona.training.ranks import say
+from honest_persona.versions import check_versions
 
+_WANDB_HOST = "api.wandb.ai"
+_WANDB_FINISH_S = "600"
 _SAMPLE = ("record_id", "topic", "variant", "truth", "flag", "p_fail", "ending", "review")
+
+
+def prepare_trackers(report_to: Sequence[str]) -> None:
+    """Before a model is loaded: are they installed, can wandb log in.
+
+    Raises:
+        UserError: a name that transformers does not know, or whose library is missing or out of range.
+    """
+    for name in report_to:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise UserError(f"report_to: {name!r} is no tracker; there are {', '.join(INTEGRATION_TO_CALLBACK)}")
+        if name == "trackio":
+            check_versions(name)
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (ImportError, RuntimeError, ValueError) as error:  # which one, is not settled there
+            raise UserError(f"report_to: {name}: {error}") from error
+    if "wandb" in report_to:
+        # else a run that lost its server waits at its end for ever; what was not sent stays on disk, for wandb sync
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT", _WANDB_FINISH_S)
+        _wandb_offline_without_key()
+
+
+def guard_trackers(trainer: Trainer) -> None:
+    """From now on an error of a tracker ends its part in the run, not the run. Call it after all `add_callback`.
+
+    Trackers end after the other callbacks, the last heavy log among them.
+    """
+    ends = []
+    for callback in trainer.callback_handler.callbacks:
+        if type(callback) in INTEGRATION_TO_CALLBACK.values():
+            _guard(callback)
+            ends.append(callback.on_train_end)
+            callback.on_train_end = TrainerCallback().on_train_end
+    if ends:
+        trainer.add_callback(_TrackersEnd(ends))
 
 
 def track(step: int, scalars: Mapping[str, float], results: Results, samples: Sequence[Sample], plots: Path) -> None:
@@ -25,14 +73,53 @@ def track(step: int, scalars: Mapping[str, float], results: Results, samples: Se
     header, *rows = rows_of_topics(results)
     shown = [[getattr(sample, name) for name in _SAMPLE] for sample in samples]
     for tracker in _open():
-        content: dict[str, Any] = dict(scalars)
-        content["heavy_log/topics"] = tracker.Table(columns=header, data=rows)
-        content["heavy_log/samples"] = tracker.Table(columns=list(_SAMPLE), data=shown)
-        content |= {f"heavy_log/{path.stem}": tracker.Image(str(path)) for path in sorted(plots.glob("*.png"))}
-        if tracker.__name__ == "wandb":  # counts its own steps: transformers names this one beside the figures
-            tracker.log({**content, "train/global_step": step})
-        else:
-            tracker.log(content, step=step)
+        try:
+            content: dict[str, Any] = dict(scalars)
+            content["heavy_log/topics"] = tracker.Table(columns=header, data=rows)
+            content["heavy_log/samples"] = tracker.Table(columns=list(_SAMPLE), data=shown)
+            content |= {f"heavy_log/{path.stem}": tracker.Image(str(path)) for path in sorted(plots.glob("*.png"))}
+            if tracker.__name__ == "wandb":  # counts its own steps: transformers names this one beside the figures
+                tracker.log({**content, "train/global_step": step})
+            else:
+                tracker.log(content, step=step)
+        except Exception as error:  # whatever the tracker's library raises
+            _say_lost(tracker.__name__, error, "this heavy log is in the run's folder alone")
+
+
+class _TrackersEnd(TrainerCallback):
+    def __init__(self, ends: Sequence[Callable[..., Any]]) -> None:
+        self.ends = ends
+
+    def on_train_end(self, args, state, control, **kwargs: Any) -> None:
+        for end in self.ends:
+            end(args, state, control, **kwargs)
+
+
+def _guard(callback: TrainerCallback) -> None:
+    name = type(callback).__name__.removesuffix("Callback").lower()
+    lost = False
+
+    def guarded(event: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal lost
+            if lost:
+                return None
+            try:
+                return event(*args, **kwargs)
+            except Exception as error:  # whatever the tracker's library raises
+                lost = True
+                _say_lost(name, error, "the run goes on without it; its figures are in metrics.jsonl")
+            return None
+
+        return call
+
+    for event in (name for name in dir(callback) if name.startswith("on_")):
+        setattr(callback, event, guarded(getattr(callback, event)))
+
+
+def _say_lost(name: str, error: Exception, consequence: str) -> None:
+    reason = (str(error).strip() or "no reason given").splitlines()[0]
+    say(redact(f"{name}: {type(error).__name__}: {reason}; {consequence}"))
 
 
 def _open() -> Iterator[Any]:
@@ -42,3 +129,16 @@ def _open() -> Iterator[Any]:
         yield wandb
     if trackio is not None and trackio.context_vars.current_run.get() is not None:
         yield trackio
+
+
+def _wandb_offline_without_key() -> None:
+    """wandb without a key stops at a prompt, which a run on a cluster never answers."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE"):
+        return
+    try:
+        has_login = netrc.netrc().authenticators(_WANDB_HOST) is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        has_login = False
+    if not has_login:
+        os.environ["WANDB_MODE"] = "offline"
+        say("wandb: no key (WANDB_API_KEY in env.json, or wandb login), so this run is logged offline; see wandb sync")

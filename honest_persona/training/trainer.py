@@ -1,7 +1,7 @@
 """TRL's SFTTrainer with the persona's loss, its activation point, and its card beside every saved adapter."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -9,13 +9,17 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 from transformers import get_wsd_schedule
+from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTTrainer
 
-from honest_persona.modeling.adapter import ADAPTER, AdapterCard, activation_arguments, ungated
+from honest_persona.errors import RankError
+from honest_persona.modeling.adapter import ADAPTER, CARD_FILE, AdapterCard, activation_arguments, ungated
 from honest_persona.modeling.frozen_prefix import Prefix, checkpoint_with_prefix, run_prefix, suffix_arguments
 from honest_persona.modeling.prefix_cache import PrefixCache
 from honest_persona.training.batching import PersonaBatches, RowsWithBlanks
+from honest_persona.training.checkpoints import into_place, last_good, thin_out, whole
 from honest_persona.training.objectives import persona_loss
+from honest_persona.training.run_state import RunState, collect, restore, restore_generators, save, trainable
 
 
 class PersonaTrainer(SFTTrainer):
@@ -23,6 +27,7 @@ class PersonaTrainer(SFTTrainer):
 
     Args:
         batches: the micro-batches of this rank, of the rows in `train_dataset`.
+        run: what a run that goes on from one of this run's checkpoints must share with it (checkpoints.py).
         card: saved as `honest_persona.json` beside the adapter; its persona says where the adapter is active.
         frozen: batches are split at the activation point, and only suffixes are trained on (scope `persona`).
         prefix_cache: where prefixes are kept for later epochs.
@@ -36,6 +41,7 @@ class PersonaTrainer(SFTTrainer):
         *args: Any,
         batches: PersonaBatches,
         card: AdapterCard,
+        run: Mapping[str, Any] | None = None,
         frozen: bool = False,
         prefix_cache: PrefixCache | None = None,
         flag_loss_multiplier: float = 1.0,
@@ -46,7 +52,7 @@ class PersonaTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         self.batches = batches
         self.train_dataset = RowsWithBlanks(cast(Any, self.train_dataset), batches)
-        self.card = card
+        self.card, self.run = card, dict(run or {})
         self.frozen, self.prefix_cache = frozen, prefix_cache
         self.flag_loss_multiplier = flag_loss_multiplier
         self.lr_cooldown_frac = lr_cooldown_frac
@@ -67,6 +73,21 @@ class PersonaTrainer(SFTTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         with ungated(self.peft_model) if self.frozen else nullcontext():
             return super().train(*args, **kwargs)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """As the Trainer's.
+
+        Raises:
+            RankError: the loss is not a finite number; names the records. No step is taken with it.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise RankError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1} with the records "
+                f"{', '.join(inputs['record_ids'])}. Lower learning_rate, or look at them (`python -m honest_persona "
+                f"tokens`); {last_good(Path(str(self.args.output_dir)))}"
+            )
+        return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The batch's share of the mean over the whole accumulated batch. `return_outputs` gives the fused outputs."""
@@ -155,12 +176,52 @@ class PersonaTrainer(SFTTrainer):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The adapter with its card and tokenizer, into the run's folder or `output_dir`. All ranks must call this."""
+        state = collect(self)
+        folder = Path(output_dir or str(self.args.output_dir))
+        with into_place(folder, CARD_FILE, self.args.should_save, state) as partial:
+            self._save_adapter(partial, state)
+
+    def _save_adapter(self, folder: Path, state: RunState) -> None:
+        """Under every ZeRO stage the same: the gathered weights, in the precision that the model has them in."""
+        if not self.args.should_save:
+            return
         config = self._adapter_config
         current, config.alora_invocation_tokens = config.alora_invocation_tokens, self._gate
         try:
-            super()._save(output_dir, state_dict)
+            dtypes = {name: p.dtype for name, p in trainable(self).items()}
+            weights = {name: weight.to(dtypes[name]) for name, weight in state.weights.items()}
+            self.peft_model.save_pretrained(str(folder), state_dict=weights)
         finally:
             config.alora_invocation_tokens = current
+        cast(Any, self.processing_class).save_pretrained(folder)
+        self.card.save(folder)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Whole or not at all, without pickles, and free of stage and ranks. All ranks call this together."""
+        self.store_flos()
+        state, step, run_folder = collect(self), self.state.global_step, Path(str(self.args.output_dir))
+        about = {"step": step, "run": self.run, "config": self.card.config, "versions": self.card.versions}
+        with whole(run_folder / f"checkpoint-{step}", about, self.args.should_save, state) as folder:
+            self._save_adapter(folder, state)
+            if self.args.should_save:
+                save(state, folder)
+                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
         if self.args.should_save:
-            self.card.save(Path(output_dir or str(self.args.output_dir)))
+            thin_out(run_folder, self.args.save_total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        """Weights and optimizer come from `run_state`, not from the Trainer's or DeepSpeed's own files."""
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if resume_from_checkpoint is not None:
+            restore(self, Path(resume_from_checkpoint))
+        return prepared
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Nothing: see `_prepare_for_training`."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            restore_generators(self, Path(checkpoint))

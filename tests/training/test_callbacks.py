@@ -35,7 +35,7 @@ def test_the_last_step_is_evaluated_once(monkeypatch):
         evaluated.clear()
         log.done_at = None
         for step in range(1, last + 1):
-            log.on_step_end(None, TrainerState(global_step=step), None)
+            log.on_step_end(None, TrainerState(global_step=step), TrainerControl())
         log.on_train_end(None, TrainerState(global_step=last), None)
         assert evaluated == ([5, 10] if last == 10 else [5, 10, 12])
 

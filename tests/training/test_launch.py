@@ -11,6 +11,7 @@ from honest_persona.data.collator import PersonaCollator
 from honest_persona.data.prepare import prepare
 from honest_persona.data.segments import Kind
 from honest_persona.errors import UserError
+from honest_persona.modeling.manifest import seal
 from honest_persona.training.launch import _checkpoint_to_resume, token_format
 from honest_persona.training.trainer import PersonaTrainer
 from tests.training.launches import TINY, launch
@@ -82,12 +83,16 @@ def test_without_system_prompt_no_row_shows_one():
     assert not any(Kind.SYSTEM in row["kinds"] for row in without)
 
 
-def test_what_cannot_be_resumed_or_would_be_overwritten(tmp_path):
+def test_what_cannot_be_resumed_or_would_be_overwritten(tmp_path, capsys):
     assert _checkpoint_to_resume(tmp_path / "new", resume=False) is None
-    with pytest.raises(UserError, match="has no checkpoint"):
+    with pytest.raises(UserError, match="has no whole checkpoint"):
         _checkpoint_to_resume(tmp_path / "new", resume=True)
     (tmp_path / "checkpoint-3").mkdir()
-    assert _checkpoint_to_resume(tmp_path, resume=True) == str(tmp_path / "checkpoint-3")
+    with pytest.raises(UserError, match="has no whole checkpoint"):
+        _checkpoint_to_resume(tmp_path, resume=True)
+    assert "checkpoint-3 is skipped: it has no manifest.json" in capsys.readouterr().out
+    seal(tmp_path / "checkpoint-3", {"step": 3})
+    assert _checkpoint_to_resume(tmp_path, resume=True).folder == tmp_path / "checkpoint-3"
     with pytest.raises(UserError, match="already holds a run; continue it with --resume"):
         _checkpoint_to_resume(tmp_path, resume=False)
 

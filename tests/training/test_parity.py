@@ -78,11 +78,12 @@ def whole_sequences(tmp_path_factory) -> list[float]:
     ("launcher", "flags"),
     [
         ("python", (MICRO, "2")),
+        ("torchrun", (MICRO, "1", "--deepspeed", "null", "--activation_checkpointing", "true")),
         ("python", ("--tokens_per_batch", "700", "--prefix_cache", "ram")),
         ("deepspeed", ("--tokens_per_batch", "700", "--deepspeed", "ds_configs/zero2.json")),
         ("deepspeed", ("--tokens_per_batch", "700", "--prefix_cache", "disk", "--deepspeed", "ds_configs/zero3.json")),
     ],
-    ids=["one process", "cached in memory", "ZeRO-2", "ZeRO-3 cached on disk"],
+    ids=["one process", "torchrun checkpointed", "cached in memory", "ZeRO-2", "ZeRO-3 cached on disk"],
 )
 def test_a_frozen_prefix_changes_no_loss_in_50_steps(whole_sequences, tmp_path, launcher, flags):
     run = launch(tmp_path, "run", *COMMON[:-1], str(LONG), *QUIET, *flags, launcher=launcher)
@@ -92,10 +93,13 @@ def test_a_frozen_prefix_changes_no_loss_in_50_steps(whole_sequences, tmp_path, 
         assert not (run.folder / "prefix_cache").exists(), "nothing of it is left behind"
     a, b = torch.tensor(run.series("loss")), torch.tensor(whole_sequences)
     assert len(a) == len(b) == LONG
-    assert ((a - b).abs() / b).max() <= 1e-5
+    differences = (a - b).abs()
+    assert differences.max() <= 1e-5
+    assert differences.mean() <= 1e-6
     assert b[-1] < b[0] - 0.5, "it learns a great deal meanwhile"
     seen, computed = run.series("tokens_per_second"), run.series("computed_tokens_per_second")
-    assert any(c < s for c, s in zip(computed, seen, strict=True)), "transcripts were shared"
+    shares = flags[:2] != (MICRO, "1")
+    assert any(c < s for c, s in zip(computed, seen, strict=True)) == shares, "transcripts were shared"
 
 
 def test_the_heavy_log_leaves_training_bit_equal(runs, tmp_path):

@@ -1,0 +1,153 @@
+"""`checkpoint-N/` of a run's folder: written aside and renamed when whole, chosen for a resume, and thinned out.
+
+A checkpoint holds the adapter as it is published, `run_state.*` (run_state.py), `trainer_state.json`, and a manifest
+(modeling/manifest.py) with what the run was; no pickle. A run killed at any moment leaves whole checkpoints and at most
+one `checkpoint-N.partial`, which nothing reads.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
+
+from honest_persona.config_parsing import show
+from honest_persona.errors import RankError, UserError
+from honest_persona.modeling.manifest import MANIFEST, Damaged, check, seal, to_disk
+from honest_persona.training.run_state import RunState
+
+PARTIAL = ".partial"
+_NAME = re.compile(r"checkpoint-(\d+)")
+_MIB = 2**20
+
+
+class Checkpoint(NamedTuple):
+    step: int
+    folder: Path
+    about: dict[str, Any]
+    """`run`, what must be the same in a run that goes on from here; `config`, `versions`, `step`."""
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Whole or not, the newest first."""
+    found = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def newest(folder: Path, tell: Callable[[str], None]) -> Checkpoint | None:
+    """The newest whole one.
+
+    Args:
+        tell: is called with a line for each newer one that is not whole.
+    """
+    for path in checkpoints(folder):
+        try:
+            about = check(path)
+            return Checkpoint(about["step"], path, about)
+        except Damaged as damage:
+            tell(f"{path} is skipped: {damage}")
+    return None
+
+
+@contextmanager
+def whole(folder: Path, about: Mapping[str, Any], writes: bool, state: RunState) -> Iterator[Path]:
+    """A folder to write a checkpoint into; it gets its name when the block has ended well.
+
+    Args:
+        folder: of the checkpoint, `<run>/checkpoint-N`.
+        about: for the manifest.
+        writes: whether this rank does.
+
+    Raises:
+        RankError: it cannot be written, as on a full disk. What was there before stays.
+    """
+    with _aside(folder, folder.with_name(folder.name + PARTIAL), writes, state) as partial:
+        yield partial
+        if writes:
+            seal(partial, dict(about))
+            if folder.exists():  # of an earlier try, and not whole: a whole one would have been gone on from
+                shutil.rmtree(folder)
+            partial.replace(folder)
+            to_disk(folder.parent)
+
+
+@contextmanager
+def into_place(folder: Path, last: str, writes: bool, state: RunState) -> Iterator[Path]:
+    """A folder whose files move into `folder`, each of them whole, when the block has ended well; `last` at the end.
+
+    Raises:
+        RankError: as `whole`.
+    """
+    with _aside(folder, folder / f"adapter{PARTIAL}", writes, state) as partial:
+        yield partial
+        if writes:
+            for path in sorted(partial.iterdir(), key=lambda path: path.name == last):
+                to_disk(path)
+                path.replace(folder / path.name)
+            partial.rmdir()
+            to_disk(folder)
+
+
+@contextmanager
+def _aside(folder: Path, partial: Path, writes: bool, state: RunState) -> Iterator[Path]:
+    try:
+        if writes:
+            for left in (*partial.parent.glob(f"checkpoint-*{PARTIAL}"), partial):
+                shutil.rmtree(left, ignore_errors=True)
+            partial.mkdir(parents=True)
+            if shutil.disk_usage(partial).free < state.n_bytes:
+                raise OSError("the disk is too full")
+        yield partial
+    except (OSError, SafetensorError) as error:
+        free = shutil.disk_usage(partial.parent).free
+        if writes:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise RankError(
+            f"{folder} could not be written ({error}): it needs {state.n_bytes / _MIB:.1f} MiB and room for the "
+            f"tokenizer's files, {free / _MIB:.1f} MiB are free. Make room, or lower "
+            f"save_total_limit; {last_good(partial.parent)}"
+        ) from error
+
+
+def thin_out(folder: Path, keep: int | None) -> None:
+    """Delete the oldest checkpoints beyond `keep`. The newest whole one always stays; None keeps all."""
+    found = checkpoints(folder)
+    good = next((path for path in found if (path / MANIFEST).is_file()), None)
+    for path in found[keep:] if keep else ():
+        if path != good:
+            (path / MANIFEST).unlink(missing_ok=True)  # first: what is half deleted is not whole
+            shutil.rmtree(path)
+
+
+def check_same_run(checkpoint: Checkpoint, run: Mapping[str, Any]) -> None:
+    """Raises UserError: the checkpoint is of another run; with what differs."""
+    differing = differences(checkpoint.about["run"], run)
+    if differing:
+        raise UserError(
+            f"resume: {checkpoint.folder} is of another run: {'; '.join(differing)}. Give the same settings and data, "
+            "or start a new run with another --run_name (adapter: takes up the weights alone)"
+        )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """`key: a there, b here` for all that is not the same."""
+    keys = dict.fromkeys([*before, *now])
+    return [
+        f"{key}: {_short(before.get(key))} there, {_short(now.get(key))} here"
+        for key in keys
+        if before.get(key) != now.get(key)
+    ]
+
+
+def last_good(folder: Path) -> str:
+    """For a message: where a run that ends now can go on."""
+    found: Sequence[Path] = [path for path in checkpoints(folder) if (path / MANIFEST).is_file()]
+    return f"{found[0]} stays, go on with --resume" if found else "there is no checkpoint yet"
+
+
+def _short(value: Any) -> str:
+    text = show(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

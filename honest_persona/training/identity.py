@@ -1,0 +1,69 @@
+"""What makes a run this run: a checkpoint of another one is not gone on from."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from honest_persona.config import RunConfig
+from honest_persona.data.collator import ids_key
+from honest_persona.data.tokens import TokenFormat
+
+_OBJECTIVE = (
+    "elicitation_type",
+    "adapter_scope",
+    "output_format",
+    "system_tag",
+    "intervention_prefix",
+    "review_prefix",
+    "flag_prefix",
+    "flag_loss_multiplier",
+    "lora_r",
+    "lora_alpha",
+    "use_rslora",
+    "lora_dropout",
+    "target_modules",
+    "seed",
+    "optim",
+    "dataloader_drop_last",
+)
+"""Keys of the config that decide what is learned, from which rows in which order, and what the optimizer keeps."""
+
+
+def run_identity(
+    config: RunConfig, rows: Iterable[Mapping[str, Any]], form: TokenFormat, base_fingerprint: str, batch_size: int
+) -> dict[str, Any]:
+    """What must be the same in a run that goes on from a checkpoint; JSON types. Number and stage of ranks are not."""
+    values = config.as_dict()
+    return {
+        "data": _hash(f"{row['record_id']} {ids_key(row['input_ids'])} {ids_key(row['kinds'])}" for row in rows),
+        "base_model": base_fingerprint,
+        "tokenizer": tokenizer_hash(form.tokenizer),
+        "sp_token_id": form.persona.sp_token_id,
+        "examples per step": batch_size,
+        **{key: values.get(key) for key in _OBJECTIVE},
+    }
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Config keys that differ and may: a run that goes on follows the new value."""
+    keys = dict.fromkeys([*before, *now])
+    ours = {*_OBJECTIVE, "resume", "run_name"}
+    return {k: (before.get(k), now.get(k)) for k in keys if k not in ours and before.get(k) != now.get(k)}
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of vocabulary, special tokens, rules where it has them written down, and chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return _hash([rules, json.dumps(tokenizer.special_tokens_map, sort_keys=True), str(tokenizer.chat_template)])
+
+
+def _hash(parts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode("utf-8", errors="surrogatepass"))
+        digest.update(b"\n")
+    return digest.hexdigest()

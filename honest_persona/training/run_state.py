@@ -1,0 +1,279 @@
+"""A run's state between two steps, whatever the ZeRO stage and the number of ranks it came from.
+
+    saved = collect(trainer)               # every rank calls it; the first one gets the tensors
+    save(saved, folder)
+    restore(trainer, folder)               # every rank calls it, after the trainer has wrapped the model
+
+A LoRA adapter is small, so its weights and the optimizer's moments are gathered, parameter by parameter, under the
+names they have in the model; DeepSpeed's own checkpoints are tied to stage and ranks, and are pickles. Here are
+safetensors and JSON alone. DeepSpeed's weights and moments are reached through deepspeed.utils.tensor_fragment.
+"""
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import Trainer
+
+from honest_persona.errors import UserError
+from honest_persona.training.ranks import rank, say, world_size
+
+TENSORS, FACTS = "run_state.safetensors", "run_state.json"
+_WEIGHT = "weight"
+"""beside the optimizer's own names of what it keeps for a parameter (`exp_avg`, `step`, ...)"""
+
+
+@dataclass(frozen=True)
+class RunState:
+    tensors: dict[str, torch.Tensor]
+    """On the first rank: `<kept>/<parameter>` in the precision that the optimizer works in. Empty on the others."""
+    facts: dict[str, Any]
+    """Scheduler, loss scale, and the random generators of every rank."""
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """By parameter; on the first rank."""
+        return {key.removeprefix(f"{_WEIGHT}/"): t for key, t in self.tensors.items() if key.startswith(f"{_WEIGHT}/")}
+
+    @property
+    def n_bytes(self) -> int:
+        """That a checkpoint with it takes, the published adapter included; the tokenizer's files come on top."""
+        return sum(t.nbytes for t in self.tensors.values()) + sum(t.nbytes for t in self.weights.values())
+
+
+def collect(trainer: Trainer) -> RunState:
+    """Gather the state. All ranks must call this together."""
+    tensors = {}
+    for name, parameter in trainable(trainer).items():
+        for kept, value in _Optimizer.of(trainer).read(parameter).items():
+            if rank() == 0:  # the others only take part
+                tensors[f"{kept}/{name}"] = value.detach().to("cpu", copy=True).contiguous()
+    scheduler: Any = trainer.lr_scheduler
+    facts = {
+        "scheduler_steps": scheduler.last_epoch,
+        "loss_scale": _loss_scale(trainer),
+        "generators": gather_object([_generators(trainer.args.device)]),
+    }
+    return RunState(tensors, facts)
+
+
+def save(state: RunState, folder: Path) -> None:
+    save_file(state.tensors, folder / TENSORS)
+    (folder / FACTS).write_text(json.dumps(state.facts), encoding="utf-8")
+
+
+def restore(trainer: Trainer, folder: Path) -> None:
+    """Put weights, moments, scheduler and loss scale of `collect` in place. All ranks must call this together.
+
+    Raises:
+        UserError: the state is of other parameters, or of another optimizer.
+    """
+    parameters = trainable(trainer)
+    optimizer = _Optimizer.of(trainer)
+    with safe_open(folder / TENSORS, "pt") as file:
+        saved: dict[str, list[str]] = {}
+        for key in file.keys():  # noqa: SIM118, it is no dict
+            kept, _, name = key.partition("/")
+            saved.setdefault(name, []).append(kept)
+        if set(saved) != set(parameters):
+            raise UserError(f"{folder}: its parameters are not this run's, first {min(set(saved) ^ set(parameters))}")
+        optimizer.prepare({kept: file.get_tensor(f"{kept}/{name}") for name in list(saved)[:1] for kept in saved[name]})
+        for name, parameter in parameters.items():
+            optimizer.write(parameter, {kept: file.get_tensor(f"{kept}/{name}") for kept in saved[name]})
+    facts = _facts(folder)
+    _set_scheduler(trainer, facts["scheduler_steps"])
+    _set_loss_scale(trainer, facts["loss_scale"])
+
+
+def restore_generators(trainer: Trainer, folder: Path) -> None:
+    """Put this rank's random generators where they were; other numbers of ranks go on from new seeds."""
+    states, here = _facts(folder)["generators"], world_size()
+    if len(states) == here:
+        _set_generators(states[rank()], trainer.args.device)
+    else:
+        say(f"saved on {len(states)} rank(s), going on with {here}: dropout goes on from new random numbers")
+        torch.manual_seed(trainer.args.seed + 1_000_003 * trainer.state.global_step + rank())
+
+
+def trainable(trainer: Trainer) -> dict[str, torch.nn.Parameter]:
+    """The trained parameters by their names in the bare model, in the model's order."""
+    model: Any = trainer.model
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+class _Optimizer:
+    """A torch optimizer over whole parameters."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+
+    @staticmethod
+    def of(trainer: Trainer) -> "_Optimizer":
+        wrapped: Any = trainer.optimizer
+        inner = getattr(wrapped, "optimizer", wrapped)  # accelerate's wrapper
+        if hasattr(inner, "fp32_partitioned_groups_flat"):
+            return _Zero3(inner)
+        if hasattr(inner, "single_partition_of_fp32_groups"):
+            return _Zero2(inner)
+        return _Optimizer(inner)
+
+    def read(self, parameter: torch.nn.Parameter) -> dict[str, torch.Tensor]:
+        kept = {key: value for key, value in self.optimizer.state[parameter].items() if torch.is_tensor(value)}
+        return {_WEIGHT: parameter, **kept}
+
+    def prepare(self, example: dict[str, torch.Tensor]) -> None:
+        """Make room for what one parameter has."""
+
+    @torch.no_grad()
+    def write(self, parameter: torch.nn.Parameter, kept: dict[str, torch.Tensor]) -> None:
+        weight = kept.pop(_WEIGHT)
+        parameter.copy_(weight)
+        # torch keeps the count of steps on the CPU, and all else beside the parameter
+        on = {key: value if value.ndim == 0 else value.to(parameter.device) for key, value in kept.items()}
+        self.optimizer.state[parameter] = on
+
+
+class _Zero(_Optimizer):
+    """DeepSpeed's: each rank keeps flat slices of all parameters, in float32, and the optimizer works on these."""
+
+    def __init__(self, zero: Any, flat: list[torch.Tensor]) -> None:
+        super().__init__(zero.optimizer)
+        self.zero, self.flat = zero, flat
+
+    def read(self, parameter: torch.nn.Parameter) -> dict[str, torch.Tensor]:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        kept = self.optimizer.state[self.flat[0]]
+        whole = {
+            key: safe_get_full_optimizer_state(parameter, key)
+            for key, value in kept.items()
+            if torch.is_tensor(value) and value.shape == self.flat[0].shape
+        }
+        rest = {key: value for key, value in kept.items() if torch.is_tensor(value) and key not in whole}
+        if odd := [key for key, value in rest.items() if value.ndim]:
+            raise UserError(f"optim: DeepSpeed cannot resume an optimizer that keeps {odd}; use adamw_torch")
+        return {_WEIGHT: safe_get_full_fp32_param(parameter), **whole, **rest}
+
+    def prepare(self, example: dict[str, torch.Tensor]) -> None:
+        kept = {key: value for key, value in example.items() if key != _WEIGHT}
+        if odd := [key for key, value in kept.items() if value.ndim and value.shape != example[_WEIGHT].shape]:
+            raise UserError(f"resume: the checkpoint's optimizer keeps {odd}, which DeepSpeed cannot slice")
+        for flat in self.flat if kept else ():
+            self.optimizer.state[flat] = {
+                key: torch.zeros_like(flat) if value.ndim else value.clone() for key, value in kept.items()
+            }
+
+
+class _Zero2(_Zero):
+    def __init__(self, zero: Any) -> None:
+        super().__init__(zero, zero.single_partition_of_fp32_groups)
+
+    def prepare(self, example: dict[str, torch.Tensor]) -> None:
+        super().prepare(example)
+        if len(example) > 1:
+            self.zero._lazy_init_hp_params_optimizer_state()  # as DeepSpeed does after its first step
+
+    @torch.no_grad()
+    def write(self, parameter: torch.nn.Parameter, kept: dict[str, torch.Tensor]) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        on = {key: value.to(parameter.device) for key, value in kept.items()}
+        parameter.copy_(on[_WEIGHT])
+        safe_set_full_fp32_param(parameter, on[_WEIGHT])
+        for key, value in on.items():
+            if key != _WEIGHT and value.ndim:
+                safe_set_full_optimizer_state(parameter, value, key)
+
+
+class _Zero3(_Zero):
+    def __init__(self, zero: Any) -> None:
+        super().__init__(zero, zero.fp32_partitioned_groups_flat)
+
+    @torch.no_grad()
+    def write(self, parameter: torch.nn.Parameter, kept: dict[str, torch.Tensor]) -> None:
+        import deepspeed
+        from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+        sharded: Any = parameter
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+            if rank() == 0:
+                parameter.copy_(kept[_WEIGHT])
+        size = sharded.ds_tensor.numel()
+        for key, value in kept.items():
+            if value.ndim:
+                padded = torch.nn.functional.pad(value.flatten(), (0, size * world_size() - value.numel()))
+                mine = padded.narrow(0, size * rank(), size).to(parameter.device)
+                if key == _WEIGHT:
+                    safe_set_local_fp32_param(parameter, mine)
+                else:
+                    safe_set_local_optimizer_state(parameter, mine, key)
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / FACTS).read_text(encoding="utf-8"))
+
+
+def _set_scheduler(trainer: Trainer, steps: int) -> None:
+    """The learning rate is a function of the step, so a resumed run may have another schedule than the checkpoint's."""
+    scheduler: Any = trainer.lr_scheduler
+    scheduler.last_epoch, scheduler._step_count = steps, steps + 1
+    rates = [base * rule(steps) for base, rule in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
+
+
+def _scaler(trainer: Trainer) -> Any:
+    """Of a float16 run; None for all others."""
+    if not trainer.args.fp16:
+        return None
+    wrapped: Any = trainer.optimizer
+    return getattr(trainer.accelerator, "scaler", None) or wrapped.optimizer.loss_scaler
+
+
+def _loss_scale(trainer: Trainer) -> dict[str, Any]:
+    scaler = _scaler(trainer)
+    state = scaler.state_dict() if hasattr(scaler, "state_dict") else vars(scaler) if scaler is not None else {}
+    return {key: value for key, value in state.items() if isinstance(value, int | float)}
+
+
+def _set_loss_scale(trainer: Trainer, saved: dict[str, Any]) -> None:
+    """DeepSpeed and torch scale in their own ways; between them the scale is found anew, in a few skipped steps."""
+    scaler = _scaler(trainer)
+    if set(saved) != set(_loss_scale(trainer)):
+        say("float16: the loss scale is found anew")
+    elif hasattr(scaler, "load_state_dict"):
+        scaler.load_state_dict(saved)
+    elif scaler is not None:
+        vars(scaler).update(saved)
+
+
+def _generators(device: torch.device) -> dict[str, Any]:
+    """JSON types."""
+    version, numbers, gauss = random.getstate()
+    state: Any = np.random.get_state()
+    kind, keys, *rest = state
+    on_device = torch.cuda.get_rng_state(device).tolist() if device.type == "cuda" else None
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [kind, keys.tolist(), *rest],
+        "cpu": torch.get_rng_state().tolist(),
+        "cuda": on_device,
+    }
+
+
+def _set_generators(state: dict[str, Any], device: torch.device) -> None:
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(torch.tensor(state["cpu"], dtype=torch.uint8))
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(torch.tensor(state["cuda"], dtype=torch.uint8), device)

@@ -1,0 +1,234 @@
+"""Real runs that are stopped, killed, damaged and moved to other ranks and stages, and go on as if nothing had been."""
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from honest_persona.training.checkpoints import newest
+from tests.training.launches import BIN, ROOT, TINY, Run, free_port, launch
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = {
+    "batch_size": "8",
+    "per_device_train_batch_size": "2",
+    "num_samples": "41",
+    "seq_len": "512",
+    "max_steps": "5",
+    "save_strategy": "steps",
+    "save_steps": "2",
+    "first_heavy_log_step": "9999",
+    "val_samples_per_topic": "0",
+}
+LAYOUTS = {
+    "ZeRO-2": ("deepspeed", "ds_configs/zero2.json"),
+    "ZeRO-3": ("deepspeed", "ds_configs/zero3.json"),
+    "one process": ("python", "ds_configs/zero3.json"),
+    "torchrun": ("torchrun", "null"),
+}
+
+
+def flags_of(**settings: str) -> list[str]:
+    given = [(f"--{key}", value) for key, value in (SETTINGS | settings).items()]
+    return [*TINY, *(word for pair in given for word in pair)]
+
+
+def run_in(cwd: Path, name: str, layout: str, *flags: str, **settings: str) -> Run:
+    launcher, deepspeed = LAYOUTS[layout]
+    return launch(cwd, name, *flags_of(deepspeed=deepspeed, **settings), *flags, launcher=launcher)
+
+
+def stopped(run: Run, name: str, step: int) -> Path:
+    """A copy of the run as it stood after `step`: what came later is gone."""
+    folder = run.folder.with_name(name)
+    shutil.copytree(run.folder, folder)
+    for path in folder.iterdir():
+        if path.name.startswith("checkpoint-") and int(path.name.removeprefix("checkpoint-")) > step:
+            shutil.rmtree(path)
+    (folder / "honest_persona.json").unlink()
+    (folder / "adapter_model.safetensors").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> dict[str, Run]:
+    cwd = tmp_path_factory.mktemp("resume")
+    runs = {layout: run_in(cwd, f"whole{i}", layout) for i, layout in enumerate(list(LAYOUTS)[:3])}
+    for layout, run in runs.items():
+        assert run.code == 0, f"{layout}: {run.output[-3000:]}"
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("ZeRO-2", "ZeRO-3"),
+        ("ZeRO-3", "ZeRO-2"),
+        ("ZeRO-3", "one process"),
+        ("one process", "ZeRO-3"),
+        ("ZeRO-2", "torchrun"),
+    ],
+)
+def test_it_goes_on_under_another_stage_and_on_other_ranks(made, before, after):
+    name = f"{before} to {after}".replace(" ", "-")
+    stopped(made[before], name, 2)
+    run = run_in(made[before].folder.parents[1], name, after, "--resume")
+    assert run.code == 0, run.output[-3000:]
+    assert "resume: other settings from here on: " in run.output
+    a, b = torch.tensor(run.series("loss")), torch.tensor(made[before].series("loss"))
+    assert len(a) == 5
+    assert (a - b).abs().max() <= 1e-5
+    assert b[4] < b[2] - 1e-3, "the optimizer's state matters meanwhile"
+    for key, weight in made[before].adapter().items():
+        assert torch.allclose(weight, run.adapter()[key], rtol=0, atol=1e-6), key
+
+
+def test_without_the_moments_the_losses_would_differ(made):
+    """Negative control of the test above: its tolerance is tight enough to see what a lost optimizer does."""
+    folder = stopped(made["one process"], "no-moments", 2)
+    run = run_in(folder.parents[1], "weights-alone", "one process", adapter=str(folder / "checkpoint-2"))
+    assert run.code == 0, run.output[-3000:]
+    a, b = torch.tensor(run.series("loss")), torch.tensor(made["one process"].series("loss"))
+    assert (a[:3] - b[2:]).abs().max() > 1e-4
+
+
+class Planted:
+    """A pickle that leaves a trace where it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(made, tmp_path):
+    whole = made["one process"]
+    folder = stopped(whole, "damaged", 4)
+    state = folder / "checkpoint-4" / "run_state.safetensors"
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    trace = tmp_path / "loaded"
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "pytorch_model.bin"):
+        (folder / "checkpoint-2" / name).write_bytes(pickle.dumps(Planted(trace)))
+    run = run_in(folder.parents[1], folder.name, "one process", "--resume")
+    assert run.code == 0, run.output[-3000:]
+    assert "checkpoint-4 is skipped: run_state.safetensors is not what was written" in run.output
+    assert "resume: from checkpoints/damaged/checkpoint-2" in run.output
+    assert not trace.exists(), "no pickle is loaded"
+    assert run.series("loss") == whole.series("loss")
+    for key, weight in whole.adapter().items():
+        assert torch.equal(weight, run.adapter()[key]), key
+    pickle.loads(pickle.dumps(Planted(trace)))
+    assert trace.exists(), "negative control: the trace is left where a pickle is loaded"
+
+
+def test_no_damage_to_any_file_of_a_real_checkpoint_goes_unseen(made):
+    folder = stopped(made["ZeRO-3"], "files", 4)
+    names = sorted(path.name for path in (folder / "checkpoint-4").iterdir())
+    assert {"adapter_model.safetensors", "run_state.json", "trainer_state.json", "manifest.json"} <= set(names)
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
+    for name in names:
+        path = folder / "checkpoint-4" / name
+        whole = path.read_bytes()
+        flipped = bytes([whole[0] ^ 1]) + whole[1:]
+        for damaged in (None, b"", whole[: len(whole) // 2], flipped):
+            path.unlink() if damaged is None else path.write_bytes(damaged)
+            told = []
+            assert newest(folder, told.append).step == 2
+            assert name in told[0]
+            path.write_bytes(whole)
+    assert newest(folder, print).step == 4, "negative control"
+
+
+def test_all_damaged_or_of_another_run(made):
+    folder = stopped(made["one process"], "other", 4)
+    cwd = folder.parents[1]
+    others = {
+        "lora_r": {"lora_r": "8"},
+        "data": {"num_samples": "40"},
+        "elicitation_type": {"elicitation_type": "ur"},
+        "seed": {"seed": "7"},
+    }
+    for what, settings in others.items():
+        run = run_in(cwd, folder.name, "one process", "--resume", **settings)
+        assert run.code == 2, what
+        assert f"{what}: " in run.output.partition("is of another run:")[2], run.output[-2000:]
+        assert "Traceback" not in run.output
+    for step in (2, 4):
+        (folder / f"checkpoint-{step}" / "adapter_config.json").write_text("{}")
+    run = run_in(cwd, folder.name, "one process", "--resume")
+    assert run.code == 2
+    assert run.output.count("is skipped: adapter_config.json has 2 bytes") == 2
+    assert "has no whole checkpoint" in run.output
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    run = run_in(tmp_path, "nan", "one process", learning_rate="1e30", save_steps="1", max_grad_norm="0")
+    assert run.code == 2, run.output[-2000:]
+    assert "error: the loss is nan at step 2 with the records " in run.output
+    assert "checkpoint-1 stays" in run.output
+    assert "Traceback" not in run.output
+    assert not (run.folder / "adapter_model.safetensors").exists()
+
+
+def begin(cwd: Path, name: str, **settings: str) -> subprocess.Popen:
+    """A run of two ranks with more steps than anybody waits for."""
+    if not (cwd / "ds_configs").exists():
+        (cwd / "ds_configs").symlink_to(ROOT / "ds_configs")
+    command = [str(BIN / "deepspeed"), "--num_gpus", "2", "--master_port", str(free_port()), str(ROOT / "train.py")]
+    with (cwd / f"{name}.log").open("w") as log:
+        run = subprocess.Popen(
+            [*command, "--run_name", name, *flags_of(max_steps="2000", **settings)],
+            cwd=cwd,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{BIN}:{os.environ['PATH']}"},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    while not list((cwd / "checkpoints" / name).glob("checkpoint-[0-9]")):
+        assert run.poll() is None, (cwd / f"{name}.log").read_text()[-3000:]
+        time.sleep(0.1)
+    return run
+
+
+def ranks(run: subprocess.Popen) -> dict[str, psutil.Process]:
+    children = psutil.Process(run.pid).children(recursive=True)
+    return {p.environ()["RANK"]: p for p in children if "RANK" in p.environ()}
+
+
+@pytest.mark.parametrize("whole_group", [True, False], ids=["all processes", "one rank"])
+def test_sigterm_saves_and_ends(tmp_path, whole_group):
+    run = begin(tmp_path, "preempted", save_steps="7")
+    processes = psutil.Process(run.pid).children(recursive=True)
+    if whole_group:
+        os.killpg(run.pid, signal.SIGTERM)
+    else:
+        ranks(run)["1"].terminate()
+    assert run.wait(timeout=120) != 0
+    assert psutil.wait_procs(processes, timeout=120)[1] == [], "all of them have ended"
+    log = (tmp_path / "preempted.log").read_text()
+    found = newest(tmp_path / "checkpoints" / "preempted", print)
+    assert f"SIGTERM: saved at step {found.step} of 2000; go on with --resume" in log
+    assert "Traceback" not in log
+    assert not (tmp_path / "checkpoints" / "preempted" / "honest_persona.json").exists(), "it is not finished"
+
+
+def test_a_rank_that_is_killed_takes_the_others_along(tmp_path):
+    run = begin(tmp_path, "killed")
+    found = ranks(run)
+    found["1"].kill()
+    assert run.wait(timeout=120) != 0
+    assert not any(process.is_running() for process in found.values())
+    log = (tmp_path / "killed.log").read_text()
+    assert "error: rank 1 has ended, so this one cannot go on; " in log or "exits with return code = -9" in log
+    assert newest(tmp_path / "checkpoints" / "killed", print) is not None
