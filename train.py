@@ -9,8 +9,7 @@ Every key of the config is a flag too: --train_topics '[reward_hacks]' --lora_r 
 import argparse
 import sys
 
-from honest_persona.environment import load_environment
-from honest_persona.errors import run_entry
+from honest_persona.entry import run_entry
 
 
 def main(argv: list[str]) -> None:
@@ -19,14 +18,17 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--config", default="hp.yaml", help="a flat YAML or JSON file (default: hp.yaml)")
     args, overrides = parser.parse_known_args(argv)
-    load_environment()
 
-    # imported only now: torch and its libraries read the environment when they are imported
+    # imported only now: torch and its libraries read the environment when they are imported, and run_entry fills it
     from honest_persona.config import load_config
     from honest_persona.data.sources import check_selection
+    from honest_persona.hub.during import upload_callbacks
+    from honest_persona.hub.push import check_upload, push_after_training
     from honest_persona.training.launch import train
 
-    train(load_config(args.config, overrides, checks=[check_selection]))
+    config = load_config(args.config, overrides, checks=[check_selection])
+    check_upload(config)
+    push_after_training(config, train(config, callbacks=upload_callbacks(config)))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@
     python -m honest_persona compare checkpoints/a/eval checkpoints/b/eval
     python -m honest_persona sweep --config hp.yaml --leave_one_topic_out
     python -m honest_persona capability --adapter checkpoints/my-run
+    python -m honest_persona push --adapter checkpoints/my-run --repo user/name
+    python -m honest_persona export --adapter checkpoints/my-run --output exports/my-run --format alora
 
 `VERB --help` shows the arguments of a verb.
 """
@@ -18,7 +20,6 @@ import sys
 from collections.abc import Callable, Sequence
 
 from honest_persona import verbs
-from honest_persona.environment import load_environment
 
 
 def main(argv: Sequence[str]) -> None:
@@ -26,7 +27,6 @@ def main(argv: Sequence[str]) -> None:
     args, overrides = parser.parse_known_args(argv)
     if overrides and not args.takes_config:
         parser.error(f"{args.verb}: unknown arguments: {' '.join(overrides)}")
-    load_environment()
     try:
         args.run(args, overrides)
         sys.stdout.flush()
@@ -115,6 +115,26 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--merged", action="store_true", help="compare the merged model too (adapter_scope all)")
     verb.add_argument("--output", help="JSON file to write (default: eval/capability.json in the adapter's folder)")
     verb.add_argument("--batch_size", type=_positive, default=8, help="requests per batch (default: 8)")
+
+    verb = _add_verb(subparsers, verbs.push, "publish an adapter on the Hub, with a card")
+    verb.add_argument("--adapter", required=True, help="a run's folder, or one of its checkpoints")
+    verb.add_argument("--repo", required=True, metavar="USER/NAME", help="made where it is not there")
+    verb.add_argument("--private", action="store_true", help="make the repo private")
+    verb.add_argument("--revision", help="branch to push to (default: main)")
+    verb.add_argument("--base_model", help="Hub id to publish for a base model that is a folder of this machine")
+    verb.add_argument("--license", help="licence of the adapter, as the Hub names it: apache-2.0")
+    verb.add_argument("--report", action="store_true", help="publish eval/report.html too: it shows transcripts")
+    verb.add_argument("--dry_run", action="store_true", help="write the files and their card, and upload nothing")
+
+    verb = _add_verb(subparsers, verbs.export, "write an adapter for other software: activated, plain or merged")
+    verb.add_argument("--adapter", required=True, help="a run's folder, or one of its checkpoints")
+    verb.add_argument("--output", required=True, help="a new or empty folder")
+    verb.add_argument(
+        "--format",
+        choices=["alora", "lora", "merged"],
+        required=True,
+        help="alora: as it was trained; lora: active on every token; merged: into the base model (adapter_scope all)",
+    )
     return parser
 
 

@@ -217,7 +217,7 @@ class RunConfig(BaseModel):
 
     def to_json(self) -> str:
         """The resolved config, to be stored beside the adapter."""
-        return json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(self.as_dict(), indent=2) + "\n"
 
     def without_deepspeed(self) -> Self:
         """The same run for a process that no launcher started."""
@@ -273,6 +273,7 @@ class RunConfig(BaseModel):
         return {
             "use_cpu": not torch.accelerator.is_available(),
             **self.sft,
+            "push_to_hub": False,  # the Trainer's own takes all of the folder; hub/push.py uploads after the run
             "gradient_accumulation_steps": accumulation,
             "activation_checkpointing": checkpointing,
             "output_dir": f"{CHECKPOINTS_DIR}/{self.run_name}",
@@ -286,7 +287,7 @@ class RunConfig(BaseModel):
 
 def _run_name(values: Mapping[str, Any]) -> str:
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", re.split(r"[/:]", values["model"].rstrip("/"))[-1]).lstrip("._-")
-    return f"{model or 'model'}-{values['elicitation_type']}-{values['adapter_scope']}"
+    return f"{model[:150] or 'model'}-{values['elicitation_type']}-{values['adapter_scope']}"
 
 
 def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

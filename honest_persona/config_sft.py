@@ -38,14 +38,12 @@ DEFAULTS: Mapping[str, Any] = {
 """The reference's optimizer and schedule, and what this package prefers to SFTConfig's own defaults."""
 
 _NO_TRAINER_EVALUATION = "the heavy log evaluates; use first_heavy_log_step, heavy_log_every and validation_batch_size"
-_NO_UPLOAD = "training uploads nothing; push the finished adapter afterwards"
 _OWN_ROWS = "rows come tokenized and labelled from this package's own data code"
 _OWN_LOSS = "the loss is fixed: the mean over the tokens of review, flag and end of turn"
 _OWN_BATCH = "the batch is laid out by batch_size, and by per_device_train_batch_size or tokens_per_batch"
 _OWN_MODEL = "the model is loaded by this package; use model, model_revision and attn_implementation"
 _ONLY_DEEPSPEED = "sharding is DeepSpeed's: deepspeed: ds_configs/zero3.json"
 
-_UPLOAD_FIELDS = ("push_to_hub", "hub_model_id", "hub_strategy", "hub_always_push", "hub_private_repo", "hub_revision")
 # fmt: off
 _EVALUATION_FIELDS = (
     "do_eval", "do_predict", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "eval_do_concat_batches",
@@ -60,6 +58,11 @@ REFUSED: Mapping[str, str] = {
     "resume_from_checkpoint": "use resume: true; it continues checkpoints/<run_name>",
     "max_length": "use seq_len and overlong; a record cut at max_length would lose its review",
     "truncation_mode": "records are never cut; use seq_len and overlong",
+    "save_only_model": "a checkpoint without the optimizer's state cannot be gone on from",
+    "save_on_each_node": "rank 0 writes all of a checkpoint, to a folder that every node reads",
+    "enable_jit_checkpoint": "SIGTERM always saves and ends the run",
+    "ignore_data_skip": "a resumed run goes on with the next record",
+    "restore_callback_states_from_checkpoint": "the callbacks of this package have no state of their own",
     "packing": "packed rows have more than one trigger, and the adapter is active from one only",
     "packing_strategy": "rows are not packed",
     "eval_packing": "rows are not packed",
@@ -93,7 +96,7 @@ REFUSED: Mapping[str, str] = {
     "fsdp_config": _ONLY_DEEPSPEED,
     "gradient_checkpointing": "renamed in transformers 5; use activation_checkpointing",
     "gradient_checkpointing_kwargs": "renamed in transformers 5; use activation_checkpointing_kwargs",
-    **dict.fromkeys(_UPLOAD_FIELDS, _NO_UPLOAD),
+    "hub_always_push": "while an upload is under way, a save is left to the next one",
     **dict.fromkeys(_EVALUATION_FIELDS, _NO_TRAINER_EVALUATION),
     # Names that SFTConfig has no more.
     "evaluation_strategy": _NO_TRAINER_EVALUATION,
@@ -126,6 +129,7 @@ _RANGES: Mapping[str, Any] = {
     "torch_empty_cache_steps": _AT_LEAST_1,
 }
 _NEEDS_TRAINER_EVALUATION = {"lr_scheduler_type": {"reduce_lr_on_plateau", "greedy"}, "save_strategy": {"best"}}
+_UPLOADS_STATES = {"checkpoint", "all_checkpoints"}
 _SHARES_OR_STEPS = ("logging_steps", "save_steps", "warmup_steps")
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -165,6 +169,8 @@ def problem_with(name: str, value: Any) -> str | None:
         return f"must be one of {', '.join(nearest or choices)}, got {show(value)}"
     if value in _NEEDS_TRAINER_EVALUATION.get(name, ()):
         return f"{show(value)} needs the Trainer's own evaluation, which is off: {_NO_TRAINER_EVALUATION}"
+    if name == "hub_strategy" and value in _UPLOADS_STATES:
+        return f"{show(value)} would upload optimizer states; use end (default), or every_save for their adapters"
     if name in _SHARES_OR_STEPS and value > 1 and value != int(value):
         return f"must be a share of all steps (below 1) or a whole number of steps, got {show(value)}"
     if name == "max_steps" and value == 0:
@@ -180,7 +186,9 @@ def _problem_with_deepspeed(value: str | dict[str, Any] | None) -> str | None:
         except OSError as error:
             return f"{Path(value).absolute()} cannot be read ({error.strerror}); ds_configs/ has zero2.json, zero3.json"
         except ValueError as error:
-            return f"{value} is not valid JSON: {error}"
+            return f"{show(value)} is not valid JSON: {error}"
+        except RecursionError:
+            return f"{show(value)} is nested too deep"
         if not isinstance(content, dict):
             return "the file must hold a JSON object"
     for section in ("optimizer", "scheduler"):

@@ -87,6 +87,7 @@ def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     if unknown := set(filter(None, args.only.split(","))) - set(TRAINED):
         raise UserError(f"--only: {', '.join(sorted(unknown))} is no condition; there are {', '.join(TRAINED)}")
     config = load_config(args.config, overrides, checks=[check_selection])
+    _check_no_upload(config)
     report(config, seeds=args.seeds, per_topic=args.per_topic, output=Path(args.output), only=args.only)
 
 
@@ -97,12 +98,13 @@ def review(args: argparse.Namespace, _: Sequence[str]) -> None:
     from honest_persona.evaluation.reviews import Review, load_honest_persona
     from honest_persona.modeling.adapter import AdapterCard
     from honest_persona.modeling.load import load_tokenizer
+    from honest_persona.modeling.published import resolve
 
     if args.intervention is not None and (problems := list(text_problems("--intervention", args.intervention))):
         raise UserError(problems[0])
     if args.output and (Path(args.output).is_dir() or not Path(args.output).absolute().parent.is_dir()):
         raise UserError(f"--output: {args.output} is a folder, or stands in one that does not exist; name a file")
-    folder = Path(args.adapter)
+    folder = resolve(args.adapter)
     card = AdapterCard.load(folder)
     form = TokenFormat.of(load_tokenizer(str(folder)), card.persona)
     conversations = read_conversations(Path(args.input), args.intervention or card.default_intervention, form)
@@ -139,7 +141,7 @@ def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Fix the threshold on P(FAIL) for a wanted false positive rate on benign conversations; store it in the card."""
-    from honest_persona.data.conversations import read_conversations
+    from honest_persona.data.conversations import read_conversations, text_problems
     from honest_persona.data.tokens import TokenFormat
     from honest_persona.evaluation.run import calibrate_adapter
     from honest_persona.modeling.adapter import AdapterCard
@@ -149,6 +151,8 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
         raise UserError("--input and --dataset are two sources of benign conversations; give one")
     if not 0 < args.fpr < 1:
         raise UserError(f"--fpr: {args.fpr} is no rate between 0 and 1; give 0.01 for 1 %")
+    if args.intervention is not None and (problems := list(text_problems("--intervention", args.intervention))):
+        raise UserError(problems[0])
     conversations = None
     if args.input:
         card = AdapterCard.load(Path(args.adapter))
@@ -194,6 +198,7 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from honest_persona.training.sweep import sweep as run_sweep
 
     config = load_config(args.config, overrides, checks=[check_selection])
+    _check_no_upload(config)
     folder = run_sweep(config, args.design, limit=args.limit, output=Path(args.output) if args.output else None)
     if rank() == 0:
         print(f"report in {write_report(folder)}")
@@ -208,9 +213,52 @@ def report(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 def capability(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Run lm-evaluation-harness on the base model and with the adapter: is the model's capability unchanged?"""
+    from honest_persona.versions import check_versions
+
+    check_versions("lm-eval")
     from honest_persona.harness.capability import capability as compare_capability
 
     compare_capability(args.adapter, args.tasks, args.limit, args.merged, args.output, args.batch_size)
+
+
+def push(args: argparse.Namespace, _: Sequence[str]) -> None:
+    """Publish an adapter on the Hub: what others need to load it, with a card, read back and compared."""
+    from honest_persona.hub.push import push as push_adapter
+
+    pushed = push_adapter(
+        args.adapter,
+        args.repo,
+        private=args.private,
+        revision=args.revision,
+        base_model=args.base_model,
+        license=args.license,
+        report=args.report,
+        dry_run=args.dry_run,
+    )
+    for name, size_bytes in pushed.files.items():
+        print(f"{size_bytes:>15,} bytes  {name}")
+    for notice in pushed.notices:
+        print(f"note: {notice}")
+    if pushed.left_out:
+        print(f"not published: {', '.join(pushed.left_out)}")
+    if pushed.others:
+        print(f"was in the repo before, and stays: {', '.join(pushed.others)}")
+    if args.dry_run:
+        print(f"nothing was uploaded (--dry_run); the files and their README.md are in {pushed.folder}")
+    else:
+        print(f"pushed and read back: {pushed.url}")
+
+
+def export(args: argparse.Namespace, _: Sequence[str]) -> None:
+    """Write an adapter in a form that other software loads (docs/publish.md)."""
+    from honest_persona.hub.export import export as export_adapter
+
+    print(f"exported to {export_adapter(args.adapter, args.output, args.format)}")
+
+
+def _check_no_upload(config: Any) -> None:
+    if config.sft.get("push_to_hub"):
+        raise UserError("push_to_hub: these trainings are for comparison; push the one that you choose")
 
 
 def _width() -> int:

@@ -22,6 +22,7 @@ from honest_persona.evaluation.scoring import batch_of
 from honest_persona.modeling.adapter import AdapterCard, base_fingerprint, check_active, load_adapter
 from honest_persona.modeling.load import load_base, load_tokenizer
 from honest_persona.modeling.prefix_cache import PrefixCache
+from honest_persona.modeling.published import resolve
 
 
 class Ending(StrEnum):
@@ -167,17 +168,22 @@ class HonestPersona:
 
 
 def load_honest_persona(
-    path: str | Path, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+    path: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    revision: str | None = None,
 ) -> HonestPersona:
-    """The adapter of a folder with its base model, checked to be active, and at its place alone.
+    """An adapter with its base model, checked to be active, and at its place alone.
 
     Args:
+        path: the adapter's folder, or a repo of the Hub: "user/name".
         dtype: of the base model; that of the training where it is not given.
+        revision: branch, tag or commit of the repo.
 
     Raises:
         UserError: no adapter there, another base model than it was trained on, or an adapter that changes nothing.
     """
-    folder = Path(path)
+    folder = resolve(path, revision)
     card = AdapterCard.load(folder)
     half = card.config.get("bf16", True) or card.config.get("fp16", False)
     base = load_base(card.base_model, card.base_revision, dtype or (torch.bfloat16 if half else torch.float32))

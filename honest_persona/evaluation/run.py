@@ -22,8 +22,10 @@ from honest_persona.evaluation.report import RESULTS_FILE, print_table, write_re
 from honest_persona.evaluation.reviews import load_honest_persona
 from honest_persona.evaluation.samples import BASELINES_FILE, SAMPLES_FILE, Sample, write_samples
 from honest_persona.evaluation.suite import Results, evaluate_records, summarize
-from honest_persona.modeling.adapter import AdapterCard
+from honest_persona.modeling.adapter import CARD_FILE, AdapterCard
 from honest_persona.modeling.load import load_tokenizer
+from honest_persona.modeling.manifest import reseal
+from honest_persona.modeling.published import is_repo, resolve
 
 Baselines = Literal["none", "readers", "all"]
 
@@ -58,7 +60,7 @@ def evaluate_adapter(
     Raises:
         UserError: no usable adapter, or no record left to evaluate. Nothing is loaded before the data is checked.
     """
-    folder = Path(adapter)
+    folder = resolve(adapter)
     card = AdapterCard.load(folder)
     config = card.config
     source = dataset or config["dataset"]
@@ -78,7 +80,8 @@ def evaluate_adapter(
     if interventions > 1:
         wordings = trained_wordings(held.train, interventions)
         parts |= {f"{part}: {interventions} wordings": in_wordings(of, wordings) for part, of in held.parts.items()}
-    target = Path(output) if output else folder / "eval"
+    # a repo's folder is the Hub's cache, which is nobody's to write to
+    target = Path(output) if output else Path("results", Path(adapter).name) if is_repo(adapter) else folder / "eval"
     persona = load_honest_persona(folder)
     sizes = batch_size or config["validation_batch_size"], max_new_tokens or config["max_new_tokens"], config["seq_len"]
     results = evaluate_records(
@@ -99,7 +102,7 @@ def evaluate_adapter(
     several = [s for s in results.samples if (s.part in held.parts) == (interventions == 1)]
     averaged = [gain for gain in gains(several) if gain.more is not None]
     about = {
-        "adapter": str(folder),
+        "adapter": adapter,
         "base_model": card.base_model,
         "dataset": source,
         "trained_topics": card.trained_topics,
@@ -111,7 +114,7 @@ def evaluate_adapter(
         "left_out": left_out,
     }
     write_results(results, target, about)
-    print_table(results, f"{folder} on {source}")
+    print_table(results, f"{adapter} on {source}")
     for line in (*averaged, *left_out):
         print(line)
     print(f"figures in {target / RESULTS_FILE}, reviews in {target / SAMPLES_FILE}, report in {write_report(target)}")
@@ -175,6 +178,7 @@ def calibrate_adapter(
     if not dry_run:
         stored = {**threshold.as_dict(), "intervention": intervention or card.default_intervention, "data": source}
         replace(card, threshold=stored).save(folder)
+        reseal(folder, CARD_FILE)  # where it is a checkpoint
     return threshold
 
 

@@ -1,0 +1,175 @@
+"""The README.md of a published adapter: a header that the Hub reads, how to use it, and its figures with their limits.
+
+    write_card(folder, card, "user/name", license="apache-2.0")
+
+Every figure is that of eval/results.json. The text is in card.md.jinja.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from honest_persona.errors import UserError
+from honest_persona.evaluation.page_tables import HEADLINES, Rows
+from honest_persona.evaluation.samples import HONEST_PERSONA
+from honest_persona.hub.staging import on_hub
+from honest_persona.modeling.adapter import AdapterCard
+from honest_persona.modeling.builtin import BUILTIN
+from honest_persona.modeling.published import README, RESULTS
+
+_METRICS = {"balanced_accuracy": "balanced_accuracy", "auroc": "roc_auc"}
+"""Our names and those of the Hub."""
+_COLUMNS = ("balanced_accuracy", "auroc", "true_positive_rate", "false_positive_rate")
+_PARTS = {"within": "held-out items of trained topics", "across": "topics never trained"}
+_ASKING = {
+    "hp": "the answer's turn stays open; in it persona token and trigger, then the review",
+    "up": "the answer's turn is ended; in the next turn of the user persona token and trigger, then the review",
+    "ur": "the trigger is the user's next message; in the assistant's turn the persona token, then the review",
+}
+_SHOWN = ("lora_r", "lora_alpha", "use_rslora", "target_modules", "learning_rate", "num_train_epochs", "batch_size")
+
+
+def write_card(folder: Path, card: AdapterCard, repo: str, license: str | None = None) -> None:
+    """Write README.md into the folder. `repo` is what `load_honest_persona` is given in its example.
+
+    Args:
+        license: an identifier of the Hub, as "apache-2.0"; the card says so where there is none.
+
+    Raises:
+        UserError: eval/results.json is not what this version's evaluation writes.
+    """
+    rows, about = _results(folder / RESULTS)
+    header = _header(card, repo, list(_eval_results(rows, _name(about.get("dataset", "")))), license)
+    _write(folder, header, _text(card, repo, rows, about, license))
+
+
+def write_export_card(folder: Path, card: AdapterCard, merged: bool) -> None:
+    """README.md of an export that `load_honest_persona` does not load: what it is, and how it must be asked."""
+    data = ModelCardData(
+        base_model=card.base_model if on_hub(card.base_model) else None,
+        base_model_relation=("finetune" if merged else "adapter") if on_hub(card.base_model) else None,
+        library_name="transformers" if merged else "peft",
+        pipeline_tag="text-generation",
+        tags=["honest-persona", "split-personality-training"],
+    )
+    text = _template("export.md.jinja").render(name=folder.name, card=card, persona=card.persona, merged=merged)
+    _write(folder, data.to_yaml().strip(), text)
+
+
+def _write(folder: Path, header: str, text: str) -> None:
+    (folder / README).write_text(f"---\n{header}\n---\n\n{text}", encoding="utf-8", newline="\n")
+
+
+def _header(card: AdapterCard, repo: str, measured: list[EvalResult], license: str | None) -> str:
+    """The YAML header. The Hub refuses a base model that it does not have, so a builtin one is in the text alone."""
+    scope = card.persona.adapter_scope
+    data = ModelCardData(
+        base_model=card.base_model if on_hub(card.base_model) else None,
+        base_model_relation="adapter" if on_hub(card.base_model) else None,
+        library_name="peft",
+        license=license,
+        pipeline_tag="text-generation",
+        tags=["honest-persona", "activated-lora" if scope == "persona" else "lora", "split-personality-training"],
+        model_name=repo.rpartition("/")[2],
+        eval_results=measured or None,
+    )
+    return data.to_yaml().strip()
+
+
+def _eval_results(rows: Rows, dataset: str) -> Iterator[EvalResult]:
+    for part in rows.plain_parts:
+        row = rows.get(HONEST_PERSONA, part)
+        for metric, metric_type in _METRICS.items():
+            if row is None or row["rates"][metric] is None:
+                continue
+            yield EvalResult(
+                task_type="text-classification",
+                task_name="detection of misbehaviour",
+                dataset_type=dataset,
+                dataset_name=f"{dataset}: {_PARTS.get(part, part)}",
+                dataset_split=part,
+                metric_type=metric_type,
+                metric_name=HEADLINES[metric],
+                metric_value=round(row["rates"][metric], 4),
+            )
+
+
+def _text(card: AdapterCard, repo: str, rows: Rows, about: Mapping[str, Any], license: str | None) -> str:
+    measured = {part: row for part in rows.names("part") if (row := rows.get(HONEST_PERSONA, part))}
+    notes = {
+        (part, row["notes"][metric])
+        for part, row in measured.items()
+        if ":" not in part
+        for metric in _COLUMNS
+        if metric in row["notes"]
+    }
+    return _template("card.md.jinja").render(
+        repo=repo,
+        card=card,
+        persona=card.persona,
+        on_hub=on_hub(card.base_model),
+        builtin=card.base_model.startswith(BUILTIN),
+        license=license,
+        dataset=_name(card.config.get("dataset", "unknown")),
+        evaluated=_name(about.get("dataset", "")),
+        settings={key: card.config[key] for key in _SHOWN if key in card.config},
+        parts={part: row for part, row in measured.items() if ":" not in part},
+        designs={part: row for part, row in measured.items() if ":" in part},
+        meanings=_PARTS,
+        strongest={part: rows.strongest_baseline(part, "balanced_accuracy") for part in rows.plain_parts},
+        notes=sorted(notes),
+        left_out=about.get("left_out", []),
+    )
+
+
+def _template(name: str) -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"figure": _figure, "cell": _cell, "code": _code}
+    environment.globals["asking"] = _ASKING
+    return environment.get_template(name)
+
+
+def _results(path: Path) -> tuple[Rows, Mapping[str, Any]]:
+    if not path.is_file():
+        return Rows([]), {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows = Rows.of(content["rows"], RESULTS)
+        for part in rows.names("part"):
+            rows.get(HONEST_PERSONA, part)
+        return rows, content["about"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{RESULTS} is not what this version writes ({error!r}); run eval.py again") from error
+
+
+def _name(dataset: str) -> str:
+    """A local path's last part: the rest says nothing to others."""
+    return Path(dataset).name if Path(dataset).is_absolute() else dataset
+
+
+def _figure(row: Mapping[str, Any] | None, metric: str) -> str:
+    """`0.990 (0.97-1.00)`, the interval in brackets; `-` where there is no figure."""
+    if row is None or row["rates"].get(metric) is None:
+        return "-"
+    interval = row["intervals"].get(metric)
+    return f"{row['rates'][metric]:.3f}" + (f" ({interval[0]:.2f}-{interval[1]:.2f})" if interval else "")
+
+
+def _cell(text: object) -> str:
+    """Text that cannot leave its cell or line."""
+    return " ".join(str(text).replace("|", "\\|").replace("<", "&lt;").split())
+
+
+def _code(text: str) -> str:
+    """Text in code type, its spaces and line ends to be seen."""
+    return f"`{json.dumps(text, ensure_ascii=False)}`".replace("|", "\\|")

@@ -1,0 +1,76 @@
+"""An adapter in the form that other software loads, in a folder of its own.
+
+    export("checkpoints/my-run", "exports/my-run", "alora")
+
+or `python -m honest_persona export --adapter checkpoints/my-run --output exports/my-run --format alora`.
+
+- alora: as it was trained, an activated LoRA. PEFT and llama.cpp switch it on at its invocation tokens.
+- lora: plain LoRA, for servers without activated LoRA (vLLM). It acts on every token: for an adapter of scope `persona`
+  that is another meaning than it was trained with, and its card says so.
+- merged: the base model with the adapter's weights added; scope `all` alone.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from honest_persona.errors import UserError
+from honest_persona.evaluation.reviews import load_honest_persona
+from honest_persona.hub.card import write_card, write_export_card
+from honest_persona.hub.staging import CONFIG, copy_allowed
+from honest_persona.modeling.adapter import CARD_FILE, AdapterCard
+from honest_persona.modeling.published import RESULTS
+
+Format = Literal["alora", "lora", "merged"]
+
+
+def export(adapter: str | Path, folder: str | Path, format: Format) -> Path:
+    """Write the adapter to `folder`, which must be new or empty; returns it.
+
+    Raises:
+        UserError: no whole adapter there, a folder that holds something, or a format that this adapter cannot have.
+    """
+    source, target = Path(adapter), Path(folder)
+    card = AdapterCard.load(source)
+    scope = card.persona.adapter_scope
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"--output: {target} holds something already; name a new folder")
+    if format == "merged" and scope == "persona":
+        raise UserError(
+            "--format merged: an adapter of scope persona cannot be merged: it acts from its activation point on, and "
+            "merged weights act on every token, the main persona's too. Export alora, or train with adapter_scope all"
+        )
+    if format == "alora" and scope == "all":
+        raise UserError("--format alora: an adapter of scope all is plain LoRA already; export lora or merged")
+    if format == "merged":
+        _merge(source, target)
+        write_export_card(target, card, merged=True)
+        return target
+    target.mkdir(parents=True, exist_ok=True)
+    copy_allowed(source, target)
+    if format == "lora" and scope == "persona":
+        _make_plain(target)
+        write_export_card(target, card, merged=False)
+    else:
+        write_card(target, card, str(target))
+    return target
+
+
+def _make_plain(folder: Path) -> None:
+    """Take out what says that the adapter is activated, and what holds only as long as it is."""
+    path = folder / CONFIG
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["alora_invocation_tokens"] = None
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / CARD_FILE).unlink()
+    if (folder / RESULTS).exists():
+        (folder / RESULTS).unlink()
+        (folder / RESULTS).parent.rmdir()
+
+
+def _merge(source: Path, target: Path) -> None:
+    persona = load_honest_persona(source, device="cpu")
+    merged: Any = persona.model.merge_and_unload(safe_merge=True)
+    target.mkdir(parents=True, exist_ok=True)
+    merged.save_pretrained(target)
+    persona.tokenizer.save_pretrained(target)

@@ -1,0 +1,79 @@
+"""A look for secrets in what is about to leave this machine: access keys, and the values of this machine's own.
+
+check_secrets(Path("staged"), env_files=[Path("env.json")])
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from honest_persona.environment import is_secret_name, is_secret_value
+from honest_persona.errors import UserError
+
+_SECRETS = {
+    "a Hugging Face token": re.compile(r"(?<![A-Za-z0-9])(?:hf_|api_org_)[A-Za-z0-9]{16,}"),
+    "a wandb key": re.compile(
+        r"(?i)(?:wandb|key|token|secret|password)\w*[\"']?\s*[:=]\s*[\"']?[0-9a-f]{40}(?:[0-9a-f]{46})?(?![0-9a-z])"
+        r"|(?<![a-z0-9])wandb_v\d_\w{16,}"
+    ),
+    "an AWS access key": re.compile(r"(?<![A-Za-z0-9])(?:AKIA|ASIA)[0-9A-Z]{16}(?![A-Za-z0-9])"),
+    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+}
+_SHORTEST_SECRET = 8
+"""Characters. A shorter value of a secret variable would be found in ordinary words."""
+
+
+def check_secrets(folder: Path, env_files: Iterable[Path] = ()) -> None:
+    """Look for access keys in every file of `folder`, and for the values of this machine's secrets.
+
+    Args:
+        env_files: env.json files whose secrets are looked for, beside those of the process's environment.
+
+    Raises:
+        UserError: one was found; the message names file and kind, never the value.
+    """
+    values = {name: value for name, value in _secrets_here(env_files) if len(value) >= _SHORTEST_SECRET}
+    found = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        text = _text_of(path)
+        kinds = [kind for kind, pattern in _SECRETS.items() if pattern.search(text)]
+        kinds += [f"the value of {name}" for name, value in values.items() if value in text]
+        if not kinds and is_secret_value(text):
+            kinds = ["something like an access key"]
+        found += [f"{path.relative_to(folder).as_posix()}: {kind}" for kind in kinds]
+    if found:
+        raise UserError(
+            "these files would publish a secret:\n" + "\n".join(found) + "\nNothing was uploaded. Remove it from the "
+            "adapter's folder (the README is made from the other files); if it was ever shared, revoke it"
+        )
+
+
+def _secrets_here(env_files: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    for name, value in os.environ.items():
+        if is_secret_name(name):
+            yield name, value
+    for path in env_files:
+        if path.is_file():
+            # as load_environment does, but of any folder, and without its checks: a name that it does not know counts
+            try:
+                content = json.loads(path.read_text(encoding="utf-8-sig"))
+            except ValueError:
+                raise UserError(f"{path}: not valid JSON, so its secrets cannot be looked for; mend it") from None
+            for name, value in content.items() if isinstance(content, dict) else ():
+                if is_secret_name(name):
+                    yield name, str(value)
+
+
+def _text_of(path: Path) -> str:
+    """A file's text; of weights, which are numbers, the metadata."""
+    if path.suffix != ".safetensors":
+        return path.read_bytes().decode("utf-8", errors="replace")
+    try:
+        with safe_open(path, "pt") as file:
+            return json.dumps(file.metadata())
+    except SafetensorError as error:
+        raise UserError(f"{path.name} is no whole safetensors file: {error}; save the adapter again") from error

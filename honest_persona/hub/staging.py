@@ -1,0 +1,136 @@
+"""A new folder with what of an adapter may be published, and nothing else: an allow-list.
+
+    staged = stage(Path("checkpoints/my-run"), Path(tempfile.mkdtemp()))
+    staged.files, staged.left_out, staged.notices
+
+The adapter's own folder is only read. Optimizer states, logs, data, env files, pickles and links are never staged.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from honest_persona.errors import UserError
+from honest_persona.modeling.adapter import CARD_FILE, AdapterCard
+from honest_persona.modeling.builtin import BUILTIN
+from honest_persona.modeling.published import README, REPORT, REQUIRED, RESULTS, TOKENIZER
+
+CONFIG = "adapter_config.json"
+
+_LOCAL_PATH = re.compile(r"~?/[^/\s]+/\S|[A-Za-z]:[\\/]\S")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A folder that is ready to be published."""
+
+    folder: Path
+    card: AdapterCard
+    """as it is published"""
+    left_out: tuple[str, ...]
+    """what else the adapter's folder holds, at its top"""
+    notices: tuple[str, ...]
+    """what was changed in the copies, and local paths that stay in them"""
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Bytes by path within the folder."""
+        found = (path for path in sorted(self.folder.rglob("*")) if path.is_file())
+        return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in found}
+
+
+def stage(adapter: Path, folder: Path, base_model: str | None = None, report: bool = False) -> Staged:
+    """Copy what may be published into the empty `folder`; the card README.md is not part of it (card.py).
+
+    Args:
+        base_model: the Hub id to write in place of a base model that is a folder of this machine.
+        report: stage eval/report.html too, which shows transcripts of the data.
+
+    Raises:
+        UserError: no whole adapter there, a link in place of a file, or a base model that others cannot load.
+    """
+    card = AdapterCard.load(adapter)
+    published = published_base(card.base_model, base_model)
+    names = copy_allowed(adapter, folder, report)
+    notices = _name_base(folder, card, published)
+    for name in (CONFIG, CARD_FILE, "tokenizer_config.json", *({RESULTS} & set(names))):
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        notices += [f"{name}: {key} stays a path of this machine: {path}" for key, path in _local_paths(content)]
+    top = {name.partition("/")[0] for name in names} | {README}
+    left_out = tuple(sorted(path.name for path in adapter.iterdir() if path.name not in top))
+    return Staged(folder, AdapterCard.load(folder), left_out, tuple(notices))
+
+
+def copy_allowed(adapter: Path, folder: Path, report: bool = False) -> list[str]:
+    """Copy the allow-list's files into `folder`; their names. Raises UserError as `stage`."""
+    wanted = [*REQUIRED, *TOKENIZER, RESULTS, *([REPORT] if report else [])]
+    names = [name for name in wanted if _is_there(adapter, name)]
+    needed = [*REQUIRED, "tokenizer_config.json", *([REPORT] if report else [])]
+    if lacking := [name for name in needed if name not in names]:
+        raise UserError(f"{adapter}: {', '.join(lacking)} is missing; name the folder of a finished run")
+    for name in names:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(adapter / name, target)
+    return names
+
+
+def _is_there(adapter: Path, name: str) -> bool:
+    path = adapter / name
+    steps = [path, *path.parents][: name.count("/") + 1]
+    if link := next((step for step in steps if step.is_symlink()), None):
+        raise UserError(f"{link} is a link, and what it points to may be anything; put the file itself there (cp -L)")
+    return path.is_file()
+
+
+def published_base(base: str, given: str | None = None) -> str:
+    """The base model's name for others. Raises UserError: it is a folder of this machine."""
+    if given is not None and _is_local(given):
+        raise UserError(f"--base_model: {given!r} is no Hub id; give one as user/name, which others can load")
+    if given is None and _is_local(base):
+        raise UserError(
+            f"the base model {base!r} is a folder of this machine, which nobody else can load. Give the Hub id of the "
+            "same model with push --base_model; its weights are compared with the adapter's fingerprint when it is "
+            "loaded"
+        )
+    return given or base
+
+
+def on_hub(model: str) -> bool:
+    """Whether the name is one of the Hub, neither of the package nor a folder of this machine."""
+    return not (model.startswith(BUILTIN) or _is_local(model))
+
+
+def _is_local(model: str) -> bool:
+    return not model.startswith(BUILTIN) and (Path(model).exists() or _HUB_ID.fullmatch(model) is None)
+
+
+def _name_base(folder: Path, card: AdapterCard, published: str) -> list[str]:
+    """Write the base model's public name into the copies; what was changed."""
+    notices = []
+    path = folder / CONFIG
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if (was := config.get("base_model_name_or_path")) != published:
+        config["base_model_name_or_path"] = published
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        notices.append(f"{CONFIG}: base_model_name_or_path is published as {published}, here it is {was}")
+    if card.base_model != published:
+        run = {**card.config, "model": published, "model_revision": None}
+        replace(card, base_model=published, base_revision=None, config=run).save(folder)
+        notices.append(f"{CARD_FILE}: base_model and config.model are published as {published}, not {card.base_model}")
+    return notices
+
+
+def _local_paths(content: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    """Places and values of a JSON content that look like absolute paths."""
+    if isinstance(content, str):
+        if _LOCAL_PATH.match(content):
+            yield at, content
+    elif isinstance(content, dict | list):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from _local_paths(value, f"{at}.{key}" if at else str(key))

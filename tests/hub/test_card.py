@@ -1,0 +1,116 @@
+"""The README of a published adapter: a header that the Hub reads, and every figure that of results.json."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard, metadata_load
+from huggingface_hub.repocard_data import model_index_to_eval_results
+
+from honest_persona.errors import UserError
+from honest_persona.hub.card import write_card
+from honest_persona.modeling.adapter import AdapterCard
+
+
+def card_of(folder: Path, repo: str = "user/name", license: str | None = None) -> ModelCard:
+    write_card(folder, AdapterCard.load(folder), repo, license)
+    return ModelCard.load(folder / "README.md")
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return json.loads((folder / "eval" / "results.json").read_text())["rows"]
+
+
+def row_of(folder: Path, detector: str, part: str) -> dict:
+    wanted = {"detector": detector, "part": part, "topic": "all", "variant": "all", "model": "all", "difficulty": "all"}
+    (row,) = (row for row in rows_of(folder) if wanted.items() <= row.items())
+    return row
+
+
+def test_the_header_is_yaml_with_the_evaluations_figures(run_folder):
+    card = card_of(run_folder, license="apache-2.0")
+    header = metadata_load(run_folder / "README.md")
+    assert header == yaml.safe_load(card.content.split("---")[1])
+    assert (header["library_name"], header["license"]) == ("peft", "apache-2.0")
+    assert {"honest-persona", "activated-lora"} <= set(header["tags"])
+    assert "base_model" not in header, "builtin:tiny is not on the Hub, which would refuse it"
+    name, results = model_index_to_eval_results(header["model-index"])
+    assert name == "name"
+    found = {(result.dataset_split, result.metric_type): result.metric_value for result in results}
+    wanted = {}
+    for part in ("within", "across"):
+        rates = row_of(run_folder, "honest persona", part)["rates"]
+        wanted[part, "balanced_accuracy"] = round(rates["balanced_accuracy"], 4)
+        wanted[part, "roc_auc"] = round(rates["auroc"], 4)
+    assert found == wanted
+    assert len(set(wanted.values())) == 4, "negative control: figures that are mixed up would show"
+
+
+def test_the_table_has_the_figures_with_their_n_and_the_strongest_baseline(run_folder):
+    text = card_of(run_folder).text
+    for part in ("within", "across"):
+        baselines = [row_of(run_folder, name, part) for name in ("variant only", "response bigrams", "ridge probe")]
+        strongest = max(baselines, key=lambda row: row["rates"]["balanced_accuracy"])
+        for row, name in (
+            (row_of(run_folder, "honest persona", part), "honest persona"),
+            (strongest, f"{strongest['detector']} (strongest baseline)"),
+        ):
+            value, (low, high) = row["rates"]["balanced_accuracy"], row["intervals"]["balanced_accuracy"]
+            line = f"| {part} | {name} | {row['n']} | {row['n_items']} | {value:.3f} ({low:.2f}-{high:.2f}) | "
+            assert line in text
+        assert f"- {part}: {row_of(run_folder, 'honest persona', part)['n']} records" in text, "its limits"
+    assert "The hidden prompt's variant alone predicts the flag with balanced accuracy" in text
+    assert text.count("(strongest baseline)") == 2
+
+
+def test_all_that_is_needed_to_ask_it_is_there(run_folder):
+    card, text = AdapterCard.load(run_folder), card_of(run_folder).text
+    for needed in (card.default_intervention, '`" INTERVENTION: "`', f"id {card.persona.sp_token_id}", '`"<SYSTEM> "`'):
+        assert needed in text
+    assert "leave it silently off" in text
+    assert "from the trigger on" in text
+    assert 'load_honest_persona("user/name")' in text
+
+
+def test_without_an_evaluation_it_says_so(run_folder):
+    shutil.rmtree(run_folder / "eval")
+    card = card_of(run_folder)
+    assert "model-index" not in card.data.to_dict()
+    assert "Not evaluated" in card.text
+    assert "No licence was given" in card.text
+
+
+def test_a_base_model_of_the_hub_is_linked_and_a_folder_is_not(run_folder, edit_card):
+    edit_card(run_folder, base_model="org/model", base_revision="v1")
+    card = card_of(run_folder)
+    assert (card.data.base_model, card.data.to_dict()["base_model_relation"]) == ("org/model", "adapter")
+    assert "[org/model](https://huggingface.co/org/model), revision `v1`" in card.text
+    edit_card(run_folder, base_model="/data/model")
+    assert card_of(run_folder).data.base_model is None
+
+
+def test_scope_all_is_no_activated_lora(run_folder, edit_card):
+    persona = AdapterCard.load(run_folder).persona
+    edit_card(run_folder, persona=type(persona)(**{**vars(persona), "adapter_scope": "all"}))
+    card = card_of(run_folder)
+    assert "activated-lora" not in card.data.tags
+    assert "silently off" not in card.text
+    assert "on every token (scope `all`)" in card.text
+
+
+def test_text_of_the_data_cannot_leave_its_cell(run_folder, edit_card):
+    edit_card(run_folder, default_intervention="Be | honest.\n---\n<b>x</b>", trained_topics=["a"])
+    text = card_of(run_folder).text
+    assert "| default intervention | Be \\| honest. --- &lt;b>x&lt;/b> |" in text
+    # every table row has as many cells as its head
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
+
+
+def test_results_of_another_version(run_folder):
+    (run_folder / "eval" / "results.json").write_text('{"rows": [{"auroc": 1}]}')
+    with pytest.raises(UserError, match=r"eval/results\.json is not what this version writes"):
+        card_of(run_folder)
