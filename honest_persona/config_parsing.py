@@ -23,6 +23,10 @@ COMMIT_KEYS = {"model_revision"}
 """their 40 hex digits are a git commit, not an old wandb key"""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHOWN_CHARS = 60
+_MAX_DEPTH = 20
+_INT_BITS = 63
+_BEYOND_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufffe\uffff]")
+"""raw characters that JSON allows in strings, and that YAML refuses or takes for line ends"""
 
 
 @dataclass(frozen=True)
@@ -62,14 +66,14 @@ def read_file(path: str) -> tuple[list[Entry], list[Problem]]:
         return [], [Problem(path, f"is not UTF-8 text (byte {error.start})")]
     if path.endswith(".json"):
         # A tab is white space in JSON, and never part of a string there; YAML does not take it for indentation.
-        text = text.replace("\t", " ")
+        text = _BEYOND_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text.replace("\t", " "))
     try:
         node = _compose(text)
     except yaml.YAMLError as error:
-        return [], [_syntax_problem(error, path)]
+        return [], [_syntax_problem(error, path, text)]
     if node is None:
         return [], []
-    if not isinstance(node, yaml.MappingNode):
+    if not isinstance(node, yaml.MappingNode) or node.tag != f"{_TAG}map":
         return [], [Problem(f"{path}:{_line(node)}", "the file must be a list of `key: value` pairs")]
     entries, problems = [], []
     seen: dict[str, int] = {}
@@ -161,15 +165,21 @@ def _holds_secret(value: Any) -> bool:
 
 
 class _CoreLoader(yaml.SafeLoader):
-    """PyYAML with the YAML 1.2 core schema in place of 1.1's implicit types."""
+    """PyYAML with the YAML 1.2 core schema in place of 1.1's implicit types, without aliases, and not nested deep."""
 
     yaml_implicit_resolvers: dict = {}  # noqa: RUF012 - PyYAML's own protocol
+    depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        mark = self.peek_event().start_mark
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not supported", event.start_mark)
-        return super().compose_node(parent, index)
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not supported", mark)
+        if self.depth == _MAX_DEPTH:
+            raise yaml.composer.ComposerError(None, None, f"nested more than {_MAX_DEPTH} deep", mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 _TAG = "tag:yaml.org,2002:"
@@ -195,24 +205,27 @@ def _construct(node: yaml.Node) -> Any:
     """Plain Python data of a node.
 
     Raises:
-        ValueError: a repeated key within the value, an unknown tag, or text that its tag does not fit.
+        ValueError: a repeated key or a number that is not finite within the value, an unknown tag, text that its tag
+            does not fit, or a number that is too long.
     """
+    text, kind = node.value, node.tag.removeprefix(_TAG)
     match node:
-        case yaml.SequenceNode():
-            return [_construct(item) for item in node.value]
-        case yaml.MappingNode():
+        case yaml.SequenceNode() if kind == "seq":
+            return [_finite(_construct(item)) for item in node.value]
+        case yaml.MappingNode() if kind == "map":
             mapping: dict[str, Any] = {}
             lines: dict[str, int] = {}
             for key_node, value_node in node.value:
-                key = str(key_node.value)
+                if not isinstance(key_node, yaml.ScalarNode):
+                    raise ValueError(f"the key on line {_line(key_node)} must be plain text")
+                key = _joined_surrogates(key_node.value)
                 if key in mapping:
                     raise ValueError(f"repeated key {show(key)} on lines {lines[key]} and {_line(key_node)}")
-                mapping[key], lines[key] = _construct(value_node), _line(key_node)
+                mapping[key], lines[key] = _finite(_construct(value_node)), _line(key_node)
             return mapping
-    text, kind = node.value, node.tag.removeprefix(_TAG)
     if kind == "str":
         return _joined_surrogates(text)
-    if kind not in _PATTERNS or not re.fullmatch(_PATTERNS[kind], text):
+    if not isinstance(node, yaml.ScalarNode) or kind not in _PATTERNS or not re.fullmatch(_PATTERNS[kind], text):
         raise ValueError(f"the YAML tag {node.tag} does not fit here; write the plain value")
     match kind:
         case "null":
@@ -220,9 +233,23 @@ def _construct(node: yaml.Node) -> Any:
         case "bool":
             return text.lower() == "true"
         case "int":
-            return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+            return _whole(text)
     sign = -math.inf if text.startswith("-") else math.inf
     return sign if text.lower().endswith("inf") else float(text.lower().replace(".nan", "nan"))
+
+
+def _whole(text: str) -> int:
+    number = int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)) if len(text) <= _INT_BITS else 1 << _INT_BITS
+    if number.bit_length() > _INT_BITS:
+        raise ValueError(f"must be a number of at most {_INT_BITS} bits, got {text[:_SHOWN_CHARS]}")
+    return number
+
+
+def _finite(value: Any) -> Any:
+    """An item of a list or mapping. Single values are checked against their key's type, which names the key's range."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"every number in it must be finite, got {show(value)}")
+    return value
 
 
 def _joined_surrogates(text: str) -> str:
@@ -233,11 +260,13 @@ def _joined_surrogates(text: str) -> str:
         raise ValueError("the text has half of a two-part \\u escape") from None
 
 
-def _syntax_problem(error: yaml.YAMLError, path: str) -> Problem:
+def _syntax_problem(error: yaml.YAMLError, path: str, text: str) -> Problem:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return Problem(f"{path}:{mark.line + 1}", f"not valid YAML: {error.problem} (column {mark.column + 1})")
-    return Problem(path, "not valid YAML: it has a character that is not printable")
+    assert isinstance(error, yaml.reader.ReaderError)
+    line = text.count("\n", 0, error.position) + 1
+    return Problem(f"{path}:{line}", f"not valid YAML: the character U+{error.character:04X} is not printable")
 
 
 def _line(node: yaml.Node) -> int:

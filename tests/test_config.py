@@ -156,11 +156,34 @@ def test_json_is_read_with_tabs_and_escapes(write):
         ("seed: !!int x\n", "hp.yaml:1: seed: the YAML tag"),
         ("? [a, b]\n: 1\n", "hp.yaml:1: a key must be plain text"),
         ('review_prefix: "\\ud83d"\n', "hp.yaml:1: review_prefix: the text has half"),
-        ("seed: \x07\n", "hp.yaml: not valid YAML"),
+        ("seed: " + "9" * 5000, "hp.yaml:1: seed: must be a number of at most 63 bits, got 999"),
+        ("seed: 0x" + "f" * 5000, "hp.yaml:1: seed: must be a number of at most 63 bits, got 0xfff"),
+        ("lr_scheduler_kwargs:" + " [" * 5000, "hp.yaml:1: not valid YAML: nested more than 20 deep (column "),
+        (
+            "lr_scheduler_kwargs: {a: [.nan]}",
+            "hp.yaml:1: lr_scheduler_kwargs: every number in it must be finite, got NaN",
+        ),
+        ("lr_scheduler_kwargs: {\n [a]: 1}", "hp.yaml:1: lr_scheduler_kwargs: the key on line 2 must be plain text"),
+        ("lr_scheduler_kwargs: !x {a: 1}", "hp.yaml:1: lr_scheduler_kwargs: the YAML tag !x does not fit"),
+        ("!x\nseed: 1", "hp.yaml:1: the file must be a list of"),
+        ("seed: \x07\n", "hp.yaml:1: not valid YAML: the character U+0007 is not printable"),
     ],
 )
 def test_bad_yaml_is_located(write, text, place):
     assert any(line.startswith(place) for line in problems(write(text)))
+
+
+@pytest.mark.parametrize("character", ["\x7f", "\x85", "\u2028", "\u2029", "\ufffe", "é", "🙂"])
+def test_every_character_of_a_json_string_survives(write, character):
+    """YAML takes some of them for line ends, and refuses others."""
+    config = load_config(write(f'{{"review_prefix": "a {character} b"}}', "a.json"))
+    assert config.review_prefix == f"a {character} b"
+    assert load_config(write(config.to_json(), "resolved.json")) == config
+    assert load_config(write(config.to_json(), "resolved.yaml")) == config
+
+
+def test_a_long_model_name_still_makes_a_run_name():
+    assert load_config(None, ["--model", "m" * 500]).run_name == "m" * 150 + "-hp-persona"
 
 
 def test_unreadable_file_is_one_problem_and_runs_no_checks(tmp_path, write):
@@ -484,6 +507,7 @@ def test_a_git_commit_and_a_path_are_no_secrets():
 def test_deepspeed_file_is_looked_at(write, tmp_path):
     assert "cannot be read (No such file" in only_problem(None, ["--deepspeed", "absent.json"])
     assert "is not valid JSON" in only_problem(None, ["--deepspeed", write("{", "ds.json")])
+    assert "nested too deep" in only_problem(None, ["--deepspeed", write("[" * 100_000, "ds.json")])
     assert "must hold a JSON object" in only_problem(None, ["--deepspeed", write("[]", "ds.json")])
     for section in ("optimizer", "scheduler"):
         assert f"section '{section}'" in only_problem(None, ["--deepspeed", write(f'{{"{section}": {{}}}}', "ds.json")])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from honest_persona.data.strict_json import RepeatedKey, loads
 from honest_persona.data.tokens import TokenFormat, apply_intervention
 from honest_persona.errors import UserError
 
@@ -37,7 +38,7 @@ def read_conversations(path: Path, default_intervention: str, form: TokenFormat)
         if not raw.strip():
             continue
         try:
-            line = json.loads(raw.decode("utf-8"))
+            line = loads(raw.decode("utf-8"))
         except json.JSONDecodeError as error:
             found = [f"not valid JSON (column {error.colno}: {error.msg}); write one object per line"]
         except UnicodeDecodeError as error:
@@ -64,13 +65,16 @@ def read_conversations(path: Path, default_intervention: str, form: TokenFormat)
 
 
 def _line_problems(line: Any) -> Iterator[str]:
+    if isinstance(line, RepeatedKey):
+        yield f"repeated key {line.key!r}; keep one of the two"
+        return
     if not isinstance(line, dict):
         yield 'must be an object, as {"messages": [...]}'
         return
     for name in sorted(line.keys() - set(_LINE_FIELDS)):
         yield f"{name!r} is unknown; use {', '.join(_LINE_FIELDS)}"
     if "id" in line and (isinstance(line["id"], bool) or not isinstance(line["id"], str | int)):
-        yield "id: must be text or a whole number; leave it out for the line's number"
+        yield "id: must be text or a whole number of up to 18 digits; leave it out for the line's number"
     if "intervention" in line:
         yield from text_problems("intervention", line["intervention"])
     messages = line.get("messages")
@@ -79,6 +83,9 @@ def _line_problems(line: Any) -> Iterator[str]:
         return
     for i, message in enumerate(messages):
         place = f"messages[{i}]"
+        if isinstance(message, RepeatedKey):
+            yield f"{place}: repeated key {message.key!r}; keep one of the two"
+            continue
         if not isinstance(message, dict) or message.keys() != {"role", "content"}:
             yield f"{place}: must be an object with role and content, and nothing else"
             continue

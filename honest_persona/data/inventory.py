@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
 from honest_persona.data.records import Record, Rejection, remedy_for
 from honest_persona.data.sources import Loaded
@@ -56,12 +57,12 @@ def render(counts: dict[str, Any], width: int = 120) -> str:
         for name, part in counts["splits"].items():
             if name == "unused" and not part["records"]:
                 continue  # only data with a split of its own has any
-            table.add_row(name, str(part["records"]), str(part["items"]), ", ".join(part["by_topic"]))
+            table.add_row(name, str(part["records"]), str(part["items"]), Text(", ".join(part["by_topic"])))
         console.print(table)
     if rejected:
         table = Table(Column("rejected because", overflow="fold"), "n", Column("what to do", overflow="fold"))
         for reason, entry in counts["rejections"].items():
-            table.add_row(_plain(reason), str(entry["total"]), _plain(entry["remedy"]))
+            table.add_row(Text(reason), str(entry["total"]), Text(entry["remedy"]))
         console.print(table)
         console.print("The first of each:")
         for reason, entry in counts["rejections"].items():
@@ -91,10 +92,5 @@ def _examples(rejections: Sequence[Rejection], reason: str) -> list[dict[str, st
 def _table(name: str, counts: dict[str, int]) -> Table:
     table = Table(name, "kept")
     for value, n in counts.items():
-        table.add_row(_plain(value), str(n))
+        table.add_row(Text(value), str(n))  # as Text, since names may look like rich's markup
     return table
-
-
-def _plain(text: str) -> str:
-    """Escaped, since places such as data[3] look like rich's markup."""
-    return text.replace("[", r"\[")

@@ -6,10 +6,10 @@ Bad data never raises.
 
 Every intervention is counted once, under the first reason that applies, in this order:
 
-1. Defects of the data, whatever was selected: missing_field, wrong_type, not_unicode, unknown_field, unknown_variant,
-   unknown_split, item_id_mismatch, empty_response, empty_intervention, empty_review, unknown_flag,
-   variant_b_without_prompt; and malformed_json, topic_mismatch, topic_without_files, which reject a whole line, file
-   or folder.
+1. Defects of the data, whatever was selected: missing_field, wrong_type, repeated_key, not_unicode, unknown_field,
+   unknown_variant, unknown_split, item_id_mismatch, empty_response, empty_intervention, empty_review, unknown_flag,
+   variant_b_without_prompt; and malformed_json, unreadable_file, topic_mismatch, topic_without_files, which reject a
+   whole line, file or folder.
 2. What the run did not ask for: topic_not_selected, model_not_selected, intervention_type_not_selected.
 3. What cannot train: flag_not_trainable:AMBIGUOUS and :ERROR.
 4. Quality filters: tag:<the first of tags_to_filter that the record carries>.
@@ -29,15 +29,19 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
+from honest_persona.data.strict_json import RepeatedKey
+
 MARKER = "<split-personality-token>"
 TRAINABLE_FLAGS = ("PASS", "FAIL")
 UNTRAINABLE_FLAGS = ("AMBIGUOUS", "ERROR")
 
 REMEDIES = {
     "malformed_json": "Mend the JSON at this place, or restore the file from its source.",
+    "unreadable_file": "Make it a file that can be read (no folder, no broken link, permitted), or remove it.",
     "topic_without_files": "Add batch_*.json files to this folder, or remove the folder.",
     "missing_field": "Add the field `{detail}` (for `tags`: an empty list where there are none).",
     "wrong_type": "Give `{detail}` the type that the format asks for: text, list of texts, or object.",
+    "repeated_key": "Keep one of the keys `{detail}` of the object that stands here.",
     "not_unicode": "Replace the lone surrogates (\\ud800 to \\udfff) in `{detail}` by real characters.",
     "unknown_field": "Remove `{detail}`: a row has the columns of a Record and no others.",
     "unknown_variant": "Use A or B as the variant.",
@@ -143,7 +147,8 @@ Outcome = Candidate | Rejection
 
 _STAGE3_NAMES = {"response": "S", "intervention": "I", "review": "R", "flag": "P", "tags": "tags"}
 _OPTIONAL_COLUMNS = ("item_id", "other_system", "difficulty", "group", "split")
-SPLITS = ("train", "validation")
+VARIANTS = ("A", "B")
+SPLITS = (None, "train", "validation")
 
 
 def remedy_for(reason: str) -> str:
@@ -178,7 +183,10 @@ def parse_batch(batch: Any, file: str, topic: str) -> list[Outcome]:
         if _get(batch, "topic", str, "") != topic:
             raise _Refused("topic", "topic", "topic_mismatch")
     except _Refused as refused:
-        return [refused.rejection(file, _record_id(outcome)) for outcome in outcomes]
+        return [
+            refused.rejection(file, outcome.record_id if isinstance(outcome, Rejection) else outcome.values["id"])
+            for outcome in outcomes
+        ]
     return outcomes
 
 
@@ -187,8 +195,7 @@ def parse_row(row: Any, file: str, place: str) -> Outcome:
     record_id = None
     try:
         values = dict(_checked(row, dict, place, "row"))
-        if isinstance(values.get("id"), str):
-            record_id = values["id"]
+        record_id = _get(values, "id", str, place, sep=", ")
         for column in Record.model_fields:
             if column in _OPTIONAL_COLUMNS:
                 values[column] = _get_optional(values, column, place, sep=", ")
@@ -196,10 +203,11 @@ def parse_row(row: Any, file: str, place: str) -> Outcome:
                 _get(values, column, list if column == "tags" else str, place, sep=", ")
         for column in values:
             if column not in Record.model_fields:
+                _checked(column, str, f"{place}, {column!r}", "key")
                 raise _Refused(f"{place}, {column}", column, f"unknown_field:{column}")
         values["tags"] = _tags(values, place, sep=", ")
-        _check_variant(values["variant"], f"{place}, variant")
-        _checked_split(values["split"], f"{place}, split")
+        _one_of(VARIANTS, values["variant"], f"{place}, variant", "variant")
+        _one_of(SPLITS, values["split"], f"{place}, split", "split")
         system, other = values["system"], values["other_system"]
         if values["variant"] == "B":
             system, other = _checked(other, str, f"{place}, other_system", "other_system"), system
@@ -221,8 +229,10 @@ def _parse_item(item: Any, index: int, file: str, topic: str) -> Iterator[Outcom
         return
     for model, variants in inferences.items():
         model_place = f"{place}.inferences[{model!r}]"
-        if not isinstance(variants, dict):
-            yield Rejection(file, model_place, "inferences", "wrong_type:inferences")
+        try:
+            _checked(variants, dict, model_place, "inferences")
+        except _Refused as refused:
+            yield refused.rejection(file)
             continue
         for variant, inference in variants.items():
             yield from _parse_inference(
@@ -240,12 +250,15 @@ def _parse_inference(
         return
     for name, intervention in interventions.items():
         here = f"{place}.interventions[{name!r}]"
-        # As in the reference's own files, with the topic in front: file names may repeat among topics.
-        record_id = f"{topic}__{Path(file).stem}__idx{index}__{model.replace('/', '_')}_{variant}__{name}"
+        record_id = None
         try:
+            for key in (model, variant, name):
+                _checked(key, str, here, "key")
+            # As in the reference's own files, with the topic in front: file names may repeat among topics.
+            record_id = f"{topic}__{Path(file).stem}__idx{index}__{model.replace('/', '_')}_{variant}__{name}"
             _checked(intervention, dict, here, "interventions")
             record_id = _get_optional(intervention, "id_string", here) or record_id
-            _check_variant(variant, place)
+            _one_of(VARIANTS, variant, place, "variant")
             origin = {"id": record_id, "topic": topic, "variant": variant, "model": model, "intervention_name": name}
             texts = _item_texts(item, variant, f"data[{index}]")
             spoken = {
@@ -266,15 +279,16 @@ def _item_texts(item: dict, variant: str, place: str) -> dict[str, Any]:
     b = _get_optional(item, "B", place)
     if b is not None and not b.strip():
         b = None  # an empty B carries no bias: the item has no variant B
-    metadata = _checked(item.get("metadata", {}), dict, f"{place}.metadata", "metadata")
+    inside = f"{place}.metadata"
+    metadata = _checked(item.get("metadata", {}), dict, inside, "metadata")
     return {
         "item_id": item_hash(a, b, task),
         "system": a if variant == "A" else b or "",
         "other_system": b if variant == "A" else a,
         "task": task,
-        "difficulty": _get_optional(metadata, "difficulty", f"{place}.metadata"),
-        "group": _get_optional(metadata, "group", f"{place}.metadata"),
-        "split": _checked_split(_get_optional(metadata, "split", f"{place}.metadata"), f"{place}.metadata.split"),
+        "difficulty": _get_optional(metadata, "difficulty", inside),
+        "group": _get_optional(metadata, "group", inside),
+        "split": _one_of(SPLITS, _get_optional(metadata, "split", inside), f"{inside}.split", "split"),
     }
 
 
@@ -302,6 +316,8 @@ class _Refused(Exception):
 
 
 def _checked(value: Any, kind: type, place: str, field: str) -> Any:
+    if isinstance(value, RepeatedKey):
+        raise _Refused(place, field, f"repeated_key:{value.key}")
     if not isinstance(value, kind):
         raise _Refused(place, field, f"wrong_type:{field}")
     if isinstance(value, str):
@@ -328,16 +344,7 @@ def _tags(owner: Mapping[str, Any], place: str, sep: str = ".") -> tuple[str, ..
     return tuple(_checked(tag, str, f"{place}{sep}tags[{index}]", "tags") for index, tag in enumerate(tags))
 
 
-def _check_variant(variant: str, place: str) -> None:
-    if variant not in ("A", "B"):
-        raise _Refused(place, "variant", "unknown_variant")
-
-
-def _checked_split(split: str | None, place: str) -> str | None:
-    if split is not None and split not in SPLITS:
-        raise _Refused(place, "split", "unknown_split")
-    return split
-
-
-def _record_id(outcome: Outcome) -> str | None:
-    return outcome.record_id if isinstance(outcome, Rejection) else outcome.values["id"]
+def _one_of(choices: tuple[str | None, ...], value: str | None, place: str, field: str) -> str | None:
+    if value not in choices:
+        raise _Refused(place, field, f"unknown_{field}")
+    return value

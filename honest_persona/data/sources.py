@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, ClassVar
 
 from honest_persona.data.records import TRAINABLE_FLAGS, Candidate, Outcome, Record, Rejection, parse_batch, parse_row
 from honest_persona.data.splits import in_share
+from honest_persona.data.strict_json import loads
 from honest_persona.errors import UserError
 
 SAMPLE = "builtin:sample"
@@ -165,15 +167,21 @@ class _Source:
 
 
 def _open(dataset: str) -> _Source:
-    path = BUILTIN.get(dataset) or Path(dataset).expanduser()
+    path = BUILTIN.get(dataset) or Path(os.path.expanduser(dataset))  # Path's own way raises for an unknown ~user
     if dataset.startswith("builtin:") and dataset not in BUILTIN:
         raise UserError(f"dataset {dataset!r} is not known; the builtin datasets are {', '.join(BUILTIN)}")
-    if path.is_dir():
+    if os.path.isdir(path):  # and not path.is_dir(), which raises for a name that is too long
         lines = sorted(path.glob("*.jsonl"))
+        if lines and any(path.glob("*/batch_*.json")):
+            raise UserError(
+                f"dataset {dataset!r} holds both .jsonl files and topic folders with batch_*.json: move one of the two "
+                f"away, or give {lines[0]}"
+            )
         return _rows(dataset, _jsonl_files(lines)) if lines else _open_stage3(dataset, path)
-    if path.is_file() and path.suffix == ".jsonl":
+    is_file = os.path.isfile(path)
+    if is_file and path.suffix == ".jsonl":
         return _rows(dataset, _jsonl_files([path]))
-    if path.is_file():
+    if is_file:
         raise UserError(
             f"dataset {dataset!r} is a single file that is not JSON Lines: give a .jsonl file of records, or the "
             "folder that holds the topic folders"
@@ -187,7 +195,10 @@ def _open(dataset: str) -> _Source:
 
 
 def _open_stage3(dataset: str, root: Path) -> _Source:
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    try:
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"dataset {dataset!r} cannot be read: {error.strerror}; check its permissions") from error
     files = {folder: sorted(folder.glob("batch_*.json")) for folder in folders}
     if not any(files.values()):
         hint = "give its parent folder" if any(root.glob("batch_*.json")) else "it must hold <topic>/batch_*.json"
@@ -195,26 +206,32 @@ def _open_stage3(dataset: str, root: Path) -> _Source:
     outcomes: list[Outcome] = []
     for folder, batches in files.items():
         if not batches:
-            outcomes.append(Rejection(str(folder), "folder", "topic", "topic_without_files"))
+            outcomes.append(Rejection(_shown(folder), "folder", "topic", "topic_without_files"))
         for batch in batches:
-            stat = batch.stat()
-            outcomes += _batch_outcomes(batch, stat.st_mtime_ns, stat.st_size)
-    return _Source(outcomes, {folder.name: len(batches) for folder, batches in files.items()}, dataset)
+            outcomes += _file_outcomes(batch, _batch_outcomes)
+    return _Source(outcomes, {_shown(folder.name): len(batches) for folder, batches in files.items()}, dataset)
+
+
+def _file_outcomes(path: Path, read: Callable[[Path, int, int], tuple[Outcome, ...]]) -> tuple[Outcome, ...]:
+    try:
+        if path.is_file():  # no folder, and no pipe, which would be waited for
+            stat = path.stat()
+            return read(path, stat.st_mtime_ns, stat.st_size)
+    except OSError:
+        pass  # told as any other file that cannot be read
+    return (Rejection(_shown(path), "whole file", "file", "unreadable_file"),)
 
 
 # Keyed by time and size too, so that an edited file is read again. Held are the columns in use, not the parsed JSON.
 @lru_cache(maxsize=4096)
 def _batch_outcomes(path: Path, mtime_ns: int, size_bytes: int) -> tuple[Outcome, ...]:
-    batch = _decode(path.read_bytes(), str(path))
-    return (batch,) if isinstance(batch, Rejection) else tuple(parse_batch(batch, str(path), path.parent.name))
+    file = _shown(path)
+    batch = _decode(path.read_bytes(), file)
+    return (batch,) if isinstance(batch, Rejection) else tuple(parse_batch(batch, file, _shown(path.parent.name)))
 
 
 def _jsonl_files(paths: list[Path]) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    for path in paths:
-        stat = path.stat()
-        outcomes += _jsonl_outcomes(path, stat.st_mtime_ns, stat.st_size)
-    return outcomes
+    return [outcome for path in paths for outcome in _file_outcomes(path, _jsonl_outcomes)]
 
 
 @lru_cache(maxsize=4096)
@@ -222,8 +239,8 @@ def _jsonl_outcomes(path: Path, mtime_ns: int, size_bytes: int) -> tuple[Outcome
     outcomes: list[Outcome] = []
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if line.strip():
-            row = _decode(line, str(path), number)
-            outcomes.append(row if isinstance(row, Rejection) else parse_row(row, str(path), f"line {number}"))
+            row = _decode(line, _shown(path), number)
+            outcomes.append(row if isinstance(row, Rejection) else parse_row(row, _shown(path), f"line {number}"))
     return tuple(outcomes)
 
 
@@ -251,7 +268,7 @@ def _rows(dataset: str, outcomes: list[Outcome]) -> _Source:
 def _decode(raw: bytes, file: str, line: int | None = None) -> Any:
     """The parsed JSON, or a Rejection; `line` is the number of a JSONL line, else the decoder's own is used."""
     try:
-        return json.loads(raw.decode("utf-8-sig"))
+        return loads(raw.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         place = f"line {line or error.lineno}, column {error.colno}"
     except UnicodeDecodeError as error:
@@ -260,6 +277,11 @@ def _decode(raw: bytes, file: str, line: int | None = None) -> Any:
     except RecursionError:
         place = f"line {line or 1}, nested too deep"
     return Rejection(file, place, "file" if line is None else "row", "malformed_json")
+
+
+def _shown(path: str | Path) -> str:
+    """A path as text that can be printed: bytes of its name that are not UTF-8 as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _refusal(candidate: Candidate, selection: Selection) -> tuple[str, str] | None:

@@ -88,8 +88,8 @@ class TokenFormat:
     def encode_text(self, segments: Sequence[Segment]) -> tuple[list[int], list[Kind]]:
         """One run of text, tokenized jointly; only TEMPLATE segments may produce control tokens.
 
-        Where a control token comes out of other text, the text is cut in the middle of it and encoded again, so that
-        it becomes ordinary tokens with the same characters.
+        Where a control token comes out of other text, the text is cut within it and encoded again, so that it becomes
+        ordinary tokens with the same characters (SentencePiece tokenizers may show a space at the cut).
         """
         text = "".join(s.text for s in segments)
         kind_at = [s.kind for s in segments for _ in s.text]
@@ -98,10 +98,11 @@ class TokenFormat:
             edges = sorted(cuts)
             spans = [(a, b, self._encode(text[a:b])) for a, b in pairwise(edges)]
             spoofs = {
-                a + (start + end) // 2
+                cut
                 for a, _, (ids, offsets) in spans
                 for token, (start, end) in zip(ids, offsets, strict=True)
-                if token in self.forbidden and any(k != Kind.TEMPLATE for k in kind_at[a + start : a + end])
+                if token in self.forbidden and not self._is_unknown(token, text[a + start : a + end])
+                if (cut := _cut_within(text, kind_at, a + start, a + end)) is not None
             }
             if not spoofs:
                 break
@@ -142,9 +143,30 @@ class TokenFormat:
         start = Kind.INTERVENTION if self.persona.sp_token_id is None else Kind.PERSONA_TOKEN
         return Tokens(ids, kinds, kinds.index(start))
 
+    def _is_unknown(self, token: int, text: str) -> bool:
+        """Whether the id stands for characters that the tokenizer does not have, rather than for its own name."""
+        return token == self.tokenizer.unk_token_id and str(self.tokenizer.unk_token) not in text
+
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return encoded["input_ids"], encoded["offset_mapping"]
+
+
+def _cut_within(text: str, kind_at: Sequence[Kind], start: int, end: int) -> int | None:
+    """Where to cut text[start:end], which is a control token, so that it is none; None where it is the template's own.
+
+    White space at its edges does not count: some control tokens take in the white space around them, whosever it is.
+    """
+    while end - start > 1 and text[end - 1].isspace():
+        end -= 1
+    while end - start > 1 and text[start].isspace():
+        start += 1
+    own = [kind == Kind.TEMPLATE for kind in kind_at[start:end]]
+    if all(own):
+        return None
+    if any(own):  # cut at the border, which leaves a control token of the template's own whole
+        return start + own.index(not own[0])
+    return (start + end) // 2
 
 
 def labels(input_ids: Sequence[int], kinds: Sequence[Kind]) -> list[int]:

@@ -145,6 +145,24 @@ def test_missing_field(two_topics):
     assert len(loaded.records) == 5
 
 
+def test_a_repeated_key_is_located_and_the_others_are_read(two_topics):
+    path = write_batch(two_topics, "sycophancy", "batch_2.json", [item(5), item(6), item(7)])
+    path.write_text(path.read_text().replace('"R": "I was.", ', '"R": "I was.", "R": "I was not.", ', 1))
+    loaded = load_records(str(two_topics), Selection())
+    place = "data[0].inferences['org/m']['A'].interventions['split_personality__version_3']"
+    assert [(r.place, r.reason) for r in loaded.rejections] == [(place, "repeated_key:R")]
+    assert "Keep one of the keys `R`" in loaded.rejections[0].remedy
+    assert len(loaded.records) == 6
+
+
+def test_names_are_shown_as_they_are(two_topics):
+    """And not taken for the markup of the tables."""
+    write_batch(two_topics, "\\[b] :smile:", "batch_1.json", [item(8)])
+    loaded = load_records(str(two_topics), Selection())
+    shown = render(inventory(loaded, split_records(loaded.records, [], 0.0, 0)))
+    assert shown.count("\\[b] :smile:") == 2
+
+
 def test_topic_folder_without_files(two_topics):
     (two_topics / "empty_one").mkdir()
     (two_topics / ".hidden").mkdir()
