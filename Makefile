@@ -6,7 +6,7 @@ BIN := .venv/bin
 # DeepSpeed builds no compiled ops at installation, and needs none here.
 export DS_BUILD_OPS := 0
 
-.PHONY: setup demo test quick bench lint clean
+.PHONY: setup demo test newest quick bench lint clean
 
 setup: .venv/ready
 
@@ -30,6 +30,10 @@ lint: setup
 
 test: lint
 	$(BIN)/python -m pytest
+
+# the tests' core on the newest versions that the ranges allow; at once where the lock has them
+newest:
+	$(PYTHON) .ci/newest
 
 # without the tests that start processes, train, or read all the real data
 quick: lint

@@ -10,8 +10,7 @@ it takes the held-out records of the data that the adapter was trained on.
 import argparse
 import sys
 
-from honest_persona.environment import load_environment
-from honest_persona.errors import run_entry
+from honest_persona.entry import run_entry
 
 
 def main(argv: list[str]) -> None:
@@ -51,9 +50,8 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--benign", metavar="FILE", help='benign conversations: JSON lines {"messages": [...]}')
     args = parser.parse_args(argv)
-    load_environment()
 
-    # imported only now: torch and its libraries read the environment when they are imported
+    # imported only now: torch and its libraries read the environment when they are imported, and run_entry fills it
     from honest_persona.evaluation.run import evaluate_adapter
 
     evaluate_adapter(**vars(args))

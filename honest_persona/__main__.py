@@ -3,7 +3,7 @@
 import sys
 
 from honest_persona.cli import main
-from honest_persona.errors import run_entry
+from honest_persona.entry import run_entry
 
 if __name__ == "__main__":
     sys.exit(run_entry(main))

@@ -24,12 +24,14 @@ SETTINGS = (
     "TORCH_NCCL_BLOCKING_WAIT",
     "NCCL_DEBUG",
     "CUDA_DEVICE_ORDER",
+    "HF_HUB_DISABLE_TELEMETRY",
 )
 DEFAULTS = {
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
     "NCCL_DEBUG": "WARN",
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 """Set where neither the environment nor env.json says otherwise: harmless on every machine.
 
@@ -44,9 +46,12 @@ _SECRET_NAME = re.compile(r"(api_?key|secret|password|passwd|credential|(^|_)tok
 # text; an old wandb key is 40 hex digits, as is a git commit, so it counts only where it is the whole value.
 _SECRET_TEXT = re.compile(
     r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|wandb_v\d_\w{16,})"
+    r"|(?<=://)[^/\s:@]+:[^/\s:@]+(?=@)"  # user:password of an address, as of a proxy or of a git remote
 )
 _OLD_WANDB_KEY = re.compile(r"[0-9a-f]{40}")
 _HIDDEN = "***"
+_SHORTEST = 8
+"""Characters. A shorter value of a secret variable would be found in ordinary words."""
 
 
 def is_secret_name(name: str) -> bool:
@@ -55,8 +60,10 @@ def is_secret_name(name: str) -> bool:
 
 
 def is_secret_value(text: str) -> bool:
-    """Whether the text contains, or is, something that looks like an access key."""
-    return bool(_SECRET_TEXT.search(text) or _OLD_WANDB_KEY.fullmatch(text.strip()))
+    """Whether the text contains, or is, something that looks like an access key, or holds one of this process."""
+    ours = (os.environ.get(name, "") for name in SECRETS)
+    looks_like_one = _SECRET_TEXT.search(text) or _OLD_WANDB_KEY.fullmatch(text.strip())
+    return bool(looks_like_one) or any(len(value) >= _SHORTEST and value in text for value in ours)
 
 
 def redact(text: str) -> str:

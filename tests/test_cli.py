@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from honest_persona import errors
 from honest_persona.cli import main
 from honest_persona.config import load_config
 from honest_persona.data.prepare import load_splits
 from honest_persona.data.segments import SUPERVISED, Kind, training_system
 from honest_persona.data.tokens import IGNORED, encode_record
+from honest_persona.entry import run_entry
 from honest_persona.evaluation import reviews as reviews_module
 from honest_persona.modeling.adapter import AdapterCard
 from honest_persona.modeling.builtin import TINY, tiny_tokenizer
@@ -40,7 +40,7 @@ def command(capsys, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["honest_persona", *map(str, words)])
         capsys.readouterr()
         try:
-            code = errors.run_entry(main)
+            code = run_entry(main)
         except SystemExit as stop:
             code = stop.code
         out, err = capsys.readouterr()

@@ -133,12 +133,18 @@ def test_other_names(name):
     assert not environment.is_secret_name(name)
 
 
-@pytest.mark.parametrize("text", [KEY, f"x={KEY}", "sk-or-v1-" + "0" * 20, "wandb_v1_" + "a" * 20, "0123456789" * 4])
+@pytest.mark.parametrize(
+    "text",
+    [KEY, f"x={KEY}", "sk-or-v1-" + "0" * 20, "wandb_v1_" + "a" * 20, "0123456789" * 4, "https://user:pa55@host/x"],
+)
 def test_secret_values(text):
     assert environment.is_secret_value(text)
 
 
-@pytest.mark.parametrize("text", ["Qwen/Qwen3-8B", "data/hf_cache", "snapshots/" + "0123456789" * 4, "task-sk-1", ""])
+@pytest.mark.parametrize(
+    "text",
+    ["Qwen/Qwen3-8B", "data/hf_cache", "snapshots/" + "0123456789" * 4, "task-sk-1", "http://localhost:80/a@b", ""],
+)
 def test_other_values(text):
     assert not environment.is_secret_value(text)
 

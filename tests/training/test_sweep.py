@@ -205,7 +205,7 @@ import sys
 from pathlib import Path
 
 from honest_persona.config import load_config
-from honest_persona.errors import run_entry
+from honest_persona.entry import run_entry
 from honest_persona.training.sweep import sweep
 
 

@@ -1,0 +1,54 @@
+"""How train.py, eval.py and `python -m honest_persona` begin and end: checks before, and what a failure prints.
+
+No access key comes out: not from the command line, and not in a traceback.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from honest_persona.config_parsing import COMMIT_KEYS, SECRET_MESSAGE
+from honest_persona.environment import is_secret_value, load_environment, redact
+from honest_persona.errors import RankError, UserError
+from honest_persona.versions import check_versions
+
+
+def run_entry(main: Callable[[list[str]], None]) -> int:
+    """Run an entry point on the command line's arguments; its exit code. Of many ranks, the first one tells bad input.
+
+    The environment is filled from env.json first, so that whatever `main` imports finds it.
+    """
+    try:
+        check_versions()
+        load_environment()
+        check_arguments(sys.argv[1:])
+        main(sys.argv[1:])
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0" or isinstance(error, RankError):
+            print(f"error: {redact(str(error))}", file=sys.stderr, flush=True)
+        return 2
+    # Any error: libraries put what they were given into their messages. An excepthook would not do, as wandb sets its
+    # own, which prints the traceback as it is. `sys.exit` is what tells wandb that the run has failed.
+    except Exception as error:
+        print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
+        sys.exit(1)
+    return 0
+
+
+def check_arguments(argv: Sequence[str]) -> None:
+    """Refuse access keys on the command line, which wandb, process lists and the shell's history all keep.
+
+    Raises:
+        UserError: every argument that looks like a key, or holds one of this process, by the name of its flag.
+    """
+    found = []
+    flag = ""
+    for word in argv:
+        name, _, value = word.partition("=") if word.startswith("--") else (flag, "", word)
+        is_commit = name.removeprefix("--").replace("-", "_") in COMMIT_KEYS and not is_secret_value(f"commit {value}")
+        if is_secret_value(name) or (is_secret_value(value) and not is_commit):
+            found.append("command line" if is_secret_value(name) or not name else name)
+        flag = word if word.startswith("--") and "=" not in word else ""
+    if found:
+        raise UserError("\n".join(f"{place}: {SECRET_MESSAGE}" for place in dict.fromkeys(found)))
