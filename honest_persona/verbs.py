@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def review(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Review every conversation of a JSONL file; nothing is loaded or written before all lines are found sound."""
     from honest_persona.data.conversations import read_conversations, text_problems
     from honest_persona.data.tokens import TokenFormat
-    from honest_persona.evaluation.reviews import Review, load_honest_persona
+    from honest_persona.evaluation.reviews import load_honest_persona
     from honest_persona.modeling.adapter import AdapterCard
     from honest_persona.modeling.load import load_tokenizer
     from honest_persona.modeling.published import resolve
@@ -109,22 +110,17 @@ def review(args: argparse.Namespace, _: Sequence[str]) -> None:
     form = TokenFormat.of(load_tokenizer(str(folder)), card.persona)
     conversations = read_conversations(Path(args.input), args.intervention or card.default_intervention, form)
 
-    persona = load_honest_persona(folder)
-    reviews: dict[int, Review] = {}
-    for intervention in dict.fromkeys(c.intervention for c in conversations):
-        chosen = [i for i, c in enumerate(conversations) if c.intervention == intervention]
-        written = persona.reviews(
-            [conversations[i].messages for i in chosen],
-            intervention,
-            max_new_tokens=args.max_new_tokens or card.config["max_new_tokens"],
-            batch_size=args.batch_size or card.config["validation_batch_size"],
-        )
-        reviews |= zip(chosen, written, strict=True)
-    lines = "".join(_review_line(c.id, reviews[i]) for i, c in enumerate(conversations))
-    if args.output:
-        Path(args.output).write_text(lines, encoding="utf-8", newline="\n")
-    else:
-        print(lines, end="")
+    reviews = load_honest_persona(folder).each_review(
+        [c.messages for c in conversations],
+        [c.intervention for c in conversations],
+        max_new_tokens=args.max_new_tokens or card.config["max_new_tokens"],
+        batch_size=args.batch_size or card.config["validation_batch_size"],
+    )
+    # line by line: what is done is not lost if the rest does not come
+    with open(args.output, "w", encoding="utf-8", newline="\n") if args.output else nullcontext(sys.stdout) as out:
+        for conversation, written in zip(conversations, reviews, strict=True):
+            out.write(_review_line(conversation.id, written))
+            out.flush()
 
 
 def compare(args: argparse.Namespace, _: Sequence[str]) -> None:

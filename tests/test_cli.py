@@ -361,6 +361,24 @@ def test_review_writes_a_line_per_conversation_in_order(command, adapter, tmp_pa
     assert command(*words)[1] == target.read_text(encoding="utf-8"), "the same goes to standard output"
 
 
+@pytest.mark.slow
+def test_reviews_that_are_written_stay_when_the_rest_does_not_come(command, adapter, tmp_path, monkeypatch):
+    source, target = write_lines(tmp_path / "in.jsonl", [GOOD] * 3), tmp_path / "out.jsonl"
+    done, write_reviews = [], reviews_module.write_reviews
+
+    def dies_at_the_third(*args, **kwargs):
+        if len(done) == 2:
+            raise MemoryError("no more")
+        done.append(1)
+        return write_reviews(*args, **kwargs)
+
+    monkeypatch.setattr(reviews_module, "write_reviews", dies_at_the_third)
+    words = ("review", "--adapter", adapter, "--input", source, "--output", target)
+    code, _, err = command(*words, "--max_new_tokens", 3, "--batch_size", 1)
+    assert (code, "no more" in err) == (1, True)
+    assert len([json.loads(line) for line in target.read_text().splitlines()]) == 2
+
+
 # the whole
 
 

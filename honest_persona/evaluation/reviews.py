@@ -5,7 +5,7 @@ review = persona.review([{"role": "user", "content": ...}, {"role": "assistant",
 review.text, review.flag, review.p_fail, review.ending
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -143,13 +143,28 @@ class HonestPersona:
     def reviews(
         self,
         conversations: Sequence[Sequence[Mapping[str, str]]],
-        intervention: str | None = None,
+        intervention: str | Sequence[str] | None = None,
         max_new_tokens: int = 512,
         batch_size: int = 8,
     ) -> list[Review]:
         """`review` of several conversations, in batches. One that is too long for the model is an error."""
+        return list(self.each_review(conversations, intervention, max_new_tokens, batch_size))
+
+    def each_review(
+        self,
+        conversations: Sequence[Sequence[Mapping[str, str]]],
+        intervention: str | Sequence[str] | None = None,
+        max_new_tokens: int = 512,
+        batch_size: int = 8,
+    ) -> Iterator[Review]:
+        """`reviews`, in order, as their batches are written. All conversations are checked before the first of them.
+
+        Args:
+            intervention: one text for all, or one for each; the adapter's default one where it is not given.
+        """
         text = self.card.default_intervention if intervention is None else intervention
-        prompts = [apply_intervention(messages, text, self.form) for messages in conversations]
+        texts = [text] * len(conversations) if isinstance(text, str) else list(text)
+        prompts = [apply_intervention(messages, t, self.form) for messages, t in zip(conversations, texts, strict=True)]
         positions = self.model.config.get_text_config().max_position_embeddings
         for i, prompt in enumerate(prompts):
             n = len(prompt.input_ids)
@@ -158,13 +173,21 @@ class HonestPersona:
                     f"conversation {i} has {n} tokens; with a review of up to {max_new_tokens} that is more than the "
                     f"model's {positions} positions. Shorten it, or lower max_new_tokens"
                 )
-        reviews: list[Review] = []
-        for i in range(0, len(prompts), batch_size):
-            reviews += write_reviews(self.model, prompts[i : i + batch_size], self.form, max_new_tokens)
-        if self.card.threshold is None or self.card.threshold["intervention"] != text:
-            return reviews
-        flagged = Threshold.from_dict(self.card.threshold).flags([review.p_fail for review in reviews])
-        return [replace(review, above_threshold=bool(f)) for review, f in zip(reviews, flagged, strict=True)]
+        batches = (slice(i, i + batch_size) for i in range(0, len(prompts), batch_size))
+        return (
+            self.decided(review, text)
+            for of in batches
+            for review, text in zip(
+                write_reviews(self.model, prompts[of], self.form, max_new_tokens), texts[of], strict=True
+            )
+        )
+
+    def decided(self, review: Review, intervention: str) -> Review:
+        """With the decision at the stored threshold, where that was fixed for this wording."""
+        stored = self.card.threshold
+        if stored is None or stored["intervention"] != intervention:
+            return review
+        return replace(review, above_threshold=bool(Threshold.from_dict(stored).flags([review.p_fail])[0]))
 
 
 def load_honest_persona(

@@ -32,7 +32,6 @@ from honest_persona.data.conversations import text_problems
 from honest_persona.data.segments import Persona, answer_segments
 from honest_persona.data.tokens import Tokens, apply_intervention
 from honest_persona.errors import UserError
-from honest_persona.evaluation.calibrate import Threshold
 from honest_persona.evaluation.reviews import Ending, HonestPersona, Review, load_honest_persona, write_reviews
 from honest_persona.evaluation.suite import batches, place_of
 from honest_persona.modeling.adapter import AdapterCard
@@ -152,7 +151,7 @@ class HonestPersonaAPI(ModelAPI):
                 "p_fail": review.p_fail,
                 "flag": review.flag,
                 "ending": str(review.ending),
-                "above_threshold": self._above_threshold(review, intervention),
+                "above_threshold": persona.decided(review, intervention).above_threshold,
                 "intervention": intervention,
             },
         )
@@ -188,12 +187,6 @@ class HonestPersonaAPI(ModelAPI):
         reviews = await run_sync(write_reviews, persona.model, prompts, persona.form, max_new_tokens)
         for call, review in zip(chosen, reviews, strict=True):
             call.review = review
-
-    def _above_threshold(self, review: Review, intervention: str) -> bool | None:
-        threshold = self.card.threshold
-        if threshold is None or threshold["intervention"] != intervention:
-            return None
-        return bool(Threshold.from_dict(threshold).flags(review.p_fail))
 
     def _check_length(self, call: _Call) -> None:
         n, positions = len(call.prompt.input_ids), self._persona.model.config.get_text_config().max_position_embeddings
