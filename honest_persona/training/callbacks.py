@@ -157,10 +157,16 @@ class StopAtSigterm(TrainerCallback):
 
     def __init__(self, siblings: Siblings) -> None:
         self.siblings, self.asked, self.stopping = siblings, False, False
+        self._before: Any = signal.SIG_DFL
 
     def on_train_begin(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._on_signal)
+            self._before = signal.signal(signal.SIGTERM, self._on_signal)
+
+    def on_train_end(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """From here on there is no step to save after."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._before)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self.siblings.ended():

@@ -1,13 +1,18 @@
 """When things happen: heavy logs, saves, and the lines of metrics.jsonl."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 from transformers import TrainerControl, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
-from honest_persona.training.callbacks import HeavyLog, MetricsFile, SaveAtEpochEnd
+from honest_persona.training.callbacks import HeavyLog, MetricsFile, SaveAtEpochEnd, StopAtSigterm
+from honest_persona.training.ranks import Siblings
 
 
 def heavy_log(first, every):
@@ -83,3 +88,42 @@ class TestMetricsFile:
         metrics.on_train_begin(None, state, None)
         metrics.on_log(None, state, None, logs={"loss": 1.0})
         assert not metrics.path.exists()
+
+
+def test_sigterm_is_heeded_between_the_first_step_and_the_last():
+    before = signal.getsignal(signal.SIGTERM)
+    callback, control = StopAtSigterm(Siblings()), TrainerControl()
+    callback.on_train_begin(None, TrainerState(), control)
+    callback.on_step_end(None, TrainerState(global_step=1), control)
+    callback.on_save(None, TrainerState(global_step=1), control)
+    assert not control.should_save
+    os.kill(os.getpid(), signal.SIGTERM)
+    callback.on_step_end(None, TrainerState(global_step=2), control)
+    assert control.should_save
+    assert control.should_training_stop
+    with pytest.raises(SystemExit, match="143"):
+        callback.on_save(None, TrainerState(global_step=2), control)
+    callback.on_train_end(None, TrainerState(), control)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_heavy_log_is_left_out_where_the_run_must_stop(monkeypatch):
+    log, evaluated = heavy_log(0, 5), []
+    monkeypatch.setattr(log, "run", lambda state, model: evaluated.append(state.global_step))
+    control = TrainerControl(should_training_stop=True)
+    log.on_step_end(None, TrainerState(global_step=5), control)
+    assert evaluated == []
+    control.should_training_stop = False
+    log.on_step_end(None, TrainerState(global_step=5), control)
+    assert evaluated == [5]
+
+
+def test_an_ended_rank_is_seen_and_a_running_one_is_not_taken_for_one():
+    siblings = Siblings()
+    assert siblings.ended() == []
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        siblings.rank_of = {process.pid: 3}
+        assert siblings.ended() == []
+        process.kill()
+        assert siblings.ended(wait_seconds=10) == [3], "a zombie has ended"
+    assert siblings.ended() == [3]
