@@ -26,8 +26,8 @@ def main(argv):
     from honest_persona.training import launch
     trained = launch.train
 
-    def crash(config):
-        trained(config)
+    def crash(config, **more):
+        trained(config, **more)
         raise RuntimeError(f"401 Unauthorized: {os.environ['WANDB_API_KEY']} {os.environ['HF_TOKEN']}")
 
     launch.train = crash
