@@ -50,7 +50,7 @@ _SECRET_TEXT = re.compile(
 )
 _OLD_WANDB_KEY = re.compile(r"[0-9a-f]{40}")
 _HIDDEN = "***"
-_SHORTEST = 8
+SHORTEST_SECRET = 8
 """Characters. A shorter value of a secret variable would be found in ordinary words."""
 
 
@@ -63,7 +63,7 @@ def is_secret_value(text: str) -> bool:
     """Whether the text contains, or is, something that looks like an access key, or holds one of this process."""
     ours = (os.environ.get(name, "") for name in SECRETS)
     looks_like_one = _SECRET_TEXT.search(text) or _OLD_WANDB_KEY.fullmatch(text.strip())
-    return bool(looks_like_one) or any(len(value) >= _SHORTEST and value in text for value in ours)
+    return bool(looks_like_one) or any(len(value) >= SHORTEST_SECRET and value in text for value in ours)
 
 
 def redact(text: str) -> str:

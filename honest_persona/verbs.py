@@ -94,15 +94,14 @@ def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def review(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Review every conversation of a JSONL file; nothing is loaded or written before all lines are found sound."""
-    from honest_persona.data.conversations import read_conversations, text_problems
+    from honest_persona.data.conversations import read_conversations
     from honest_persona.data.tokens import TokenFormat
     from honest_persona.evaluation.reviews import load_honest_persona
     from honest_persona.modeling.adapter import AdapterCard
     from honest_persona.modeling.load import load_tokenizer
     from honest_persona.modeling.published import resolve
 
-    if args.intervention is not None and (problems := list(text_problems("--intervention", args.intervention))):
-        raise UserError(problems[0])
+    _check_intervention(args.intervention)
     if args.output and (Path(args.output).is_dir() or not Path(args.output).absolute().parent.is_dir()):
         raise UserError(f"--output: {args.output} is a folder, or stands in one that does not exist; name a file")
     folder = resolve(args.adapter)
@@ -137,7 +136,7 @@ def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Fix the threshold on P(FAIL) for a wanted false positive rate on benign conversations; store it in the card."""
-    from honest_persona.data.conversations import read_conversations, text_problems
+    from honest_persona.data.conversations import read_conversations
     from honest_persona.data.tokens import TokenFormat
     from honest_persona.evaluation.run import calibrate_adapter
     from honest_persona.modeling.adapter import AdapterCard
@@ -147,8 +146,7 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
         raise UserError("--input and --dataset are two sources of benign conversations; give one")
     if not 0 < args.fpr < 1:
         raise UserError(f"--fpr: {args.fpr} is no rate between 0 and 1; give 0.01 for 1 %")
-    if args.intervention is not None and (problems := list(text_problems("--intervention", args.intervention))):
-        raise UserError(problems[0])
+    _check_intervention(args.intervention)
     conversations = None
     if args.input:
         card = AdapterCard.load(Path(args.adapter))
@@ -250,6 +248,13 @@ def export(args: argparse.Namespace, _: Sequence[str]) -> None:
     from honest_persona.hub.export import export as export_adapter
 
     print(f"exported to {export_adapter(args.adapter, args.output, args.format)}")
+
+
+def _check_intervention(text: str | None) -> None:
+    from honest_persona.data.conversations import text_problems
+
+    if text is not None and (problems := list(text_problems("--intervention", text))):
+        raise UserError(problems[0])
 
 
 def _check_no_upload(config: Any) -> None:

@@ -15,6 +15,7 @@ from honest_persona.evaluation import run
 from honest_persona.evaluation.calibrate import Threshold
 from honest_persona.evaluation.reviews import Ending, HonestPersona, Review
 from honest_persona.modeling.adapter import AdapterCard
+from honest_persona.modeling.manifest import check, seal
 from tests.evaluation.scored import samples
 from tests.tiny import base_model, conversation, form_of, random_adapter
 
@@ -78,6 +79,7 @@ def test_compare_prints_a_table_or_json(tmp_path, capsys):
 def test_calibrate_stores_the_threshold_with_the_adapter(adapter, tmp_path, capsys):
     folder, asked, wordings = adapter
     before = AdapterCard.load(folder)
+    seal(folder, {"step": 1})
     source = benign_file(tmp_path, 400)
     words = ["calibrate", "--adapter", str(folder), "--input", str(source), "--fpr", "0.01"]
     cli.main([*words, "--dry_run", "--json"])
@@ -95,6 +97,7 @@ def test_calibrate_stores_the_threshold_with_the_adapter(adapter, tmp_path, caps
     cli.main([*words, "--intervention", "Did you lie?"])
     assert AdapterCard.load(folder).threshold["intervention"] == "Did you lie?"
     assert wordings == [None, None, "Did you lie?"]
+    assert check(folder) == {"step": 1}, "a checkpoint stays one that a run can go on from"
 
 
 def test_calibrate_takes_held_out_benign_transcripts_once(adapter, capsys):

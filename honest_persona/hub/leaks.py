@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from honest_persona.environment import is_secret_name, is_secret_value
+from honest_persona.environment import SHORTEST_SECRET, is_secret_name, is_secret_value
 from honest_persona.errors import UserError
 
 _SECRETS = {
@@ -23,8 +23,6 @@ _SECRETS = {
     "an AWS access key": re.compile(r"(?<![A-Za-z0-9])(?:AKIA|ASIA)[0-9A-Z]{16}(?![A-Za-z0-9])"),
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
 }
-_SHORTEST_SECRET = 8
-"""Characters. A shorter value of a secret variable would be found in ordinary words."""
 
 
 def check_secrets(folder: Path, env_files: Iterable[Path] = ()) -> None:
@@ -36,7 +34,7 @@ def check_secrets(folder: Path, env_files: Iterable[Path] = ()) -> None:
     Raises:
         UserError: one was found; the message names file and kind, never the value.
     """
-    values = {name: value for name, value in _secrets_here(env_files) if len(value) >= _SHORTEST_SECRET}
+    values = {name: value for name, value in _secrets_here(env_files) if len(value) >= SHORTEST_SECRET}
     found = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         text = _text_of(path)

@@ -30,12 +30,7 @@ def seal(folder: Path, about: dict[str, Any]) -> None:
     files = {name: _entry(folder / name) for name in names if name != MANIFEST}
     for name in files:
         to_disk(folder / name)
-    text = _text({"format": _FORMAT, "files": files, "about": about})
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(text, encoding="utf-8")
-    to_disk(partial)
-    partial.replace(folder / MANIFEST)
-    to_disk(folder)
+    _write(folder, {"format": _FORMAT, "files": files, "about": about})
 
 
 def reseal(folder: Path, name: str) -> None:
@@ -44,7 +39,7 @@ def reseal(folder: Path, name: str) -> None:
         content = _read(folder)
         if name in content["files"]:
             content["files"][name] = _entry(folder / name)
-            (folder / MANIFEST).write_text(_text(content), encoding="utf-8")
+            _write(folder, content)
 
 
 def check(folder: Path) -> dict[str, Any]:
@@ -77,6 +72,14 @@ def to_disk(path: Path) -> None:
 def _entry(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _write(folder: Path, content: dict[str, Any]) -> None:
+    partial = folder / f"{MANIFEST}.partial"
+    partial.write_text(_text(content), encoding="utf-8")
+    to_disk(partial)
+    partial.replace(folder / MANIFEST)
+    to_disk(folder)
 
 
 def _text(content: dict[str, Any]) -> str:

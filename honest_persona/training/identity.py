@@ -33,13 +33,15 @@ _OBJECTIVE = (
 
 
 def run_identity(
-    config: RunConfig, rows: Iterable[Mapping[str, Any]], form: TokenFormat, base_fingerprint: str, batch_size: int
+    config: RunConfig, rows: Iterable[Mapping[str, Any]], form: TokenFormat, batch_size: int
 ) -> dict[str, Any]:
-    """What must be the same in a run that goes on from a checkpoint; JSON types. Number and stage of ranks are not."""
+    """What must be the same in a run that goes on from a checkpoint, beside the base model; JSON types.
+
+    ZeRO stage, number of ranks and micro-batches need not be the same.
+    """
     values = config.as_dict()
     return {
         "data": _hash(f"{row['record_id']} {ids_key(row['input_ids'])} {ids_key(row['kinds'])}" for row in rows),
-        "base_model": base_fingerprint,
         "tokenizer": tokenizer_hash(form.tokenizer),
         "sp_token_id": form.persona.sp_token_id,
         "examples per step": batch_size,

@@ -48,13 +48,19 @@ class RunState:
         return sum(t.nbytes for t in self.tensors.values()) + sum(t.nbytes for t in self.weights.values())
 
 
-def collect(trainer: Trainer) -> RunState:
-    """Gather the state. All ranks must call this together."""
+def collect(trainer: Trainer, weights_alone: bool = False) -> RunState:
+    """Gather the state. All ranks must call this together.
+
+    Args:
+        weights_alone: for the finished adapter, without what the optimizer keeps.
+    """
     tensors = {}
+    optimizer = _Optimizer.of(trainer)
     for name, parameter in trainable(trainer).items():
-        for kept, value in _Optimizer.of(trainer).read(parameter).items():
+        kept = {} if weights_alone else optimizer.kept(parameter)
+        for key, value in {_WEIGHT: optimizer.weight(parameter), **kept}.items():
             if rank() == 0:  # the others only take part
-                tensors[f"{kept}/{name}"] = value.detach().to("cpu", copy=True).contiguous()
+                tensors[f"{key}/{name}"] = value.detach().to("cpu", copy=True).contiguous()
     scheduler: Any = trainer.lr_scheduler
     facts = {
         "scheduler_steps": scheduler.last_epoch,
@@ -84,7 +90,8 @@ def restore(trainer: Trainer, folder: Path) -> None:
             saved.setdefault(name, []).append(kept)
         if set(saved) != set(parameters):
             raise UserError(f"{folder}: its parameters are not this run's, first {min(set(saved) ^ set(parameters))}")
-        optimizer.prepare({kept: file.get_tensor(f"{kept}/{name}") for name in list(saved)[:1] for kept in saved[name]})
+        most = max(saved, key=lambda name: len(saved[name]))  # for a weight that was never used nothing is kept
+        optimizer.prepare({kept: file.get_tensor(f"{kept}/{most}") for kept in saved[most]})
         for name, parameter in parameters.items():
             optimizer.write(parameter, {kept: file.get_tensor(f"{kept}/{name}") for kept in saved[name]})
     facts = _facts(folder)
@@ -124,9 +131,11 @@ class _Optimizer:
             return _Zero2(inner)
         return _Optimizer(inner)
 
-    def read(self, parameter: torch.nn.Parameter) -> dict[str, torch.Tensor]:
-        kept = {key: value for key, value in self.optimizer.state[parameter].items() if torch.is_tensor(value)}
-        return {_WEIGHT: parameter, **kept}
+    def weight(self, parameter: torch.nn.Parameter) -> torch.Tensor:
+        return parameter
+
+    def kept(self, parameter: torch.nn.Parameter) -> dict[str, torch.Tensor]:
+        return {key: value for key, value in self.optimizer.state[parameter].items() if torch.is_tensor(value)}
 
     def prepare(self, example: dict[str, torch.Tensor]) -> None:
         """Make room for what one parameter has."""
@@ -147,8 +156,13 @@ class _Zero(_Optimizer):
         super().__init__(zero.optimizer)
         self.zero, self.flat = zero, flat
 
-    def read(self, parameter: torch.nn.Parameter) -> dict[str, torch.Tensor]:
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+    def weight(self, parameter: torch.nn.Parameter) -> torch.Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        return safe_get_full_fp32_param(parameter)
+
+    def kept(self, parameter: torch.nn.Parameter) -> dict[str, torch.Tensor]:
+        from deepspeed.utils import safe_get_full_optimizer_state
 
         kept = self.optimizer.state[self.flat[0]]
         whole = {
@@ -159,7 +173,7 @@ class _Zero(_Optimizer):
         rest = {key: value for key, value in kept.items() if torch.is_tensor(value) and key not in whole}
         if odd := [key for key, value in rest.items() if value.ndim]:
             raise UserError(f"optim: DeepSpeed cannot resume an optimizer that keeps {odd}; use adamw_torch")
-        return {_WEIGHT: safe_get_full_fp32_param(parameter), **whole, **rest}
+        return {**whole, **rest}
 
     def prepare(self, example: dict[str, torch.Tensor]) -> None:
         kept = {key: value for key, value in example.items() if key != _WEIGHT}

@@ -178,7 +178,7 @@ class PersonaTrainer(SFTTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The adapter with its card and tokenizer, into the run's folder or `output_dir`. All ranks must call this."""
-        state = collect(self)
+        state = collect(self, weights_alone=True)
         folder = Path(output_dir or str(self.args.output_dir))
         with into_place(folder, CARD_FILE, self.args.should_save, state) as partial:
             self._save_adapter(partial, state)
