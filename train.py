@@ -22,11 +22,14 @@ def main(argv: list[str]) -> None:
     # imported only now: torch and its libraries read the environment when they are imported, and run_entry fills it
     from honest_persona.config import load_config
     from honest_persona.data.sources import check_selection
+
+    config = load_config(args.config, overrides, checks=[check_selection])
+
+    # and these, which take seconds, when the config is known to be sound
     from honest_persona.hub.during import upload_callbacks
     from honest_persona.hub.push import check_upload, push_after_training
     from honest_persona.training.launch import train
 
-    config = load_config(args.config, overrides, checks=[check_selection])
     check_upload(config)
     push_after_training(config, train(config, callbacks=upload_callbacks(config)))
 

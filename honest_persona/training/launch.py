@@ -1,6 +1,5 @@
 """From a config to a trained adapter: the order in which a run is put together, on one process or on many."""
 
-import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +32,7 @@ from honest_persona.training.batching import PersonaBatches
 from honest_persona.training.callbacks import HeavyLog, MetricsFile, SaveAtEpochEnd, StopAtSigterm
 from honest_persona.training.checkpoints import Checkpoint, check_same_run, checkpoints, last_good, newest
 from honest_persona.training.identity import changed_settings, run_identity
-from honest_persona.training.ranks import Siblings, is_launched, say
+from honest_persona.training.ranks import Siblings, is_launched, join_deepspeed, say
 from honest_persona.training.trackers import guard_trackers, prepare_trackers
 
 _VERSIONS = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate", "honest-persona")
@@ -82,7 +81,8 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
         say(_summary(material.loaded, material.splits))
     if material.too_long:
         say(f"{len(material.too_long)} training records are longer than seq_len {config.seq_len} and are left out")
-    _init_distributed(config)
+    if is_launched() and config.sft.get("deepspeed"):
+        join_deepspeed()  # before a model is loaded, or it counts the ranks twice
     try:
         return _train(config, form, material, folder, checkpoint, callbacks)
     finally:
@@ -101,13 +101,16 @@ def _train(
     frozen = freezes_prefix(config)
     batches = make_batches(config, material.rows, frozen)
     say(batches.plan().line())
+    run = run_identity(config, material.rows, form, batches.effective_batch_size)
+    if checkpoint is not None:  # all but the base model, which is not loaded yet
+        check_same_run(checkpoint, {**checkpoint.about["run"], **run})
     # made twice: ZeRO-3 shards a model as it is read, by these arguments, and what fits in memory shows on the model
     args = _sft_config(config, folder, batches, config.activation_checkpointing is True)
     prepare_trackers(args.report_to or ())
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     base = load_base(config.model, config.model_revision, dtype, config.attn_implementation)
     fingerprint = base_fingerprint(base)
-    run = run_identity(config, material.rows, form, fingerprint, batches.effective_batch_size)
+    run["base_model"] = fingerprint
     if checkpoint is not None:
         check_same_run(checkpoint, run)
     set_seed(config.seed)  # the adapter's first weights are the same on every rank and for every number of ranks
@@ -223,16 +226,6 @@ def _check_same_persona(adapter: str, persona: Persona) -> None:
         raise UserError(
             f"adapter: {adapter} was trained with other settings of {', '.join(differing)}; give this run the same ones"
         )
-
-
-def _init_distributed(config: RunConfig) -> None:
-    """Join the launcher's group. DeepSpeed's must stand before a model is loaded, or it counts the ranks twice."""
-    if is_launched() and config.sft.get("deepspeed"):
-        if not torch.cuda.is_available():
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        import deepspeed
-
-        deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
 
 
 def _sft_config(config: RunConfig, folder: Path, batches: PersonaBatches, checkpointing: bool) -> SFTConfig:

@@ -271,14 +271,15 @@ def test_free_memory(tmp_path):
 
 
 _SHARDED = """
-import sys, deepspeed, torch
+import sys, torch
 from transformers import AutoModelForCausalLM
 from transformers.integrations import HfDeepSpeedConfig
 from honest_persona.training.memory import Shape
+from honest_persona.training.ranks import join_deepspeed
 from tests.tiny import form_of, random_adapter
 from tests.training.test_memory import CPU, OWN_PREFIX, WHOLE, adapted, counted, other_bytes, saved_bytes
 
-deepspeed.init_distributed(dist_backend="gloo")
+join_deepspeed()
 config = HfDeepSpeedConfig({"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}})
 sharded = random_adapter(AutoModelForCausalLM.from_pretrained(sys.argv[1]), form_of(), "qwen3")
 assert {p.numel() for p in sharded.get_base_model().parameters() if hasattr(p, "ds_id")} == {0}
@@ -298,7 +299,7 @@ def test_a_sharded_model_is_foreseen_before_deepspeed_sets_it_up(tmp_path):
     """In a process of its own: ZeRO-3 replaces torch's linear function for good, in the whole model's run as well."""
     base_model("qwen3").save_pretrained(tmp_path)
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "DS_ACCELERATOR": "cpu"}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     done = subprocess.run(
         [sys.executable, "-c", _SHARDED, str(tmp_path)],
         cwd=ROOT,
