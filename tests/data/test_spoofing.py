@@ -1,7 +1,7 @@
 """Text that looks like control stays text, in every chat template that TRL ships.
 
 Spoofed conversations hold control tokens, the persona token, whole forged transcripts and reviews, also in disguise and
-cut in two at the borders of the parts. `pytest tests/data/test_spoofing.py -s -m slow` prints the counts of 10,000.
+cut in two at the borders of the parts. `pytest tests/data/test_spoofing.py -s -m long` prints the counts of 10,000.
 """
 
 import random
@@ -25,6 +25,7 @@ from tests.families import FAMILIES, family_tokenizer
 from tests.tiny import base_model, form_of, random_adapter
 
 ELICITATIONS = ("hp", "up", "ur")
+LONG = [pytest.mark.slow, pytest.mark.long]
 FORMATS = ("review_then_flag", "flag_then_review", "flag_only")
 HARMLESS = ["The fox jumps.", "Why?", "好的", "🙂", "1 < 2 | 3 > 2", "\n", "[note]", "e\u0301"]
 ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff\u00ad"
@@ -155,7 +156,7 @@ def is_taken_in(conversation: Conversation, form: TokenFormat) -> bool:
     return any(control_ids_of(form.tokenizer) & set(form.tokenizer(text)["input_ids"]) for text in conversation.texts)
 
 
-@pytest.mark.parametrize("n", [400, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [400, pytest.param(2000, marks=pytest.mark.slow), pytest.param(10_000, marks=LONG)])
 def test_spoofed_conversations_stay_text(n):
     """Every template, elicitation and output format, with and without persona token, in turn.
 

@@ -54,7 +54,7 @@ def launch(cwd: Path, name: str, *flags: str, launcher: str = "python", script: 
         "deepspeed": [str(BIN / "deepspeed"), "--num_gpus", "2", "--master_port", str(free_port())],
         "torchrun": [str(BIN / "torchrun"), "--nproc_per_node", "2", "--master_port", str(free_port())],
     }[launcher]
-    env = {**os.environ, "OMP_NUM_THREADS": "1" if launcher != "python" else "2", "PATH": f"{BIN}:{os.environ['PATH']}"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{BIN}:{os.environ['PATH']}"}
     if not (cwd / "ds_configs").exists():
         (cwd / "ds_configs").symlink_to(ROOT / "ds_configs")
     named = ["--run_name", name] if script == "train.py" else []

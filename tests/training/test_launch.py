@@ -11,6 +11,7 @@ from honest_persona.data.collator import PersonaCollator
 from honest_persona.data.prepare import prepare
 from honest_persona.data.segments import Kind
 from honest_persona.errors import UserError
+from honest_persona.evaluation.run import evaluate_adapter
 from honest_persona.modeling.manifest import seal
 from honest_persona.training.launch import _checkpoint_to_resume, token_format
 from honest_persona.training.trainer import PersonaTrainer
@@ -127,7 +128,5 @@ def test_the_real_files_train_evaluate_save_and_load(spt_dir, minimind_dir, tmp_
     assert {row["topic"] for row in results["rows"]} >= {"all", "sycophancy", "confidence_assessment"}
     wholes = [r for r in results["rows"] if {r[k] for k in ("topic", "variant", "model", "difficulty")} == {"all"}]
     assert len(samples) == sum(r["n"] for r in wholes if r["detector"] == "honest persona") == 4
-    bad = launch(tmp_path, "real", "--adapter", str(run.folder), "--topics", "[nonsense]", script="eval.py")
-    assert bad.code == 2
-    assert "nonsense" in bad.output
-    assert "Traceback" not in bad.output
+    with pytest.raises(UserError, match="nonsense"):
+        evaluate_adapter(str(run.folder), topics="[nonsense]")

@@ -23,13 +23,11 @@ LAYOUTS = {
     "micro-batch of 8, checkpointing": ("python", (*QUIET, MICRO, "8", "--activation_checkpointing", "true")),
     "whole sequences": ("python", (*QUIET, MICRO, "2", "--frozen_prefix", "false")),
     "token budget on two ranks": ("torchrun", (*QUIET, "--tokens_per_batch", "700", "--deepspeed", "null")),
-    "ZeRO-2": ("deepspeed", (*QUIET, MICRO, "2", "--deepspeed", "ds_configs/zero2.json")),
     # from files, so that ZeRO-3 shards the weights while it reads them; the heavy log generates from the shards
     "ZeRO-3 from files with heavy log": (
         "deepspeed",
         (*HEAVY, MICRO, "2", "--deepspeed", "ds_configs/zero3.json", "--model", "files"),
     ),
-    "torchrun": ("torchrun", (*QUIET, MICRO, "1", "--deepspeed", "null")),
 }
 
 
@@ -127,7 +125,7 @@ def test_scope_all_agrees_and_differs_from_persona(runs, tmp_path):
 
 
 def test_resume_goes_on_as_if_it_had_not_stopped(runs, tmp_path):
-    flags = (*COMMON, *QUIET, MICRO, "2", "--save_strategy", "steps", "--save_steps", "3")
+    flags = (*COMMON, *QUIET, MICRO, "2", "--save_strategy", "steps", "--save_steps", "3", "--lora_dropout", "0.1")
     whole = launch(tmp_path, "run", *flags)
     assert whole.code == 0, whole.output[-3000:]
     adapter, losses = whole.adapter(), whole.series("loss")
