@@ -3,7 +3,7 @@
 All ranks call `evaluate_records` together; each reviews its share, and every rank returns the whole result.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
@@ -101,6 +101,10 @@ def _path(group: Group) -> str:
     return "/".join([group.topic, *narrowed])
 
 
+class Stopped(Exception):
+    """The evaluation was broken off, on all ranks; its file is not finished."""
+
+
 class _Job(NamedTuple):
     """A record to review. Its tokens are made when its turn comes, so that memory does not grow with the records."""
 
@@ -122,6 +126,7 @@ def evaluate_records(
     file: Path | None = None,
     detector: str = HONEST_PERSONA,
     prefix_cache: PrefixCache | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Results:
     """Review every record of every part with the adapter active, and count.
 
@@ -134,6 +139,10 @@ def evaluate_records(
         file: where rank 0 writes the samples, a batch at a time; they are returned without their texts then.
         detector: what the samples are called by.
         prefix_cache: keeps transcripts' keys and values for the next evaluation of the same records.
+        stop: whether to break off; asked after each batch, on all ranks together, and of the same mind on all.
+
+    Raises:
+        Stopped: `stop` said so.
     """
     jobs: list[_Job] = []
     too_long: dict[str, int] = {}
@@ -157,6 +166,8 @@ def evaluate_records(
             if out:
                 out.append(new.values())
             samples |= {i: sample.without_texts() for i, sample in new.items()} if file else new
+            if stop and stop():
+                raise Stopped
     in_order = [samples[i] for i in range(len(jobs))]
     return Results(summarize(in_order, thresholds), in_order, too_long)
 

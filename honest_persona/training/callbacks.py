@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from honest_persona.data.tokens import TokenFormat
 from honest_persona.evaluation.page import write_report
 from honest_persona.evaluation.report import RESULTS_FILE, print_samples, print_table, write_results
 from honest_persona.evaluation.samples import SAMPLES_FILE, read_samples
-from honest_persona.evaluation.suite import Results, evaluate_records
+from honest_persona.evaluation.suite import Results, Stopped, evaluate_records
 from honest_persona.modeling.prefix_cache import PrefixCache
 from honest_persona.training.ranks import Siblings, all_agree, say
 from honest_persona.training.trackers import track
@@ -58,6 +58,7 @@ class HeavyLog(TrainerCallback):
     Args:
         parts: records to review, by part; the same ones at every heavy log.
         every: None evaluates at `first_step` and at the end only.
+        stop: whether the run is to stop; then a heavy log is broken off, and `--resume` begins with it.
     """
 
     def __init__(
@@ -73,7 +74,9 @@ class HeavyLog(TrainerCallback):
         seq_len: int | None,
         frozen_prefix: bool = True,
         prefix_cache: PrefixCache | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> None:
+        self.stop = stop
         self.trainer, self.parts, self.form, self.metrics = trainer, parts, form, metrics
         self.frozen_prefix, self.prefix_cache = frozen_prefix, prefix_cache
         self.first_step, self.every = first_step, every
@@ -91,31 +94,40 @@ class HeavyLog(TrainerCallback):
 
     def on_step_end(self, args, state: TrainerState, control: TrainerControl, model=None, **_: Any) -> None:
         if self.due(state.global_step) and not control.should_training_stop:
-            self.run(state, model)
+            stopped = not self.run(state, model)
+            control.should_save |= stopped
+            control.should_training_stop |= stopped
 
     def on_train_end(self, args, state: TrainerState, control: TrainerControl, model=None, **_: Any) -> None:
         if self.done_at != state.global_step:
             self.run(state, model)
 
-    def run(self, state: TrainerState, model: Any) -> None:
+    def run(self, state: TrainerState, model: Any) -> bool:
+        """Evaluate and publish; False where it was broken off."""
         if not any(self.parts.values()):
-            return
+            return True
         folder = self._folder(state)
-        with self.trainer.paused():
-            results = evaluate_records(
-                model,
-                self.parts,
-                self.form,
-                self.batch_size,
-                self.max_new_tokens,
-                self.seq_len,
-                self.frozen_prefix,
-                file=folder / SAMPLES_FILE,
-                prefix_cache=self.prefix_cache,
-            )
+        try:
+            with self.trainer.paused():
+                results = evaluate_records(
+                    model,
+                    self.parts,
+                    self.form,
+                    self.batch_size,
+                    self.max_new_tokens,
+                    self.seq_len,
+                    self.frozen_prefix,
+                    file=folder / SAMPLES_FILE,
+                    prefix_cache=self.prefix_cache,
+                    stop=self.stop,
+                )
+        except Stopped:
+            say(f"the heavy log at step {state.global_step} is broken off")
+            return False
         self.done_at = state.global_step
         if state.is_world_process_zero:
             self._publish(folder, state.global_step, results)
+        return True
 
     def _folder(self, state: TrainerState) -> Path:
         return self.metrics.path.parent / "heavy_log" / f"step_{state.global_step:06d}"
@@ -149,7 +161,8 @@ class SaveAtEpochEnd(TrainerCallback):
 
 
 class StopAtSigterm(TrainerCallback):
-    """SIGTERM, as a cluster sends it before it takes the machine: save after this step, and end with exit code 143.
+    """SIGTERM, as a cluster sends it before it takes the machine: save after this step or batch of a heavy log, and end
+    with exit code 143.
 
     All ranks stop at the same step, whichever of them got the signal. A launcher also sends it where another rank has
     died; then there is nothing to save together, and the process ends at once.
@@ -173,9 +186,13 @@ class StopAtSigterm(TrainerCallback):
             os._exit(128 + number)  # no clean-up: it would wait for a rank that is gone
         self.asked = True
 
+    def agreed(self) -> bool:
+        """Whether any rank was asked to stop. All ranks must call this together."""
+        self.stopping = self.stopping or not all_agree(not self.asked)
+        return self.stopping
+
     def on_step_end(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
-        self.stopping = not all_agree(not self.asked)
-        control.should_save |= self.stopping
+        control.should_save |= self.agreed()
         control.should_training_stop |= self.stopping
         return control
 

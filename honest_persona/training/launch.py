@@ -141,7 +141,8 @@ def _train(
     )
     trainer = build_trainer(config, args, form, material.rows, batches, model, card, frozen, cache, run)
     siblings = Siblings()
-    for callback in (metrics, SaveAtEpochEnd(), StopAtSigterm(siblings)):
+    sigterm = StopAtSigterm(siblings)
+    for callback in (metrics, SaveAtEpochEnd(), sigterm):
         trainer.add_callback(callback)
     trainer.add_callback(
         HeavyLog(
@@ -156,6 +157,7 @@ def _train(
             seq_len=config.seq_len,
             frozen_prefix=config.frozen_prefix,
             prefix_cache=log_cache,
+            stop=sigterm.agreed,
         )
     )
     for more in callbacks:

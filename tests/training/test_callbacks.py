@@ -34,6 +34,7 @@ def test_the_last_step_is_evaluated_once(monkeypatch):
     def run(state, model):
         evaluated.append(state.global_step)
         log.done_at = state.global_step
+        return True
 
     monkeypatch.setattr(log, "run", run)
     for last in (10, 12):
@@ -109,13 +110,18 @@ def test_sigterm_is_heeded_between_the_first_step_and_the_last():
 
 def test_a_heavy_log_is_left_out_where_the_run_must_stop(monkeypatch):
     log, evaluated = heavy_log(0, 5), []
-    monkeypatch.setattr(log, "run", lambda state, model: evaluated.append(state.global_step))
+    monkeypatch.setattr(log, "run", lambda state, model: not evaluated.append(state.global_step))
     control = TrainerControl(should_training_stop=True)
     log.on_step_end(None, TrainerState(global_step=5), control)
     assert evaluated == []
     control.should_training_stop = False
     log.on_step_end(None, TrainerState(global_step=5), control)
     assert evaluated == [5]
+    assert not control.should_save
+    monkeypatch.setattr(log, "run", lambda state, model: False)
+    log.on_step_end(None, TrainerState(global_step=10), control)
+    assert control.should_save, "broken off: saved at the same step"
+    assert control.should_training_stop
 
 
 def test_an_ended_rank_is_seen_and_a_running_one_is_not_taken_for_one():

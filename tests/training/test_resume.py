@@ -226,19 +226,30 @@ def ranks(run: subprocess.Popen) -> dict[str, psutil.Process]:
     return {p.environ()["RANK"]: p for p in children if "RANK" in p.environ()}
 
 
-@pytest.mark.parametrize("whole_group", [True, False], ids=["all processes", "one rank"])
-def test_sigterm_saves_and_ends(tmp_path, whole_group):
-    run = begin(tmp_path, "preempted", save_steps="7")
+LONG_LOG = {"val_samples_per_topic": "99", "validation_batch_size": "1", "max_new_tokens": "200"}
+
+
+@pytest.mark.parametrize("heavy_log", [False, True], ids=["while it trains", "while it evaluates"])
+def test_sigterm_saves_and_ends(tmp_path, heavy_log):
+    evaluation = tmp_path / "checkpoints" / "preempted" / "heavy_log" / "step_000002"
+    more = {"first_heavy_log_step": "2", **LONG_LOG} if heavy_log else {}
+    run = begin(tmp_path, "preempted", **{"save_steps": "1" if heavy_log else "7", **more})
     processes = psutil.Process(run.pid).children(recursive=True)
-    if whole_group:
-        os.killpg(run.pid, signal.SIGTERM)
+    if heavy_log:
+        while not evaluation.exists():
+            time.sleep(0.1)
+        ranks(run)["1"].terminate()  # one rank alone
     else:
-        ranks(run)["1"].terminate()
+        os.killpg(run.pid, signal.SIGTERM)
     assert run.wait(timeout=120) != 0
     assert psutil.wait_procs(processes, timeout=120)[1] == [], "all of them have ended"
     log = (tmp_path / "preempted.log").read_text()
     found = newest(tmp_path / "checkpoints" / "preempted", print)
     assert f"SIGTERM: saved at step {found.step} of 2000; go on with --resume" in log
+    assert ("the heavy log at step 2 is broken off" in log) == heavy_log
+    if heavy_log:
+        assert found.step == 2
+        assert not (evaluation / "results.json").exists(), "it is made anew by --resume"
     assert "Traceback" not in log
     assert not (tmp_path / "checkpoints" / "preempted" / "honest_persona.json").exists(), "it is not finished"
 
