@@ -20,6 +20,7 @@ from honest_persona.evaluation.samples import SAMPLES_FILE, read_samples
 from honest_persona.evaluation.suite import Results, Stopped, evaluate_records
 from honest_persona.modeling.prefix_cache import PrefixCache
 from honest_persona.training.ranks import Siblings, all_agree, say
+from honest_persona.training.run_state import check_optimizer
 from honest_persona.training.trackers import track
 from honest_persona.training.trainer import PersonaTrainer
 
@@ -158,6 +159,18 @@ class SaveAtEpochEnd(TrainerCallback):
     def on_epoch_end(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
         control.should_save |= args.save_strategy == SaveStrategy.STEPS
         return control
+
+
+class OptimizerCheck(TrainerCallback):
+    """After its first step, rather than at the first save: whether what the optimizer keeps can be saved."""
+
+    def __init__(self, trainer: PersonaTrainer) -> None:
+        self.trainer, self.done = trainer, False
+
+    def on_step_end(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not self.done and args.save_strategy != SaveStrategy.NO:
+            check_optimizer(self.trainer)
+        self.done = True
 
 
 class StopAtSigterm(TrainerCallback):

@@ -29,7 +29,7 @@ from honest_persona.training.assembly import (
     make_prefix_cache,
 )
 from honest_persona.training.batching import PersonaBatches
-from honest_persona.training.callbacks import HeavyLog, MetricsFile, SaveAtEpochEnd, StopAtSigterm
+from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCheck, SaveAtEpochEnd, StopAtSigterm
 from honest_persona.training.checkpoints import Checkpoint, check_same_run, checkpoints, last_good, newest
 from honest_persona.training.identity import changed_settings, run_identity
 from honest_persona.training.ranks import Siblings, is_launched, join_deepspeed, say
@@ -142,7 +142,7 @@ def _train(
     trainer = build_trainer(config, args, form, material.rows, batches, model, card, frozen, cache, run)
     siblings = Siblings()
     sigterm = StopAtSigterm(siblings)
-    for callback in (metrics, SaveAtEpochEnd(), sigterm):
+    for callback in (metrics, OptimizerCheck(trainer), SaveAtEpochEnd(), sigterm):
         trainer.add_callback(callback)
     trainer.add_callback(
         HeavyLog(

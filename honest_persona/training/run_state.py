@@ -11,6 +11,7 @@ safetensors and JSON alone. DeepSpeed's weights and moments are reached through 
 
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from honest_persona.training.ranks import rank, say, world_size
 TENSORS, FACTS = "run_state.safetensors", "run_state.json"
 _WEIGHT = "weight"
 """beside the optimizer's own names of what it keeps for a parameter (`exp_avg`, `step`, ...)"""
+_NUMBER, _EXACT = "number.", {int: torch.int64, float: torch.float64}
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,15 @@ def restore_generators(trainer: Trainer, folder: Path) -> None:
         torch.manual_seed(trainer.args.seed + 1_000_003 * trainer.state.global_step + rank())
 
 
+def check_optimizer(trainer: Trainer) -> None:
+    """Whether what the optimizer keeps can be collected; it keeps nothing before its first step.
+
+    Raises:
+        UserError: it cannot: the run could not be gone on from.
+    """
+    _Optimizer.of(trainer).check()
+
+
 def trainable(trainer: Trainer) -> dict[str, torch.nn.Parameter]:
     """The trained parameters by their names in the bare model, in the model's order."""
     model: Any = trainer.model
@@ -135,7 +146,10 @@ class _Optimizer:
         return parameter
 
     def kept(self, parameter: torch.nn.Parameter) -> dict[str, torch.Tensor]:
-        return {key: value for key, value in self.optimizer.state[parameter].items() if torch.is_tensor(value)}
+        return _to_tensors(self.optimizer.state[parameter])
+
+    def check(self) -> None:
+        """Raises UserError where something that is kept belongs to no one parameter."""
 
     def prepare(self, example: dict[str, torch.Tensor]) -> None:
         """Make room for what one parameter has."""
@@ -146,7 +160,7 @@ class _Optimizer:
         parameter.copy_(weight)
         # torch keeps the count of steps on the CPU, and all else beside the parameter
         on = {key: value if value.ndim == 0 else value.to(parameter.device) for key, value in kept.items()}
-        self.optimizer.state[parameter] = on
+        self.optimizer.state[parameter] = _from_tensors(on)
 
 
 class _Zero(_Optimizer):
@@ -164,25 +178,25 @@ class _Zero(_Optimizer):
     def kept(self, parameter: torch.nn.Parameter) -> dict[str, torch.Tensor]:
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        kept = self.optimizer.state[self.flat[0]]
-        whole = {
-            key: safe_get_full_optimizer_state(parameter, key)
-            for key, value in kept.items()
-            if torch.is_tensor(value) and value.shape == self.flat[0].shape
-        }
-        rest = {key: value for key, value in kept.items() if torch.is_tensor(value) and key not in whole}
-        if odd := [key for key, value in rest.items() if value.ndim]:
-            raise UserError(f"optim: DeepSpeed cannot resume an optimizer that keeps {odd}; use adamw_torch")
-        return {**whole, **rest}
+        kept = _to_tensors(self.optimizer.state[self.flat[0]])
+        return {k: safe_get_full_optimizer_state(parameter, k) if value.ndim else value for k, value in kept.items()}
+
+    def check(self) -> None:
+        kept = _to_tensors(self.optimizer.state[self.flat[0]])
+        if odd := [key for key, value in kept.items() if value.ndim and value.shape != self.flat[0].shape]:
+            raise UserError(
+                f"optim: under DeepSpeed a run whose optimizer keeps {odd} could not be resumed; use adamw_torch, or "
+                "save_strategy: no"
+            )
 
     def prepare(self, example: dict[str, torch.Tensor]) -> None:
         kept = {key: value for key, value in example.items() if key != _WEIGHT}
         if odd := [key for key, value in kept.items() if value.ndim and value.shape != example[_WEIGHT].shape]:
             raise UserError(f"resume: the checkpoint's optimizer keeps {odd}, which DeepSpeed cannot slice")
         for flat in self.flat if kept else ():
-            self.optimizer.state[flat] = {
-                key: torch.zeros_like(flat) if value.ndim else value.clone() for key, value in kept.items()
-            }
+            self.optimizer.state[flat] = _from_tensors(
+                {key: torch.zeros_like(flat) if value.ndim else value.clone() for key, value in kept.items()}
+            )
 
 
 class _Zero2(_Zero):
@@ -228,6 +242,19 @@ class _Zero3(_Zero):
                     safe_set_local_fp32_param(parameter, mine)
                 else:
                     safe_set_local_optimizer_state(parameter, mine, key)
+
+
+def _to_tensors(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """What an optimizer keeps. Python's numbers, as transformers' Adafactor counts steps, get names of their own."""
+    numbers = {f"{_NUMBER}{key}": value for key, value in state.items() if type(value) in (int, float)}
+    exact = {key: torch.tensor(value, dtype=_EXACT[type(value)]) for key, value in numbers.items()}
+    return {key: value for key, value in state.items() if torch.is_tensor(value)} | exact
+
+
+def _from_tensors(kept: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    return {
+        key.removeprefix(_NUMBER): value.item() if key.startswith(_NUMBER) else value for key, value in kept.items()
+    }
 
 
 def _facts(folder: Path) -> dict[str, Any]:

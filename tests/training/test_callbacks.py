@@ -8,10 +8,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from transformers import TrainerControl, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
-from honest_persona.training.callbacks import HeavyLog, MetricsFile, SaveAtEpochEnd, StopAtSigterm
+from honest_persona.errors import UserError
+from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCheck, SaveAtEpochEnd, StopAtSigterm
 from honest_persona.training.ranks import Siblings
 
 
@@ -122,6 +124,19 @@ def test_a_heavy_log_is_left_out_where_the_run_must_stop(monkeypatch):
     log.on_step_end(None, TrainerState(global_step=10), control)
     assert control.should_save, "broken off: saved at the same step"
     assert control.should_training_stop
+
+
+def test_an_optimizer_that_deepspeed_cannot_slice_is_refused_after_its_first_step():
+    flat = torch.zeros(6)
+    kept = {"exp_avg": torch.zeros(6), "step": 1, "absmax": torch.zeros(2)}
+    zero = SimpleNamespace(single_partition_of_fp32_groups=[flat], optimizer=SimpleNamespace(state={flat: kept}))
+    trainer = SimpleNamespace(optimizer=SimpleNamespace(optimizer=zero))
+    saves, never = (SimpleNamespace(save_strategy=strategy) for strategy in (SaveStrategy.STEPS, SaveStrategy.NO))
+    OptimizerCheck(trainer).on_step_end(never, TrainerState(), TrainerControl())
+    with pytest.raises(UserError, match=r"optimizer keeps \['absmax'\] could not be resumed; use adamw_torch"):
+        OptimizerCheck(trainer).on_step_end(saves, TrainerState(), TrainerControl())
+    del kept["absmax"]
+    OptimizerCheck(trainer).on_step_end(saves, TrainerState(), TrainerControl())
 
 
 def test_an_ended_rank_is_seen_and_a_running_one_is_not_taken_for_one():

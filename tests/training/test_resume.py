@@ -192,6 +192,24 @@ def test_all_damaged_or_of_another_run(made, capsys, monkeypatch):
     assert capsys.readouterr().out.count("is skipped: adapter_config.json has 2 bytes") == 2
 
 
+def test_an_optimizer_that_keeps_numbers_and_factored_moments(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *flags: str) -> Path:
+        words = flags_of(optim="adafactor", deepspeed="null")[len(TINY) :]
+        return train(load_config(TINY[1], [*words, "--run_name", name, *flags]))
+
+    whole = run("whole")
+    folder = stopped(Run(0, "", whole), "again", 2)
+    run("again", "--resume")
+    assert "resume: from checkpoints/again/checkpoint-2" in capsys.readouterr().out
+    saved, again = (load_file(path / "adapter_model.safetensors") for path in (whole, folder))
+    assert all(torch.equal(weight, again[key]) for key, weight in saved.items())
+    assert load_file(folder / "checkpoint-4" / "run_state.safetensors").keys() == (
+        load_file(whole / "checkpoint-4" / "run_state.safetensors").keys()
+    )
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     run = run_in(tmp_path, "nan", "one process", learning_rate="1e30", save_steps="1", max_grad_norm="0")
     assert run.code == 2, run.output[-2000:]
