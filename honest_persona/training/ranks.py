@@ -41,14 +41,16 @@ def all_agree(here: bool) -> bool:
 
 def join_deepspeed() -> None:
     """Join the launcher's group, with the CPU where there is no GPU."""
-    if not torch.cuda.is_available():
+    gpu = torch.cuda.is_available()
+    if not gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
 
-    # For tensor-parallel inference on CPUs only. Each start would compile it (one that is killed leaves a lock, and the
-    # next waits for it for ever) and leave 66 MiB per rank in /dev/shm for good.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo")
+    if not gpu:
+        # For tensor-parallel inference on CPUs only. Each start would compile it (one that is killed leaves a lock, and
+        # the next waits for it for ever) and leave 66 MiB per rank in /dev/shm for good.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo")
 
 
 class Siblings:

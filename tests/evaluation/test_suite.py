@@ -364,6 +364,14 @@ def test_samples_go_to_a_file_as_they_come(flags, form, model, tmp_path, monkeyp
     assert file.read_bytes() == before
     assert [s.flag for s in read_samples(file.with_name(file.name + ".part"))] == ["FAIL"] * 4
 
+    # so does one that is told to stop, after the batch at hand
+    monkeypatch.setattr(suite, "write_reviews", lambda _, prompts, *args: [flag_of("PASS")] * len(prompts))
+    answers = iter([False, True])
+    with pytest.raises(suite.Stopped):
+        evaluate_records(model, {"within": records}, form, 2, 4, file=file, stop=lambda: next(answers))
+    assert file.read_bytes() == before
+    assert [s.flag for s in read_samples(file.with_name(file.name + ".part"))] == ["PASS"] * 4
+
 
 def test_memory_does_not_grow_with_the_records(flags, form, model, tmp_path, monkeypatch):
     """A record leaves some hundred bytes; its line in the file is far longer. (The bootstrap works in blocks.)"""

@@ -13,6 +13,7 @@ from honest_persona.data.segments import Kind
 from honest_persona.errors import UserError
 from honest_persona.evaluation.run import evaluate_adapter
 from honest_persona.modeling.manifest import seal
+from honest_persona.training.identity import run_identity
 from honest_persona.training.launch import _checkpoint_to_resume, token_format
 from honest_persona.training.trainer import PersonaTrainer
 from tests.training.launches import TINY, launch
@@ -82,6 +83,14 @@ def test_without_system_prompt_no_row_shows_one():
     without = prepare(config_of("--prob_exclude_system_prompt", "1.0"), token_format(config_of())).rows
     assert any(Kind.SYSTEM in row["kinds"] for row in plain)
     assert not any(Kind.SYSTEM in row["kinds"] for row in without)
+
+
+def test_only_adafactor_is_tied_to_deepspeed():
+    for optim, tied in (("adafactor", ["adafactor under DeepSpeed"]), ("adamw_torch", [])):
+        config = config_of("--optim", optim, "--deepspeed", "ds_configs/zero3.json")
+        form = token_format(config)
+        with_it, without = (run_identity(c, [], form, 8) for c in (config, config.without_deepspeed()))
+        assert [key for key in with_it if with_it[key] != without[key]] == tied
 
 
 def test_what_cannot_be_resumed_or_would_be_overwritten(tmp_path, capsys):

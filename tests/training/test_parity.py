@@ -63,6 +63,11 @@ def test_adapters_agree(runs, layout):
         assert (weight - other[name]).abs().max() < 2e-4, name
 
 
+def test_deepspeed_compiles_nothing(runs):
+    """What it would compile for a CPU leaves a lock where it is killed, and shared memory always."""
+    assert "built successfully" not in runs["ZeRO-3 from files with heavy log"].output
+
+
 @pytest.fixture(scope="module")
 def whole_sequences(tmp_path_factory) -> list[float]:
     """Losses of a long run on one process with gradients through whole sequences, the prefix recomputed in each."""

@@ -51,6 +51,12 @@ def run_in(cwd: Path, name: str, layout: str, *flags: str, **settings: str) -> R
     return launch(cwd, name, *flags_of(deepspeed=deepspeed, **settings), *flags, launcher=launcher)
 
 
+def train_here(name: str, *flags: str, **settings: str) -> Path:
+    """In this process and the working directory."""
+    words = flags_of(**settings)[len(TINY) :]
+    return train(load_config(TINY[1], [*words, "--run_name", name, *flags]))
+
+
 def stopped(run: Run, name: str, step: int) -> Path:
     """A copy of the run as it stood after `step`: what came later is gone."""
     folder = run.folder.with_name(name)
@@ -172,10 +178,9 @@ def test_all_damaged_or_of_another_run(made, capsys, monkeypatch):
     folder = stopped(made["one process"], "other", 4)
     monkeypatch.chdir(folder.parents[1])
 
-    def resume(**settings: str) -> str:
-        words = flags_of(**settings)[len(TINY) :]
+    def refused(**settings: str) -> str:
         with pytest.raises(UserError) as error:
-            train(load_config(TINY[1], [*words, "--run_name", folder.name, "--resume"]))
+            train_here(folder.name, "--resume", **settings)
         return str(error.value)
 
     others = {
@@ -185,23 +190,18 @@ def test_all_damaged_or_of_another_run(made, capsys, monkeypatch):
         "seed": {"seed": "7"},
     }
     for what, settings in others.items():
-        assert f"{what}: " in resume(**settings).partition("is of another run:")[2]
+        assert f"{what}: " in refused(**settings).partition("is of another run:")[2]
     for step in (2, 4):
         (folder / f"checkpoint-{step}" / "adapter_config.json").write_text("{}")
-    assert "has no whole checkpoint" in resume()
+    assert "has no whole checkpoint" in refused()
     assert capsys.readouterr().out.count("is skipped: adapter_config.json has 2 bytes") == 2
 
 
 def test_an_optimizer_that_keeps_numbers_and_factored_moments(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-
-    def run(name: str, *flags: str) -> Path:
-        words = flags_of(optim="adafactor", deepspeed="null")[len(TINY) :]
-        return train(load_config(TINY[1], [*words, "--run_name", name, *flags]))
-
-    whole = run("whole")
+    whole = train_here("whole", optim="adafactor")
     folder = stopped(Run(0, "", whole), "again", 2)
-    run("again", "--resume")
+    train_here("again", "--resume", optim="adafactor")
     assert "resume: from checkpoints/again/checkpoint-2" in capsys.readouterr().out
     saved, again = (load_file(path / "adapter_model.safetensors") for path in (whole, folder))
     assert all(torch.equal(weight, again[key]) for key, weight in saved.items())
