@@ -1,0 +1,262 @@
+"""One owner at a time for a folder that results go to.
+
+    with held(Path("checkpoints/my-run"), "a training", "choose another --run_name"):
+        ...                                 # raises UserError where another process holds it, and says which
+
+The lock is a file in the folder with host, process id and the time at which that process began. It goes at the end, on
+an error and on SIGTERM. After kill -9 or a power cut it stays: who comes next on the same host sees that the process is
+gone (or that its id has been given to another one) and takes the lock over. Whether a process of another host is
+gone cannot be known; then the message names the file to remove.
+
+The lock is made by O_EXCL and not by flock: network file systems (NFS since version 3, Lustre, BeeGFS) have the first
+in one step for all hosts, and the second often for one host alone or not at all.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psutil
+
+from honest_persona.base.files import clear_parts
+from honest_persona.errors import UserError
+
+LOCK_FILE = ".honest_persona.lock"
+_SAME_S = 1.0
+"""Two readings of one process's start differ by less."""
+_WRITTEN_S = 2.0
+"""A lock that is empty for longer is not one that is being written."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds a lock, as the lock's file has it."""
+
+    what: str
+    host: str
+    namespace: str
+    """Of process ids: containers on one host may have their own."""
+    pid: int
+    began: float
+    """When the process began, in seconds since 1970; since the start of the machine in `after_boot`."""
+    after_boot: float
+    since: str
+    token: str
+    """Of this lock alone."""
+
+    @classmethod
+    def here(cls, what: str) -> "Holder":
+        began, after_boot = _start(psutil.Process())
+        now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        return cls(what, socket.gethostname(), _namespace(), os.getpid(), began, after_boot, now, uuid4().hex)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it is out of sight: on another host, or in another container of a host of this name."""
+        return (self.host, self.namespace) != (socket.gethostname(), _namespace())
+
+    @property
+    def gone(self) -> bool:
+        """Whether the process has certainly ended."""
+        if self.elsewhere:
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            began, after_boot = _start(process)
+            ended = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        except psutil.AccessDenied:
+            return False
+        except psutil.NoSuchProcess:
+            return not psutil.pid_exists(self.pid)  # another user's may be hidden
+        # the clock may have been set, and the machine started anew, since: another process differs by both
+        other = min(abs(began - self.began), abs(after_boot - self.after_boot)) > _SAME_S
+        return ended or other
+
+    def __str__(self) -> str:
+        return f"{self.what} (process {self.pid} on {self.host}, since {self.since})"
+
+
+class _Held(Exception):
+    """By another one."""
+
+    def __init__(self, holder: Holder) -> None:
+        super().__init__(str(holder))
+        self.holder = holder
+
+
+@contextmanager
+def held(folder: Path, what: str, remedy: str, wait_s: float = 0.0) -> Iterator[None]:
+    """Own the folder, which is made where it is not there, and goes again where nothing was put into it.
+
+    Args:
+        what: is told to others who ask for it, as "a training".
+        remedy: what they can do beside waiting, as "choose another --run_name".
+        wait_s: how long to wait for one who holds it.
+
+    Raises:
+        UserError: another process holds it, or it cannot be written to. Nothing is written then.
+    """
+    made = _make(folder)
+    try:
+        with _locked(folder / LOCK_FILE, folder, what, remedy, wait_s):
+            clear_parts(folder)
+            yield
+    finally:
+        for path in made:
+            with suppress(OSError):  # something is in it
+                path.rmdir()
+
+
+@contextmanager
+def held_file(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """The same for one file that is written as its text comes; the lock stands beside it."""
+    with _locked(path.with_name(f".{path.name}.lock"), path, what, remedy, 0.0):
+        yield
+
+
+def _make(folder: Path) -> list[Path]:
+    """The folders that had to be made, the innermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror or error}; choose another folder") from error
+    return missing
+
+
+@contextmanager
+def _locked(lock: Path, subject: Path, what: str, remedy: str, wait_s: float) -> Iterator[None]:
+    until = time.monotonic() + wait_s
+    mine = Holder.here(what)
+    while True:
+        try:
+            _take(lock, mine)
+            break
+        except _Held as other:
+            if time.monotonic() < until:
+                time.sleep(0.1)
+                continue
+            holder = other.holder
+            advice = f"wait for its end, or {remedy}"
+            if holder.elsewhere:
+                advice += f". If that process is gone, remove {lock}"
+            raise UserError(f"{subject} is in use by {holder}: {advice}") from other
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and subject == lock.parent:
+                _make(subject)  # its last owner has just put nothing into it, and has removed it
+                continue
+            raise UserError(
+                f"{subject} cannot be written to: {error.strerror or error}; choose another place"
+            ) from error
+    _mine[lock] = mine
+    _heed_sigterm()
+    try:
+        yield
+    finally:
+        _release(lock)
+
+
+def _take(lock: Path, mine: Holder) -> None:
+    """Raises _Held: by another process, which may still be there."""
+    while not _made(lock, mine):
+        other = _read(lock)
+        if other is None:
+            continue  # it has just gone
+        if not other.gone:
+            raise _Held(other)
+        # Of those that have seen this lock of a process that is gone, one alone may replace it: who holds the claim
+        # on it, a lock of its own. It looks again, as an earlier claim may have come to its end meanwhile.
+        claim = lock.with_name(f"{lock.name}.{other.token}")
+        _take(claim, mine)
+        try:
+            if _read(lock) != other:
+                continue
+            new = lock.with_name(f"{lock.name}.{mine.token}.new")
+            _made(new, mine)
+            new.replace(lock)
+        finally:
+            claim.unlink(missing_ok=True)
+        print(f"{lock.parent}: taken over from {other}, which was killed", file=sys.stderr, flush=True)
+        break
+    for left in lock.parent.glob(f"{lock.name}.*"):  # of processes killed while they took over
+        left.unlink(missing_ok=True)
+
+
+def _made(lock: Path, mine: Holder) -> bool:
+    """Whether the file was not there, and is now."""
+    try:
+        handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    with os.fdopen(handle, "wb") as file:
+        file.write((json.dumps(asdict(mine)) + "\n").encode())
+    return True
+
+
+def _read(lock: Path) -> Holder | None:
+    """None where the file is not there."""
+    until = time.monotonic() + _WRITTEN_S
+    while True:
+        try:
+            content: dict[str, Any] = json.loads(lock.read_text(encoding="utf-8"))
+            return Holder(**content)
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            if time.monotonic() > until:
+                raise UserError(
+                    f"{lock} is no lock that this version writes; if no process is at work in its folder, remove it"
+                ) from error
+            time.sleep(0.01)
+
+
+def _start(process: psutil.Process) -> tuple[float, float]:
+    began = process.create_time()
+    return began, began - psutil.boot_time()
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        return ""
+
+
+_mine: dict[Path, Holder] = {}
+"""Locks that this process holds."""
+
+
+def _release(lock: Path) -> None:
+    mine = _mine.pop(lock, None)
+    # a forked child has the parent's list, and someone may have removed the file by hand
+    if mine is not None and mine.pid == os.getpid() and _read(lock) == mine:
+        lock.unlink(missing_ok=True)
+
+
+def release_all() -> None:
+    """Before the process is ended without clean-up."""
+    for lock in list(_mine):
+        _release(lock)
+
+
+def _heed_sigterm() -> None:
+    """By default SIGTERM ends a process at once. Where nobody else has taken it, the locks go first."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _on_sigterm)
+
+
+def _on_sigterm(number: int, _: Any) -> None:
+    release_all()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
