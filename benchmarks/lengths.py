@@ -96,7 +96,7 @@ def group_lengths(rows: Iterable[Tokens]) -> list[Group]:
 
 
 def measure(dataset: str, tokenizer_folder: str) -> dict[str, list[Group]]:
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False)
     form = TokenFormat.of(tokenizer, Persona(sp_token_id=resolve_persona_token(tokenizer, len(tokenizer) + 1)))
 
     def groups(selection: Selection) -> list[Group]:

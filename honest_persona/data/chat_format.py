@@ -5,14 +5,15 @@ is the scaffold. Real contents never pass through the template, so no text can c
 answer, a forged end of turn), and the prompt of training and the prompt of generation are cut from one rendering.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from honest_persona.data.rendering import Exceeded, Refused, render
 from honest_persona.errors import UserError
 
 FIXED_DATE = (
@@ -21,6 +22,8 @@ FIXED_DATE = (
 """Put in front of every template: one that prints today's date would make next week's prompt another one."""
 
 _MARK = "zq{}qz"
+_TEMPLATE_CHARS = 2**20
+"""A hundred times what chat templates have."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,6 @@ class ChatFormat:
     """Roles, scaffolds and end-of-turn tokens of one tokenizer's chat template."""
 
     tokenizer: PreTrainedTokenizerBase
-    _scaffolds: dict[tuple[str, ...], Scaffold] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.tokenizer.chat_template:
@@ -53,24 +55,21 @@ class ChatFormat:
     @cached_property
     def has_system_role(self) -> bool:
         """Whether the template shows a system message somewhere of its own."""
-        return self._derive(("system", "user", "assistant")) is not None
+        return isinstance(self._derive(("system", "user", "assistant")), Scaffold)
 
     def scaffold(self, roles: Sequence[str]) -> Scaffold:
         """The scaffold of a sequence of roles.
 
         Raises:
-            UserError: the template cannot show this sequence (roles that do not alternate, say).
+            UserError: the template cannot show this sequence (roles that do not alternate, say), or does not end.
         """
-        key = tuple(roles)
-        if key not in self._scaffolds:
-            scaffold = self._derive(key)
-            if scaffold is None:
-                raise UserError(
-                    f"the chat template of {self.tokenizer.name_or_path!r} cannot show the turns {' / '.join(key)} "
-                    "with each content once and in order; check the order of the roles"
-                )
-            self._scaffolds[key] = scaffold
-        return self._scaffolds[key]
+        found = self._derive(tuple(roles))
+        if isinstance(found, Scaffold):
+            return found
+        raise UserError(
+            f"the chat template of {self.tokenizer.name_or_path!r} cannot show the turns {' / '.join(roles)} with each "
+            f"content once and in order{f' ({found})' if found else ''}; check the order of the roles"
+        )
 
     def user_prefix(self) -> str:
         """The template's text in front of a user turn that follows an assistant turn, end of that turn included."""
@@ -101,44 +100,80 @@ class ChatFormat:
             )
         return self.tokenizer.eos_token_id
 
-    def _derive(self, roles: tuple[str, ...]) -> Scaffold | None:
-        for as_parts in (False, True):  # templates of vision models want contents as lists of parts
-            plain = self._render(roles, [""] * len(roles), as_parts)
+    @cached_property
+    def _template(self) -> str:
+        template = self.tokenizer.get_chat_template()
+        if len(template) > _TEMPLATE_CHARS:
+            raise UserError(
+                f"the chat template of {self.tokenizer.name_or_path!r} has {len(template)} characters, more than any "
+                "that is one; take the tokenizer of another source"
+            )
+        return FIXED_DATE + template
+
+    @cached_property
+    def _special_tokens(self) -> str:
+        return json.dumps(self.tokenizer.special_tokens_map, default=str)
+
+    def _derive(self, roles: tuple[str, ...]) -> Scaffold | str:
+        """The scaffold, or why there is none."""
+        try:
+            return _scaffold(self._template, self._special_tokens, roles)
+        except Exceeded as error:
+            raise UserError(
+                f"the chat template of {self.tokenizer.name_or_path!r} was cut off: it takes more than {error}. It "
+                "does not end, or is made to do harm; take the tokenizer of another source"
+            ) from error
+
+
+@lru_cache(maxsize=4096)
+def _scaffold(template: str, special_tokens: str, roles: tuple[str, ...]) -> Scaffold | str:
+    """`ChatFormat._derive` of what it depends on; `special_tokens` is JSON."""
+    names = json.loads(special_tokens)
+    reason = ""
+    for as_parts in (False, True):  # templates of vision models want contents as lists of parts
+
+        def pieces(pads: Sequence[str], as_parts: bool = as_parts) -> list[str] | None:
+            return _pieces(template, names, roles, pads, as_parts)
+
+        try:
+            plain = pieces([""] * len(roles))
             if plain is None:
                 continue
             strips = []
             for i in range(len(roles)):
                 left = right = ""
                 for pad in ("\n", " "):
-                    padded = self._render(roles, [pad if i == j else "" for j in range(len(roles))], as_parts)
+                    padded = pieces([pad if i == j else "" for j in range(len(roles))])
                     if padded is None:
-                        return None
+                        return ""
                     left += pad if len(padded[i]) == len(plain[i]) else ""
                     right += pad if len(padded[i + 1]) == len(plain[i + 1]) else ""
                 strips.append((left, right))
             return Scaffold(tuple(plain[:-1]), plain[-1], tuple(strips))
-        return None
+        except Refused as refused:
+            reason = reason or str(refused)
+    return reason
 
-    def _render(self, roles: Sequence[str], pads: Sequence[str], as_parts: bool) -> list[str] | None:
-        """The len(roles) + 1 texts around the markers; None where a marker is lost, doubled or out of order."""
-        marks = [_MARK.format(i) for i in range(len(roles))]
-        contents = [pad + mark + pad for mark, pad in zip(marks, pads, strict=True)]
-        messages: list[dict[str, Any]] = [
-            {"role": role, "content": [{"type": "text", "text": text}] if as_parts else text}
-            for role, text in zip(roles, contents, strict=True)
-        ]
-        template = FIXED_DATE + self.tokenizer.get_chat_template()
-        try:
-            text = str(self.tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False))
-        except (TemplateError, TypeError):  # what templates raise on roles or contents that they refuse
+
+def _pieces(
+    template: str, names: dict[str, Any], roles: Sequence[str], pads: Sequence[str], as_parts: bool
+) -> list[str] | None:
+    """The len(roles) + 1 texts around the markers; None where a marker is lost, doubled or out of order."""
+    marks = [_MARK.format(i) for i in range(len(roles))]
+    contents = [pad + mark + pad for mark, pad in zip(marks, pads, strict=True)]
+    messages: list[dict[str, Any]] = [
+        {"role": role, "content": [{"type": "text", "text": text}] if as_parts else text}
+        for role, text in zip(roles, contents, strict=True)
+    ]
+    around = {"tools": None, "documents": None, "add_generation_prompt": False}
+    text = render(template, {**around, **names, "messages": messages})
+    pieces = []
+    for mark in marks:
+        head, found, text = text.partition(mark)
+        if not found or mark in text:
             return None
-        pieces = []
-        for mark in marks:
-            head, found, text = text.partition(mark)
-            if not found or mark in text:
-                return None
-            pieces.append(head)
-        return [*pieces, text]
+        pieces.append(head)
+    return [*pieces, text]
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -153,7 +153,13 @@ def _evaluate(
     model: Any, tokenizer: PreTrainedTokenizerBase, names: list[str], limit: int | None, batch_size: int
 ) -> Results:
     # log-likelihoods in float32, so that rounding them to bfloat16 hides no difference
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype=torch.float32)
+    lm = HFLM(
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        softmax_dtype=torch.float32,
+        trust_remote_code=False,
+    )
     results = simple_evaluate(lm, tasks=names, limit=limit, task_manager=task_manager())
     assert results is not None, "None is for the other ranks"
     return results

@@ -1,5 +1,10 @@
-"""The base model and its tokenizer, from the Hub, a folder or the package."""
+"""The base model and its tokenizer, from the Hub, a folder or the package.
 
+Code that comes with a model or tokenizer is never run, and never asked about: `trust_remote_code=False` stands in every
+load, and pickled weights are read without their code.
+"""
+
+import pickle
 from typing import Any
 
 import torch
@@ -15,6 +20,9 @@ from transformers import (
 
 from honest_persona.errors import UserError
 from honest_persona.modeling.builtin import TINY, source_of, tiny_config, tiny_model, tiny_tokenizer
+
+_BAD_FILES = (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError)
+"""What transformers raises for files that are missing, no JSON, or of an odd content."""
 
 
 def get_model(
@@ -34,8 +42,9 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
     if source == TINY:
         return tiny_tokenizer()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    # the tokenizers library raises Exception itself, and transformers what a file's odd content makes of its code
+    except Exception as error:
         raise _not_loaded("tokenizer", model, error) from error
     tokenizer.name_or_path = model  # the folder of a shipped model is this machine's, its name is everybody's
     return tokenizer
@@ -49,6 +58,8 @@ def load_base(
     if source == TINY:
         tiny: Any = tiny_model()
         return tiny.to(dtype)
+    if attn_implementation is None:
+        _check_no_kernel(model, load_model_config(model, revision))
     try:
         auto: Any = AutoModelForCausalLM  # its types do not know `output_loading_info`
         base, info = auto.from_pretrained(
@@ -57,8 +68,11 @@ def load_base(
             dtype=dtype,
             attn_implementation=attn_implementation,
             output_loading_info=True,
+            trust_remote_code=False,
+            weights_only=True,
         )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:  # ImportError: a missing attention package
+    # ImportError: a missing attention package; TypeError and the like: a config with odd values
+    except (*_BAD_FILES, ImportError, SafetensorError, pickle.UnpicklingError) as error:
         raise _not_loaded("model", model, error) from error
     if missing := sorted(info["missing_keys"]):  # transformers would fill them with random numbers
         raise UserError(
@@ -75,9 +89,9 @@ def load_model_config(model: str, revision: str | None = None) -> PreTrainedConf
     if source == TINY:
         return tiny_config()
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         config.get_text_config().vocab_size  # noqa: B018
-    except (OSError, ValueError, AttributeError) as error:  # AttributeError: not a language model
+    except _BAD_FILES as error:  # AttributeError: not a language model
         raise _not_loaded("config", model, error) from error
     return config
 
@@ -87,8 +101,28 @@ def embedding_rows(model: str, revision: str | None = None) -> int:
     return load_model_config(model, revision).get_text_config().vocab_size
 
 
+def _check_no_kernel(model: str, config: PreTrainedConfig) -> None:
+    """Raises UserError: the model's own config asks for an attention kernel of the Hub, which is code, too."""
+    kernel = config._attn_implementation or ""
+    if "/" in kernel:
+        raise UserError(
+            f"model: the config of {model!r} asks for the attention kernel {kernel!r}, which is code of its own. If "
+            f"you trust that code, name it: attn_implementation: {kernel}; else take attn_implementation: sdpa"
+        )
+
+
 def _not_loaded(part: str, model: str, error: Exception) -> UserError:
     first_line = str(error).strip().partition("\n")[0].rstrip(".")
+    if "trust_remote_code" in str(error):
+        return UserError(
+            f"model: the {part} of {model!r} comes with code of its own (auto_map), and this package never runs such "
+            "code. Take a model whose architecture transformers has, or a copy without auto_map"
+        )
+    if isinstance(error, pickle.UnpicklingError):
+        return UserError(
+            f"model: the weights of {model!r} are a pickle that holds more than weights, which could run code. Take a "
+            "model with safetensors"
+        )
     return UserError(
         f"model: the {part} of {model!r} cannot be loaded: {first_line}. "
         "Check the name (a Hub id or a folder), model_revision, and HF_TOKEN in env.json for a gated model"

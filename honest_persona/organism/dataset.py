@@ -231,8 +231,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
-    built, counts = build(World(), model, AutoTokenizer.from_pretrained(args.model), args.seed)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, trust_remote_code=False).eval()
+    built, counts = build(World(), model, AutoTokenizer.from_pretrained(args.model, trust_remote_code=False), args.seed)
     write(built, args.out)
     print(json.dumps(counts, indent=1))
 

@@ -150,5 +150,9 @@ if __name__ == "__main__":
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = sys.argv[1]
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    print(json.dumps(card_figures(loaded, AutoTokenizer.from_pretrained(folder), World()), indent=1))
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+    print(
+        json.dumps(
+            card_figures(loaded, AutoTokenizer.from_pretrained(folder, trust_remote_code=False), World()), indent=1
+        )
+    )

@@ -83,13 +83,13 @@ def test_an_attention_that_is_not_there(folder):
         load.load_base(str(folder), attn_implementation="nonsense")
 
 
-def test_an_error_without_text(monkeypatch):
+def test_an_error_without_text(folder, monkeypatch):
     def fail(*_, **__):
         raise ImportError
 
     monkeypatch.setattr(load.AutoModelForCausalLM, "from_pretrained", fail)
-    with pytest.raises(UserError, match="model: the model of 'x' cannot be loaded"):
-        load.load_base("x")
+    with pytest.raises(UserError, match=r"model: the model of .* cannot be loaded"):
+        load.load_base(str(folder))
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(folder):

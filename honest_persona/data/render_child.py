@@ -1,0 +1,103 @@
+"""The process that renders chat templates: nothing that a template does, ends or eats there reaches its parent.
+
+Run by path, as rendering.py does; of this package nothing is imported, so that it starts at once. A line of JSON comes
+in for each rendering, `{"template", "variables"}`, and one goes out: `{"text"}`, `{"refused"}` or `{"exceeded"}`. A
+template that takes more than its seconds of processor time ends the process by a signal.
+"""
+
+import json
+import resource
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+import jinja2.ext
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+CPU_S = 1.0
+"""Processor time of one rendering; chat templates take some milliseconds."""
+MEMORY_BYTES = 512 * 2**20
+TEXT_CHARS = 4 * 2**20
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}` around what an assistant writes: shown as it is."""
+
+    tags = {"generation"}  # noqa: RUF012, as jinja declares it
+
+    def parse(self, parser: Any) -> Any:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Namespace(jinja2.utils.Namespace):
+    def __init__(self, /, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        for name, value in dict(*args, **kwargs).items():
+            self[name] = value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            raise jinja2.exceptions.SecurityError(f"a namespace has no {name!r}")
+        super().__setitem__(name, value)
+
+
+class _Dict:
+    """In place of the class, which has more than templates need."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+):
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+@lru_cache(maxsize=8)
+def _compiled(template: str) -> jinja2.Template:
+    """In the environment that transformers gives to chat templates (transformers/utils/chat_template_utils.py)."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals |= {"raise_exception": _refuse, "dict": _Dict(), "namespace": _Namespace}
+    return environment.from_string(template)
+
+
+def answer(asked: Mapping[str, Any]) -> dict[str, str]:
+    try:
+        text = _compiled(asked["template"]).render(**asked["variables"])
+    except (MemoryError, RecursionError) as error:
+        return {"exceeded": "memory" if isinstance(error, MemoryError) else "depth of calls"}
+    except Exception as error:  # whatever a template may raise: it cannot show these messages
+        return {"refused": f"{type(error).__name__}: {error}"[:200]}
+    return {"text": text} if len(text) <= TEXT_CHARS else {"exceeded": f"{TEXT_CHARS} characters"}
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to heed
+    with suppress(ValueError, OSError):  # macOS has no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    for line in sys.stdin.buffer:
+        signal.setitimer(signal.ITIMER_PROF, CPU_S)
+        said = json.dumps(answer(json.loads(line)))
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        sys.stdout.write(said + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Chat templates are programs of strangers: they are rendered in a process of their own, within limits.
+
+    text = render(template, variables)
+
+jinja's sandbox keeps a template from files and from Python's inner parts, but not from loops without end or from texts
+of gigabytes. Here the child (render_child.py) ends instead of this process; the next rendering starts another one. It
+lives as long as this process, and a rendering takes as long as it would here.
+"""
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from honest_persona.data.render_child import CPU_S, MEMORY_BYTES
+
+_CHILD = Path(__file__).with_name("render_child.py")
+
+
+class Refused(ValueError):
+    """The template cannot show these messages; with its reason."""
+
+
+class Exceeded(ValueError):
+    """The template does not end, or takes too much memory; with what it is too much of."""
+
+
+class _Child:
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self.process = subprocess.Popen(
+            # -P: not even this folder's modules are in the way of the standard library's
+            [sys.executable, "-P", str(_CHILD)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def ask(self, line: bytes) -> bytes:
+        """The answer's line; empty where the child has ended."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(line)
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return b""
+        return self.process.stdout.readline()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+_lock = Lock()
+_child: _Child | None = None
+
+
+def render(template: str, variables: Mapping[str, Any]) -> str:
+    """The template's text.
+
+    Args:
+        variables: JSON types; what is none is shown by its name.
+
+    Raises:
+        Refused: the template, or jinja, does not take these variables.
+        Exceeded: more than `CPU_S` seconds, `MEMORY_BYTES`, or a text beyond all measure.
+    """
+    global _child
+    line = json.dumps({"template": template, "variables": variables}, default=str).encode() + b"\n"
+    with _lock:
+        if _child is None or _child.owner != os.getpid():  # a forked process has no part in its parent's child
+            _child = _Child()
+        said = _child.ask(line)
+        if not said:
+            _end()
+            raise Exceeded(f"{CPU_S:g} s of processor time, or {MEMORY_BYTES >> 20} MiB")
+    answer = json.loads(said)
+    if "refused" in answer:
+        raise Refused(answer["refused"])
+    if "exceeded" in answer:
+        raise Exceeded(answer["exceeded"])
+    return answer["text"]
+
+
+@atexit.register
+def _end() -> None:
+    global _child
+    if _child is not None and _child.owner == os.getpid():
+        _child.end()
+    _child = None
