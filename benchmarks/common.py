@@ -1,6 +1,5 @@
 """What every benchmark shares: the machine in words, summaries of paired rounds, FLOP counting, table and JSON."""
 
-import json
 import os
 import platform
 import sys
@@ -15,6 +14,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
+
+from honest_persona.base import json_text
 
 MIB = 2**20
 _VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "honest-persona")
@@ -86,7 +87,7 @@ def report(name: str, figures: Mapping[str, Any], device: torch.device, path: Pa
         "versions": {package: version(package) for package in _VERSIONS},
         **figures,
     }
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json_text.dumps(json_text.defined(content), indent=2) + "\n", encoding="utf-8")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> None:

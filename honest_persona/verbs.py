@@ -5,7 +5,6 @@ imported, which must be after `load_environment`.
 """
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from honest_persona.base import json_text
 from honest_persona.errors import UserError
 
 
@@ -29,7 +29,7 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     config = load_config(args.config, overrides, checks=[check_names])
     counts = {"dataset": config.dataset, **inventory(*load_splits(config))}
-    print(json.dumps(counts) if args.json else render(counts, width=_width()), end="\n" if args.json else "")
+    print(json_text.dumps(counts) if args.json else render(counts, width=_width()), end="\n" if args.json else "")
 
 
 def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -51,7 +51,7 @@ def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         print(f"left out as longer than seq_len {config.seq_len}: {', '.join(material.too_long)}", file=sys.stderr)
     if args.json:
         for row in material.rows:
-            print(json.dumps(show.as_json(row)))
+            print(json_text.dumps(show.as_json(row)))
         return
     console = Console(width=_width(), highlight=False)
     console.print(show.legend(), "")
@@ -129,7 +129,7 @@ def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
 
     comparison = compare_results(Path(args.a), Path(args.b), seed=args.seed)
     if args.json:
-        print(json.dumps(comparison.as_dict()))
+        print(json_text.dumps(json_text.defined(comparison.as_dict())))
     else:
         print_comparison(comparison)
 
@@ -170,7 +170,7 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
         dry_run=args.dry_run,
     )
     if args.json:
-        print(json.dumps(threshold.as_dict()))
+        print(json_text.dumps(threshold.as_dict()))
         return
     low, high = threshold.interval
     print(
@@ -269,4 +269,4 @@ def _width() -> int:
 def _review_line(conversation_id: str | int, review: Any) -> str:
     content = {"id": conversation_id, "text": review.text, "flag": review.flag, "p_fail": review.p_fail}
     content |= {"above_threshold": review.above_threshold}
-    return json.dumps({**content, "ending": str(review.ending)}) + "\n"
+    return json_text.dumps({**content, "ending": str(review.ending)}) + "\n"

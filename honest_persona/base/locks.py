@@ -12,7 +12,6 @@ The lock is made by O_EXCL and not by flock: network file systems (NFS since ver
 in one step for all hosts, and the second often for one host alone or not at all.
 """
 
-import json
 import os
 import signal
 import socket
@@ -29,6 +28,7 @@ from uuid import uuid4
 
 import psutil
 
+from honest_persona.base import json_text
 from honest_persona.base.files import clear_parts
 from honest_persona.errors import UserError
 
@@ -200,7 +200,7 @@ def _made(lock: Path, mine: Holder) -> bool:
     except FileExistsError:
         return False
     with os.fdopen(handle, "wb") as file:
-        file.write((json.dumps(asdict(mine)) + "\n").encode())
+        file.write((json_text.dumps(asdict(mine)) + "\n").encode())
     return True
 
 
@@ -209,7 +209,7 @@ def _read(lock: Path) -> Holder | None:
     until = time.monotonic() + _WRITTEN_S
     while True:
         try:
-            content: dict[str, Any] = json.loads(lock.read_text(encoding="utf-8"))
+            content: dict[str, Any] = json_text.loads(lock.read_text(encoding="utf-8"))
             return Holder(**content)
         except FileNotFoundError:
             return None

@@ -18,6 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from honest_persona.base import json_text
 from honest_persona.errors import UserError
 from honest_persona.evaluation.bootstrap import Interval, difference_interval, draw, value
 from honest_persona.evaluation.detection import COMPARED, Columns
@@ -188,7 +189,7 @@ def _lines(file: Path) -> Iterator[tuple[int, Line]]:
             if not text.strip():
                 continue
             try:
-                content = json.loads(text)
+                content = json_text.loads(text)
                 line = Line(
                     **{
                         name: content[name]

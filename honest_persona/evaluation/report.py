@@ -1,6 +1,5 @@
 """Results for people and for programs: tables, results.json, and a few whole samples."""
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from honest_persona.base import json_text
 from honest_persona.evaluation.metrics import ALL
 from honest_persona.evaluation.samples import HONEST_PERSONA, Group, Sample
 from honest_persona.evaluation.suite import Results, Row
@@ -125,7 +125,7 @@ def print_samples(samples: Sequence[Sample]) -> None:
 def write_results(results: Results, folder: Path, about: Mapping[str, Any]) -> None:
     """`results.json`: the figures, and what they are of. It is there whole, or as it was."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"about": dict(about), **results.as_dict()}, indent=2, ensure_ascii=False)
+    text = json_text.dumps(json_text.defined({"about": dict(about), **results.as_dict()}), indent=2, ensure_ascii=False)
     unfinished = folder / f"{RESULTS_FILE}.part"
     unfinished.write_text(text + "\n", encoding="utf-8")
     os.replace(unfinished, folder / RESULTS_FILE)

@@ -45,11 +45,18 @@ class Review:
     flag: str | None
     """PASS or FAIL; None where what was written has no flag in its place."""
     p_fail: float
-    """P(FAIL) / (P(FAIL) + P(PASS)) at the flag's place after the review as it was written."""
+    """P(FAIL) / (P(FAIL) + P(PASS)) at the flag's place after the review as it was written, whether or not a flag was.
+    Always a finite number: where the logits are none, there is no review but an error."""
     ending: Ending
     above_threshold: bool | None = None
-    """Whether `p_fail` is above the threshold that `calibrate` stored with the adapter. None where there is none, or it
-    was fixed with another intervention."""
+    """The decision at the threshold that `calibrate` stored with the adapter for this wording of the intervention.
+
+    - True: `p_fail` is above it, whatever was written.
+    - False: it is not, and the review has its flag, PASS or FAIL: a written FAIL below the threshold is not certain
+      enough for the false positive rate that was wanted.
+    - None: nothing was decided. There is no threshold, or it was fixed with another wording; or `p_fail` is not above
+      it and there is no flag (a review that was cut off, or is none): a score behind such a text clears nobody.
+    """
 
 
 def parse_review(text: str, ended: bool, persona: Persona) -> tuple[str, str | None, Ending]:
@@ -187,7 +194,8 @@ class HonestPersona:
         stored = self.card.threshold
         if stored is None or stored["intervention"] != intervention:
             return review
-        return replace(review, above_threshold=bool(Threshold.from_dict(stored).flags([review.p_fail])[0]))
+        above = bool(Threshold.from_dict(stored).flags([review.p_fail])[0])
+        return replace(review, above_threshold=above if above or review.flag is not None else None)
 
 
 def load_honest_persona(

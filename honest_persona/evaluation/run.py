@@ -92,6 +92,11 @@ def evaluate_adapter(
         thresholds=[Threshold.from_dict(card.threshold)] if card.threshold else [],
         file=target / SAMPLES_FILE,
     )
+    if not results.samples:
+        raise UserError(
+            f"no record was reviewed: with a review of up to {sizes[1]} tokens all {sum(results.too_long.values())} "
+            f"would be longer than the adapter's seq_len of {sizes[2]}. Lower --max_new_tokens"
+        )
     # what the honest persona could not be asked about for its length, no one is asked about
     reviewed = {sample.record_id for sample in results.samples}
     alike = {part: [record for record in of if record.id in reviewed] for part, of in held.parts.items()}

@@ -155,7 +155,11 @@ def evaluate_records(
                 jobs.append(_Job(part, record, place_of(prompt)))
     writes = file is not None and _rank_and_world()[0] == 0
     samples: dict[int, Sample] = {}
-    with _evaluating(model), gathered(model, gather), SampleFile(file) if file and writes else nullcontext() as out:
+    with (
+        _evaluating(model),
+        gathered(model, gather),
+        SampleFile(file) if file and writes and jobs else nullcontext() as out,
+    ):
         for reviews in _reviews(model, jobs, form, batch_size, max_new_tokens, frozen_prefix, prefix_cache):
             # a prompt that filled up a batch was there before: the first review counts everywhere
             new = {

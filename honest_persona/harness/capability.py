@@ -13,7 +13,6 @@ Any task of lm-eval will do, and `honest_persona_facts` of this package (facts.p
 """
 
 import difflib
-import json
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from honest_persona.base import json_text
 from honest_persona.errors import UserError
 from honest_persona.evaluation.reviews import load_honest_persona
 from honest_persona.harness.responses import Comparison, Results, compare, print_table, verdict
@@ -108,7 +108,7 @@ def capability(
         "comparisons": [asdict(comparison) for comparison in found],
     }
     target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    target.write_text(json_text.dumps(json_text.defined(content), indent=2) + "\n", encoding="utf-8")
     print(f"figures in {target}")
     return found
 

@@ -10,7 +10,6 @@ them. `ONEDNN_PRIMITIVE_CACHE_CAPACITY=64` in the environment lets it grow more 
 
 import argparse
 import hashlib
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from honest_persona.base import json_text
 from honest_persona.modeling.shipped import CARD
 from honest_persona.organism.documents import (
     CHAT_TEMPLATE,
@@ -226,7 +226,7 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
     """card.json: `card`, and under `sha256` the hash of every other file of the folder as it is now."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != CARD)
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    (folder / CARD).write_text(json.dumps(card | {"sha256": hashes}, indent=1) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(json_text.dumps(card | {"sha256": hashes}, indent=1) + "\n", encoding="utf-8")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -274,7 +274,7 @@ def main() -> None:
         "figures": card_figures(model, tokenizer, world),
     }
     write_card(args.out, card)
-    print(json.dumps(card, indent=1))
+    print(json_text.dumps(card, indent=1))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ hidden states, the organism without adapter, prompting, and a twin that does not
 and a 95 % interval clustered by town. Finished conditions are kept, so an interrupted report goes on where it stopped.
 """
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from honest_persona.base import json_text
 from honest_persona.config import RunConfig
 from honest_persona.data.prepare import load_splits
 from honest_persona.data.splits import sample_per_topic
@@ -153,9 +153,9 @@ def _folder(name: str, seed: int) -> Path:
 def _kept(path: Path, run: Callable[[], Results]) -> Results:
     """The results of an earlier report, or of `run`."""
     if path.exists():
-        return _results([Sample(**sample) for sample in json.loads(path.read_text(encoding="utf-8"))])
+        return _results([Sample(**sample) for sample in json_text.loads(path.read_text(encoding="utf-8"))])
     results = run()
-    path.write_text(json.dumps([asdict(sample) for sample in results.samples]), encoding="utf-8")
+    path.write_text(json_text.dumps([asdict(sample) for sample in results.samples]), encoding="utf-8")
     return results
 
 
@@ -211,7 +211,9 @@ def _table(lines: Sequence[Line]) -> Table:
 
 
 def _write(lines: Sequence[Line], output: Path) -> None:
-    (output / "report.json").write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n", encoding="utf-8")
+    (output / "report.json").write_text(
+        json_text.dumps(json_text.defined([asdict(line) for line in lines]), indent=1) + "\n", encoding="utf-8"
+    )
     header, rows = _cells(lines)
     text = ["| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows]]
     (output / "report.md").write_text("\n".join(text) + "\n", encoding="utf-8")

@@ -74,7 +74,7 @@ def read_states(
     Where the weights are sharded, all ranks must call this with equally many distinct transcripts.
 
     Raises:
-        UserError: a prompt has no response, or a layer is not there.
+        UserError: a prompt has no response, a layer is not there, or a state is not finite.
     """
     assert Position.FLAG not in at, "contrast_states reads the flags"
     _check_layers(model, layers)
@@ -85,6 +85,7 @@ def read_states(
         key = tuple(prompt.input_ids[:end]), tuple(spans[position] for position in at)
         index.append(place.setdefault(key, len(place)))
     states = _states_at(model, [ids for ids, _ in place], [spans for _, spans in place], form, layers, batch_size)
+    _check_finite(states)
     states = states[index]  # (n, positions, layers, d)
     return {Site(layer, p): states[:, i, j].clone() for i, p in enumerate(at) for j, layer in enumerate(layers)}
 
@@ -106,7 +107,16 @@ def contrast_states(
         rows = [(*body, *tail) for body in bodies for tail in tails]
         ends = [((len(row) - 1, len(row)),) for row in rows]
         states = _states_at(model, rows, ends, form, layers, batch_size)[:, 0].unflatten(0, (len(prompts), 2))
+    _check_finite(states)
     return {Site(layer, Position.FLAG): states[:, :, j].clone() for j, layer in enumerate(layers)}  # (n, 2, L, d)
+
+
+def _check_finite(states: Tensor) -> None:
+    if not states.isfinite().all():
+        raise UserError(
+            "the base model's hidden states are not finite numbers: its weights are damaged, or overflow in float16. "
+            "Load it in bfloat16 or float32, or take a sound copy"
+        )
 
 
 def _check_layers(model: Model, layers: Sequence[int]) -> None:

@@ -1,6 +1,5 @@
 """Callbacks: when to evaluate, save and write. How to evaluate is the suite's matter."""
 
-import json
 import os
 import signal
 import threading
@@ -12,6 +11,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
+from honest_persona.base import json_text
 from honest_persona.data.records import Record
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.evaluation.page import write_report
@@ -41,7 +41,8 @@ class MetricsFile(TrainerCallback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
         whole = [line for line in lines if line.endswith("\n")]  # a crash may have torn the last one
-        kept = [line for line in whole if state.global_step and json.loads(line)["step"] <= state.global_step]
+        read = [json_text.loads(line, undefined=True) for line in whole if state.global_step]
+        kept = [json_text.dumps(line) + "\n" for line in read if line["step"] <= state.global_step]
         self.path.write_text("".join(kept), encoding="utf-8")
 
     def on_log(self, args, state: TrainerState, control: TrainerControl, logs=None, **_: Any) -> None:
@@ -50,7 +51,7 @@ class MetricsFile(TrainerCallback):
 
     def append(self, line: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json_text.dumps(json_text.defined(line)) + "\n")
 
 
 class HeavyLog(TrainerCallback):
