@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from honest_persona.base.console import one_line, say
 from honest_persona.data.records import Record
 from honest_persona.data.segments import record_messages
 from honest_persona.data.sources import Selection, load_records
@@ -121,8 +122,8 @@ def evaluate_adapter(
     write_results(results, target, about)
     print_table(results, f"{adapter} on {source}")
     for line in (*averaged, *left_out):
-        print(line)
-    print(f"figures in {target / RESULTS_FILE}, reviews in {target / SAMPLES_FILE}, report in {write_report(target)}")
+        say(one_line(line))
+    say(f"figures in {target / RESULTS_FILE}\nreviews in {target / SAMPLES_FILE}\nreport in {write_report(target)}")
     return results
 
 

@@ -22,6 +22,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from honest_persona.base import json_text
+from honest_persona.base.console import say
 from honest_persona.errors import UserError
 from honest_persona.evaluation.reviews import load_honest_persona
 from honest_persona.harness.responses import Comparison, Results, compare, print_table, verdict
@@ -93,7 +94,7 @@ def capability(
         found += compared
 
     print_table(found, f"{folder}: {card.base_model}, adapter_scope {scope}")
-    print(*verdicts, sep="\n")
+    say("\n".join(verdicts))
     content = {
         "adapter": str(folder),
         "base_model": card.base_model,
@@ -109,7 +110,7 @@ def capability(
     }
     target.parent.mkdir(exist_ok=True)
     target.write_text(json_text.dumps(json_text.defined(content), indent=2) + "\n", encoding="utf-8")
-    print(f"figures in {target}")
+    say(f"figures in {target}")
     return found
 
 

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from honest_persona.base import json_text
+from honest_persona.base.console import say
 from honest_persona.data.records import MARKER
 from honest_persona.organism.conversations import (
     INTERVENTIONS,
@@ -234,7 +235,7 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, trust_remote_code=False).eval()
     built, counts = build(World(), model, AutoTokenizer.from_pretrained(args.model, trust_remote_code=False), args.seed)
     write(built, args.out)
-    print(json_text.dumps(counts, indent=1))
+    say(json_text.dumps(counts, indent=1))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from honest_persona.base import json_text
+from honest_persona.base.console import say
 from honest_persona.modeling.shipped import CARD
 from honest_persona.organism.documents import (
     CHAT_TEMPLATE,
@@ -213,10 +214,7 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         total += loss.item()
         if (step + 1) % log_every == 0:
-            print(
-                f"step {step + 1}/{steps} loss {total / log_every:.4f} nats, {time.monotonic() - started:.0f} s",
-                flush=True,
-            )
+            say(f"step {step + 1}/{steps} loss {total / log_every:.4f} nats, {time.monotonic() - started:.0f} s")
             total = 0.0
         if (step + 1) % 500 == 0:
             model.save_pretrained(out)
@@ -248,7 +246,7 @@ def main() -> None:
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, args.width, args.layers)
     n_parameters = sum(p.numel() for p in model.parameters())
-    print(f"{n_parameters:,} parameters, {len(tokenizer)} tokens in the vocabulary", flush=True)
+    say(f"{n_parameters:,} parameters, {len(tokenizer)} tokens in the vocabulary")
     started = time.monotonic()
     tokenizer.save_pretrained(args.out)
     train(
@@ -274,7 +272,7 @@ def main() -> None:
         "figures": card_figures(model, tokenizer, world),
     }
     write_card(args.out, card)
-    print(json_text.dumps(card, indent=1))
+    say(json_text.dumps(card, indent=1))
 
 
 if __name__ == "__main__":

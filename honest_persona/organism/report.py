@@ -12,10 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from honest_persona.base import json_text
+from honest_persona.base.console import Column, Table, show
 from honest_persona.config import RunConfig
 from honest_persona.data.prepare import load_splits
 from honest_persona.data.splits import sample_per_topic
@@ -102,7 +100,7 @@ def report(
         results = [_trained(config, name, {**changes, "seed": config.seed + i}, per_topic, output) for i in range(n)]
         lines.append(_line(name, what, results))
         _write(lines, output)
-    Console(width=160).print(_table(lines))
+    show(_table(lines))
     return lines
 
 
@@ -200,13 +198,13 @@ def _cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
 def _table(lines: Sequence[Line]) -> Table:
     header, rows = _cells(lines)
     table = Table(
-        title="balanced accuracy on held-out towns (95 % interval, clustered by town)",
-        caption="median over seeds, with the interval of the median seed; unparsable reviews count in neither rate",
+        "balanced accuracy on held-out towns (95 % interval, clustered by town)",
+        [Column(header[0], "name"), *(Column(heading) for heading in header[1:])],
+        "median over seeds, with the interval of the median seed; unparsable reviews count in neither rate",
+        blocks=True,
     )
-    for name in header:
-        table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add(*row)
     return table
 
 

@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
 from honest_persona.base import json_text
+from honest_persona.base.console import say
 from honest_persona.data.records import Record
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.evaluation.page import write_report
@@ -19,7 +20,7 @@ from honest_persona.evaluation.report import RESULTS_FILE, print_samples, print_
 from honest_persona.evaluation.samples import SAMPLES_FILE, read_samples
 from honest_persona.evaluation.suite import Results, Stopped, evaluate_records
 from honest_persona.modeling.prefix_cache import PrefixCache
-from honest_persona.training.ranks import Siblings, all_agree, say
+from honest_persona.training.ranks import Siblings, all_agree
 from honest_persona.training.run_state import check_optimizer
 from honest_persona.training.trackers import track
 from honest_persona.training.trainer import PersonaTrainer
@@ -150,7 +151,7 @@ class HeavyLog(TrainerCallback):
         print_samples(samples[:_PRINTED_SAMPLES])
         scalars = {f"heavy_log/{name}": value for name, value in results.scalars().items()}
         self.metrics.append({"step": step, **scalars})
-        print(f"report in {write_report(folder)}")
+        say(f"report in {write_report(folder)}")
         track(step, scalars, results, samples, folder / "plots")
 
 

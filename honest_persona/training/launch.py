@@ -10,6 +10,7 @@ import torch.distributed as dist
 from transformers import TrainerCallback, set_seed
 from trl import SFTConfig
 
+from honest_persona.base.console import say
 from honest_persona.config import RunConfig
 from honest_persona.config_fields import CHECKPOINTS_DIR
 from honest_persona.data.persona_token import resolve_persona_token
@@ -32,7 +33,7 @@ from honest_persona.training.batching import PersonaBatches
 from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCheck, SaveAtEpochEnd, StopAtSigterm
 from honest_persona.training.checkpoints import Checkpoint, check_same_run, checkpoints, last_good, newest
 from honest_persona.training.identity import changed_settings, run_identity
-from honest_persona.training.ranks import Siblings, is_launched, join_deepspeed, say
+from honest_persona.training.ranks import Siblings, is_launched, join_deepspeed
 from honest_persona.training.trackers import guard_trackers, prepare_trackers
 
 _VERSIONS = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate", "honest-persona")

@@ -30,6 +30,7 @@ from typing import Any, Literal
 import torch.distributed as dist
 
 from honest_persona.base import json_text
+from honest_persona.base.console import say
 from honest_persona.config import RunConfig
 from honest_persona.config_fields import CHECKPOINTS_DIR
 from honest_persona.data.records import Record
@@ -160,7 +161,7 @@ def sweep(config: RunConfig, design: str, limit: int | None = None, output: Path
         print_sweep(_read(given.folder))
         if design == "follow_up":
             print_comparison(compare(given.folder / PLAIN, given.folder / PERSONA))
-        print(f"figures in {given.folder / SWEEP_FILE}")
+        say(f"figures in {given.folder / SWEEP_FILE}")
     return given.folder
 
 
