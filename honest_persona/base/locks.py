@@ -15,7 +15,6 @@ in one step for all hosts, and the second often for one host alone or not at all
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from uuid import uuid4
 import psutil
 
 from honest_persona.base import json_text
+from honest_persona.base.console import tell
 from honest_persona.base.files import clear_parts
 from honest_persona.errors import UserError
 
@@ -187,7 +187,7 @@ def _take(lock: Path, mine: Holder) -> None:
             new.replace(lock)
         finally:
             claim.unlink(missing_ok=True)
-        print(f"{lock.parent}: taken over from {other}, which was killed", file=sys.stderr, flush=True)
+        tell(f"{lock.parent}: taken over from {other}, which was killed")
         break
     for left in lock.parent.glob(f"{lock.name}.*"):  # of processes killed while they took over
         left.unlink(missing_ok=True)
