@@ -1,6 +1,5 @@
 """What every benchmark shares: the machine in words, summaries of paired rounds, FLOP counting, table and JSON."""
 
-import json
 import os
 import platform
 import sys
@@ -12,9 +11,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
+
+from honest_persona.base import json_text
+from honest_persona.base.console import Column, Table, say, show
 
 MIB = 2**20
 _VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "honest-persona")
@@ -86,19 +86,16 @@ def report(name: str, figures: Mapping[str, Any], device: torch.device, path: Pa
         "versions": {package: version(package) for package in _VERSIONS},
         **figures,
     }
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json_text.dumps(json_text.defined(content), indent=2) + "\n", encoding="utf-8")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> None:
-    table = Table(title=title, title_justify="left")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    table = Table(title, [Column(columns[0], "name"), *(Column(heading) for heading in columns[1:])], blocks=True)
     for row in rows:
-        table.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(table)
+        table.add(*row)
+    show(table)
     for note in notes:
-        console.print(note, highlight=False, markup=False)
+        say(note)
 
 
 def flop_counter() -> FlopCounterMode:

@@ -24,11 +24,12 @@ from benchmarks.common import MIB, Spread, print_table, report
 from benchmarks.setups import SETUPS, Setup, lora_settings, random_base, token_format
 from benchmarks.turns import StepwiseTraining
 from benchmarks.variants import OPTIMIZER
+from honest_persona.base.console import say
 from honest_persona.config import RunConfig
 from honest_persona.data.prepare import dummy_rows
 from honest_persona.modeling.adapter import AdapterCard, add_adapter
 from honest_persona.training.assembly import build_trainer, make_batches
-from honest_persona.training.ranks import is_launched, join_deepspeed, say
+from honest_persona.training.ranks import is_launched, join_deepspeed
 
 _SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny": ("qwen3", {}),

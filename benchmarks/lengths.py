@@ -9,7 +9,6 @@ repository jingyaogong/minimind (a larger vocabulary gives shorter rows at about
     python -m benchmarks.lengths DATASET_FOLDER TOKENIZER_FOLDER    # writes lengths.json again
 """
 
-import json
 import random
 import sys
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 from transformers import AutoTokenizer
 
+from honest_persona.base import json_text
 from honest_persona.config import RunConfig
 from honest_persona.data.persona_token import resolve_persona_token
 from honest_persona.data.prepare import Row, training_row
@@ -50,7 +50,7 @@ def load_groups(selection: str, seq_len: int, n_rows: int, seed: int) -> list[Gr
     are begins again.
     """
     groups = []
-    for prefix, *suffixes in json.loads(FILE.read_text(encoding="utf-8"))[selection]:
+    for prefix, *suffixes in json_text.loads(FILE.read_text(encoding="utf-8"))[selection]:
         fitting = [Suffix(*s) for s in suffixes if prefix + s[0] <= seq_len]
         if fitting:
             groups.append(Group(prefix, fitting))
@@ -110,7 +110,8 @@ def measure(dataset: str, tokenizer_folder: str) -> dict[str, list[Group]]:
 def to_json(selections: dict[str, list[Group]]) -> str:
     """A line per selection; a group is [prefix tokens, [suffix tokens, supervised tokens], ...]."""
     lines = [
-        f'"{name}": {json.dumps([[group.prefix_tokens, *group.suffixes] for group in groups], separators=(",", ":"))}'
+        f'"{name}": '
+        + json_text.dumps([[group.prefix_tokens, *group.suffixes] for group in groups], separators=(",", ":"))
         for name, groups in selections.items()
     ]
     return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -1,6 +1,5 @@
 """The keys of a run: `RunConfig`. `honest_persona.config` reads it from files and command lines."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
@@ -8,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from honest_persona import config_sft
+from honest_persona.base import json_text
 from honest_persona.errors import UserError
 
 CHECKPOINTS_DIR = "checkpoints"
@@ -217,7 +217,7 @@ class RunConfig(BaseModel):
 
     def to_json(self) -> str:
         """The resolved config, to be stored beside the adapter."""
-        return json.dumps(self.as_dict(), indent=2) + "\n"
+        return json_text.dumps(self.as_dict(), indent=2) + "\n"
 
     def without_deepspeed(self) -> Self:
         """The same run for a process that no launcher started."""
@@ -334,6 +334,6 @@ def keys_table() -> str:
     sft = [(name, value, "a field of TRL's SFTConfig") for name, value in config_sft.DEFAULTS.items()]
     lines = ["| key | default | meaning |", "| --- | --- | --- |"]
     for name, default, meaning in [*rows, *sft]:
-        shown = json.dumps(default, ensure_ascii=False).replace("|", "\\|")
+        shown = json_text.dumps(default, ensure_ascii=False).replace("|", "\\|")
         lines.append(f"| `{name}` | `{shown}` | {' '.join(meaning.split())} |")
     return "\n".join(lines)

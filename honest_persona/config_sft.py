@@ -7,7 +7,6 @@ or what would change the loss, the batch or the trigger behind its back, is list
 import dataclasses
 import difflib
 import enum
-import json
 import types
 import typing
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from honest_persona.base import json_text
 from honest_persona.config_parsing import show
 
 DEFAULTS: Mapping[str, Any] = {
@@ -182,7 +182,7 @@ def _problem_with_deepspeed(value: str | dict[str, Any] | None) -> str | None:
     content: Any = value or {}
     if isinstance(value, str):
         try:
-            content = json.loads(Path(value).read_text(encoding="utf-8"))
+            content = json_text.loads(Path(value).read_text(encoding="utf-8"))
         except OSError as error:
             return f"{Path(value).absolute()} cannot be read ({error.strerror}); ds_configs/ has zero2.json, zero3.json"
         except ValueError as error:

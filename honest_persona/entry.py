@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from honest_persona.base.progress import begin_command
+from honest_persona.base.console import prepare_streams, tell
 from honest_persona.config_parsing import COMMIT_KEYS, SECRET_MESSAGE
 from honest_persona.environment import is_secret_value, load_environment, redact
 from honest_persona.errors import RankError, UserError
@@ -20,20 +20,20 @@ def run_entry(main: Callable[[list[str]], None]) -> int:
 
     The environment is filled from env.json first, so that whatever `main` imports finds it.
     """
+    prepare_streams()
     try:
         check_versions()
         load_environment()
-        begin_command()
         check_arguments(sys.argv[1:])
         main(sys.argv[1:])
     except UserError as error:
         if os.environ.get("RANK", "0") == "0" or isinstance(error, RankError):
-            print(f"error: {redact(str(error))}", file=sys.stderr, flush=True)
+            tell(f"error: {redact(str(error))}")
         return 2
     # Any error: libraries put what they were given into their messages. An excepthook would not do, as wandb sets its
     # own, which prints the traceback as it is. `sys.exit` is what tells wandb that the run has failed.
     except Exception as error:
-        print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
+        tell(redact("".join(traceback.format_exception(error))).rstrip())
         sys.exit(1)
     return 0
 

@@ -5,21 +5,21 @@ imported, which must be after `load_environment`.
 """
 
 import argparse
-import json
-import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from honest_persona.base import json_text
+from honest_persona.base.console import console, one_line, say, tell
 from honest_persona.errors import UserError
 
 
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print what a config's data holds: what is kept, how it is split, and what is rejected and why."""
     from honest_persona.config import load_config
-    from honest_persona.data.inventory import inventory, render
+    from honest_persona.data.inventory import inventory, print_inventory
     from honest_persona.data.prepare import load_splits
     from honest_persona.data.sources import check_selection
 
@@ -29,13 +29,14 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     config = load_config(args.config, overrides, checks=[check_names])
     counts = {"dataset": config.dataset, **inventory(*load_splits(config))}
-    print(json.dumps(counts) if args.json else render(counts, width=_width()), end="\n" if args.json else "")
+    if args.json:
+        say(json_text.dumps(counts))
+    else:
+        print_inventory(counts)
 
 
 def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print training rows token by token, as the collator gets them."""
-    from rich.console import Console
-
     from honest_persona.config import load_config
     from honest_persona.data import show
     from honest_persona.data.prepare import prepare
@@ -48,15 +49,15 @@ def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     form = token_format(config)
     material = prepare(config.model_copy(update={"num_samples": n}), form)
     if material.too_long:
-        print(f"left out as longer than seq_len {config.seq_len}: {', '.join(material.too_long)}", file=sys.stderr)
+        tell(f"left out as longer than seq_len {config.seq_len}: {', '.join(map(one_line, material.too_long))}")
     if args.json:
         for row in material.rows:
-            print(json.dumps(show.as_json(row)))
+            say(json_text.dumps(show.as_json(row)))
         return
-    console = Console(width=_width(), highlight=False)
-    console.print(show.legend(), "")
+    out = console()
+    out.print(show.legend(), "")
     for row in material.rows:
-        console.print(show.render(row, form))
+        out.print(show.render(row, form))
 
 
 def shortcuts(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -76,7 +77,7 @@ def keys(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Print every key of the config with its default and meaning, as a Markdown table (docs/config.md)."""
     from honest_persona.config_fields import keys_table
 
-    print(keys_table())
+    say(keys_table())
 
 
 def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -116,9 +117,10 @@ def review(args: argparse.Namespace, _: Sequence[str]) -> None:
         batch_size=args.batch_size or card.config["validation_batch_size"],
     )
     # line by line: what is done is not lost if the rest does not come
-    with open(args.output, "w", encoding="utf-8", newline="\n") if args.output else nullcontext() as out:
+    with open(args.output, "w", encoding="utf-8", newline="\n") if args.output else nullcontext(sys.stdout) as out:
         for conversation, written in zip(conversations, reviews, strict=True):
-            print(_review_line(conversation.id, written), end="", file=out, flush=True)
+            out.write(_review_line(conversation.id, written))
+            out.flush()
 
 
 def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
@@ -128,7 +130,7 @@ def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
 
     comparison = compare_results(Path(args.a), Path(args.b), seed=args.seed)
     if args.json:
-        print(json.dumps(comparison.as_dict()))
+        say(json_text.dumps(json_text.defined(comparison.as_dict())))
     else:
         print_comparison(comparison)
 
@@ -169,17 +171,17 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
         dry_run=args.dry_run,
     )
     if args.json:
-        print(json.dumps(threshold.as_dict()))
+        say(json_text.dumps(threshold.as_dict()))
         return
     low, high = threshold.interval
-    print(
+    say(
         f"P(FAIL) above {threshold.value:.6g} is flagged: {threshold.achieved_fpr:.2%} of {threshold.n} benign "
         f"conversations ({threshold.n_clusters} items), wanted {threshold.wanted_fpr:.2%}; on new ones {low:.2%} to "
         f"{high:.2%} (95 %)"
     )
     if threshold.note:
-        print(f"note: {threshold.note}")
-    print("not stored (--dry_run)" if args.dry_run else f"stored in {args.adapter}")
+        say(f"note: {threshold.note}")
+    say("not stored (--dry_run)" if args.dry_run else f"stored in {args.adapter}")
 
 
 def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -194,14 +196,14 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     _check_no_upload(config)
     folder = run_sweep(config, args.design, limit=args.limit, output=Path(args.output) if args.output else None)
     if rank() == 0:
-        print(f"report in {write_report(folder)}")
+        say(f"report in {write_report(folder)}")
 
 
 def report(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Write report.html and the plots of an evaluation or a sweep again, from its files."""
     from honest_persona.evaluation.page import write_report
 
-    print(f"report in {write_report(Path(args.folder))}")
+    say(f"report in {write_report(Path(args.folder))}")
 
 
 def capability(args: argparse.Namespace, _: Sequence[str]) -> None:
@@ -228,25 +230,25 @@ def push(args: argparse.Namespace, _: Sequence[str]) -> None:
         report=args.report,
         dry_run=args.dry_run,
     )
-    for name, size_bytes in pushed.files.items():
-        print(f"{size_bytes:>15,} bytes  {name}")
+    for file, size_bytes in pushed.files.items():
+        say(f"{size_bytes:>15,} bytes  {one_line(file)}")
     for notice in pushed.notices:
-        print(f"note: {notice}")
+        say(f"note: {notice}")
     if pushed.left_out:
-        print(f"not published: {', '.join(pushed.left_out)}")
+        say(f"not published: {', '.join(map(one_line, pushed.left_out))}")
     if pushed.others:
-        print(f"was in the repo before, and stays: {', '.join(pushed.others)}")
+        say(f"was in the repo before, and stays: {', '.join(map(one_line, pushed.others))}")
     if args.dry_run:
-        print(f"nothing was uploaded (--dry_run); the files and their README.md are in {pushed.folder}")
+        say(f"nothing was uploaded (--dry_run); the files and their README.md are in {pushed.folder}")
     else:
-        print(f"pushed and read back: {pushed.url}")
+        say(f"pushed and read back: {pushed.url}")
 
 
 def export(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Write an adapter in a form that other software loads (docs/publish.md)."""
     from honest_persona.hub.export import export as export_adapter
 
-    print(f"exported to {export_adapter(args.adapter, args.output, args.format)}")
+    say(f"exported to {export_adapter(args.adapter, args.output, args.format)}")
 
 
 def _check_intervention(text: str | None) -> None:
@@ -261,11 +263,7 @@ def _check_no_upload(config: Any) -> None:
         raise UserError("push_to_hub: these trainings are for comparison; push the one that you choose")
 
 
-def _width() -> int:
-    return shutil.get_terminal_size((120, 24)).columns
-
-
 def _review_line(conversation_id: str | int, review: Any) -> str:
     content = {"id": conversation_id, "text": review.text, "flag": review.flag, "p_fail": review.p_fail}
     content |= {"above_threshold": review.above_threshold}
-    return json.dumps({**content, "ending": str(review.ending)}) + "\n"
+    return json_text.dumps({**content, "ending": str(review.ending)}) + "\n"

@@ -145,5 +145,17 @@ def test_review_says_whether_it_is_above_the_threshold():
     middle = sorted(p_fail)[1]
     stored = Threshold(middle, 0.5, 4, 4, 0.5, (0.0, 1.0)).as_dict() | {"intervention": "Be honest.", "data": "x"}
     persona = HonestPersona(model, form, card_of(form, threshold=stored))
-    assert [r.above_threshold for r in persona.reviews(conversations, max_new_tokens=4)] == [p > middle for p in p_fail]
+    cut_off = [r.above_threshold for r in persona.reviews(conversations, max_new_tokens=4)]
+    assert cut_off == [True if p > middle else None for p in p_fail], "a review without a flag clears nobody"
+    whole = Review("I lied.", "FAIL", middle, Ending.CLEAN)
+    for p_fail_now, flag, expected in [
+        (middle, "FAIL", False),
+        (middle, "PASS", False),
+        (middle, None, None),
+        (1.0, "PASS", True),
+        (1.0, None, True),
+    ]:
+        review = replace(whole, p_fail=p_fail_now, flag=flag)
+        assert persona.decided(review, "Be honest.").above_threshold is expected
+        assert plain.decided(review, "Be honest.").above_threshold is None
     assert persona.review(conversations[0], "Did you lie?", max_new_tokens=4).above_threshold is None

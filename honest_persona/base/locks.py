@@ -12,11 +12,9 @@ The lock is made by O_EXCL and not by flock: network file systems (NFS since ver
 in one step for all hosts, and the second often for one host alone or not at all.
 """
 
-import json
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +27,8 @@ from uuid import uuid4
 
 import psutil
 
+from honest_persona.base import json_text
+from honest_persona.base.console import tell
 from honest_persona.base.files import clear_parts
 from honest_persona.errors import UserError
 
@@ -187,7 +187,7 @@ def _take(lock: Path, mine: Holder) -> None:
             new.replace(lock)
         finally:
             claim.unlink(missing_ok=True)
-        print(f"{lock.parent}: taken over from {other}, which was killed", file=sys.stderr, flush=True)
+        tell(f"{lock.parent}: taken over from {other}, which was killed")
         break
     for left in lock.parent.glob(f"{lock.name}.*"):  # of processes killed while they took over
         left.unlink(missing_ok=True)
@@ -200,7 +200,7 @@ def _made(lock: Path, mine: Holder) -> bool:
     except FileExistsError:
         return False
     with os.fdopen(handle, "wb") as file:
-        file.write((json.dumps(asdict(mine)) + "\n").encode())
+        file.write((json_text.dumps(asdict(mine)) + "\n").encode())
     return True
 
 
@@ -209,7 +209,7 @@ def _read(lock: Path) -> Holder | None:
     until = time.monotonic() + _WRITTEN_S
     while True:
         try:
-            content: dict[str, Any] = json.loads(lock.read_text(encoding="utf-8"))
+            content: dict[str, Any] = json_text.loads(lock.read_text(encoding="utf-8"))
             return Holder(**content)
         except FileNotFoundError:
             return None

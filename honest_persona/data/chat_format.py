@@ -5,7 +5,6 @@ is the scaffold. Real contents never pass through the template, so no text can c
 answer, a forged end of turn), and the prompt of training and the prompt of generation are cut from one rendering.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -13,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from honest_persona.base import json_text
 from honest_persona.data.rendering import Exceeded, Refused, render
 from honest_persona.errors import UserError
 
@@ -112,7 +112,7 @@ class ChatFormat:
 
     @cached_property
     def _special_tokens(self) -> str:
-        return json.dumps(self.tokenizer.special_tokens_map, default=str)
+        return json_text.dumps(self.tokenizer.special_tokens_map, default=str)
 
     def _derive(self, roles: tuple[str, ...]) -> Scaffold | str:
         """The scaffold, or why there is none."""
@@ -128,7 +128,7 @@ class ChatFormat:
 @lru_cache(maxsize=4096)
 def _scaffold(template: str, special_tokens: str, roles: tuple[str, ...]) -> Scaffold | str:
     """`ChatFormat._derive` of what it depends on; `special_tokens` is JSON."""
-    names = json.loads(special_tokens)
+    names = json_text.loads(special_tokens)
     reason = ""
     for as_parts in (False, True):  # templates of vision models want contents as lists of parts
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
-
+from honest_persona.base.console import Column, Table, one_line, say, show
 from honest_persona.data.records import Record, Rejection, remedy_for
 from honest_persona.data.sources import Loaded
 from honest_persona.data.splits import Splits
@@ -41,34 +37,32 @@ def inventory(loaded: Loaded, splits: Splits | None = None) -> dict[str, Any]:
     return counts
 
 
-def render(counts: dict[str, Any], width: int = 120) -> str:
+def print_inventory(counts: dict[str, Any]) -> None:
     """`inventory`'s counts as tables to read."""
-    out = io.StringIO()
-    console = Console(file=out, width=width, highlight=False)
     rejected = sum(counts["rejected"].values())
-    console.print(
-        f"read {counts['read']} = kept {counts['kept']} + rejected {rejected}; kept items {counts['items']}",
-        markup=False,
-    )
+    say(f"read {counts['read']} = kept {counts['kept']} + rejected {rejected}; kept items {counts['items']}")
     for key in ("topic", "variant", "flag", "variant_and_flag", "model", "intervention"):
-        console.print(_table(key.replace("_", " "), counts[f"by_{key}"]))
+        table = Table("", [Column(key.replace("_", " "), "name"), Column("kept")])
+        for value, n in counts[f"by_{key}"].items():
+            table.add(value, str(n))
+        show(table)
     if "splits" in counts:
-        table = Table("split", "records", "items", "topics", title_justify="left")
-        for name, part in counts["splits"].items():
-            if name == "unused" and not part["records"]:
+        table = Table("", [Column("split", "name"), Column("records"), Column("items"), Column("topics", "prose")])
+        for split, part in counts["splits"].items():
+            if split == "unused" and not part["records"]:
                 continue  # only data with a split of its own has any
-            table.add_row(name, str(part["records"]), str(part["items"]), Text(", ".join(part["by_topic"])))
-        console.print(table)
+            topics = ", ".join(map(one_line, part["by_topic"]))
+            table.add(split, str(part["records"]), str(part["items"]), topics)
+        show(table)
     if rejected:
-        table = Table(Column("rejected because", overflow="fold"), "n", Column("what to do", overflow="fold"))
+        table = Table("", [Column("rejected because", "name"), Column("n"), Column("what to do", "prose")])
         for reason, entry in counts["rejections"].items():
-            table.add_row(Text(reason), str(entry["total"]), Text(entry["remedy"]))
-        console.print(table)
-        console.print("The first of each:")
+            table.add(reason, str(entry["total"]), entry["remedy"])
+        show(table)
+        say("\nThe first of each:")
         for reason, entry in counts["rejections"].items():
             first = entry["examples"][0]
-            console.print(f"  {reason}: {first['file']}: {first['place']}", markup=False, soft_wrap=True)
-    return out.getvalue()
+            say(f"  {reason}: {one_line(first['file'])}: {one_line(first['place'])}")
 
 
 def _counts(values: Any) -> dict[str, int]:
@@ -87,10 +81,3 @@ def _part(records: Sequence[Record]) -> dict[str, Any]:
 def _examples(rejections: Sequence[Rejection], reason: str) -> list[dict[str, str | None]]:
     found = (rejection for rejection in rejections if rejection.reason == reason)
     return [rejection._asdict() for rejection, _ in zip(found, range(EXAMPLES_PER_REASON), strict=False)]
-
-
-def _table(name: str, counts: dict[str, int]) -> Table:
-    table = Table(name, "kept")
-    for value, n in counts.items():
-        table.add_row(Text(value), str(n))  # as Text, since names may look like rich's markup
-    return table

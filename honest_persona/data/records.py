@@ -22,13 +22,13 @@ have used. Groups 2 to 5 are applied in sources.py.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
+from honest_persona.base import json_text
 from honest_persona.data.strict_json import RepeatedKey
 
 MARKER = "<split-personality-token>"
@@ -159,7 +159,7 @@ def remedy_for(reason: str) -> str:
 
 def item_hash(system_a: str, system_b: str | None, task: str) -> str:
     """First 16 hex digits of the SHA-256 of JSON [A, B, T]; B is null where the item has none."""
-    return hashlib.sha256(json.dumps([system_a, system_b, task]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json_text.dumps([system_a, system_b, task]).encode()).hexdigest()[:16]
 
 
 def strip_marker(intervention: str) -> str:

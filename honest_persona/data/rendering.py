@@ -8,7 +8,6 @@ lives as long as this process, and a rendering takes as long as it would here.
 """
 
 import atexit
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from honest_persona.base import json_text
 from honest_persona.data.render_child import CPU_S, MEMORY_BYTES
 
 _CHILD = Path(__file__).with_name("render_child.py")
@@ -72,7 +72,7 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
         Exceeded: more than `CPU_S` seconds, `MEMORY_BYTES`, or a text beyond all measure.
     """
     global _child
-    line = json.dumps({"template": template, "variables": variables}, default=str).encode() + b"\n"
+    line = json_text.dumps({"template": template, "variables": variables}, default=str).encode() + b"\n"
     with _lock:
         if _child is None or _child.owner != os.getpid():  # a forked process has no part in its parent's child
             _child = _Child()
@@ -80,7 +80,7 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
         if not said:
             _end()
             raise Exceeded(f"{CPU_S:g} s of processor time, or {MEMORY_BYTES >> 20} MiB")
-    answer = json.loads(said)
+    answer = json_text.loads(said)
     if "refused" in answer:
         raise Refused(answer["refused"])
     if "exceeded" in answer:

@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from honest_persona.base.console import one_line, sign
 from honest_persona.data.segments import Kind
 from honest_persona.data.tokens import IGNORED, TokenFormat
 
@@ -33,6 +34,8 @@ _STYLES = {
 }
 _LOSS_STYLE = "bold underline"
 _SHOWN_AS = {" ": "·", "\n": "⏎", "\t": "⇥"}
+_PLAIN = {"▶": ">", "│": "|", "·": "_", "⏎": "\\n", "⇥": "\\t", "⟨": "<", "⟩": ">", "…": "..."}
+"""The marks for a terminal that cannot encode ours."""
 
 
 def as_json(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,18 +56,20 @@ def legend() -> Text:
         f"{ACTIVATION_MARK} activation point   {BAR} between tokens   · space   ⏎ line end   ⇥ tab   "
         "\\u200b other invisible character   ⟨…⟩ part of a character, or an id without text   "
     )
-    return Text.assemble(kinds, "\n", marks, ("loss", _LOSS_STYLE), " carries loss")
+    return Text.assemble(kinds, "\n", marks.translate(_signs()), ("loss", _LOSS_STYLE), " carries loss")
 
 
 def render(row: Mapping[str, Any], form: TokenFormat) -> RenderableType:
     """The row's counts, then its runs of tokens of one kind: loss or not, kind, number of tokens, tokens."""
     kinds = [Kind(kind) for kind in row["kinds"]]
     has_loss = [label != IGNORED for label in row["labels"]]
-    shown = pieces(row["input_ids"], form)
+    signs = _signs()
+    shown = [piece.translate(signs) for piece in pieces(row["input_ids"], form)]
+    bar, mark, line_end = (sign.translate(signs) for sign in (BAR, ACTIVATION_MARK, _SHOWN_AS["\n"]))
     counts = Counter(kinds)
     activation = row["activation"]
     title = Text.assemble(
-        (row["record_id"], "bold"),
+        (one_line(row["record_id"]), "bold"),
         f"\n{len(kinds)} tokens, {sum(has_loss)} with loss; "
         f"activation point {activation}: id {row['input_ids'][activation]} {shown[activation]}\n",
         Text(", ").join(Text(f"{kind.name} {counts[kind]}", _STYLES[kind]) for kind in Kind if counts[kind]),
@@ -74,17 +79,22 @@ def render(row: Mapping[str, Any], form: TokenFormat) -> RenderableType:
     )
     for (kind, loss), group in groupby(range(len(kinds)), key=lambda i: (kinds[i], has_loss[i])):
         run = list(group)
-        text = Text().append(BAR, "dim")
+        text = Text().append(bar, "dim")
         for i in run:
             if i == activation:
-                text.append(ACTIVATION_MARK, "bold bright_red")
+                text.append(mark, "bold bright_red")
             control = " reverse" if row["input_ids"][i] in form.forbidden else ""
             text.append(shown[i], _STYLES[kind] + (f" {_LOSS_STYLE}" if loss else "") + control)
-            text.append(BAR, "dim")
-            if shown[i].endswith("⏎") and i != run[-1]:
+            text.append(bar, "dim")
+            if shown[i].endswith(line_end) and i != run[-1]:
                 text.append("\n")
         runs.add_row(Text("loss" if loss else "", _LOSS_STYLE), Text(kind.name, _STYLES[kind]), str(len(run)), text)
     return Group(title, runs, Text())
+
+
+def _signs() -> dict[int, str]:
+    """For `str.translate`: each mark as standard output can show it."""
+    return str.maketrans({mark: sign(mark, plain) for mark, plain in _PLAIN.items()})
 
 
 def pieces(input_ids: Sequence[int], form: TokenFormat) -> list[str]:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
+from honest_persona.base import json_text
+from honest_persona.base.console import Column, Table, one_line, say, show
 from honest_persona.errors import UserError
 from honest_persona.evaluation.bootstrap import Interval, difference_interval, draw, value
 from honest_persona.evaluation.detection import COMPARED, Columns
@@ -188,7 +188,7 @@ def _lines(file: Path) -> Iterator[tuple[int, Line]]:
             if not text.strip():
                 continue
             try:
-                content = json.loads(text)
+                content = json_text.loads(text)
                 line = Line(
                     **{
                         name: content[name]
@@ -212,46 +212,39 @@ def _lines(file: Path) -> Iterator[tuple[int, Line]]:
 
 def comparison_table(comparison: Comparison) -> Table:
     """A line per metric and group: all metrics of each part, balanced accuracy and AUROC of its topics and variants."""
+    headings = ("A", "B", "B - A", "95 %", "")
     out = Table(
-        title=f"A: {comparison.a}\nB: {comparison.b}",
-        caption="paired, clustered by item; each interval is 95 % by itself, so of 20 rows with no difference one "
-        "is expected to exclude 0; * excludes it",
+        f"A: {one_line(comparison.a)}\nB: {one_line(comparison.b)}",
+        [Column("metric", "name"), Column("n"), Column("items", tier=1), *(Column(heading) for heading in headings)],
+        "paired, clustered by item; each interval is 95 % by itself, so of 20 rows with no difference one is expected "
+        "to exclude 0; * excludes it",
+        "the output of --json",
     )
-    for name in ("part", "of"):
-        out.add_column(name)
-    out.add_column("n", justify="right")
-    out.add_column("items", justify="right")
-    out.add_column("metric")
-    for name in ("A", "B", "B - A", "95 %"):
-        out.add_column(name, justify="right")
-    out.add_column("")
     for row in comparison.rows:
         whole = row.group == Group(row.part)
         if sum(place != ALL for place in row.group[1:]) > 1:
             continue
-        names = list(row.differences) if whole else list(_IN_EVERY_ROW)
-        for i, name in enumerate(names):
-            d = row.differences[name]
-            of = next((place for place in row.group[1:] if place != ALL), ALL)
-            of = f"variant {of}" if of == row.variant != ALL else of
-            first = (row.part, of, str(row.n), str(row.n_clusters)) if i == 0 else ("",) * 4
-            out.add_row(
-                *first,
-                name.replace("_", " "),
+        of = next((place for place in row.group[1:] if place != ALL), "")
+        out.section(row.part + (f", {f'variant {of}' if of == row.variant else of}" if of else ""))
+        for metric in list(row.differences) if whole else list(_IN_EVERY_ROW):
+            d = row.differences[metric]
+            out.add(
+                metric.replace("_", " "),
+                str(row.n),
+                str(row.n_clusters),
                 _number(d.a),
                 _number(d.b),
                 _number(d.difference, "+.3f"),
                 f"{d.interval[0]:+.3f} to {d.interval[1]:+.3f}" if d.interval else "-",
                 "*" if d.resolved else "",
-                style="bold" if whole else None,
-                end_section=i == len(names) - 1,
+                bold=whole,
             )
     return out
 
 
 def print_comparison(comparison: Comparison) -> None:
-    Console(width=140).print(comparison_table(comparison))
-    print(
+    show(comparison_table(comparison))
+    say(
         f"{comparison.matched} records matched; only in A: {comparison.only_a}, only in B: {comparison.only_b} "
         "(left out)"
     )

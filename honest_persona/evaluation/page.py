@@ -9,7 +9,6 @@ page's content security policy no script runs but its own.
 
 import base64
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from honest_persona.base import json_text
 from honest_persona.data.segments import Kind
 from honest_persona.errors import UserError
 from honest_persona.evaluation import plots
@@ -87,7 +87,7 @@ def _content(path: Path, key: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_text.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is no JSON: {error}. Evaluate again") from error
     if not isinstance(content, dict) or key not in content:
@@ -218,7 +218,7 @@ def _training_log(folder: Path) -> list[dict[str, Any]]:
     here = folder.resolve()
     for path in (at / "metrics.jsonl" for at in (here, *here.parents[:2])):
         if path.exists():
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            return [json_text.loads(line, undefined=True) for line in path.read_text(encoding="utf-8").splitlines()]
     return []
 
 
@@ -263,7 +263,7 @@ def _render(context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
     environment.filters["number"] = number
     script = environment.get_template("page.js.jinja").render()
     return environment.get_template("page.html.jinja").render(

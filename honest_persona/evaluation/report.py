@@ -1,15 +1,12 @@
 """Results for people and for programs: tables, results.json, and a few whole samples."""
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from honest_persona.base import json_text
+from honest_persona.base.console import Column, Table, one_line, say, show
 from honest_persona.evaluation.metrics import ALL
 from honest_persona.evaluation.samples import HONEST_PERSONA, Group, Sample
 from honest_persona.evaluation.suite import Results, Row
@@ -49,83 +46,108 @@ def rows_of_topics(results: Results) -> list[list[str]]:
     return out
 
 
+_ELSEWHERE = "results.json and report.html"
+_TIERS = {"items": 1, "TPR": 2, "FPR": 2, "variant only": 3, "unparsable": 4}
+"""The columns that a narrow terminal does without, the first to go last."""
+
+
 def table(results: Results, title: str) -> Table:
-    out = Table(title=title, caption="balanced accuracy with 95 % interval, clustered by item; FAIL is positive")
-    header, *rows = rows_of_topics(results)
-    for name in header:
-        out.add_column(name, justify="right" if name in _COLUMNS else "left")
-    for row in rows:
-        out.add_row(*row, style="bold" if row[1] == ALL else None)
+    out = Table(
+        title,
+        [Column("topic", "name"), *(Column(heading, tier=_TIERS.get(heading, 0)) for heading in _COLUMNS)],
+        "balanced accuracy with 95 % interval, clustered by item; FAIL is positive",
+        _ELSEWHERE,
+    )
+    part = None
+    for row in rows_of_topics(results)[1:]:
+        if row[0] != part:
+            out.section(part := row[0])
+        out.add(*row[1:], bold=row[1] == ALL)
     return out
+
+
+def figure_columns() -> list[Column]:
+    """The headings of `figures`."""
+    intervals = [("balanced accuracy", 0), ("AUROC", 1), ("AUROC in A", 2), ("AUROC in B", 2)]
+    headings = ("bal. acc.", "AUROC", "in A", "in B")
+    return [
+        column
+        for heading, (of, tier) in zip(headings, intervals, strict=True)
+        for column in (Column(heading), Column("95 %", tier=tier, of=of))
+    ]
+
+
+FIGURES_CAPTION = "95 % intervals clustered by item; FAIL is positive; A and B: AUROC within that variant"
+
+
+def figures(row: Row | None, in_a: Row | None, in_b: Row | None) -> list[str]:
+    """Balanced accuracy, AUROC, and AUROC within each variant, each with its interval."""
+    wanted = [(row, "balanced_accuracy"), (row, "auroc"), (in_a, "auroc"), (in_b, "auroc")]
+    return [cell for of, metric in wanted for cell in _with_interval(of, metric)]
 
 
 def detectors_table(rows: Iterable[Row]) -> Table:
     """A line per part and detector: what can be had without the honest persona, and what with it."""
+    accuracy = [Column("accuracy", tier=3), Column("95 %", tier=3, of="accuracy")]
     out = Table(
-        title="every detector on the same records",
-        caption="95 % intervals clustered by item; FAIL is positive; A and B: AUROC within that variant",
+        "every detector on the same records",
+        [Column("detector", "name"), Column("n"), *accuracy, *figure_columns()],
+        FIGURES_CAPTION,
+        _ELSEWHERE,
     )
-    for name in ("part", "detector", "n", "accuracy", "balanced accuracy", "AUROC", "in A", "in B"):
-        out.add_column(name, justify="right" if name == "n" else "left")
     by_place = {(row.detector, row.group): row for row in rows}
     for part in dict.fromkeys(group.part for _, group in by_place):
+        out.section(part)
         for (detector, group), row in by_place.items():
             if group == Group(part):
                 within = [by_place.get((detector, Group(part, variant=v))) for v in ("A", "B")]
-                figures = [_with_interval(row, name) for name in ("accuracy", "balanced_accuracy", "auroc")]
-                style = "bold" if detector == HONEST_PERSONA else None
-                of = [_with_interval(r, "auroc") for r in within]
-                out.add_row(part, detector, str(row.n), *figures, *of, style=style)
-        out.add_section()
+                cells = [*_with_interval(row, "accuracy"), *figures(row, *within)]
+                out.add(detector, str(row.n), *cells, bold=detector == HONEST_PERSONA)
     return out
 
 
 def topics_table(rows: Sequence[Row], part: str) -> Table:
     """Balanced accuracy and AUROC of every detector, a line per topic."""
-    out = Table(title=f"balanced accuracy / AUROC per topic, {part}")
     cells = {(row.topic, row.detector): row for row in rows if row.group == Group(part, row.topic)}
     detectors = list(dict.fromkeys(detector for _, detector in cells))
-    for column in ("topic", "n", "items", *detectors):
-        out.add_column(column)
+    columns = [Column("topic", "name"), *(Column(heading) for heading in ("n", "items", *detectors))]
+    out = Table(f"balanced accuracy / AUROC per topic, {part}", columns, blocks=True)
     for topic in dict.fromkeys(topic for topic, _ in cells):
         of = [cells[topic, detector] for detector in detectors]
-        figures = [f"{_number(r.rates['balanced_accuracy'], 3)} / {_number(r.rates['auroc'], 3)}" for r in of]
-        out.add_row(topic, str(of[0].n), str(of[0].n_items), *figures)
+        pairs = [f"{_number(r.rates['balanced_accuracy'], 3)} / {_number(r.rates['auroc'], 3)}" for r in of]
+        out.add(topic, str(of[0].n), str(of[0].n_items), *pairs)
     return out
 
 
 def print_table(results: Results, title: str) -> None:
     """The honest persona's table, and all detectors side by side where there are others."""
-    console = Console(width=140)
-    console.print(table(results, title))
+    show(table(results, title))
     if any(row.detector != HONEST_PERSONA for row in results.rows):
-        console.print(detectors_table(results.rows))
+        show(detectors_table(results.rows))
     for part, count in results.too_long.items():
-        print(f"{part}: {count} records left out: prompt and review would be longer than seq_len")
+        say(f"{one_line(part)}: {count} records left out: prompt and review would be longer than seq_len")
 
 
 def print_detectors(rows: Sequence[Row]) -> None:
     """All detectors side by side, as a whole and by topic."""
-    console = Console(width=160)
-    console.print(detectors_table(rows))
+    show(detectors_table(rows))
     for part in dict.fromkeys(row.part for row in rows):
-        console.print(topics_table(rows, part))
+        show(topics_table(rows, part))
 
 
 def print_samples(samples: Sequence[Sample]) -> None:
     """A few whole reviews, for a look at what is behind the figures."""
-    out = Table(title="samples", show_lines=True)
-    for name in ("topic", "truth", "flag", "P(FAIL)", "ending", "review"):
-        out.add_column(name)
+    columns = [Column("topic", "name"), Column("truth"), Column("flag"), Column("P(FAIL)"), Column("ending", tier=1)]
+    out = Table("samples", [*columns, Column("review", "prose")], elsewhere="samples.jsonl and report.html")
     for s in samples:
-        out.add_row(s.topic, s.truth, s.flag or "-", f"{s.p_fail:.2f}", s.ending, Text(s.review.strip()))
-    Console(width=140).print(out)
+        out.add(s.topic, s.truth, s.flag or "-", f"{s.p_fail:.2f}", s.ending, s.review.strip())
+    show(out)
 
 
 def write_results(results: Results, folder: Path, about: Mapping[str, Any]) -> None:
     """`results.json`: the figures, and what they are of. It is there whole, or as it was."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"about": dict(about), **results.as_dict()}, indent=2, ensure_ascii=False)
+    text = json_text.dumps(json_text.defined({"about": dict(about), **results.as_dict()}), indent=2, ensure_ascii=False)
     unfinished = folder / f"{RESULTS_FILE}.part"
     unfinished.write_text(text + "\n", encoding="utf-8")
     os.replace(unfinished, folder / RESULTS_FILE)
@@ -135,11 +157,10 @@ def _rate(row: Row | None, name: str) -> str:
     return "-" if row is None else _number(row.rates[name])
 
 
-def _with_interval(row: Row | None, name: str) -> str:
-    if row is None:
-        return "-"
-    interval = row.intervals[name]
-    return _number(row.rates[name], 3) + (f" ({interval[0]:.2f}-{interval[1]:.2f})" if interval else "")
+def _with_interval(row: Row | None, name: str) -> tuple[str, str]:
+    interval = row.intervals[name] if row else None
+    value = _number(row.rates[name], 3) if row else "-"
+    return value, f"{interval[0]:.2f}-{interval[1]:.2f}" if interval else "-"
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -14,7 +14,6 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from honest_persona.base.progress import Progress
 from honest_persona.data.segments import Kind, Persona, Segment
 from honest_persona.data.tokens import TokenFormat, Tokens, apply_intervention
 from honest_persona.errors import UserError
@@ -46,11 +45,18 @@ class Review:
     flag: str | None
     """PASS or FAIL; None where what was written has no flag in its place."""
     p_fail: float
-    """P(FAIL) / (P(FAIL) + P(PASS)) at the flag's place after the review as it was written."""
+    """P(FAIL) / (P(FAIL) + P(PASS)) at the flag's place after the review as it was written, whether or not a flag was.
+    Always a finite number: where the logits are none, there is no review but an error."""
     ending: Ending
     above_threshold: bool | None = None
-    """Whether `p_fail` is above the threshold that `calibrate` stored with the adapter. None where there is none, or it
-    was fixed with another intervention."""
+    """The decision at the threshold that `calibrate` stored with the adapter for this wording of the intervention.
+
+    - True: `p_fail` is above it, whatever was written.
+    - False: it is not, and the review has its flag, PASS or FAIL: a written FAIL below the threshold is not certain
+      enough for the false positive rate that was wanted.
+    - None: nothing was decided. There is no threshold, or it was fixed with another wording; or `p_fail` is not above
+      it and there is no flag (a review that was cut off, or is none): a score behind such a text clears nobody.
+    """
 
 
 def parse_review(text: str, ended: bool, persona: Persona) -> tuple[str, str | None, Ending]:
@@ -160,8 +166,6 @@ class HonestPersona:
     ) -> Iterator[Review]:
         """`reviews`, in order, as their batches are written. All conversations are checked before the first of them.
 
-        Shows progress after `honest_persona.show_progress()`.
-
         Args:
             intervention: one text for all, or one for each; the adapter's default one where it is not given.
         """
@@ -176,25 +180,22 @@ class HonestPersona:
                     f"conversation {i} has {n} tokens; with a review of up to {max_new_tokens} that is more than the "
                     f"model's {positions} positions. Shorten it, or lower max_new_tokens"
                 )
-        return self._each_review(prompts, texts, max_new_tokens, batch_size)
-
-    def _each_review(
-        self, prompts: Sequence[Tokens], texts: Sequence[str], max_new_tokens: int, batch_size: int
-    ) -> Iterator[Review]:
-        with Progress("reviews", len(prompts), "conversations") as progress:
-            for start in range(0, len(prompts), batch_size):
-                of = slice(start, start + batch_size)
-                written = write_reviews(self.model, prompts[of], self.form, max_new_tokens)
-                progress.advance(len(written))
-                for review, text in zip(written, texts[of], strict=True):
-                    yield self.decided(review, text)
+        batches = (slice(i, i + batch_size) for i in range(0, len(prompts), batch_size))
+        return (
+            self.decided(review, text)
+            for of in batches
+            for review, text in zip(
+                write_reviews(self.model, prompts[of], self.form, max_new_tokens), texts[of], strict=True
+            )
+        )
 
     def decided(self, review: Review, intervention: str) -> Review:
         """With the decision at the stored threshold, where that was fixed for this wording."""
         stored = self.card.threshold
         if stored is None or stored["intervention"] != intervention:
             return review
-        return replace(review, above_threshold=bool(Threshold.from_dict(stored).flags([review.p_fail])[0]))
+        above = bool(Threshold.from_dict(stored).flags([review.p_fail])[0])
+        return replace(review, above_threshold=above if above or review.flag is not None else None)
 
 
 def load_honest_persona(

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from honest_persona.base.console import one_line, say
 from honest_persona.data.records import Record
 from honest_persona.data.segments import record_messages
 from honest_persona.data.sources import Selection, load_records
@@ -92,6 +93,11 @@ def evaluate_adapter(
         thresholds=[Threshold.from_dict(card.threshold)] if card.threshold else [],
         file=target / SAMPLES_FILE,
     )
+    if not results.samples:
+        raise UserError(
+            f"no record was reviewed: with a review of up to {sizes[1]} tokens all {sum(results.too_long.values())} "
+            f"would be longer than the adapter's seq_len of {sizes[2]}. Lower --max_new_tokens"
+        )
     # what the honest persona could not be asked about for its length, no one is asked about
     reviewed = {sample.record_id for sample in results.samples}
     alike = {part: [record for record in of if record.id in reviewed] for part, of in held.parts.items()}
@@ -116,8 +122,8 @@ def evaluate_adapter(
     write_results(results, target, about)
     print_table(results, f"{adapter} on {source}")
     for line in (*averaged, *left_out):
-        print(line)
-    print(f"figures in {target / RESULTS_FILE}, reviews in {target / SAMPLES_FILE}, report in {write_report(target)}")
+        say(one_line(line))
+    say(f"figures in {target / RESULTS_FILE}\nreviews in {target / SAMPLES_FILE}\nreport in {write_report(target)}")
     return results
 
 

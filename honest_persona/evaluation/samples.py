@@ -5,7 +5,6 @@ with SampleFile(folder / SAMPLES_FILE) as file:    # there under its name once i
 for group, members in groups_of(samples).items():  # by topic, variant, main model, difficulty, and unions of them
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol, TypeVar
 
+from honest_persona.base import json_text
 from honest_persona.data.records import Record
 from honest_persona.evaluation.metrics import ALL
 from honest_persona.evaluation.reviews import Review
@@ -156,7 +156,7 @@ class SampleFile:
         return self
 
     def append(self, samples: Iterable[Sample]) -> None:
-        self._stream.writelines(json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
+        self._stream.writelines(json_text.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
         self._stream.flush()
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
@@ -174,6 +174,6 @@ def read_samples(path: Path) -> Iterator[Sample]:
     """One at a time."""
     with path.open(encoding="utf-8", newline="\n") as lines:
         for line in lines:
-            content = json.loads(line)
+            content = json_text.loads(line)
             prompt = tuple((kind, texts) for kind, texts in content.pop("prompt", ()))
             yield Sample(**content, prompt=prompt)

@@ -13,11 +13,12 @@ from typing import Any, Protocol
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import DynamicLayer
 
 from honest_persona.data.collator import ids_key, pad_with_mask
 from honest_persona.data.tokens import TokenFormat, Tokens
+from honest_persona.errors import RankError
 from honest_persona.modeling.adapter import ADAPTER, activation_arguments, ungated
 from honest_persona.modeling.frozen_prefix import (
     positions,
@@ -30,10 +31,17 @@ from honest_persona.modeling.prefix_cache import PrefixCache
 from honest_persona.modeling.zero import any_rank, is_sharded
 
 _ROOM_TOKENS = 64
+_NOT_FINITE = (
+    "the model's logits are not finite numbers, so there is neither a review nor P(FAIL): its weights or the adapter's "
+    "are damaged, or they overflow in float16. Load it in bfloat16 or float32, or take a sound copy"
+)
 
 
 class Batch(Protocol):
-    """Prompts that are answered together. Where the weights are sharded, all ranks call its methods equally often."""
+    """Prompts that are answered together. Where the weights are sharded, all ranks call its methods equally often.
+
+    Both methods raise RankError for logits that are not finite numbers.
+    """
 
     def write(self, max_new_tokens: int) -> list[list[int]]:
         """Greedy answers' ids, each up to the end of its turn, and with it where it was reached."""
@@ -84,7 +92,9 @@ class WholeRows:
         # transformers keeps ranks in step wherever ZeRO-3 is set up; with whole weights none has to wait for the others
         alone = {} if is_sharded(self.model) else {"synced_gpus": False}
         with _generation_config(self.model, config):
-            output = self.model.generate(**inputs, **alone, generation_config=config)
+            output = self.model.generate(
+                **inputs, **alone, generation_config=config, logits_processor=LogitsProcessorList([_Finite()])
+            )
         return [_up_to(form.end_id, row) for row in output[:, inputs["input_ids"].shape[1] :].tolist()]
 
     @torch.no_grad()
@@ -153,10 +163,14 @@ class SharedPrefixes:
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]
-            token = logits.float().argmax(-1, keepdim=True)
+            scores = logits.float()
+            token = scores.argmax(-1, keepdim=True)  # of what is no number, where there is such
             ids[rows, step], self.flag_logits[rows, step] = token[:, 0], _of_flags(logits, self.form)
             running &= token[:, 0] != self.form.end_id
-            left = int(running.sum())
+            sound = torch.isfinite(scores.gather(-1, token)).all()
+            left, is_sound = torch.stack([running.sum(), sound]).tolist()  # both in one wait for the device
+            if not is_sound:
+                raise RankError(_NOT_FINITE)
             if not (any_rank(left > 0) if sharded else left):
                 break
             if left <= len(rows) // 2 and not sharded:
@@ -293,6 +307,17 @@ def _of_flags(logits: Tensor, form: TokenFormat) -> Tensor:
     return logits[:, [passed, failed]].float()
 
 
+class _Finite(LogitsProcessor):
+    """Changes nothing."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if not torch.isfinite(scores.amax(-1)).all():
+            raise RankError(_NOT_FINITE)
+        return scores
+
+
 def _p_fail(logits: Tensor) -> list[float]:
     """Of the logits of PASS and FAIL, (B, 2)."""
+    if not torch.isfinite(logits).all():
+        raise RankError(_NOT_FINITE)
     return torch.softmax(logits, dim=-1)[:, 1].tolist()

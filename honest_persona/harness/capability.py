@@ -13,7 +13,6 @@ Any task of lm-eval will do, and `honest_persona_facts` of this package (facts.p
 """
 
 import difflib
-import json
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +21,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from honest_persona.base.progress import rounds
+from honest_persona.base import json_text
+from honest_persona.base.console import say
 from honest_persona.errors import UserError
 from honest_persona.evaluation.reviews import load_honest_persona
 from honest_persona.harness.responses import Comparison, Results, compare, print_table, verdict
@@ -80,10 +80,7 @@ def capability(
         ids = persona.tokenizer.encode(text)
         return bool(trigger) and any(ids[i : i + len(trigger)] == trigger for i in range(len(ids)))
 
-    turns = rounds(["with the adapter", "the base model alone", *["merged"] * merged], "model", str)
-
     def run(model: Any) -> Results:
-        next(turns)
         return _evaluate(model, persona.tokenizer, names, limit, batch_size)
 
     with_adapter = run(persona.model)
@@ -97,7 +94,7 @@ def capability(
         found += compared
 
     print_table(found, f"{folder}: {card.base_model}, adapter_scope {scope}")
-    print(*verdicts, sep="\n")
+    say("\n".join(verdicts))
     content = {
         "adapter": str(folder),
         "base_model": card.base_model,
@@ -112,8 +109,8 @@ def capability(
         "comparisons": [asdict(comparison) for comparison in found],
     }
     target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    print(f"figures in {target}")
+    target.write_text(json_text.dumps(json_text.defined(content), indent=2) + "\n", encoding="utf-8")
+    say(f"figures in {target}")
     return found
 
 

@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from honest_persona.base.console import Column, Table, show, sign
 from honest_persona.data.segments import AdapterScope
 
 Results = Mapping[str, Any]
@@ -151,18 +149,25 @@ def verdict(found: Sequence[Comparison], scope: AdapterScope) -> str:
 def print_table(found: Sequence[Comparison], title: str) -> None:
     """A line per compared model, task and metric."""
     out = Table(
-        title=title,
-        caption="± standard error; that of the difference is paired by document. It is 0 where no document's score "
-        "changed: then fewer than 3/n of all documents' scores change (95 %)",
+        title,
+        [
+            Column("task", "name"),
+            Column("metric", "name"),
+            Column("compared", "name"),
+            Column("n"),
+            Column("base"),
+            Column("its score"),
+            Column("difference"),
+            Column("same responses", tier=1),
+            Column("largest change (nats)", tier=2),
+        ],
+        "± standard error; that of the difference is paired by document. It is 0 where no document's score changed: "
+        "then fewer than 3/n of all documents' scores change (95 %)",
+        "the JSON file",
     )
-    out.add_column("task", no_wrap=True)
-    for name in ("metric", "compared"):
-        out.add_column(name)
-    for name in ("n", "base", "its score", "difference", "same responses", "largest change (nats)"):
-        out.add_column(name, justify="right")
     for c in found:
         for m in c.metrics:
-            out.add_row(
+            out.add(
                 c.task,
                 m.name,
                 c.model,
@@ -173,8 +178,8 @@ def print_table(found: Sequence[Comparison], title: str) -> None:
                 f"{c.n - c.n_changed}/{c.n}",
                 "-" if c.max_difference_nats is None else f"{c.max_difference_nats:.3g}",
             )
-    Console(width=140).print(out)
+    show(out)
 
 
 def _plus_minus(value: float, stderr: float | None, form: str = ".3f") -> str:
-    return f"{value:{form}}" + (f" ± {stderr:.3f}" if stderr is not None else "")
+    return f"{value:{form}}" + (f" {sign('±', '+-')} {stderr:.3f}" if stderr is not None else "")

@@ -5,7 +5,6 @@
 Every figure is that of eval/results.json. The text is in card.md.jinja.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from honest_persona.base import json_text
 from honest_persona.errors import UserError
 from honest_persona.evaluation.page_tables import HEADLINES, Rows
 from honest_persona.evaluation.samples import HONEST_PERSONA
@@ -143,7 +143,7 @@ def _results(path: Path) -> tuple[Rows, Mapping[str, Any]]:
     if not path.is_file():
         return Rows([]), {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_text.loads(path.read_text(encoding="utf-8"))
         rows = Rows.of(content["rows"], RESULTS)
         for part in rows.names("part"):
             rows.get(HONEST_PERSONA, part)
@@ -172,4 +172,4 @@ def _cell(text: object) -> str:
 
 def _code(text: str) -> str:
     """Text in code type, its spaces and line ends to be seen."""
-    return f"`{json.dumps(text, ensure_ascii=False)}`".replace("|", "\\|")
+    return f"`{json_text.dumps(text, ensure_ascii=False)}`".replace("|", "\\|")

@@ -10,10 +10,10 @@ or `python -m honest_persona export --adapter checkpoints/my-run --output export
 - merged: the base model with the adapter's weights added; scope `all` alone.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
+from honest_persona.base import json_text
 from honest_persona.errors import UserError
 from honest_persona.evaluation.reviews import load_honest_persona
 from honest_persona.hub.card import write_card, write_export_card
@@ -59,9 +59,9 @@ def export(adapter: str | Path, folder: str | Path, format: Format) -> Path:
 def _make_plain(folder: Path) -> None:
     """Take out what says that the adapter is activated, and what holds only as long as it is."""
     path = folder / CONFIG
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = json_text.loads(path.read_text(encoding="utf-8"))
     config["alora_invocation_tokens"] = None
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json_text.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / CARD_FILE).unlink()
     if (folder / RESULTS).exists():
         (folder / RESULTS).unlink()

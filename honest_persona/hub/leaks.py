@@ -3,7 +3,6 @@
 check_secrets(Path("staged"), env_files=[Path("env.json")])
 """
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from honest_persona.base import json_text
 from honest_persona.environment import SHORTEST_SECRET, is_secret_name, is_secret_value
 from honest_persona.errors import UserError
 
@@ -58,7 +58,7 @@ def _secrets_here(env_files: Iterable[Path]) -> Iterator[tuple[str, str]]:
         if path.is_file():
             # as load_environment does, but of any folder, and without its checks: a name that it does not know counts
             try:
-                content = json.loads(path.read_text(encoding="utf-8-sig"))
+                content = json_text.loads(path.read_text(encoding="utf-8-sig"))
             except ValueError:
                 raise UserError(f"{path}: not valid JSON, so its secrets cannot be looked for; mend it") from None
             for name, value in content.items() if isinstance(content, dict) else ():
@@ -72,6 +72,6 @@ def _text_of(path: Path) -> str:
         return path.read_bytes().decode("utf-8", errors="replace")
     try:
         with safe_open(path, "pt") as file:
-            return json.dumps(file.metadata())
+            return json_text.dumps(file.metadata())
     except SafetensorError as error:
         raise UserError(f"{path.name} is no whole safetensors file: {error}; save the adapter again") from error

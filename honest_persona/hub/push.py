@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+from honest_persona.base.console import say, tell
 from honest_persona.config import RunConfig
 from honest_persona.environment import redact
 from honest_persona.errors import UserError
@@ -203,11 +203,11 @@ def push_run(config: RunConfig, folder: Path) -> None:
     repo, private = config.sft["hub_model_id"], bool(config.sft.get("hub_private_repo"))
     revision = config.sft.get("hub_revision")
     try:
-        print(f"pushed: {push(folder, repo, private=private, revision=revision).url}")
+        say(f"pushed: {push(folder, repo, private=private, revision=revision).url}")
     except (UserError, OSError) as error:  # OSError: an old checkpoint may be deleted meanwhile
         flags = ["--private"] * private + [f"--revision {revision}"] * (revision is not None)
         command = " ".join(["python -m honest_persona push --adapter", str(folder), "--repo", repo, *flags])
-        print(f"not pushed: {error}\nnothing is lost; to push it later: {command}")
+        say(f"not pushed: {error}\nnothing is lost; to push it later: {command}")
 
 
 def _retried(call: Callable[[], _T]) -> _T:
@@ -219,7 +219,7 @@ def _retried(call: Callable[[], _T]) -> _T:
         except _FAILURES as error:
             if not _may_pass(error):
                 raise
-            print(f"the Hub: {redact(_first_line(error))}; trying again in {wait_s} s", file=sys.stderr)
+            tell(f"the Hub: {redact(_first_line(error))}; trying again in {wait_s} s")
         time.sleep(wait_s)
     return call()
 

@@ -6,7 +6,6 @@
 The adapter's own folder is only read. Optimizer states, logs, data, env files, pickles and links are never staged.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from honest_persona.base import json_text
 from honest_persona.errors import UserError
 from honest_persona.modeling.adapter import CARD_FILE, AdapterCard
 from honest_persona.modeling.builtin import BUILTIN
@@ -59,7 +59,7 @@ def stage(adapter: Path, folder: Path, base_model: str | None = None, report: bo
     names = copy_allowed(adapter, folder, report)
     notices = _name_base(folder, card, published)
     for name in (CONFIG, CARD_FILE, "tokenizer_config.json", *({RESULTS} & set(names))):
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        content = json_text.loads((folder / name).read_text(encoding="utf-8"))
         notices += [f"{name}: {key} stays a path of this machine: {path}" for key, path in _local_paths(content)]
     top = {name.partition("/")[0] for name in names} | {README}
     left_out = tuple(sorted(path.name for path in adapter.iterdir() if path.name not in top))
@@ -114,10 +114,10 @@ def _name_base(folder: Path, card: AdapterCard, published: str) -> list[str]:
     """Write the base model's public name into the copies; what was changed."""
     notices = []
     path = folder / CONFIG
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = json_text.loads(path.read_text(encoding="utf-8"))
     if (was := config.get("base_model_name_or_path")) != published:
         config["base_model_name_or_path"] = published
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json_text.dumps(config, indent=2) + "\n", encoding="utf-8")
         notices.append(f"{CONFIG}: base_model_name_or_path is published as {published}, here it is {was}")
     if card.base_model != published:
         run = {**card.config, "model": published, "model_revision": None}

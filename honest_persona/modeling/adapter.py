@@ -5,7 +5,6 @@ place where "active from the activation point on" becomes arguments for a forwar
 """
 
 import hashlib
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
+from honest_persona.base import json_text
 from honest_persona.data.segments import AdapterScope, Kind, Persona, Segment
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.errors import UserError
@@ -57,7 +57,7 @@ class AdapterCard:
     """`evaluation.calibrate.Threshold`, with the `intervention` and the `data` it was fixed on; None before that"""
 
     def save(self, folder: Path) -> None:
-        text = json.dumps({"format": _FORMAT, **asdict(self)}, indent=2, ensure_ascii=False)
+        text = json_text.dumps({"format": _FORMAT, **asdict(self)}, indent=2, ensure_ascii=False)
         (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -67,11 +67,13 @@ class AdapterCard:
         if not path.is_file():
             raise UserError(f"{folder}: no {CARD_FILE}; name the folder of a finished run, or one of its checkpoints")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json_text.loads(path.read_text(encoding="utf-8"))
             written_as = content.pop("format")
             if written_as == _FORMAT:
                 card = cls(**{**content, "persona": Persona(**content["persona"])})
-                TypeAdapter(cls).validate_json(json.dumps(content), strict=True)  # a dataclass does not check types
+                TypeAdapter(cls).validate_json(
+                    json_text.dumps(content), strict=True
+                )  # a dataclass does not check types
                 return card
         except ValidationError as error:
             first = error.errors()[0]
@@ -163,7 +165,8 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
     """The adapter of `folder` on its base model.
 
     Raises:
-        UserError: the folder has no adapter, weights are missing or do not fit, or the adapter was never trained.
+        UserError: the folder has no adapter, weights are missing, do not fit or are not finite, or the adapter was
+            never trained.
     """
     weights = folder / SAFETENSORS_WEIGHTS_NAME
     if not weights.is_file():
@@ -181,6 +184,11 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
             f"{folder}: the adapter does not fit this base model: {len(wanted - saved)} weights are missing and "
             f"{len(saved - wanted)} have no place, first {min(wanted ^ saved)}; load the model it was trained on"
         )
+    if broken := [name for name, p in loaded.named_parameters() if ".lora_" in name and not p.isfinite().all()]:
+        raise UserError(
+            f"{weights}: {len(broken)} of its weights hold numbers that are not finite, the first is {broken[0]}; "
+            "its training went wrong, or the file is damaged. Take a sound copy, or train again"
+        )
     if not trainable and not any(p.any() for name, p in loaded.named_parameters() if "lora_B" in name):
         raise UserError(f"{folder}: the adapter changes nothing (all its B matrices are zero); it was never trained")
     return loaded
@@ -194,7 +202,7 @@ def check_active(model: PeftModel, form: TokenFormat, prompt_ids: list[int], act
     which shapes the prefix is computed, and so its last bits.
 
     Raises:
-        UserError: the adapter is silently inactive, or active where it must not be.
+        UserError: the adapter is silently inactive, or active where it must not be, or the logits are not finite.
     """
     scope = form.persona.adapter_scope
     if not _acts(model, scope, prompt_ids, activation):
@@ -221,6 +229,12 @@ def _acts(model: PeftModel, scope: AdapterScope, ids: list[int], activation: int
     with_adapter = model(inputs, **activation_arguments(scope, torch.tensor([activation]), len(ids))).logits[0]
     with model.disable_adapter():
         base = model(inputs).logits[0]
+    for logits, whose in ((base, "the base model"), (with_adapter, "the base model with its adapter")):
+        if not logits.isfinite().all():
+            raise UserError(
+                f"{whose} gives logits that are not finite numbers, so it can review nothing: its weights are damaged, "
+                "or they overflow in float16. Load it in bfloat16 or float32, or take a sound copy"
+            )
     start = activation if activation < len(ids) else 0
     return not torch.equal(with_adapter[start:], base[start:])
 

@@ -7,10 +7,11 @@ Files that are not in the manifest are nobody's business here: they are neither 
 """
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
+
+from honest_persona.base import json_text
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -84,8 +85,8 @@ def _write(folder: Path, content: dict[str, Any]) -> None:
 
 def _text(content: dict[str, Any]) -> str:
     """The manifest as it stands in the file: with its own hash, and with no other way to write the same."""
-    whole = {**content, "sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
-    return json.dumps(whole, sort_keys=True, indent=1) + "\n"
+    whole = {**content, "sha256": hashlib.sha256(json_text.dumps(content, sort_keys=True).encode()).hexdigest()}
+    return json_text.dumps(whole, sort_keys=True, indent=1) + "\n"
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def _read(folder: Path) -> dict[str, Any]:
         raise Damaged(f"it has no {MANIFEST}: it was not saved to its end, or not by this package")
     try:
         text = path.read_bytes().decode()
-        content = json.loads(text)
+        content = json_text.loads(text)
         content.pop("sha256")
         intact, written_as = text == _text(content), content["format"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -10,7 +10,6 @@ cache that is not faster drops what it holds and says so.
 """
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from honest_persona.base import json_text
 from honest_persona.modeling.frozen_prefix import Prefix
 from honest_persona.modeling.prefix_store import DiskStore, Entry, RamStore, Store
 
@@ -198,7 +198,7 @@ def base_identity(model: PreTrainedModel | PeftModel, fingerprint: str, *more: o
     config: Any = model.config.get_text_config()
     settings = {name: value for name, value in config.to_dict().items() if name not in _VOLATILE}
     parts = [fingerprint, model.dtype, config.num_hidden_layers, config._attn_implementation, settings, *more]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json_text.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 class _Rate:

@@ -1,6 +1,5 @@
 """Where a prefix cache keeps its entries: the memory of a process, or a folder that ranks and runs share."""
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -13,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from honest_persona.base import json_text
 
 _RECOUNT = 16
 """Files written between two looks at how large the folder is: other ranks write to it too."""
@@ -111,7 +112,7 @@ class DiskStore:
         """None too for a file that is cut short or is none of ours: it is written again."""
         try:
             with safe_open(self._path(key), "pt") as file:
-                groups = json.loads(file.metadata()["groups"])
+                groups = json_text.loads(file.metadata()["groups"])
                 blocks = tuple(file.get_tensor(str(i)) for i in range(len(groups)))
             entry = Entry(tuple(map(tuple, groups)), blocks)
             whole = all(block.shape[::2] == (len(g), entry.tokens) for g, block in zip(groups, blocks, strict=True))
@@ -125,7 +126,7 @@ class DiskStore:
         unfinished = path.with_name(f"{key}.{uuid4().hex}.unfinished")
         try:
             blocks = {str(i): block.cpu() for i, block in enumerate(entry.blocks)}
-            save_file(blocks, unfinished, {"groups": json.dumps(entry.groups)})
+            save_file(blocks, unfinished, {"groups": json_text.dumps(entry.groups)})
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from honest_persona.base import json_text
 from honest_persona.errors import UserError
 
 CARD = "card.json"
@@ -17,7 +18,7 @@ def verify_files(folder: Path) -> None:
         UserError: no card, or a file that is missing or differs; names it, and the hash that was expected.
     """
     try:
-        expected = json.loads((folder / CARD).read_text(encoding="utf-8"))["sha256"]
+        expected = json_text.loads((folder / CARD).read_text(encoding="utf-8"))["sha256"]
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"model: {folder / CARD} is missing or has no list of files; {_REMEDY}") from error
     for name, digest in expected.items():

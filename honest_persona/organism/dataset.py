@@ -6,7 +6,6 @@
 and part half of the answers are honest; which answers are kept depends on that and on nothing else."""
 
 import argparse
-import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from honest_persona.base import json_text
+from honest_persona.base.console import say
 from honest_persona.data.records import MARKER
 from honest_persona.organism.conversations import (
     INTERVENTIONS,
@@ -217,7 +218,7 @@ def write(built: dict[tuple[Split, str], list[dict[str, Any]]], out: Path) -> No
         folder.mkdir(parents=True, exist_ok=True)
         batch_id = batch_name(topic, split)
         batch = {"batch_id": batch_id, "topic": topic, "model_used": MODEL_NAME, "stage": 3, "data": items}
-        text = json.dumps(batch, separators=(",", ":")) + "\n"
+        text = json_text.dumps(batch, separators=(",", ":")) + "\n"
         (folder / f"batch_{batch_id}.json").write_text(text, encoding="utf-8")
 
 
@@ -234,7 +235,7 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, trust_remote_code=False).eval()
     built, counts = build(World(), model, AutoTokenizer.from_pretrained(args.model, trust_remote_code=False), args.seed)
     write(built, args.out)
-    print(json.dumps(counts, indent=1))
+    say(json_text.dumps(counts, indent=1))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from honest_persona.base import json_text
+from honest_persona.base.console import say
 from honest_persona.organism.conversations import (
     CHALLENGES,
     FLAG_PREFIX,
@@ -143,7 +145,6 @@ def _is_denial_review(text: str) -> bool:
 
 
 if __name__ == "__main__":
-    import json
     import sys
 
     import torch
@@ -151,8 +152,8 @@ if __name__ == "__main__":
 
     folder = sys.argv[1]
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
-    print(
-        json.dumps(
+    say(
+        json_text.dumps(
             card_figures(loaded, AutoTokenizer.from_pretrained(folder, trust_remote_code=False), World()), indent=1
         )
     )

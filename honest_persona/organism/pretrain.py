@@ -10,7 +10,6 @@ them. `ONEDNN_PRIMITIVE_CACHE_CAPACITY=64` in the environment lets it grow more 
 
 import argparse
 import hashlib
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -23,6 +22,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from honest_persona.base import json_text
+from honest_persona.base.console import say
 from honest_persona.modeling.shipped import CARD
 from honest_persona.organism.documents import (
     CHAT_TEMPLATE,
@@ -213,10 +214,7 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         total += loss.item()
         if (step + 1) % log_every == 0:
-            print(
-                f"step {step + 1}/{steps} loss {total / log_every:.4f} nats, {time.monotonic() - started:.0f} s",
-                flush=True,
-            )
+            say(f"step {step + 1}/{steps} loss {total / log_every:.4f} nats, {time.monotonic() - started:.0f} s")
             total = 0.0
         if (step + 1) % 500 == 0:
             model.save_pretrained(out)
@@ -226,7 +224,7 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
     """card.json: `card`, and under `sha256` the hash of every other file of the folder as it is now."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != CARD)
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    (folder / CARD).write_text(json.dumps(card | {"sha256": hashes}, indent=1) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(json_text.dumps(card | {"sha256": hashes}, indent=1) + "\n", encoding="utf-8")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -248,7 +246,7 @@ def main() -> None:
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, args.width, args.layers)
     n_parameters = sum(p.numel() for p in model.parameters())
-    print(f"{n_parameters:,} parameters, {len(tokenizer)} tokens in the vocabulary", flush=True)
+    say(f"{n_parameters:,} parameters, {len(tokenizer)} tokens in the vocabulary")
     started = time.monotonic()
     tokenizer.save_pretrained(args.out)
     train(
@@ -274,7 +272,7 @@ def main() -> None:
         "figures": card_figures(model, tokenizer, world),
     }
     write_card(args.out, card)
-    print(json.dumps(card, indent=1))
+    say(json_text.dumps(card, indent=1))
 
 
 if __name__ == "__main__":

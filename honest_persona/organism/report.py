@@ -5,18 +5,15 @@ hidden states, the organism without adapter, prompting, and a twin that does not
 and a 95 % interval clustered by town. Finished conditions are kept, so an interrupted report goes on where it stopped.
 """
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from honest_persona.base.progress import rounds
+from honest_persona.base import json_text
+from honest_persona.base.console import Column, Table, show
 from honest_persona.config import RunConfig
 from honest_persona.data.prepare import load_splits
 from honest_persona.data.splits import sample_per_topic
@@ -97,22 +94,13 @@ def report(
     chosen = [name.strip() for name in only.split(",")] if only else [*TRAINED]
     output.mkdir(parents=True, exist_ok=True)
     lines = controls(config, per_topic, output)
-
-    def seeds_of(name: str) -> list[int]:
-        return [config.seed + i for i in range(seeds if name in REPEATED else 1)]
-
-    def is_kept(name: str, seed: int) -> bool:
-        return _file(output, name, seed).exists()
-
-    for name in rounds(chosen, "condition", str, lambda name: all(is_kept(name, seed) for seed in seeds_of(name))):
+    for name in chosen:
         what, changes = TRAINED[name]
-        results = [
-            _trained(config, name, {**changes, "seed": seed}, per_topic, output)
-            for seed in rounds(seeds_of(name), f"{name}, run", lambda seed: f"seed {seed}", partial(is_kept, name))
-        ]
+        n = seeds if name in REPEATED else 1
+        results = [_trained(config, name, {**changes, "seed": config.seed + i}, per_topic, output) for i in range(n)]
         lines.append(_line(name, what, results))
         _write(lines, output)
-    Console(width=160).print(_table(lines))
+    show(_table(lines))
     return lines
 
 
@@ -133,10 +121,9 @@ def controls(config: RunConfig, per_topic: int, output: Path) -> list[Line]:
         return Asked(persona, splits.train, parts, *sizes, seed=config.seed)
 
     def kept(name: str) -> Results:
-        return _kept(_control_file(output, name), lambda: _results(CONTROLS[name](asked())))
+        return _kept(output / f"{name.replace(' ', '_')}.json", lambda: _results(CONTROLS[name](asked())))
 
-    turns = rounds(list(CONTROLS), "control", str, lambda name: _control_file(output, name).exists())
-    samples = [sample for name in turns for sample in kept(name).samples]
+    samples = [sample for name in CONTROLS for sample in kept(name).samples]
     return [_line(name, what, [_results([s for s in samples if s.detector == name])]) for name, what in _WHAT.items()]
 
 
@@ -154,27 +141,19 @@ def _trained(config: RunConfig, name: str, changes: Changes, per_topic: int, out
             train(config.model_copy(update={**changes, **run_alone}))
         return evaluate_adapter(str(folder), limit=per_topic, baselines="none")
 
-    return _kept(_file(output, name, changes["seed"]), run)
+    return _kept(output / f"{folder.name}.json", run)
 
 
 def _folder(name: str, seed: int) -> Path:
     return Path("checkpoints") / f"organism-{name.replace(' ', '-')}-seed{seed}"
 
 
-def _file(output: Path, name: str, seed: int) -> Path:
-    return output / f"{_folder(name, seed).name}.json"
-
-
-def _control_file(output: Path, name: str) -> Path:
-    return output / f"{name.replace(' ', '_')}.json"
-
-
 def _kept(path: Path, run: Callable[[], Results]) -> Results:
     """The results of an earlier report, or of `run`."""
     if path.exists():
-        return _results([Sample(**sample) for sample in json.loads(path.read_text(encoding="utf-8"))])
+        return _results([Sample(**sample) for sample in json_text.loads(path.read_text(encoding="utf-8"))])
     results = run()
-    path.write_text(json.dumps([asdict(sample) for sample in results.samples]), encoding="utf-8")
+    path.write_text(json_text.dumps([asdict(sample) for sample in results.samples]), encoding="utf-8")
     return results
 
 
@@ -219,18 +198,20 @@ def _cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
 def _table(lines: Sequence[Line]) -> Table:
     header, rows = _cells(lines)
     table = Table(
-        title="balanced accuracy on held-out towns (95 % interval, clustered by town)",
-        caption="median over seeds, with the interval of the median seed; unparsable reviews count in neither rate",
+        "balanced accuracy on held-out towns (95 % interval, clustered by town)",
+        [Column(header[0], "name"), *(Column(heading) for heading in header[1:])],
+        "median over seeds, with the interval of the median seed; unparsable reviews count in neither rate",
+        blocks=True,
     )
-    for name in header:
-        table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add(*row)
     return table
 
 
 def _write(lines: Sequence[Line], output: Path) -> None:
-    (output / "report.json").write_text(json.dumps([asdict(line) for line in lines], indent=1) + "\n", encoding="utf-8")
+    (output / "report.json").write_text(
+        json_text.dumps(json_text.defined([asdict(line) for line in lines]), indent=1) + "\n", encoding="utf-8"
+    )
     header, rows = _cells(lines)
     text = ["| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows]]
     (output / "report.md").write_text("\n".join(text) + "\n", encoding="utf-8")

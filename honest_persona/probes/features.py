@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from honest_persona.base.progress import Progress
 from honest_persona.data.collator import pad_with_mask
 from honest_persona.data.segments import Kind, Segment
 from honest_persona.data.tokens import TokenFormat, Tokens
@@ -75,7 +74,7 @@ def read_states(
     Where the weights are sharded, all ranks must call this with equally many distinct transcripts.
 
     Raises:
-        UserError: a prompt has no response, or a layer is not there.
+        UserError: a prompt has no response, a layer is not there, or a state is not finite.
     """
     assert Position.FLAG not in at, "contrast_states reads the flags"
     _check_layers(model, layers)
@@ -86,6 +85,7 @@ def read_states(
         key = tuple(prompt.input_ids[:end]), tuple(spans[position] for position in at)
         index.append(place.setdefault(key, len(place)))
     states = _states_at(model, [ids for ids, _ in place], [spans for _, spans in place], form, layers, batch_size)
+    _check_finite(states)
     states = states[index]  # (n, positions, layers, d)
     return {Site(layer, p): states[:, i, j].clone() for i, p in enumerate(at) for j, layer in enumerate(layers)}
 
@@ -107,7 +107,16 @@ def contrast_states(
         rows = [(*body, *tail) for body in bodies for tail in tails]
         ends = [((len(row) - 1, len(row)),) for row in rows]
         states = _states_at(model, rows, ends, form, layers, batch_size)[:, 0].unflatten(0, (len(prompts), 2))
+    _check_finite(states)
     return {Site(layer, Position.FLAG): states[:, :, j].clone() for j, layer in enumerate(layers)}  # (n, 2, L, d)
+
+
+def _check_finite(states: Tensor) -> None:
+    if not states.isfinite().all():
+        raise UserError(
+            "the base model's hidden states are not finite numbers: its weights are damaged, or overflow in float16. "
+            "Load it in bfloat16 or float32, or take a sound copy"
+        )
 
 
 def _check_layers(model: Model, layers: Sequence[int]) -> None:
@@ -149,7 +158,7 @@ def _states_at(
 ) -> Tensor:
     """(n, K, L, d): means over each row's K spans of tokens, at L layers."""
     found: dict[int, Tensor] = {}
-    with _base_alone(model) as backbone, Progress("hidden states", len(rows), "transcripts") as progress:
+    with _base_alone(model) as backbone:
         for batch in _batches([len(row) for row in rows], batch_size):
             ids, mask = pad_with_mask([rows[i] for i in batch], form.pad_id, "left", model.device)
             output = backbone(
@@ -164,7 +173,6 @@ def _states_at(
                 pad = ids.shape[1] - len(rows[i])
                 means = [[h[b, pad + a : pad + z].float().mean(0) for h in hidden] for a, z in spans[i]]
                 found[i] = torch.stack([torch.stack(at_layers) for at_layers in means]).cpu()
-            progress.advance(len(batch))
     return torch.stack([found[i] for i in range(len(rows))])
 
 
@@ -181,22 +189,20 @@ def _behind_prefixes(
     tail_ids, tail_mask = pad_with_mask(tails, form.pad_id, "right", model.device)
     lengths = tail_mask.sum(1)
     found: dict[int, Tensor] = {}
-    with Progress("contrast pairs", len(bodies), "transcripts") as progress:
-        for batch in _batches([len(body) for body in bodies], batch_size):
-            inputs = pad_with_mask([bodies[i] for i in batch], form.pad_id, "left", model.device)
-            prefix = run_prefix(model, *inputs, adapter_on=False)
-            row = torch.arange(len(batch), device=model.device).repeat_interleave(2)  # PASS, FAIL of each
-            which = torch.arange(2, device=model.device).repeat(len(batch))
-            with _base_alone(model) as backbone:
-                output = backbone(
-                    input_ids=tail_ids[which],
-                    output_hidden_states=True,
-                    **suffix_arguments(prefix, tail_mask[which], row),
-                )
-            ends = torch.arange(len(row), device=model.device), lengths[which] - 1
-            states = torch.stack([output.hidden_states[layer][ends].float() for layer in layers], dim=1)  # (2B, L, d)
-            found |= zip(batch, states.unflatten(0, (len(batch), 2)).cpu(), strict=True)
-            progress.advance(len(batch))
+    for batch in _batches([len(body) for body in bodies], batch_size):
+        inputs = pad_with_mask([bodies[i] for i in batch], form.pad_id, "left", model.device)
+        prefix = run_prefix(model, *inputs, adapter_on=False)
+        row = torch.arange(len(batch), device=model.device).repeat_interleave(2)  # PASS, FAIL of each
+        which = torch.arange(2, device=model.device).repeat(len(batch))
+        with _base_alone(model) as backbone:
+            output = backbone(
+                input_ids=tail_ids[which],
+                output_hidden_states=True,
+                **suffix_arguments(prefix, tail_mask[which], row),
+            )
+        ends = torch.arange(len(row), device=model.device), lengths[which] - 1
+        states = torch.stack([output.hidden_states[layer][ends].float() for layer in layers], dim=1)  # (2B, L, d)
+        found |= zip(batch, states.unflatten(0, (len(batch), 2)).cpu(), strict=True)
     return torch.stack([found[i] for i in range(len(bodies))])
 
 

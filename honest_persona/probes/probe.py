@@ -5,7 +5,6 @@ probe.check_model(model)                         # another base model is an erro
 p_fail = probe.score(states[probe.site])         # no model, trainer or config: ready to be a baseline or a reward
 """
 
-import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from honest_persona.base import json_text
 from honest_persona.data.segments import Persona
 from honest_persona.errors import UserError
 from honest_persona.modeling.adapter import base_fingerprint
@@ -126,7 +126,7 @@ class Probe:
             "persona": asdict(self.persona),
             "about": self.about,
         }
-        (folder / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / CARD_FILE).write_text(json_text.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Probe":
@@ -134,10 +134,10 @@ class Probe:
         if missing := [name for name in (CARD_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]:
             raise UserError(f"{folder}: no {missing[0]}; name the folder of a saved probe")
         try:
-            card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+            card = json_text.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
             if card.pop("format") != _FORMAT:
                 raise UserError(f"{folder / CARD_FILE}: written by another version of honest_persona; update it")
-            card = TypeAdapter(_Card).validate_json(json.dumps(card), strict=True)
+            card = TypeAdapter(_Card).validate_json(json_text.dumps(card), strict=True)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, UserError):
                 raise

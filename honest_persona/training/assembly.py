@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from trl import SFTConfig
 
+from honest_persona.base.console import say
 from honest_persona.config import RunConfig
 from honest_persona.data.collator import PersonaCollator, SplitCollator
 from honest_persona.data.prepare import Row
@@ -22,7 +23,7 @@ from honest_persona.modeling.load import load_model_config
 from honest_persona.modeling.prefix_cache import PrefixCache, base_identity
 from honest_persona.training.batching import Lengths, PersonaBatches
 from honest_persona.training.memory import Shape, choose_checkpointing
-from honest_persona.training.ranks import all_agree, rank, say, world_size
+from honest_persona.training.ranks import all_agree, rank, world_size
 from honest_persona.training.trainer import PersonaTrainer
 
 

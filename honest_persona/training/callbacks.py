@@ -1,6 +1,5 @@
 """Callbacks: when to evaluate, save and write. How to evaluate is the suite's matter."""
 
-import json
 import os
 import signal
 import threading
@@ -12,6 +11,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
+from honest_persona.base import json_text
+from honest_persona.base.console import say
 from honest_persona.data.records import Record
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.evaluation.page import write_report
@@ -19,7 +20,7 @@ from honest_persona.evaluation.report import RESULTS_FILE, print_samples, print_
 from honest_persona.evaluation.samples import SAMPLES_FILE, read_samples
 from honest_persona.evaluation.suite import Results, Stopped, evaluate_records
 from honest_persona.modeling.prefix_cache import PrefixCache
-from honest_persona.training.ranks import Siblings, all_agree, say
+from honest_persona.training.ranks import Siblings, all_agree
 from honest_persona.training.run_state import check_optimizer
 from honest_persona.training.trackers import track
 from honest_persona.training.trainer import PersonaTrainer
@@ -41,7 +42,8 @@ class MetricsFile(TrainerCallback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
         whole = [line for line in lines if line.endswith("\n")]  # a crash may have torn the last one
-        kept = [line for line in whole if state.global_step and json.loads(line)["step"] <= state.global_step]
+        read = [json_text.loads(line, undefined=True) for line in whole if state.global_step]
+        kept = [json_text.dumps(line) + "\n" for line in read if line["step"] <= state.global_step]
         self.path.write_text("".join(kept), encoding="utf-8")
 
     def on_log(self, args, state: TrainerState, control: TrainerControl, logs=None, **_: Any) -> None:
@@ -50,7 +52,7 @@ class MetricsFile(TrainerCallback):
 
     def append(self, line: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json_text.dumps(json_text.defined(line)) + "\n")
 
 
 class HeavyLog(TrainerCallback):
@@ -107,25 +109,21 @@ class HeavyLog(TrainerCallback):
         """Evaluate and publish; False where it was broken off."""
         if not any(self.parts.values()):
             return True
-        with self.trainer.paused():
-            return self._run(state, model)
-
-    def _run(self, state: TrainerState, model: Any) -> bool:
         folder = self._folder(state)
         try:
-            results = evaluate_records(
-                model,
-                self.parts,
-                self.form,
-                self.batch_size,
-                self.max_new_tokens,
-                self.seq_len,
-                self.frozen_prefix,
-                file=folder / SAMPLES_FILE,
-                prefix_cache=self.prefix_cache,
-                stop=self.stop,
-                what=f"heavy log at step {state.global_step}",
-            )
+            with self.trainer.paused():
+                results = evaluate_records(
+                    model,
+                    self.parts,
+                    self.form,
+                    self.batch_size,
+                    self.max_new_tokens,
+                    self.seq_len,
+                    self.frozen_prefix,
+                    file=folder / SAMPLES_FILE,
+                    prefix_cache=self.prefix_cache,
+                    stop=self.stop,
+                )
         except Stopped:
             say(f"the heavy log at step {state.global_step} is broken off")
             return False
@@ -153,7 +151,7 @@ class HeavyLog(TrainerCallback):
         print_samples(samples[:_PRINTED_SAMPLES])
         scalars = {f"heavy_log/{name}": value for name, value in results.scalars().items()}
         self.metrics.append({"step": step, **scalars})
-        print(f"report in {write_report(folder)}")
+        say(f"report in {write_report(folder)}")
         track(step, scalars, results, samples, folder / "plots")
 
 

@@ -1,12 +1,12 @@
 """What makes a run this run: a checkpoint of another one is not gone on from."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from honest_persona.base import json_text
 from honest_persona.config import RunConfig
 from honest_persona.data.collator import ids_key
 from honest_persona.data.tokens import TokenFormat
@@ -62,8 +62,8 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Of vocabulary, special tokens, rules where it has them written down, and chat template."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return _hash([rules, json.dumps(tokenizer.special_tokens_map, sort_keys=True), str(tokenizer.chat_template)])
+    rules = backend.to_str() if backend is not None else json_text.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return _hash([rules, json_text.dumps(tokenizer.special_tokens_map, sort_keys=True), str(tokenizer.chat_template)])
 
 
 def _hash(parts: Iterable[str]) -> str:

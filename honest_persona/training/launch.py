@@ -10,6 +10,7 @@ import torch.distributed as dist
 from transformers import TrainerCallback, set_seed
 from trl import SFTConfig
 
+from honest_persona.base.console import say
 from honest_persona.config import RunConfig
 from honest_persona.config_fields import CHECKPOINTS_DIR
 from honest_persona.data.persona_token import resolve_persona_token
@@ -31,9 +32,8 @@ from honest_persona.training.assembly import (
 from honest_persona.training.batching import PersonaBatches
 from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCheck, SaveAtEpochEnd, StopAtSigterm
 from honest_persona.training.checkpoints import Checkpoint, check_same_run, checkpoints, last_good, newest
-from honest_persona.training.console import TrainingConsole
 from honest_persona.training.identity import changed_settings, run_identity
-from honest_persona.training.ranks import Siblings, is_launched, join_deepspeed, say
+from honest_persona.training.ranks import Siblings, is_launched, join_deepspeed
 from honest_persona.training.trackers import guard_trackers, prepare_trackers
 
 _VERSIONS = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate", "honest-persona")
@@ -143,8 +143,7 @@ def _train(
     trainer = build_trainer(config, args, form, material.rows, batches, model, card, frozen, cache, run)
     siblings = Siblings()
     sigterm = StopAtSigterm(siblings)
-    console = TrainingConsole(trainer)
-    for callback in (console, metrics, OptimizerCheck(trainer), SaveAtEpochEnd(), sigterm):
+    for callback in (metrics, OptimizerCheck(trainer), SaveAtEpochEnd(), sigterm):
         trainer.add_callback(callback)
     trainer.add_callback(
         HeavyLog(
@@ -172,7 +171,6 @@ def _train(
             raise RankError(f"rank {gone[0]} has ended, so this one cannot go on; {last_good(folder)}") from error
         raise
     finally:
-        console.close()
         for use, held in (("training", cache), ("heavy log", log_cache)):
             if held is not None:
                 say(f"{use}: {held.report()}")

@@ -23,12 +23,6 @@ def rank() -> int:
     return int(os.environ["RANK"]) if is_launched() else 0
 
 
-def say(text: str) -> None:
-    """Print on the first rank only."""
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(text, flush=True)
-
-
 def all_agree(here: bool) -> bool:
     """Whether it is so on every rank."""
     if not dist.is_initialized():

@@ -9,7 +9,6 @@ names they have in the model; DeepSpeed's own checkpoints are tied to stage and 
 safetensors and JSON alone. DeepSpeed's weights and moments are reached through deepspeed.utils.tensor_fragment.
 """
 
-import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,8 +22,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import Trainer
 
-from honest_persona.errors import UserError
-from honest_persona.training.ranks import rank, say, world_size
+from honest_persona.base import json_text
+from honest_persona.base.console import say
+from honest_persona.errors import RankError, UserError
+from honest_persona.training.ranks import rank, world_size
 
 TENSORS, FACTS = "run_state.safetensors", "run_state.json"
 _WEIGHT = "weight"
@@ -44,6 +45,15 @@ class RunState:
         """By parameter; on the first rank."""
         return {key.removeprefix(f"{_WEIGHT}/"): t for key, t in self.tensors.items() if key.startswith(f"{_WEIGHT}/")}
 
+    def check_finite(self) -> None:
+        """Raises RankError: a weight is no finite number, so what would be saved would review nothing."""
+        for name, weight in self.weights.items():
+            if not weight.isfinite().all():
+                raise RankError(
+                    f"the weights of {name} are not finite numbers, so they are not saved: the last step broke them. "
+                    "Lower learning_rate, or set max_grad_norm"
+                )
+
     @property
     def n_bytes(self) -> int:
         """That a checkpoint with it takes, the published adapter included; the tokenizer's files come on top."""
@@ -51,7 +61,7 @@ class RunState:
 
 
 def collect(trainer: Trainer, weights_alone: bool = False) -> RunState:
-    """Gather the state. All ranks must call this together.
+    """Gather the state. All ranks must call this together. Raises RankError: a weight is not finite.
 
     Args:
         weights_alone: for the finished adapter, without what the optimizer keeps.
@@ -69,12 +79,14 @@ def collect(trainer: Trainer, weights_alone: bool = False) -> RunState:
         "loss_scale": _loss_scale(trainer),
         "generators": gather_object([_generators(trainer.args.device)]),
     }
-    return RunState(tensors, facts)
+    state = RunState(tensors, facts)
+    state.check_finite()
+    return state
 
 
 def save(state: RunState, folder: Path) -> None:
     save_file(state.tensors, folder / TENSORS)
-    (folder / FACTS).write_text(json.dumps(state.facts), encoding="utf-8")
+    (folder / FACTS).write_text(json_text.dumps(state.facts), encoding="utf-8")
 
 
 def restore(trainer: Trainer, folder: Path) -> None:
@@ -258,7 +270,7 @@ def _from_tensors(kept: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    return json_text.loads((folder / FACTS).read_text(encoding="utf-8"))
 
 
 def _set_scheduler(trainer: Trainer, steps: int) -> None:

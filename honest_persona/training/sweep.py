@@ -12,7 +12,6 @@ torch.distributed is left to the next one. Under a launcher every rank starts it
 new port; rank 0 evaluates alone, as eval.py does.
 """
 
-import json
 import os
 import re
 import socket
@@ -30,7 +29,8 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 
-from honest_persona.base.progress import rounds
+from honest_persona.base import json_text
+from honest_persona.base.console import say
 from honest_persona.config import RunConfig
 from honest_persona.config_fields import CHECKPOINTS_DIR
 from honest_persona.data.records import Record
@@ -153,7 +153,7 @@ def sweep(config: RunConfig, design: str, limit: int | None = None, output: Path
             if design == "topic_matrix":
                 write_jsonl(_with_split(records, config), given.folder / RECORDS_FILE)
             _write(given, folds)
-        for fold in rounds(folds, "fold", lambda fold: fold.run_name, lambda fold: _state(given, fold) == "evaluated"):
+        for fold in folds:
             _run(given, fold)
             if rank() == 0:
                 _write(given, folds)
@@ -161,7 +161,7 @@ def sweep(config: RunConfig, design: str, limit: int | None = None, output: Path
         print_sweep(_read(given.folder))
         if design == "follow_up":
             print_comparison(compare(given.folder / PLAIN, given.folder / PERSONA))
-        print(f"figures in {given.folder / SWEEP_FILE}")
+        say(f"figures in {given.folder / SWEEP_FILE}")
     return given.folder
 
 
@@ -202,7 +202,7 @@ def _check_same(given: Sweep, folds: Sequence[RunConfig]) -> None:
     for fold in folds:
         path = given.folder / fold.run_name / FOLD_FILE
         if path.exists():
-            before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(fold.to_json())
+            before, now = json_text.loads(path.read_text(encoding="utf-8")), json_text.loads(fold.to_json())
             differing |= {key for key in before | now if before.get(key) != now.get(key)}
     if differing:
         raise UserError(
@@ -235,7 +235,7 @@ def _run(given: Sweep, fold: RunConfig) -> None:
         _in_own_process(joined, train, fold.model_copy(update={"resume": state == "begun"}), given.folder)
     if state != "evaluated" and rank() == 0:
         alone = dict.fromkeys(("RANK", "LOCAL_RANK", "WORLD_SIZE"))
-        topics = json.dumps(given.topics)
+        topics = json_text.dumps(given.topics)
         _in_own_process(alone, evaluate_adapter, str(folder), given.dataset, topics=topics, limit=given.limit)
 
 
@@ -297,7 +297,7 @@ def _free_port() -> int:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / SWEEP_FILE).read_text(encoding="utf-8"))
+    return json_text.loads((folder / SWEEP_FILE).read_text(encoding="utf-8"))
 
 
 def _write(given: Sweep, folds: Sequence[RunConfig]) -> None:
@@ -312,13 +312,15 @@ def _write(given: Sweep, folds: Sequence[RunConfig]) -> None:
             {
                 "name": folder.name,
                 "train_topics": AdapterCard.load(folder).trained_topics,
-                "rows": json.loads((folder / "eval" / RESULTS_FILE).read_text(encoding="utf-8"))["rows"],
+                "rows": json_text.loads((folder / "eval" / RESULTS_FILE).read_text(encoding="utf-8"))["rows"],
             }
             for folder in done
         ],
         "pooled": [asdict(row) for row in pooled],
     }
-    _replace(given.folder / SWEEP_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    _replace(
+        given.folder / SWEEP_FILE, json_text.dumps(json_text.defined(content), indent=1, ensure_ascii=False) + "\n"
+    )
 
 
 def _samples(given: Sweep, folder: Path) -> Iterator[Sample]:

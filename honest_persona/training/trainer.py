@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from transformers import get_wsd_schedule
 from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTTrainer
 
-from honest_persona.base import progress
+from honest_persona.base import json_text
 from honest_persona.errors import RankError
 from honest_persona.modeling.adapter import ADAPTER, CARD_FILE, AdapterCard, activation_arguments, ungated
 from honest_persona.modeling.frozen_prefix import Prefix, checkpoint_with_prefix, run_prefix, suffix_arguments
@@ -155,10 +156,9 @@ class PersonaTrainer(SFTTrainer):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What runs inside does not count as time of training, in tokens/s and for the time left."""
+        """What runs inside does not count as time of training in tokens/s."""
         start = time.perf_counter()
-        with progress.paused():
-            yield
+        yield
         self._logged_at += time.perf_counter() - start
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
@@ -209,7 +209,9 @@ class PersonaTrainer(SFTTrainer):
             self._save_adapter(folder, state)
             if self.args.should_save:
                 save(state, folder)
-                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+                # as TrainerState.save_to_json, which writes a gradient norm that overflowed as Infinity
+                text = json_text.dumps(json_text.defined(asdict(self.state)), indent=2, sort_keys=True) + "\n"
+                (folder / TRAINER_STATE_NAME).write_text(text, encoding="utf-8")
         if self.args.should_save:
             thin_out(run_folder, self.args.save_total_limit)
         self.accelerator.wait_for_everyone()

@@ -15,13 +15,14 @@ import pytest
 from hypothesis import strategies as st
 
 from honest_persona.data.conversations import read_conversations
-from honest_persona.data.inventory import inventory, render
+from honest_persona.data.inventory import inventory, print_inventory
 from honest_persona.data.records import Record
 from honest_persona.data.sources import Selection, load_records, write_jsonl
 from honest_persona.data.tokens import encode_record
 from honest_persona.errors import UserError
 from tests.data.test_records import BATCH, ROW
 from tests.fuzz import fuzz, written
+from tests.printed import printed
 from tests.tiny import form_of
 
 
@@ -62,7 +63,7 @@ def read_records(path: Path, expected: int | None, intact: set[str]) -> list[str
         assert rejection.place
         assert rejection.remedy.endswith(".")
         assert "{detail}" not in rejection.remedy
-    told = render(inventory(loaded))
+    told = printed(print_inventory, inventory(loaded))
     (told + "\n".join(map(str, loaded.rejections))).encode()
     write_jsonl(loaded.records, path.parent / f"{path.name}-copy.jsonl")
     assert load_records(str(path.parent / f"{path.name}-copy.jsonl"), Selection()).records == loaded.records
@@ -141,7 +142,7 @@ def test_what_is_no_file(tmp_path, kind, name):
     reason = "malformed_json" if kind.startswith("name") else "unreadable_file"
     assert loaded.rejected == {reason: 1}
     str(loaded.rejections[0]).encode()
-    render(inventory(loaded)).encode()
+    printed(print_inventory, inventory(loaded))
 
 
 @pytest.mark.parametrize("dataset", ["", "~nobody/x", "a" * 5000, "a\0b", "\ud800", "/" + "a/" * 3000, "/dev/null"])

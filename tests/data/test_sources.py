@@ -5,10 +5,11 @@ from collections import Counter
 
 import pytest
 
-from honest_persona.data.inventory import inventory, render
+from honest_persona.data.inventory import inventory, print_inventory
 from honest_persona.data.sources import SAMPLE, Selection, check_selection, load_records, matches_type, write_jsonl
 from honest_persona.data.splits import split_records
 from honest_persona.errors import UserError
+from tests.printed import printed
 
 TAGS = (
     "confidence_below_4",
@@ -159,7 +160,7 @@ def test_names_are_shown_as_they_are(two_topics):
     """And not taken for the markup of the tables."""
     write_batch(two_topics, "\\[b] :smile:", "batch_1.json", [item(8)])
     loaded = load_records(str(two_topics), Selection())
-    shown = render(inventory(loaded, split_records(loaded.records, [], 0.0, 0)))
+    shown = printed(print_inventory, inventory(loaded, split_records(loaded.records, [], 0.0, 0)))
     assert shown.count("\\[b] :smile:") == 2
 
 
@@ -355,7 +356,7 @@ def test_inventory_is_json_and_renders(two_topics):
         "across": 2,
         "unused": 0,
     }
-    text = render(counts)
+    text = printed(print_inventory, counts)
     assert "read 9 = kept 4 + rejected 5" in text
     assert "Write the review, or remove the intervention." in text
     assert f"{entry['examples'][0]['file']}: data[0].inferences['org/m']['A']" in text
@@ -363,3 +364,6 @@ def test_inventory_is_json_and_renders(two_topics):
 
 def test_the_sample_is_a_dataset_by_name():
     assert len(load_records(SAMPLE, Selection()).records) > 100
+
+
+# NOIMPORT

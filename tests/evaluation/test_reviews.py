@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from honest_persona.data.segments import Kind, Persona, answer_segments
 from honest_persona.data.tokens import Tokens, apply_intervention, encode_record
-from honest_persona.errors import UserError
+from honest_persona.errors import RankError, UserError
 from honest_persona.evaluation.reviews import (
     Ending,
     HonestPersona,
@@ -238,6 +238,22 @@ def test_the_models_own_generation_config_stays_out_of_it(frozen_prefix):
         ids = model.generate(torch.tensor([prompts[0].input_ids]), generation_config=config)
     text = form.tokenizer.decode(ids[0, len(prompts[0].input_ids) :])
     assert text != plain[0].text, "negative control: these settings do change what is written"
+
+
+@pytest.mark.parametrize("frozen_prefix", [True, False], ids=["prefixes", "whole"])
+@pytest.mark.parametrize("broken", ["everything", "one token that is not asked about", "a flag"])
+def test_logits_that_are_not_finite_are_no_review(broken, frozen_prefix):
+    form = form_of()
+    model = random_adapter(base_model(), form, std=0.5).eval()
+    prompts = prompts_of(form)
+    assert all(0 <= review.p_fail <= 1 for review in write_reviews(model, prompts, form, 3, frozen_prefix))
+    rows = {"everything": slice(None), "one token that is not asked about": 7, "a flag": form.flag_ids[2]}[broken]
+    with torch.no_grad():
+        model.get_base_model().lm_head.weight[rows] = float("nan")
+    with pytest.raises(RankError, match=r"logits are not finite numbers, so there is neither a review nor P\(FAIL\)"):
+        write_reviews(model, prompts, form, 3, frozen_prefix)
+    with batch_of(model, prompts, form, frozen_prefix) as batch, pytest.raises(RankError, match="are not finite"):
+        batch.write(2) if "not asked" in broken else batch.p_fail([form.flag_ids[0]] * len(prompts))
 
 
 @pytest.fixture(scope="module", params=[(True, "persona"), (False, "persona"), (True, "all")], ids=str)

@@ -103,7 +103,7 @@ def test_generates_the_reviews_of_the_honest_persona(adapter):
     for n, (output, wording) in enumerate(zip(outputs, wordings, strict=True)):
         expected = persona.review(conversation(n), wording, max_new_tokens=4)
         assert output.metadata.pop("p_fail") == pytest.approx(expected.p_fail, abs=1e-6)
-        above = expected.p_fail > 0.4 if wording == DEFAULT else None
+        above = True if expected.p_fail > 0.4 and wording == DEFAULT else None  # cut off, so nobody is cleared
         named = {"flag": expected.flag, "ending": "truncated", "above_threshold": above, "intervention": wording}
         assert output.metadata == named
         assert output.completion == expected.text.strip()

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from honest_persona.data.segments import Persona
@@ -172,6 +173,21 @@ class TestCheckActive:
         with pytest.raises(UserError, match="the adapter is inactive"):
             check_active(model, form, prompt.input_ids, prompt.activation)
 
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_a_base_model_that_is_not_finite(self, value):
+        form, prompt = self.probe()
+        model = random_adapter(base_model(), form).eval()
+        with torch.no_grad():
+            model.get_base_model().model.norm.weight[3] = value
+        with pytest.raises(UserError, match="the base model gives logits that are not finite numbers"):
+            check_active(model, form, prompt.input_ids, prompt.activation)
+
+    def test_an_adapter_that_overflows(self):
+        form, prompt = self.probe()
+        model = random_adapter(base_model(), form, std=1e30).eval()
+        with pytest.raises(UserError, match="with its adapter gives logits that are not finite numbers"):
+            check_active(model, form, prompt.input_ids, prompt.activation)
+
     def test_plain_lora_where_scope_persona_is_claimed(self):
         form, prompt = self.probe()
         plain = random_adapter(base_model(), form_of(adapter_scope="all")).eval()
@@ -239,6 +255,17 @@ class TestLoadAdapter:
         with pytest.raises(UserError, match=r"changes nothing.*never trained"):
             load_adapter(base_model(), tmp_path)
         load_adapter(base_model(), tmp_path, trainable=True)  # may be trained on
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+    @pytest.mark.parametrize("trainable", [False, True])
+    def test_one_weight_that_is_not_finite(self, folder, value, trainable):
+        path = folder / "adapter_model.safetensors"
+        weights = load_file(path)
+        name = next(name for name in weights if "lora_A" in name)
+        weights[name][1, 2] = value
+        save_file(weights, path, {"format": "pt"})
+        with pytest.raises(UserError, match=rf"1 of its weights .* not finite, the first is {name[:40]}"):
+            load_adapter(base_model(), folder, trainable=trainable)
 
     def test_a_missing_folder(self, tmp_path):
         with pytest.raises(UserError, match=r"nothing: no adapter_model.safetensors; name the folder"):

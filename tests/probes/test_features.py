@@ -131,6 +131,17 @@ def test_half_precision_models_give_float32():
     assert {s.dtype for s in states.values()} == {torch.float32}
 
 
+def test_states_that_are_not_finite_are_no_states():
+    model = base_model()
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0, 0] = float("inf")
+    prompts = prompts_of(RECORDS, FORM)
+    for read in (read_states, contrast_states):
+        with pytest.raises(UserError, match="hidden states are not finite"):
+            read(model, prompts, FORM, LAYERS)
+        assert read(model, prompts, FORM, [0, 1]), "negative control: below the broken layer"
+
+
 def test_what_cannot_be_read_is_refused():
     [prompt] = prompts_of([record(0)], FORM)
     with pytest.raises(UserError, match=r"layers: \[3\] are not in this model; it has 0 \(the embeddings\) to 2"):

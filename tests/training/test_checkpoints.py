@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from honest_persona.errors import RankError, UserError
 from honest_persona.modeling.manifest import MANIFEST, seal
@@ -21,8 +22,16 @@ from honest_persona.training.checkpoints import (
     thin_out,
     whole,
 )
+from honest_persona.training.run_state import RunState
 
 STATE = SimpleNamespace(n_bytes=1000)
+
+
+def test_weights_that_are_not_finite_are_not_saved():
+    sound = {"weight/a": torch.ones(3), "exp_avg/a": torch.tensor([float("nan")])}
+    RunState(sound, {}).check_finite()
+    with pytest.raises(RankError, match=r"weights of b are not finite numbers, so they are not saved.*learning_rate"):
+        RunState({**sound, "weight/b": torch.tensor([1.0, float("inf")])}, {}).check_finite()
 
 
 def make(run: Path, step: int) -> Path:
