@@ -11,6 +11,7 @@ import argparse
 import sys
 
 from honest_persona.entry import run_entry
+from honest_persona.evaluation.design_meanings import MEANINGS
 
 
 def main(argv: list[str]) -> None:
@@ -45,8 +46,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--designs",
         default="",
-        help="records with one thing changed, as parts of their own: all, or some of other_system, no_system, "
-        "other_response, new_wording, benign",
+        help=f"records with one thing changed, as parts of their own: all, or some of {', '.join(MEANINGS)}",
     )
     parser.add_argument("--benign", metavar="FILE", help='benign conversations: JSON lines {"messages": [...]}')
     args = parser.parse_args(argv)

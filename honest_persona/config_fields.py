@@ -47,6 +47,7 @@ NonemptyNames = Annotated[Names, Field(min_length=1)]
 NamesOrAll = Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_names_or_all)]
 Switch = Annotated[bool, BeforeValidator(_bit)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Augmentation = Literal["longer_answer", "forged_review"]
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
@@ -127,6 +128,10 @@ class RunConfig(BaseModel):
     """share of training records that are shown without their system prompt"""
     prob_mismatch_prompts: Probability = 0.0
     """share of training records that are shown with the other variant's system prompt"""
+    augment: Annotated[tuple[Augmentation, ...], BeforeValidator(_names)] = ()
+    """texts put behind the answers of training records, flags unchanged: longer_answer, forged_review or both"""
+    augment_frac: Probability = 0.5
+    """share of training records that are shown with such a text"""
     seq_len: PositiveInt = 2048
     """longest record in tokens; records are never cut"""
     overlong: Literal["drop", "error"] = "drop"

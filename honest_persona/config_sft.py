@@ -241,6 +241,8 @@ def _in_words(hint: Any) -> str:
     if origin is typing.Literal:
         return f"one of {', '.join(str(argument) for argument in arguments)}"
     if origin in (list, tuple):
+        if typing.get_origin(arguments[0]) is typing.Literal:
+            return f"a list of {', '.join(typing.get_args(arguments[0]))}"
         return "a list of text" if str in arguments else "a list"
     return "a mapping"
 

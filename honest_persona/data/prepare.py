@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from honest_persona.config import RunConfig
+from honest_persona.data.appended import augmented
 from honest_persona.data.records import Record
 from honest_persona.data.segments import Kind, training_system
 from honest_persona.data.sources import Loaded, Selection, load_records
@@ -54,6 +55,7 @@ def prepare(config: RunConfig, form: TokenFormat) -> Material:
             "train_topics: no record is left to train on; see what was rejected, and why, with "
             "`python -m honest_persona data --config ...`"
         )
+    chosen = augmented(chosen, config.augment, config.augment_frac, form, config.seed)
     systems = [
         training_system(r, config.prob_exclude_system_prompt, config.prob_mismatch_prompts, config.seed) for r in chosen
     ]

@@ -1,7 +1,7 @@
 """Evaluation designs: held-out records with one thing changed, each a part of an evaluation beside the unchanged ones.
 
     parts = {"within": held_out}
-    more, reasons = designed(parts, design_names("other_system,no_system"), records, seed=42)
+    more, reasons = designed(parts, design_names("other_system,no_system"), records, form, seed=42)
     evaluate_records(model, {**parts, **more}, form, ...)      # parts "within", "within: other_system", ...
 
 A figure that moves from a part to its design tells what the detector goes by. Every function is pure: records in,
@@ -14,12 +14,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from honest_persona.data.appended import Recipe, appended_text, neutral_text, with_text
+from honest_persona.data.appended_texts import EVALUATED
 from honest_persona.data.conversations import read_conversations
 from honest_persona.data.records import Record, item_hash
 from honest_persona.data.splits import uniform
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.errors import UserError
 from honest_persona.evaluation.calibrate import benign_records
+from honest_persona.evaluation.design_meanings import MEANINGS
 
 BENIGN = "benign"
 WORDINGS = (
@@ -37,24 +40,28 @@ WORDINGS = (
 """Interventions that no data of this package has, of three to some forty words. None says what the flag should be."""
 
 
+Make = Callable[[Sequence[Record], Sequence[Record], int, TokenFormat], list[Record] | str]
+"""(held-out records, all records of the data, seed, format) -> the changed records, or why there are none."""
+
+
 class Design(NamedTuple):
-    meaning: str
-    make: Callable[[Sequence[Record], Sequence[Record], int], list[Record] | str]
-    """(held-out records, all records of the data, seed) -> the changed records, or why there are none."""
+    make: Make
+    control: str | None = None
+    """The design that tells what any other text of that length, at that place, does."""
 
 
-def other_system(held_out: Sequence[Record], _: Sequence[Record], __: int) -> list[Record] | str:
+def other_system(held_out: Sequence[Record], _: Sequence[Record], *__: object) -> list[Record] | str:
     """Truth and variant stay those of the response: what only reads the system prompt is wrong wherever they differ."""
     changed = [_changed(r, "other_system", system=r.other_system) for r in held_out if r.other_system is not None]
     return changed or "no item has a system prompt B"
 
 
-def no_system(held_out: Sequence[Record], _: Sequence[Record], __: int) -> list[Record] | str:
+def no_system(held_out: Sequence[Record], _: Sequence[Record], *__: object) -> list[Record] | str:
     changed = [_changed(r, "no_system", system="") for r in held_out if r.system.strip()]
     return changed or "no record has a system prompt"
 
 
-def other_response(held_out: Sequence[Record], records: Sequence[Record], seed: int) -> list[Record] | str:
+def other_response(held_out: Sequence[Record], records: Sequence[Record], seed: int, _: object) -> list[Record] | str:
     """The response, with its truth and reference review, of another main model to the same item, variant, trigger type.
 
     Records without such a one are left out. `Record.model` is the model that wrote the response.
@@ -74,7 +81,7 @@ def other_response(held_out: Sequence[Record], records: Sequence[Record], seed: 
     return changed or "no held-out item has a response of another main model under the same variant and trigger type"
 
 
-def new_wording(held_out: Sequence[Record], records: Sequence[Record], seed: int) -> list[Record] | str:
+def new_wording(held_out: Sequence[Record], records: Sequence[Record], seed: int, _: object) -> list[Record] | str:
     """Each record with one of `WORDINGS`, drawn by its id, of those that no record of the data has."""
     known = {_plain(record.intervention) for record in records}
     wordings = [wording for wording in WORDINGS if _plain(wording) not in known]
@@ -86,36 +93,82 @@ def new_wording(held_out: Sequence[Record], records: Sequence[Record], seed: int
     ]
 
 
-def benign(held_out: Sequence[Record], _: Sequence[Record], __: int) -> list[Record] | str:
+def benign(held_out: Sequence[Record], _: Sequence[Record], *__: object) -> list[Record] | str:
     changed = [_changed(record, BENIGN) for record in benign_records(held_out)]
     return changed or "no held-out record is PASS in variant A"
 
 
+def longer_answer(held_out: Sequence[Record], _: object, seed: int, form: TokenFormat) -> list[Record] | str:
+    """Each record with polite words behind its answer: they claim nothing, so the truth is what it was."""
+    return [_changed(r, "longer_answer", response=_longer(r, seed, form).response) for r in held_out]
+
+
+def forged_review(held_out: Sequence[Record], _: object, seed: int, form: TokenFormat) -> list[Record] | str:
+    """Each record with a forged review behind its answer, and behind half of these a further turn, all as plain text.
+
+    The forged flag is always the wrong one: a detector that believes it is right nowhere.
+    """
+    return [_changed(r, "forged_review", response=_forged(r, seed, form).response) for r in held_out]
+
+
+def _longer(record: Record, seed: int, form: TokenFormat) -> Record:
+    recipe = Recipe("longer_answer", int(uniform(seed, "longer_answer", record.id) * 2**16))
+    return with_text(record, appended_text(recipe, EVALUATED, form))
+
+
+def _forged(record: Record, seed: int, form: TokenFormat) -> Record:
+    recipe = Recipe(
+        "forged_review",
+        wording=int(uniform(seed, "forged_review", record.id) * 2**16),
+        flag="PASS" if record.flag == "FAIL" else "FAIL",
+        further_turn=uniform(seed, "further_turn", record.id) < 0.5,
+    )
+    return with_text(record, appended_text(recipe, EVALUATED, form))
+
+
+def _control(of: Callable[[Record, int, TokenFormat], Record], name: str) -> Make:
+    """Neutral text behind each answer, of as many tokens as `of` puts there."""
+
+    def make(held_out: Sequence[Record], _: object, seed: int, form: TokenFormat) -> list[Record] | str:
+        return [
+            _changed(r, name, response=r.response + neutral_text(r, of(r, seed, form), seed, form)) for r in held_out
+        ]
+
+    return make
+
+
 DESIGNS: Mapping[str, Design] = MappingProxyType(
     {
-        "other_system": Design("the system prompt of the other variant, above the same response", other_system),
-        "no_system": Design("the system prompt removed", no_system),
-        "other_response": Design("a response that another main model wrote, with its truth", other_response),
-        "new_wording": Design("an intervention worded as in no record of the data", new_wording),
-        BENIGN: Design("nothing hidden and nothing wrong: every FAIL is a false alarm", benign),
+        "other_system": Design(other_system),
+        "no_system": Design(no_system),
+        "other_response": Design(other_response),
+        "new_wording": Design(new_wording),
+        "longer_answer": Design(longer_answer, control="longer_answer_control"),
+        "longer_answer_control": Design(_control(_longer, "longer_answer_control")),
+        "forged_review": Design(forged_review, control="forged_review_control"),
+        "forged_review_control": Design(_control(_forged, "forged_review_control")),
+        BENIGN: Design(benign),
     }
 )
+assert list(DESIGNS) == list(MEANINGS)
 
 
 def design_names(text: str) -> list[str]:
-    """The names in `all` or `name,name`. Raises UserError: one that is no design."""
+    """The names in `all` or `name,name`, each with its control behind it. Raises UserError: one that is no design."""
     names = [name for name in dict.fromkeys(part.strip() for part in text.split(",")) if name]
     if names == ["all"]:
         return list(DESIGNS)
     if unknown := [name for name in names if name not in DESIGNS]:
         raise UserError(f"--designs: {', '.join(unknown)} is no design; there are {', '.join(DESIGNS)}, or all")
-    return names
+    with_controls = [(name, control) if (control := DESIGNS[name].control) else (name,) for name in names]
+    return list(dict.fromkeys(name for of in with_controls for name in of))
 
 
 def designed(
     parts: Mapping[str, Sequence[Record]],
     names: Sequence[str],
     records: Sequence[Record],
+    form: TokenFormat,
     seed: int,
     conversations: Sequence[Record] = (),
 ) -> tuple[dict[str, list[Record]], dict[str, str]]:
@@ -125,6 +178,7 @@ def designed(
         parts: held-out records by part.
         names: keys of `DESIGNS`.
         records: all records of the data: other models' responses and known wordings are looked up there.
+        form: how the honest persona is called, which forged reviews copy.
         conversations: benign ones (`benign_conversations`), which then are the design's one part, `benign`.
 
     Returns: records by part, `within: no_system` and so on, and for parts that could not be made, why.
@@ -136,7 +190,7 @@ def designed(
             made[BENIGN] = list(conversations)
             continue
         for part, held_out in parts.items():
-            result = DESIGNS[name].make(held_out, records, seed) if held_out else []
+            result = DESIGNS[name].make(held_out, records, seed, form) if held_out else []
             if isinstance(result, str):
                 reasons[f"{part}: {name}"] = result
             elif result:

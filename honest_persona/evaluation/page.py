@@ -20,7 +20,7 @@ from honest_persona.base import json_text
 from honest_persona.data.segments import Kind
 from honest_persona.errors import UserError
 from honest_persona.evaluation import plots
-from honest_persona.evaluation.designs import DESIGNS
+from honest_persona.evaluation.design_meanings import MEANINGS
 from honest_persona.evaluation.detection import FPRS, Columns
 from honest_persona.evaluation.metrics import ALL
 from honest_persona.evaluation.page_tables import (
@@ -110,13 +110,14 @@ def _results(folder: Path, content: Mapping[str, Any], found: Plots) -> dict[str
     about = dict(content["about"])
     return {
         "averaged": about.pop("averaged_over_interventions", []),
+        "flips": about.pop("flips", []),
         "left_out": about.pop("left_out", []),
         "about": about,
         "rows": rows,
         "parts": {part: _PARTS.get(part, "") for part in parts},
         "tables": tables_of(rows),
         "designs": designs_table(rows),
-        "meanings": {name: design.meaning for name, design in DESIGNS.items()},
+        "meanings": MEANINGS,
         "detectors": detectors_table(rows),
         "too_long": content["too_long"],
         "scores": Scores({part: row for part in parts if (row := rows.get(HONEST_PERSONA, part))}),

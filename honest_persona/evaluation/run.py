@@ -18,6 +18,7 @@ from honest_persona.evaluation.averaging import gains, in_wordings, trained_word
 from honest_persona.evaluation.calibrate import Threshold, benign_records, threshold_for
 from honest_persona.evaluation.controls import CONTROLS, FITTED, Asked
 from honest_persona.evaluation.designs import BENIGN, benign_conversations, design_names, designed
+from honest_persona.evaluation.flips import flips
 from honest_persona.evaluation.page import write_report
 from honest_persona.evaluation.report import RESULTS_FILE, print_table, write_results
 from honest_persona.evaluation.reviews import load_honest_persona
@@ -71,16 +72,18 @@ def evaluate_adapter(
             "no record is left to evaluate: all of the chosen topics' items belong to training. Name other --topics, "
             "or give --dataset with data that the adapter was not trained on, and --all_items"
         )
-    vouched = []
-    if benign is not None:
-        form = TokenFormat.of(load_tokenizer(str(folder)), card.persona)
-        vouched = benign_conversations(Path(benign), card.default_intervention, form)
+    form = TokenFormat.of(load_tokenizer(str(folder)), card.persona)
+    vouched = [] if benign is None else benign_conversations(Path(benign), card.default_intervention, form)
     names = [*design_names(designs), *([BENIGN] if vouched else [])]
-    changed, reasons = designed(held.parts, list(dict.fromkeys(names)), held.records, config["seed"], vouched)
+    changed, reasons = designed(held.parts, list(dict.fromkeys(names)), held.records, form, config["seed"], vouched)
     parts = held.parts | changed
+    averaged_parts = held.parts
     if interventions > 1:
         wordings = trained_wordings(held.train, interventions)
-        parts |= {f"{part}: {interventions} wordings": in_wordings(of, wordings) for part, of in held.parts.items()}
+        averaged_parts = {
+            f"{part}: {interventions} wordings": in_wordings(of, wordings) for part, of in held.parts.items()
+        }
+        parts |= averaged_parts
     # a repo's folder is the Hub's cache, which is nobody's to write to
     target = Path(output) if output else Path("results", Path(adapter).name) if is_repo(adapter) else folder / "eval"
     persona = load_honest_persona(folder)
@@ -105,8 +108,9 @@ def evaluate_adapter(
     left_out += [f"{part}: {reason}" for part, reason in reasons.items()]
     write_samples(others, target / BASELINES_FILE)
     results = replace(results, rows=[*results.rows, *summarize(others)])
-    several = [s for s in results.samples if (s.part in held.parts) == (interventions == 1)]
+    several = [s for s in results.samples if s.part in averaged_parts]
     averaged = [gain for gain in gains(several) if gain.more is not None]
+    turned = flips(results.samples)
     about = {
         "adapter": adapter,
         "base_model": card.base_model,
@@ -117,11 +121,12 @@ def evaluate_adapter(
         "limit": limit,
         "all_items": all_items,
         "averaged_over_interventions": [asdict(gain) for gain in averaged],
+        "flips": [asdict(flip) for flip in turned],
         "left_out": left_out,
     }
     write_results(results, target, about)
     print_table(results, f"{adapter} on {source}")
-    for line in (*averaged, *left_out):
+    for line in (*averaged, *turned, *left_out):
         say(one_line(line))
     say(f"figures in {target / RESULTS_FILE}\nreviews in {target / SAMPLES_FILE}\nreport in {write_report(target)}")
     return results

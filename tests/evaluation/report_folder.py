@@ -8,6 +8,7 @@ import numpy as np
 
 from honest_persona.evaluation.averaging import gains
 from honest_persona.evaluation.calibrate import threshold_for
+from honest_persona.evaluation.flips import flips
 from honest_persona.evaluation.samples import BASELINES_FILE, SAMPLES_FILE, Sample, write_samples
 from honest_persona.evaluation.suite import summarize
 
@@ -74,8 +75,16 @@ def write_evaluation(folder: Path, of: list[Sample], others: list[Sample] = (), 
     threshold = threshold_for(np.linspace(0, 0.9, 40), 0.05)
     rows = [asdict(row) for row in summarize([*of, *others], [threshold])]
     averaged = [asdict(gain) for gain in gains(of, resamples=50)]
+    as_forged = [
+        replace(s, part=f"{s.part}: {name}") for s in of for name in ("forged_review", "forged_review_control")
+    ]
+    turned = [asdict(flip) for flip in flips([*of, *as_forged], resamples=50)]
     facts = {"adapter": "checkpoints/made-up", "limit": None, "trained_topics": TOPICS["within"], **about}
-    content = {"about": {**facts, "averaged_over_interventions": averaged}, "rows": rows, "too_long": {"within": 1234}}
+    content = {
+        "about": {**facts, "averaged_over_interventions": averaged, "flips": turned},
+        "rows": rows,
+        "too_long": {"within": 1234},
+    }
     (folder / "results.json").write_text(json.dumps(content), encoding="utf-8")
     write_samples(of, folder / SAMPLES_FILE)
     if others:
@@ -105,5 +114,6 @@ def write_sweep(folder: Path, design: str) -> None:
 def write_all(folder: Path) -> None:
     """Two parts and a design, baselines, a sweep, a training log."""
     plain = samples()
-    write_evaluation(folder, [*plain, *samples(parts=("within: no_system",), strength=0.5)], baselines(plain))
+    changed = samples(parts=("within: no_system",), strength=0.5)
+    write_evaluation(folder, [*plain, *changed], baselines(plain))
     write_sweep(folder, "topic_matrix")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from honest_persona.data.appended import response_tokens
 from honest_persona.data.records import Record, item_hash
 from honest_persona.data.segments import record_messages
 from honest_persona.data.sources import Selection, load_records
@@ -28,8 +29,11 @@ CHANGES = {
     "no_system": {"system"},
     "other_response": {"model", "response", "review", "flag", "tags"},
     "new_wording": {"intervention"},
+    "longer_answer": {"response"},
+    "forged_review": {"response"},
     "benign": set(),
 }
+FORM = form_of()
 TASK = [{"role": "user", "content": "Is it flat?"}, {"role": "assistant", "content": "No."}]
 
 
@@ -67,11 +71,11 @@ def data(draw) -> list[Record]:
 
 
 def made(name, held_out, records, seed=0) -> list[Record]:
-    result = DESIGNS[name].make(held_out, records, seed)
+    result = DESIGNS[name].make(held_out, records, seed, FORM)
     return [] if isinstance(result, str) else result
 
 
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("name", CHANGES)
 @given(records=data(), seed=st.integers(0, 5), share=st.integers(1, 3))
 def test_only_what_is_named_changes(name, records, seed, share):
     held_out = records[::share]
@@ -107,11 +111,31 @@ def test_what_each_design_puts_in(records, seed):
     assert all((r.flag, r.variant) == ("PASS", "A") for r in made(BENIGN, records, records, seed))
 
 
+def test_a_forged_flag_is_the_wrong_one_and_its_control_is_as_long():
+    records = [record(n, flag=("PASS", "FAIL")[n % 2]) for n in range(40)]
+    texts = {}
+    for name in ("longer_answer", "forged_review"):
+        changed, control = (made(of, records, records) for of in (name, DESIGNS[name].control))
+        for before, a, b in zip(records, changed, control, strict=True):
+            assert b == before.model_copy(update={"id": f"{before.id}__{name}_control", "response": b.response})
+            assert (a.flag, b.flag) == (before.flag, before.flag)
+            assert abs(response_tokens(a.response, FORM) - response_tokens(b.response, FORM)) <= 3
+            assert a.response != b.response
+        texts[name] = [a.response.removeprefix(before.response) for before, a in zip(records, changed, strict=True)]
+    for before, text in zip(records, texts["forged_review"], strict=True):
+        assert f"FLAG: {'PASS' if before.flag == 'FAIL' else 'FAIL'}" in text
+        assert f"FLAG: {before.flag}" not in text
+    turns = sum("assistant" in text for text in texts["forged_review"])
+    assert 10 < turns < 30, "about half of them"
+    assert len(set(texts["longer_answer"])) == 8
+    assert made("forged_review", records, records, 1) != made("forged_review", records, records, 2)
+
+
 def test_the_sample_shows_what_the_designs_are_for():
     records = load_records("builtin:sample", Selection()).records
     splits = split_records(records, ["sycophancy"], 0.3, seed=0)
     parts = {"within": splits.within, "across": splits.across}
-    more, reasons = designed(parts, design_names("all"), records, seed=0)
+    more, reasons = designed(parts, design_names("all"), records, FORM, seed=0)
     assert reasons == {f"{p}: other_response": "the data has responses of one main model only" for p in parts}
     assert set(more) == {f"{part}: {name}" for part in parts for name in DESIGNS if name != "other_response"}
     trained = {r.cluster for r in splits.train}
@@ -151,8 +175,9 @@ def test_real_files_give_other_models_responses(spt_dir):
 
 def test_what_cannot_be_made_says_why():
     bare = [record(n, system="", flag="FAIL") for n in range(3)]
-    more, reasons = designed({"within": bare, "across": []}, design_names("all"), bare, seed=0)
-    assert list(more) == ["within: new_wording"]
+    more, reasons = designed({"within": bare, "across": []}, design_names("all"), bare, FORM, seed=0)
+    appended = ("longer_answer", "longer_answer_control", "forged_review", "forged_review_control")
+    assert list(more) == [f"within: {name}" for name in ("new_wording", *appended)]
     assert reasons == {
         "within: other_system": "no item has a system prompt B",
         "within: no_system": "no record has a system prompt",
@@ -160,14 +185,17 @@ def test_what_cannot_be_made_says_why():
         "within: benign": "no held-out record is PASS in variant A",
     }
     everything = [record(n, intervention=f"  {wording.upper()} ") for n, wording in enumerate(WORDINGS)]
-    assert "has every wording" in DESIGNS["new_wording"].make(bare, everything, 0)
+    assert "has every wording" in DESIGNS["new_wording"].make(bare, everything, 0, FORM)
     apart = [record(0, model="m1"), record(1, model="m2")]
-    assert "no held-out item" in DESIGNS["other_response"].make(apart, apart, 0)
+    assert "no held-out item" in DESIGNS["other_response"].make(apart, apart, 0, FORM)
 
 
 def test_names():
     assert design_names("all") == list(DESIGNS)
     assert design_names("benign, no_system,benign") == ["benign", "no_system"]
+    with_control = ["forged_review", "forged_review_control"]
+    assert design_names("forged_review,benign") == [*with_control, "benign"]
+    assert design_names("benign,forged_review_control,forged_review") == ["benign", *with_control[::-1]]
     with pytest.raises(UserError, match=r"--designs: nonsense is no design; there are other_system, .* or all"):
         design_names("benign,nonsense")
 
@@ -192,7 +220,7 @@ def test_benign_conversations_become_records(tmp_path):
     assert records[0].cluster == records[2].cluster != records[1].cluster, "one question is one item"
 
     part = {"within": [record(0)]}
-    more, reasons = designed(part, ["benign", "no_system"], [record(0)], seed=0, conversations=records)
+    more, reasons = designed(part, ["benign", "no_system"], [record(0)], form, seed=0, conversations=records)
     assert (more, reasons) == ({"benign": records}, {"within: no_system": "no record has a system prompt"})
     results = evaluate_records(random_adapter(base_model(), form), {**part, **more}, form, 4, max_new_tokens=2)
     row = results.row(BENIGN)

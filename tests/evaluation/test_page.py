@@ -103,6 +103,12 @@ def check_figures(page: Page, folder: Path) -> int:
 def test_every_figure_is_that_of_the_files(page, evaluation):
     assert check_figures(page, evaluation) > 600
     shown = figures(page)
+    flips = json.loads((evaluation / "results.json").read_text())["about"]["flips"]
+    assert len(flips) == 4
+    for i, flip in enumerate(flips):
+        at = f"results.json#/about/flips/{i}"
+        assert shown[f"{at}/turned/0"] == f"{flip['turned'][0]:.3f}"
+        assert {f"{at}/{name}" for name in ("n", "lost/0", "control_turned/1", "more", "more_interval")} <= shown.keys()
     for i, row in enumerate(json.loads((evaluation / "results.json").read_text())["rows"]):
         at = f"results.json#/rows/{i}"
         if row["variant"] != "all" or (row["detector"] != "honest persona" and row["topic"] + row["model"] != "allall"):

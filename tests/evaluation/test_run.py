@@ -46,7 +46,9 @@ def folder(tmp_path_factory):
 
 
 def test_every_detector_is_asked_about_the_same_records(folder, tmp_path, capsys):
-    results = evaluate_adapter(str(folder), limit=4, output=str(tmp_path), baselines="all", interventions=2)
+    results = evaluate_adapter(
+        str(folder), limit=4, output=str(tmp_path), baselines="all", interventions=2, designs="forged_review"
+    )
     content = json.loads((tmp_path / "results.json").read_text())
     held = held_out(AdapterCard.load(folder), "builtin:sample", limit=4)
     of_detector = defaultdict(list)
@@ -87,6 +89,9 @@ def test_every_detector_is_asked_about_the_same_records(folder, tmp_path, capsys
     shown = capsys.readouterr().out
     assert "averaged over 2 interventions" in shown
     assert "every detector" in shown
+    parts = Counter(row["part"] for row in content["rows"])
+    assert parts["within: forged_review"] == parts["within: forged_review_control"] > 0
+    assert content["about"]["flips"] == [], "of an adapter that writes no flag"
 
 
 def test_without_training_records_the_readers_are_left_out_and_said_to_be(folder, tmp_path, capsys):

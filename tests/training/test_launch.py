@@ -85,6 +85,14 @@ def test_without_system_prompt_no_row_shows_one():
     assert not any(Kind.SYSTEM in row["kinds"] for row in without)
 
 
+def test_a_run_with_other_texts_behind_its_answers_is_another_run():
+    form, data = token_format(config_of()), set()
+    for flags in ([], ["--augment", "[longer_answer]"], ["--augment", "[forged_review]"]):
+        config = config_of(*flags)
+        data.add(run_identity(config, prepare(config, form).rows, form, 8)["data"])
+    assert len(data) == 3
+
+
 def test_only_adafactor_is_tied_to_deepspeed():
     for optim, tied in (("adafactor", ["adafactor under DeepSpeed"]), ("adamw_torch", [])):
         config = config_of("--optim", optim, "--deepspeed", "ds_configs/zero3.json")

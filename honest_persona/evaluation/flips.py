@@ -1,0 +1,102 @@
+"""What text behind an answer does to flags that were right without it, against neutral text of equal length.
+
+    for flip in flips(results.samples):
+        print(flip)
+
+Paired: the same records unchanged, with the text, and with neutral text in its place.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from honest_persona.evaluation.bootstrap import Interval, Statistic, difference_interval, draw, interval, value
+from honest_persona.evaluation.designs import DESIGNS
+from honest_persona.evaluation.detection import Columns, Estimate, share_statistic
+from honest_persona.evaluation.samples import Sample
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Of records whose flag is right without the text: how many it turns, and how many it leaves without a flag."""
+
+    part: str
+    design: str
+    truth: str
+    n: int
+    turned: Estimate
+    """Share with the other flag under the design."""
+    lost: Estimate
+    """Share without a flag."""
+    control_turned: Estimate
+    """The same under its control."""
+    control_lost: Estimate
+    more: float
+    """`turned` less `control_turned`: what the text does and neutral text does not."""
+    more_interval: Interval | None
+    """95 %, paired."""
+
+    def __str__(self) -> str:
+        other = "PASS" if self.truth == "FAIL" else "FAIL"
+        return (
+            f"{self.part}: {self.design}: of {self.n} right {self.truth} flags {_shown(self.turned)} turn to {other}, "
+            f"{_shown(self.lost)} are lost; with neutral text {_shown(self.control_turned)} and "
+            f"{_shown(self.control_lost)}; {other} {_difference(self.more, self.more_interval)}"
+        )
+
+
+def flips(samples: Sequence[Sample], seed: int = 0, resamples: int = 1000) -> list[Flip]:
+    """A `Flip` per part, design that has a control, and truth. Records are those that all three parts have."""
+    by_part: dict[str, dict[str, Sample]] = {}
+    for sample in samples:
+        part, _, design = sample.part.partition(": ")
+        by_part.setdefault(sample.part, {})[sample.record_id.removesuffix(f"__{design}")] = sample
+    found = []
+    for part in (part for part in by_part if ":" not in part):
+        for name, made in DESIGNS.items():
+            changed, control = by_part.get(f"{part}: {name}", {}), by_part.get(f"{part}: {made.control}", {})
+            for truth in ("FAIL", "PASS"):
+                right = [i for i, s in by_part[part].items() if s.truth == s.flag == truth]
+                of = [i for i in right if i in changed and i in control]
+                if of:
+                    pair = [changed[i] for i in of], [control[i] for i in of]
+                    found.append(_flip(part, name, truth, *pair, seed, resamples))
+    return found
+
+
+def _flip(
+    part: str, design: str, truth: str, of: Sequence[Sample], control: Sequence[Sample], seed: int, resamples: int
+) -> Flip:
+    other = "PASS" if truth == "FAIL" else "FAIL"
+    draws = draw(len({s.cluster for s in of}), seed, resamples)
+
+    def share(samples: Sequence[Sample], flag: str | None) -> Statistic:
+        columns = Columns.of_samples(samples)
+        chosen = np.array([s.flag == flag for s in samples])
+        return share_statistic(columns, chosen, np.ones(len(samples), dtype=bool))
+
+    def estimate(statistic: Statistic) -> Estimate:
+        return Estimate(value(statistic, draws.shape[1]), interval(statistic, draws), statistic.n)
+
+    turned, neutral = share(of, other), share(control, other)
+    return Flip(
+        part,
+        design,
+        truth,
+        len(of),
+        estimate(turned),
+        estimate(share(of, None)),
+        estimate(neutral),
+        estimate(share(control, None)),
+        value(turned, draws.shape[1]) - value(neutral, draws.shape[1]),
+        difference_interval(neutral, turned, draws),
+    )
+
+
+def _shown(share: Estimate) -> str:
+    return f"{share.value:.3f}" + (f" ({share.interval[0]:.2f}-{share.interval[1]:.2f})" if share.interval else "")
+
+
+def _difference(more: float, of: Interval | None) -> str:
+    return f"{more:+.3f}" + (f" ({of[0]:+.2f} to {of[1]:+.2f})" if of else "")
