@@ -3,22 +3,28 @@
     model, tokenizer = honest_persona.get_model("Qwen/Qwen3-8B")
     persona = honest_persona.load_honest_persona("checkpoints/my-run")
     persona.review([{"role": "user", "content": ...}, {"role": "assistant", "content": ...}])
+    honest_persona.show_progress()          # of what takes long from here on; a library call is quiet without
 
-Both names import torch when they are first used; `import honest_persona` alone does not.
+The first two names import torch when they are first used; `import honest_persona` alone does not.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from honest_persona.base.progress import show_progress
     from honest_persona.evaluation.reviews import load_honest_persona
     from honest_persona.modeling.load import get_model
 
     __version__: str
 
-__all__ = ["__version__", "get_model", "load_honest_persona"]
+__all__ = ["__version__", "get_model", "load_honest_persona", "show_progress"]
 
-_HOMES = {"get_model": "honest_persona.modeling.load", "load_honest_persona": "honest_persona.evaluation.reviews"}
+_HOMES = {
+    "get_model": "honest_persona.modeling.load",
+    "load_honest_persona": "honest_persona.evaluation.reviews",
+    "show_progress": "honest_persona.base.progress",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from honest_persona.base.console import prepare_streams, tell
+from honest_persona.base.progress import begin_command
 from honest_persona.config_parsing import COMMIT_KEYS, SECRET_MESSAGE
 from honest_persona.environment import is_secret_value, load_environment, redact
 from honest_persona.errors import RankError, UserError
@@ -24,6 +25,7 @@ def run_entry(main: Callable[[list[str]], None]) -> int:
     try:
         check_versions()
         load_environment()
+        begin_command()
         check_arguments(sys.argv[1:])
         main(sys.argv[1:])
     except UserError as error:

@@ -5,7 +5,6 @@ imported, which must be after `load_environment`.
 """
 
 import argparse
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -117,10 +116,9 @@ def review(args: argparse.Namespace, _: Sequence[str]) -> None:
         batch_size=args.batch_size or card.config["validation_batch_size"],
     )
     # line by line: what is done is not lost if the rest does not come
-    with open(args.output, "w", encoding="utf-8", newline="\n") if args.output else nullcontext(sys.stdout) as out:
+    with open(args.output, "w", encoding="utf-8", newline="\n") if args.output else nullcontext() as out:
         for conversation, written in zip(conversations, reviews, strict=True):
-            out.write(_review_line(conversation.id, written))
-            out.flush()
+            print(_review_line(conversation.id, written), end="", file=out, flush=True)
 
 
 def compare(args: argparse.Namespace, _: Sequence[str]) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.terminal import Terminal
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -44,6 +46,17 @@ def minimind(minimind_dir):
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(minimind_dir)
+
+
+@pytest.fixture
+def terminal(monkeypatch) -> Terminal:
+    """`with terminal:` stands in for standard output and error, and progress is shown on it."""
+    monkeypatch.setattr("honest_persona.base.progress._writes_to_pipe", lambda: False)
+    monkeypatch.setenv("HONEST_PERSONA_PROGRESS", "1")
+    monkeypatch.setattr("os.get_terminal_size", lambda *_: os.terminal_size((80, 24)))
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.delenv("RANK", raising=False)
+    return Terminal()
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from honest_persona.base import progress
 from honest_persona.cli import main
 from honest_persona.config import load_config
 from honest_persona.data.prepare import load_splits
@@ -333,7 +334,7 @@ def adapter(tmp_path_factory, root) -> Path:
 
 
 @pytest.mark.slow
-def test_review_writes_a_line_per_conversation_in_order(command, adapter, tmp_path):
+def test_review_writes_a_line_per_conversation_in_order(command, adapter, tmp_path, terminal, monkeypatch):
     lines = [
         {**GOOD, "id": "a"},
         {**GOOD, "id": "b", "intervention": "Did you flatter?"},
@@ -359,6 +360,14 @@ def test_review_writes_a_line_per_conversation_in_order(command, adapter, tmp_pa
     p_fail = [review["p_fail"] for review in written]
     assert p_fail[1] == p_fail[3] != p_fail[0], "a line's own intervention is the one that is used"
     assert command(*words)[1] == target.read_text(encoding="utf-8"), "the same goes to standard output"
+    monkeypatch.setattr(progress, "_SHORT_S", 0)
+    with terminal:
+        assert run_entry(main) == 0
+    assert terminal.stdout.getvalue() == target.read_text(encoding="utf-8"), "beside a bar too"
+    *lines, bar = terminal.screen.splitlines()
+    assert [json.loads(line) for line in lines] == written
+    assert bar.startswith("reviews        100%")
+    assert "4/4 conversations" in bar
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from honest_persona.base.progress import followed
 from honest_persona.data.records import TRAINABLE_FLAGS, Candidate, Outcome, Record, Rejection, parse_batch, parse_row
 from honest_persona.data.splits import in_share
 from honest_persona.data.strict_json import loads
@@ -98,7 +99,7 @@ def load_records(dataset: str, selection: Selection) -> Loaded:
     if problems:
         raise UserError("\n".join(problems))
     records, rejections, seen = [], [], set()
-    for outcome in source.outcomes:
+    for outcome in followed(source.outcomes, "selecting", "interventions"):
         if isinstance(outcome, Candidate):
             refusal = _refusal(outcome, selection)
             if refusal is None and outcome.values["id"] in seen:
@@ -204,10 +205,11 @@ def _open_stage3(dataset: str, root: Path) -> _Source:
         hint = "give its parent folder" if any(root.glob("batch_*.json")) else "it must hold <topic>/batch_*.json"
         raise UserError(f"dataset {dataset!r} has no topic folder with batch files: {hint}")
     outcomes: list[Outcome] = []
-    for folder, batches in files.items():
-        if not batches:
+    entries = [(folder, batch) for folder, batches in files.items() for batch in batches or (None,)]
+    for folder, batch in followed(entries, "reading", "files"):
+        if batch is None:
             outcomes.append(Rejection(_shown(folder), "folder", "topic", "topic_without_files"))
-        for batch in batches:
+        else:
             outcomes += _file_outcomes(batch, _batch_outcomes)
     return _Source(outcomes, {_shown(folder.name): len(batches) for folder, batches in files.items()}, dataset)
 
@@ -237,7 +239,7 @@ def _jsonl_files(paths: list[Path]) -> list[Outcome]:
 @lru_cache(maxsize=4096)
 def _jsonl_outcomes(path: Path, mtime_ns: int, size_bytes: int) -> tuple[Outcome, ...]:
     outcomes: list[Outcome] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    for number, line in enumerate(followed(path.read_bytes().split(b"\n"), "reading", "lines"), start=1):
         if line.strip():
             row = _decode(line, _shown(path), number)
             outcomes.append(row if isinstance(row, Rejection) else parse_row(row, _shown(path), f"line {number}"))

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
+from honest_persona.base.progress import followed
 from honest_persona.data.chat_format import ChatFormat
 from honest_persona.data.persona_token import forbidden_in_text
 from honest_persona.data.records import Record
@@ -195,7 +196,7 @@ def encode_records(
     """
     rows, too_long = [], []
     longest = 0
-    for record, system in zip(records, systems, strict=True):
+    for record, system in zip(followed(records, "encoding", "records"), systems, strict=True):
         tokens = encode_record(record, form, system)
         longest = max(longest, len(tokens.input_ids))
         if len(tokens.input_ids) > seq_len:

@@ -16,6 +16,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
+from honest_persona.base.progress import followed
 from honest_persona.data.records import Record
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.errors import UserError
@@ -121,7 +122,7 @@ def _bigram_scores(records: Sequence[Record], folds: Folds, text: Text) -> np.nd
     counts = CountVectorizer(ngram_range=(1, 2), token_pattern=r"\w+").fit_transform(texts)
     fail = np.array([record.flag == "FAIL" for record in records])
     scores = np.zeros(len(records))
-    for fitted, asked in folds:
+    for fitted, asked in followed(folds, f"{text} bigrams", "fits"):
         if len(set(fail[fitted])) < 2:
             raise UserError("the records to fit a reader on all have the same flag; give it records of both")
         reader = LogisticRegression(max_iter=1000).fit(counts[fitted], fail[fitted])

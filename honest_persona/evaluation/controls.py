@@ -84,14 +84,18 @@ def no_adapter(asked: Asked) -> list[Sample]:
     return _without_adapter(asked, asked.parts, "no adapter")
 
 
-def prompted(asked: Asked, request: str) -> list[Sample]:
-    """The base model, asked by the user. An answer without a flag gets the one that is likelier behind it."""
+def prompted(asked: Asked, request: str, what: str = "prompt only") -> list[Sample]:
+    """The base model, asked by the user. An answer without a flag gets the one that is likelier behind it.
+
+    Args:
+        what: the progress is of.
+    """
     asking = {
         part: [record.model_copy(update={"intervention": request}) for record in records]
         for part, records in asked.parts.items()
     }
     settings = {"elicitation_type": "ur", "sp_token_id": None, "intervention_prefix": ""}
-    samples = _without_adapter(asked, asking, "prompt only", **settings)
+    samples = _without_adapter(asked, asking, "prompt only", what, **settings)
     return [replace(s, flag=s.flag or ("FAIL" if s.p_fail > 0.5 else "PASS")) for s in samples]
 
 
@@ -107,7 +111,7 @@ def best_prompted(answers: Sequence[list[Sample]]) -> list[Sample]:
 
 
 def _without_adapter(
-    asked: Asked, parts: Mapping[str, Sequence[Record]], detector: str, **changes: Any
+    asked: Asked, parts: Mapping[str, Sequence[Record]], detector: str, what: str | None = None, **changes: Any
 ) -> list[Sample]:
     model, form = asked.persona.model, asked.persona.form
     with adapter_off(model):
@@ -119,6 +123,8 @@ def _without_adapter(
             asked.max_new_tokens,
             asked.seq_len,
             detector=detector,
+            what=what,
+            figures=False,
         ).samples
 
 
@@ -127,6 +133,8 @@ CONTROLS: Mapping[str, Callable[[Asked], list[Sample]]] = MappingProxyType(  # e
         "readers": readers,
         "probes": probes,
         "no adapter": no_adapter,
-        "prompt only": lambda asked: best_prompted([prompted(asked, request) for request in REQUESTS]),
+        "prompt only": lambda asked: best_prompted(
+            [prompted(asked, text, f"prompt {i} of {len(REQUESTS)}") for i, text in enumerate(REQUESTS, start=1)]
+        ),
     }
 )

@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from honest_persona.base.progress import Progress
 from honest_persona.data.segments import Kind, Persona, Segment
 from honest_persona.data.tokens import TokenFormat, Tokens, apply_intervention
 from honest_persona.errors import UserError
@@ -166,6 +167,8 @@ class HonestPersona:
     ) -> Iterator[Review]:
         """`reviews`, in order, as their batches are written. All conversations are checked before the first of them.
 
+        Shows progress after `honest_persona.show_progress()`.
+
         Args:
             intervention: one text for all, or one for each; the adapter's default one where it is not given.
         """
@@ -180,14 +183,18 @@ class HonestPersona:
                     f"conversation {i} has {n} tokens; with a review of up to {max_new_tokens} that is more than the "
                     f"model's {positions} positions. Shorten it, or lower max_new_tokens"
                 )
-        batches = (slice(i, i + batch_size) for i in range(0, len(prompts), batch_size))
-        return (
-            self.decided(review, text)
-            for of in batches
-            for review, text in zip(
-                write_reviews(self.model, prompts[of], self.form, max_new_tokens), texts[of], strict=True
-            )
-        )
+        return self._each_review(prompts, texts, max_new_tokens, batch_size)
+
+    def _each_review(
+        self, prompts: Sequence[Tokens], texts: Sequence[str], max_new_tokens: int, batch_size: int
+    ) -> Iterator[Review]:
+        with Progress("reviews", len(prompts), "conversations") as progress:
+            for start in range(0, len(prompts), batch_size):
+                of = slice(start, start + batch_size)
+                written = write_reviews(self.model, prompts[of], self.form, max_new_tokens)
+                progress.advance(len(written))
+                for review, text in zip(written, texts[of], strict=True):
+                    yield self.decided(review, text)
 
     def decided(self, review: Review, intervention: str) -> Review:
         """With the decision at the stored threshold, where that was fixed for this wording."""

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from peft import PeftModel
 
+from honest_persona.base.progress import Progress, followed
 from honest_persona.data.collator import ids_key
 from honest_persona.data.records import Record
 from honest_persona.data.segments import record_messages
@@ -127,6 +128,8 @@ def evaluate_records(
     detector: str = HONEST_PERSONA,
     prefix_cache: PrefixCache | None = None,
     stop: Callable[[], bool] | None = None,
+    what: str | None = None,
+    figures: bool = True,
 ) -> Results:
     """Review every record of every part with the adapter active, and count.
 
@@ -140,25 +143,28 @@ def evaluate_records(
         detector: what the samples are called by.
         prefix_cache: keeps transcripts' keys and values for the next evaluation of the same records.
         stop: whether to break off; asked after each batch, on all ranks together, and of the same mind on all.
+        what: the progress is of; the detector where it is not given.
+        figures: False gives no rows, for samples that are counted with others later.
 
     Raises:
         Stopped: `stop` said so.
     """
     jobs: list[_Job] = []
     too_long: dict[str, int] = {}
-    for part, records in parts.items():
-        for record in records:
-            prompt = prompt_of(record, form)
-            if seq_len is not None and len(prompt.input_ids) + max_new_tokens > seq_len:
-                too_long[part] = too_long.get(part, 0) + 1
-            else:
-                jobs.append(_Job(part, record, place_of(prompt)))
+    everything = [(part, record) for part, records in parts.items() for record in records]
+    for part, record in followed(everything, "encoding", "records"):
+        prompt = prompt_of(record, form)
+        if seq_len is not None and len(prompt.input_ids) + max_new_tokens > seq_len:
+            too_long[part] = too_long.get(part, 0) + 1
+        else:
+            jobs.append(_Job(part, record, place_of(prompt)))
     writes = file is not None and _rank_and_world()[0] == 0
     samples: dict[int, Sample] = {}
     with (
         _evaluating(model),
         gathered(model, gather),
         SampleFile(file) if file and writes and jobs else nullcontext() as out,
+        Progress(what or detector, len(jobs), "records") as progress,
     ):
         for reviews in _reviews(model, jobs, form, batch_size, max_new_tokens, frozen_prefix, prefix_cache):
             # a prompt that filled up a batch was there before: the first review counts everywhere
@@ -170,10 +176,11 @@ def evaluate_records(
             if out:
                 out.append(new.values())
             samples |= {i: sample.without_texts() for i, sample in new.items()} if file else new
+            progress.advance(len(new))
             if stop and stop():
                 raise Stopped
     in_order = [samples[i] for i in range(len(jobs))]
-    return Results(summarize(in_order, thresholds), in_order, too_long)
+    return Results(summarize(in_order, thresholds) if figures else [], in_order, too_long)
 
 
 def prompt_of(record: Record, form: TokenFormat) -> Tokens:
@@ -192,10 +199,10 @@ def summarize(samples: Sequence[Sample], thresholds: Sequence[Threshold] = ()) -
     by_detector: dict[str, list[Sample]] = {}
     for sample in samples:
         by_detector.setdefault(sample.detector, []).append(sample)
+    groups = [(detector, *found) for detector, of in by_detector.items() for found in groups_of(of).items()]
     return [
         _row(detector, group, members, thresholds if detector == HONEST_PERSONA else ())
-        for detector, of in by_detector.items()
-        for group, members in groups_of(of).items()
+        for detector, group, members in followed(groups, "figures", "groups")
     ]
 
 

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from honest_persona.base import json_text
 from honest_persona.base.console import say
+from honest_persona.base.progress import rounds
 from honest_persona.errors import UserError
 from honest_persona.evaluation.reviews import load_honest_persona
 from honest_persona.harness.responses import Comparison, Results, compare, print_table, verdict
@@ -80,7 +81,10 @@ def capability(
         ids = persona.tokenizer.encode(text)
         return bool(trigger) and any(ids[i : i + len(trigger)] == trigger for i in range(len(ids)))
 
+    turns = rounds(["with the adapter", "the base model alone", *["merged"] * merged], "model", str)
+
     def run(model: Any) -> Results:
+        next(turns)
         return _evaluate(model, persona.tokenizer, names, limit, batch_size)
 
     with_adapter = run(persona.model)

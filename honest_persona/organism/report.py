@@ -8,12 +8,13 @@ and a 95 % interval clustered by town. Finished conditions are kept, so an inter
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from honest_persona.base import json_text
 from honest_persona.base.console import Column, Table, show
+from honest_persona.base.progress import rounds
 from honest_persona.config import RunConfig
 from honest_persona.data.prepare import load_splits
 from honest_persona.data.splits import sample_per_topic
@@ -94,10 +95,19 @@ def report(
     chosen = [name.strip() for name in only.split(",")] if only else [*TRAINED]
     output.mkdir(parents=True, exist_ok=True)
     lines = controls(config, per_topic, output)
-    for name in chosen:
+
+    def seeds_of(name: str) -> list[int]:
+        return [config.seed + i for i in range(seeds if name in REPEATED else 1)]
+
+    def is_kept(name: str, seed: int) -> bool:
+        return _file(output, name, seed).exists()
+
+    for name in rounds(chosen, "condition", str, lambda name: all(is_kept(name, seed) for seed in seeds_of(name))):
         what, changes = TRAINED[name]
-        n = seeds if name in REPEATED else 1
-        results = [_trained(config, name, {**changes, "seed": config.seed + i}, per_topic, output) for i in range(n)]
+        results = [
+            _trained(config, name, {**changes, "seed": seed}, per_topic, output)
+            for seed in rounds(seeds_of(name), f"{name}, run", lambda seed: f"seed {seed}", partial(is_kept, name))
+        ]
         lines.append(_line(name, what, results))
         _write(lines, output)
     show(_table(lines))
@@ -121,9 +131,10 @@ def controls(config: RunConfig, per_topic: int, output: Path) -> list[Line]:
         return Asked(persona, splits.train, parts, *sizes, seed=config.seed)
 
     def kept(name: str) -> Results:
-        return _kept(output / f"{name.replace(' ', '_')}.json", lambda: _results(CONTROLS[name](asked())))
+        return _kept(_control_file(output, name), lambda: _results(CONTROLS[name](asked())))
 
-    samples = [sample for name in CONTROLS for sample in kept(name).samples]
+    turns = rounds(list(CONTROLS), "control", str, lambda name: _control_file(output, name).exists())
+    samples = [sample for name in turns for sample in kept(name).samples]
     return [_line(name, what, [_results([s for s in samples if s.detector == name])]) for name, what in _WHAT.items()]
 
 
@@ -141,11 +152,19 @@ def _trained(config: RunConfig, name: str, changes: Changes, per_topic: int, out
             train(config.model_copy(update={**changes, **run_alone}))
         return evaluate_adapter(str(folder), limit=per_topic, baselines="none")
 
-    return _kept(output / f"{folder.name}.json", run)
+    return _kept(_file(output, name, changes["seed"]), run)
 
 
 def _folder(name: str, seed: int) -> Path:
     return Path("checkpoints") / f"organism-{name.replace(' ', '-')}-seed{seed}"
+
+
+def _file(output: Path, name: str, seed: int) -> Path:
+    return output / f"{_folder(name, seed).name}.json"
+
+
+def _control_file(output: Path, name: str) -> Path:
+    return output / f"{name.replace(' ', '_')}.json"
 
 
 def _kept(path: Path, run: Callable[[], Results]) -> Results:

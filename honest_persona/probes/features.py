@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from honest_persona.base.progress import Progress
 from honest_persona.data.collator import pad_with_mask
 from honest_persona.data.segments import Kind, Segment
 from honest_persona.data.tokens import TokenFormat, Tokens
@@ -158,7 +159,7 @@ def _states_at(
 ) -> Tensor:
     """(n, K, L, d): means over each row's K spans of tokens, at L layers."""
     found: dict[int, Tensor] = {}
-    with _base_alone(model) as backbone:
+    with _base_alone(model) as backbone, Progress("hidden states", len(rows), "transcripts") as progress:
         for batch in _batches([len(row) for row in rows], batch_size):
             ids, mask = pad_with_mask([rows[i] for i in batch], form.pad_id, "left", model.device)
             output = backbone(
@@ -173,6 +174,7 @@ def _states_at(
                 pad = ids.shape[1] - len(rows[i])
                 means = [[h[b, pad + a : pad + z].float().mean(0) for h in hidden] for a, z in spans[i]]
                 found[i] = torch.stack([torch.stack(at_layers) for at_layers in means]).cpu()
+            progress.advance(len(batch))
     return torch.stack([found[i] for i in range(len(rows))])
 
 
@@ -189,20 +191,22 @@ def _behind_prefixes(
     tail_ids, tail_mask = pad_with_mask(tails, form.pad_id, "right", model.device)
     lengths = tail_mask.sum(1)
     found: dict[int, Tensor] = {}
-    for batch in _batches([len(body) for body in bodies], batch_size):
-        inputs = pad_with_mask([bodies[i] for i in batch], form.pad_id, "left", model.device)
-        prefix = run_prefix(model, *inputs, adapter_on=False)
-        row = torch.arange(len(batch), device=model.device).repeat_interleave(2)  # PASS, FAIL of each
-        which = torch.arange(2, device=model.device).repeat(len(batch))
-        with _base_alone(model) as backbone:
-            output = backbone(
-                input_ids=tail_ids[which],
-                output_hidden_states=True,
-                **suffix_arguments(prefix, tail_mask[which], row),
-            )
-        ends = torch.arange(len(row), device=model.device), lengths[which] - 1
-        states = torch.stack([output.hidden_states[layer][ends].float() for layer in layers], dim=1)  # (2B, L, d)
-        found |= zip(batch, states.unflatten(0, (len(batch), 2)).cpu(), strict=True)
+    with Progress("contrast pairs", len(bodies), "transcripts") as progress:
+        for batch in _batches([len(body) for body in bodies], batch_size):
+            inputs = pad_with_mask([bodies[i] for i in batch], form.pad_id, "left", model.device)
+            prefix = run_prefix(model, *inputs, adapter_on=False)
+            row = torch.arange(len(batch), device=model.device).repeat_interleave(2)  # PASS, FAIL of each
+            which = torch.arange(2, device=model.device).repeat(len(batch))
+            with _base_alone(model) as backbone:
+                output = backbone(
+                    input_ids=tail_ids[which],
+                    output_hidden_states=True,
+                    **suffix_arguments(prefix, tail_mask[which], row),
+                )
+            ends = torch.arange(len(row), device=model.device), lengths[which] - 1
+            states = torch.stack([output.hidden_states[layer][ends].float() for layer in layers], dim=1)  # (2B, L, d)
+            found |= zip(batch, states.unflatten(0, (len(batch), 2)).cpu(), strict=True)
+            progress.advance(len(batch))
     return torch.stack([found[i] for i in range(len(bodies))])
 
 

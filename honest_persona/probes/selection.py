@@ -8,6 +8,7 @@ p_fail = probe_scores(probe, model, other_prompts, form)       # (n,): as a base
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor
 
+from honest_persona.base.progress import followed
 from honest_persona.data.records import Record
 from honest_persona.data.segments import Persona, record_messages
 from honest_persona.data.tokens import TokenFormat, Tokens, apply_intervention
@@ -119,12 +121,12 @@ def fit_probe(
     parts = grouped_folds(examples, folds, seed)
     table: list[Candidate] = []
     best: tuple[float, Site, float, Tensor] | None = None
-    for site in sites:
-        for regularisation in usual if regularisations is None else regularisations:
-            margins, area = _held_out(fit, states[site], examples, regularisation, parts, seed)
-            table.append(Candidate(site.layer, str(site.position), regularisation, area))
-            if best is None or area > best[0]:
-                best = area, site, regularisation, margins
+    candidates = list(product(sites, usual if regularisations is None else regularisations))
+    for site, regularisation in followed(candidates, f"{method} probe", "fits"):
+        margins, area = _held_out(fit, states[site], examples, regularisation, parts, seed)
+        table.append(Candidate(site.layer, str(site.position), regularisation, area))
+        if best is None or area > best[0]:
+            best = area, site, regularisation, margins
     assert best is not None
     area, site, regularisation, margins = best
     readout = fit(states[site], examples, regularisation, seed)
@@ -183,7 +185,10 @@ def _held_out(
 
 def prompts_of(records: Sequence[Record], form: TokenFormat) -> list[Tokens]:
     """Each record's conversation with its trigger behind it."""
-    return [apply_intervention(record_messages(record), record.intervention, form) for record in records]
+    return [
+        apply_intervention(record_messages(record), record.intervention, form)
+        for record in followed(records, "encoding", "records")
+    ]
 
 
 def fit_probes(

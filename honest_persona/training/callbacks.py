@@ -109,21 +109,25 @@ class HeavyLog(TrainerCallback):
         """Evaluate and publish; False where it was broken off."""
         if not any(self.parts.values()):
             return True
+        with self.trainer.paused():
+            return self._run(state, model)
+
+    def _run(self, state: TrainerState, model: Any) -> bool:
         folder = self._folder(state)
         try:
-            with self.trainer.paused():
-                results = evaluate_records(
-                    model,
-                    self.parts,
-                    self.form,
-                    self.batch_size,
-                    self.max_new_tokens,
-                    self.seq_len,
-                    self.frozen_prefix,
-                    file=folder / SAMPLES_FILE,
-                    prefix_cache=self.prefix_cache,
-                    stop=self.stop,
-                )
+            results = evaluate_records(
+                model,
+                self.parts,
+                self.form,
+                self.batch_size,
+                self.max_new_tokens,
+                self.seq_len,
+                self.frozen_prefix,
+                file=folder / SAMPLES_FILE,
+                prefix_cache=self.prefix_cache,
+                stop=self.stop,
+                what=f"heavy log at step {state.global_step}",
+            )
         except Stopped:
             say(f"the heavy log at step {state.global_step} is broken off")
             return False

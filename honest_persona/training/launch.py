@@ -32,6 +32,7 @@ from honest_persona.training.assembly import (
 from honest_persona.training.batching import PersonaBatches
 from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCheck, SaveAtEpochEnd, StopAtSigterm
 from honest_persona.training.checkpoints import Checkpoint, check_same_run, checkpoints, last_good, newest
+from honest_persona.training.console import TrainingConsole
 from honest_persona.training.identity import changed_settings, run_identity
 from honest_persona.training.ranks import Siblings, is_launched, join_deepspeed
 from honest_persona.training.trackers import guard_trackers, prepare_trackers
@@ -143,7 +144,8 @@ def _train(
     trainer = build_trainer(config, args, form, material.rows, batches, model, card, frozen, cache, run)
     siblings = Siblings()
     sigterm = StopAtSigterm(siblings)
-    for callback in (metrics, OptimizerCheck(trainer), SaveAtEpochEnd(), sigterm):
+    console = TrainingConsole(trainer)
+    for callback in (console, metrics, OptimizerCheck(trainer), SaveAtEpochEnd(), sigterm):
         trainer.add_callback(callback)
     trainer.add_callback(
         HeavyLog(
@@ -171,6 +173,7 @@ def _train(
             raise RankError(f"rank {gone[0]} has ended, so this one cannot go on; {last_good(folder)}") from error
         raise
     finally:
+        console.close()
         for use, held in (("training", cache), ("heavy log", log_cache)):
             if held is not None:
                 say(f"{use}: {held.report()}")

@@ -31,6 +31,7 @@ import torch.distributed as dist
 
 from honest_persona.base import json_text
 from honest_persona.base.console import say
+from honest_persona.base.progress import rounds
 from honest_persona.config import RunConfig
 from honest_persona.config_fields import CHECKPOINTS_DIR
 from honest_persona.data.records import Record
@@ -153,7 +154,7 @@ def sweep(config: RunConfig, design: str, limit: int | None = None, output: Path
             if design == "topic_matrix":
                 write_jsonl(_with_split(records, config), given.folder / RECORDS_FILE)
             _write(given, folds)
-        for fold in folds:
+        for fold in rounds(folds, "fold", lambda fold: fold.run_name, lambda fold: _state(given, fold) == "evaluated"):
             _run(given, fold)
             if rank() == 0:
                 _write(given, folds)

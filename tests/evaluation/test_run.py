@@ -1,11 +1,13 @@
 """eval.py's work on a saved adapter of the tiny model: every detector on the same records, and what is written."""
 
 import json
+import re
 from collections import Counter, defaultdict
 from dataclasses import replace
 
 import pytest
 
+from honest_persona.base import progress
 from honest_persona.data.sources import Selection, load_records
 from honest_persona.errors import UserError
 from honest_persona.evaluation import controls
@@ -45,10 +47,12 @@ def folder(tmp_path_factory):
     return path
 
 
-def test_every_detector_is_asked_about_the_same_records(folder, tmp_path, capsys):
-    results = evaluate_adapter(
-        str(folder), limit=4, output=str(tmp_path), baselines="all", interventions=2, designs="forged_review"
-    )
+def test_every_detector_is_asked_about_the_same_records(folder, tmp_path, terminal, monkeypatch):
+    monkeypatch.setattr(progress, "_SHORT_S", 0)
+    with terminal:
+        results = evaluate_adapter(
+            str(folder), limit=4, output=str(tmp_path), baselines="all", interventions=2, designs="forged_review"
+        )
     content = json.loads((tmp_path / "results.json").read_text())
     held = held_out(AdapterCard.load(folder), "builtin:sample", limit=4)
     of_detector = defaultdict(list)
@@ -86,12 +90,24 @@ def test_every_detector_is_asked_about_the_same_records(folder, tmp_path, capsys
         said[s.record_id.split(": wording")[0]].add(next(text for text in commonest if text in shown))
     assert set(map(len, said.values())) == {2}
     assert [gain["n_interventions"] for gain in content["about"]["averaged_over_interventions"]] == [2]
-    shown = capsys.readouterr().out
+    shown = terminal.stdout.getvalue()
     assert "averaged over 2 interventions" in shown
     assert "every detector" in shown
     parts = Counter(row["part"] for row in content["rows"])
     assert parts["within: forged_review"] == parts["within: forged_review_control"] > 0
     assert content["about"]["flips"] == [], "of an adapter that writes no flag"
+
+    # every part of the work has its bar, which comes to its end, in order, and to standard error alone
+    bars = re.findall(r"^(\S.*?) +\d+% \S* ([\d,]+)/([\d,]+) (\w+), .* in ", terminal.screen, re.MULTILINE)
+    assert all(done == total for _, done, total, _ in bars)
+    asked = {name: (int(total), unit) for name, _, total, unit in reversed(bars)}
+    fits = [f"{kind} probe" for kind in ("ridge", "logistic", "ccs", "vinc")]
+    prompts = [f"prompt {i} of 3" for i in (1, 2, 3)]
+    order = ["honest persona", "response bigrams", *fits, "contrast pairs", "no adapter", *prompts, "figures"]
+    assert [name for name in reversed(asked) if name in order] == order
+    assert asked["honest persona"] == (len(results.samples), "records")
+    assert {asked[name] for name in ("no adapter", *prompts)} == {(16, "records")}
+    assert "\r" not in shown
 
 
 def test_without_training_records_the_readers_are_left_out_and_said_to_be(folder, tmp_path, capsys):

@@ -7,6 +7,7 @@ import pytest
 
 from honest_persona.config import load_config
 from honest_persona.evaluation import controls
+from honest_persona.evaluation.controls import CONTROLS
 from honest_persona.evaluation.metrics import ALL
 from honest_persona.evaluation.run import evaluate_adapter
 from honest_persona.organism import report as report_module
@@ -53,7 +54,8 @@ def test_every_detector_in_one_table_and_on_one_page(folder, browser):
     assert browser.get_log("browser") == []
 
 
-def test_the_report_keeps_what_is_done(root, tmp_path, monkeypatch):
+def test_the_report_keeps_what_is_done(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HONEST_PERSONA_PROGRESS", "1")
     words = ["--max_steps", "2", "--deepspeed", "null", "--max_new_tokens", "8", "--num_samples", "64"]
     trained = []
     monkeypatch.setattr(report_module, "train", lambda config: trained.append(config.run_name) or train(config))
@@ -62,6 +64,12 @@ def test_the_report_keeps_what_is_done(root, tmp_path, monkeypatch):
         config = load_config(str(root / "hp.yaml"), words)
         for _ in range(2):
             lines = report(config, seeds=1, per_topic=4, output=tmp_path / "out", only="flag_only")
+    told = [line.partition(",")[0] for line in capsys.readouterr().err.splitlines() if " of " in line]
+    turns = [f"control {i} of 4: {name}" for i, name in enumerate(CONTROLS, start=1)]
+    assert [line for line in told if line.startswith(("control", "condition"))] == [
+        *turns,
+        "condition 1 of 1: flag_only",
+    ], "each once"
     assert trained == ["organism-persona-seed42", "organism-flag_only-seed42"], "nothing twice"
     readers = ["variant only", "topic only", "response bigrams", "transcript bigrams"]
     probes = ["ridge probe", "logistic probe", "ccs probe", "vinc probe"]

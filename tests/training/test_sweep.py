@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -61,7 +62,8 @@ def samples(folder, fold):
     return list(read_samples(folder / fold / "eval" / "samples.jsonl"))
 
 
-def test_each_topic_is_left_out_once(tmp_path, called, capsys):
+def test_each_topic_is_left_out_once(tmp_path, called, capsys, monkeypatch):
+    monkeypatch.setenv("HONEST_PERSONA_PROGRESS", "1")
     config = config_of()
     folder = sweep(config, "leave_one_topic_out", limit=4, output=tmp_path / "loto")
     content = read(folder)
@@ -81,7 +83,11 @@ def test_each_topic_is_left_out_once(tmp_path, called, capsys):
     assert {row["part"] for row in content["pooled"]} == {"across"}
     assert whole(content["pooled"], "across", detector="transcript bigrams")["n"] == 16, "readers of the same records"
     assert not list(tmp_path.rglob("*.part"))
-    assert "pooled" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "pooled" in out
+    for number, topic in enumerate(TOPICS, start=1):
+        assert re.search(rf"^fold {number} of 4: without-{topic}{', about [0-9:]+ left' * (number > 1)}$", err, re.M)
+    assert "\r" not in err
 
 
 def test_a_matrix_asks_every_fold_about_the_same_held_out_items(tmp_path, called, capsys):
