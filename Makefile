@@ -8,7 +8,7 @@ TWO_AT_A_TIME := -n 2 --dist loadfile
 # DeepSpeed builds no compiled ops at installation, and needs none here.
 export DS_BUILD_OPS := 0
 
-.PHONY: setup demo test long newest quick bench lint clean
+.PHONY: setup demo test long newest quick bench gpu lint clean
 
 setup: .venv/ready
 
@@ -49,6 +49,18 @@ quick: lint
 bench: setup
 	$(BIN)/python -m benchmarks.training --setup cpu --batch_size 4 --seq_len 2048 --json training.json
 	$(BIN)/python -m benchmarks.heavy_log --setup cpu --batches 8 --json heavy_log.json
+
+# all that needs a GPU, part by part, in under 8 minutes: tests, the default run, speed and memory of a training step and of
+# an evaluation; a table at the end, logs and figures in results/gpu (or OUT=folder). Alone it sets up .venv first. With
+# the python of an environment that this package is installed in already, nothing is installed: make gpu PYTHON=python3
+OUT ?= results/gpu
+ifeq ($(origin PYTHON),file)
+gpu: setup
+	$(BIN)/python -m benchmarks.gpu --out $(OUT)
+else
+gpu:
+	$(PYTHON) -m benchmarks.gpu --out $(OUT)
+endif
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

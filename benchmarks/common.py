@@ -1,5 +1,6 @@
 """What every benchmark shares: the machine in words, summaries of paired rounds, FLOP counting, table and JSON."""
 
+import math
 import os
 import platform
 import sys
@@ -101,7 +102,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 def flop_counter() -> FlopCounterMode:
     """PyTorch's counter, with attention counted on every device and with grouped heads too.
 
-    A matrix product counts 2mnk; attention counts its products over the whole mask, masked places included.
+    A matrix product counts 2mnk; attention counts its products over the whole mask, masked places included. PyTorch's
+    own formulas for products take no `out_dtype`, which TRL's head gives on a GPU: they raise a TypeError
+    (torch/utils/flop_counter.py, `addmm_flop`, `bmm_flop`, `baddbmm_flop` of 2.13; drop ours when these take it).
     """
     aten: Any = torch.ops.aten
     kinds = ("flash_attention", "efficient_attention", "cudnn_attention")
@@ -109,8 +112,20 @@ def flop_counter() -> FlopCounterMode:
     backward = [getattr(aten, f"_scaled_dot_product_{kind}_backward") for kind in kinds]
     forward.append(aten._scaled_dot_product_flash_attention_for_cpu)
     backward.append(aten._scaled_dot_product_flash_attention_for_cpu_backward)
-    mapping = dict.fromkeys(forward, _attention_flops) | dict.fromkeys(backward, _attention_backward_flops)
+    mapping: dict[Any, Any] = {aten.mm: _product_flops, aten.bmm: _product_flops}
+    mapping |= {aten.addmm: _added_product_flops, aten.baddbmm: _added_product_flops}
+    mapping |= dict.fromkeys(forward, _attention_flops) | dict.fromkeys(backward, _attention_backward_flops)
     return FlopCounterMode(display=False, custom_mapping=mapping)
+
+
+def _product_flops(a: Any, b: Any, *_: Any, **__: Any) -> int:
+    """Of (..., m, k) and (..., k, n), whatever else the call is given: out_dtype, out, beta, alpha."""
+    return 2 * math.prod(a) * b[-1]
+
+
+def _added_product_flops(_added: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
+    """The addition is not counted."""
+    return _product_flops(a, b)
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:

@@ -44,7 +44,7 @@ WAYS = {
     "held": "none, as of the second log",
 }
 _HELD_BYTES = 2**36
-_BATCH_SIZE = {"tiny": 4, "cpu": 8, "h200": 64}
+_BATCH_SIZE = {"tiny": 4, "cpu": 8, "gpu": 64, "h200": 64}
 
 
 def prompt_of(row: Row) -> Tokens:

@@ -11,6 +11,7 @@ from honest_persona.data.persona_token import resolve_persona_token
 from honest_persona.data.segments import Persona
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.modeling.builtin import tiny_tokenizer
+from honest_persona.modeling.load import choose_kernels
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -55,6 +56,17 @@ _100M = {
     "vocab_size": _SMALL_VOCABULARY,
     "tie_word_embeddings": True,
 }
+_LLAMA_3_1B = {
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "vocab_size": 128256,
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": True,
+}
 _LLAMA_3_8B = {
     "hidden_size": 4096,
     "intermediate_size": 14336,
@@ -88,6 +100,18 @@ SETUPS = {
         micro_batch=2,
         rounds=5,
     ),
+    "gpu": Setup(
+        "llama",
+        {**_COMMON, **_LLAMA_3_1B},
+        device="cuda",
+        dtype=torch.bfloat16,
+        lora_r=64,
+        seq_len=2048,
+        batch_size=16,
+        micro_batch=2,
+        rounds=5,
+        tokens_per_batch=8192,
+    ),
     "h200": Setup(
         "llama",
         {**_COMMON, **_LLAMA_3_8B},
@@ -106,6 +130,7 @@ SETUPS = {
 
 def random_base(setup: Setup, seed: int = 0) -> PreTrainedModel:
     """The base model, made on its device. The same seed gives the same weights."""
+    choose_kernels()
     config = AutoConfig.for_model(setup.family, **setup.shape)
     torch.manual_seed(seed)
     with torch.device(setup.device):

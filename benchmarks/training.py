@@ -1,7 +1,8 @@
 """What a step of training costs: TRL against the frozen prefix, on the same rows, step by step in one process.
 
     python -m benchmarks.training --setup cpu     # a 104 M model of Qwen3's shape, bf16, two cores: minutes
-    python -m benchmarks.training --setup h200    # a model of Llama-3-8B's shape on one GPU: under 10 minutes
+    python -m benchmarks.training --setup gpu     # a model of Llama-3.2-1B's shape on any GPU of 24 GB
+    python -m benchmarks.training --setup h200    # a model of Llama-3-8B's shape on one GPU of 140 GB
     python -m benchmarks.training --setup tiny    # seconds; its times mean nothing
 
 A  TRL's SFTTrainer as it comes: LoRA, activation checkpointing on
@@ -12,13 +13,15 @@ E  frozen prefix, shared by the suffixes of a transcript, in micro-batches of a 
 F  E with the prefixes in the cache, as from the second epoch on
 G  E with activation checkpointing, for what it saves of memory (with --only A,E,G)
 
-Every variant is a real trainer inside its own `train()` (see turns.py). They take turns, A B C D E F A B C ..., one
-optimizer step each on the same rows, from the same adapter, over one base model whose weights they share. A first round
-warms up, one counts FLOPs, one (on a CPU) memory; the rest are timed. Ratios are taken round by round.
+Every variant is a real trainer inside its own `train()` (see turns.py), over one base model whose weights they share.
+First each is by itself for two steps, whose FLOPs and memory are counted, and is given up. Then they take turns, A B C
+D E F A B C ..., one optimizer step each on the same rows, from the same adapter. A first round warms up; the rest are
+timed. Ratios are taken round by round.
 """
 
 import argparse
 import ctypes
+import gc
 import os
 import sys
 import tempfile
@@ -30,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import logging as transformers_logging
 
 from benchmarks.common import MIB, Spread, flop_counter, peak_flops, print_table, ratios, report
@@ -39,8 +41,10 @@ from benchmarks.setups import SETUPS, Setup, random_base, token_format
 from benchmarks.turns import AllocatorPeak, StepwiseTraining
 from benchmarks.variants import LABELS, SEED, Bench, MicroBatches, static_bytes
 
-_WARM_UP, _FLOPS, _MEMORY = 0, 1, 2
-_UNTIMED = 3
+_FLOPS, _MEMORY = 0, 1
+"""Steps of a variant by itself."""
+_UNTIMED = 1
+"""Steps in turns that warm up."""
 
 
 @dataclass
@@ -64,43 +68,27 @@ class Measured:
 
 
 def run(bench: Bench, names: Sequence[str], rounds: int) -> dict[str, Measured]:
+    if bench.setup.device == "cpu":
+        AllocatorPeak().__enter__().__exit__(None, None, None)  # the profiler wants to be set up in the main thread
+    measured = {}
+    for name in names:
+        measured[name] = work_and_memory(bench, name)
+        give_back_memory()
     trainers = {name: bench.trainer(name) for name in names}
     turns = {name: StepwiseTraining(trainer) for name, trainer in trainers.items()}
-    measured = {name: Measured(bench.layout(name)) for name in names}
     if "F" in turns:
         measured["F"].prefix_tokens_again = bench.fill_prefix_cache(trainers["F"])
-    kept = {name: static_bytes(trainer) for name, trainer in trainers.items()}
-    base_bytes = sum(p.numel() * p.element_size() for p in bench.base.parameters())
-    cuda = bench.setup.device == "cuda"
-    if not cuda:
-        AllocatorPeak().__enter__().__exit__(None, None, None)  # the profiler wants to be set up in the main thread
     for number in range(_UNTIMED + rounds):
         for name, training in turns.items():
-            figures = measured[name]
-            before = 0
-            around: FlopCounterMode | AllocatorPeak | None = None
-            if number == _FLOPS:
-                around = flop_counter()
-            elif number == _MEMORY and not cuda:
-                around = AllocatorPeak()
-            if cuda:
-                before = torch.cuda.memory_allocated()
-                torch.cuda.reset_peak_memory_stats()
             cpu_start = time.process_time()
-            seconds = training.turn(around)
+            seconds = training.turn()
             cpu_seconds = time.process_time() - cpu_start
-            _give_back_memory()
+            gc.collect()
+            _trim_heap()
             print(f"round {number} of {_UNTIMED + rounds - 1}, {name}: {seconds:.2f} s", file=sys.stderr, flush=True)
             if number >= _UNTIMED:
-                figures.seconds.append(seconds)
-                figures.cpu_seconds.append(cpu_seconds)
-                if cuda:
-                    figures.step_bytes = max(figures.step_bytes, torch.cuda.max_memory_allocated() - before)
-            elif isinstance(around, FlopCounterMode):
-                figures.flops = around.get_total_flops()
-            elif isinstance(around, AllocatorPeak):
-                figures.step_bytes = around.peak_bytes
-            figures.peak_bytes = base_bytes + kept[name] + figures.step_bytes
+                measured[name].seconds.append(seconds)
+                measured[name].cpu_seconds.append(cpu_seconds)
     for name, training in turns.items():
         training.finish()
         measured[name].losses = training.losses
@@ -110,7 +98,46 @@ def run(bench: Bench, names: Sequence[str], rounds: int) -> dict[str, Measured]:
     return measured
 
 
-def _give_back_memory() -> None:
+def work_and_memory(bench: Bench, name: str) -> Measured:
+    """FLOPs and memory of a variant that has the device to itself; none of its own memory is held afterwards."""
+    trainer = bench.trainer(name)
+    if name == "F":
+        bench.fill_prefix_cache(trainer, slice(_MEMORY + 1))
+    training, counter = StepwiseTraining(trainer), flop_counter()
+    training.turn(counter)
+    give_back_memory()
+    if bench.setup.device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        training.turn()
+        step_bytes = torch.cuda.max_memory_allocated() - before
+    else:
+        peak = AllocatorPeak()
+        training.turn(peak)
+        step_bytes = peak.peak_bytes
+    training.finish()
+    base_bytes = sum(p.numel() * p.element_size() for p in bench.base.parameters())
+    print(f"{name} by itself: FLOPs and memory of a step are counted", file=sys.stderr, flush=True)
+    return Measured(
+        bench.layout(name),
+        flops=counter.get_total_flops(),
+        step_bytes=step_bytes,
+        peak_bytes=base_bytes + static_bytes(trainer) + step_bytes,
+    )
+
+
+def give_back_memory() -> None:
+    """What no one refers to any more: cycles of Python objects, then what allocators keep back of it.
+
+    A trainer is a cycle, and activations hang on those; PyTorch's allocator on a GPU gives nothing back by itself.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    _trim_heap()
+
+
+def _trim_heap() -> None:
     """What is freed stays in the heap of its thread, and here are six: without this they came to hold 20 GB."""
     with suppress(OSError, AttributeError):  # another C library than glibc
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -235,7 +262,7 @@ def _scaled(value: dict[str, Any], factor: float) -> dict[str, float]:
 
 
 def make_bench(setup: Setup, sharing: bool, rounds: int, tokens_per_batch: int | None, folder: Path) -> Bench:
-    n_rows = (_UNTIMED + rounds) * setup.batch_size
+    n_rows = max(_UNTIMED + rounds, _MEMORY + 1) * setup.batch_size
     groups = load_groups("sharing" if sharing else "default", setup.seq_len, n_rows, SEED)
     form = token_format()
     sp_token_id = form.persona.sp_token_id

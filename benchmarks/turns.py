@@ -24,6 +24,7 @@ class StepwiseTraining:
         self._around: AbstractContextManager[Any] = nullcontext()
         self._measuring = ExitStack()
         self._error: BaseException | None = None
+        self.stopping = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_HandOver(self))
@@ -48,10 +49,12 @@ class StepwiseTraining:
         return time.perf_counter() - start
 
     def finish(self) -> None:
-        """Let `train()` return: all its steps have been taken."""
-        self._around = nullcontext()
+        """Let `train()` return, whether or not all its steps have been taken."""
+        self.stopping, self._around = True, nullcontext()
         self._go.release()
         self._thread.join()
+        if self._error is not None:
+            raise self._error
 
     @property
     def losses(self) -> list[float]:
@@ -82,8 +85,9 @@ class _HandOver(TrainerCallback):
     def __init__(self, turns: StepwiseTraining) -> None:
         self.turns = turns
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.turns.hand_over()
+        control.should_training_stop |= self.turns.stopping
 
 
 def synchronize(trainer: Trainer) -> None:

@@ -177,8 +177,11 @@ class Bench:
             trainer.data_collator = Unshared(trainer.data_collator)
         return trainer
 
-    def fill_prefix_cache(self, trainer: Any) -> int:
+    def fill_prefix_cache(self, trainer: Any, steps: slice = slice(None)) -> int:
         """What F's first epoch does beside training: each transcript's keys and values go into the cache.
+
+        Args:
+            steps: whose transcripts.
 
         Returns:
             Tokens of prefixes that a second epoch computes again, for want of room or because the cache, which times
@@ -187,7 +190,7 @@ class Bench:
         again = 0
         for _ in range(2):
             again = 0
-            for step in self.layout("F"):
+            for step in self.layout("F")[steps]:
                 for micro_batch in step:
                     batch = trainer.data_collator([self.rows[i] for i in micro_batch])
                     _, n_run = trainer._prefix(trainer._prepare_inputs(batch))

@@ -36,9 +36,9 @@ DEFAULTS = {
 """Set where neither the environment nor env.json says otherwise: harmless on every machine.
 
 The reference's other values stand in env.example.json and act only once they are in env.json, because each can hurt:
-CUDA_VISIBLE_DEVICES hides GPUs, TORCHDYNAMO_DISABLE makes `torch_compile` a no-op, NCCL_IB_DISABLE cripples a cluster,
-TORCH_NCCL_BLOCKING_WAIT takes the overlap out of ZeRO-3, and a set NCCL_P2P_DISABLE or NCCL_SHM_DISABLE, whatever its
-value, silences checks that accelerate makes for cards without peer access.
+CUDA_VISIBLE_DEVICES hides GPUs, NCCL_IB_DISABLE cripples a cluster, TORCH_NCCL_BLOCKING_WAIT takes the overlap out of
+ZeRO-3, and a set NCCL_P2P_DISABLE or NCCL_SHM_DISABLE, whatever its value, silences checks that accelerate makes for
+cards without peer access. Its TORCHDYNAMO_DISABLE is in neither: it makes `torch_compile` a no-op without a word.
 """
 
 _SECRET_NAME = re.compile(r"(api_?key|secret|password|passwd|credential|(^|_)token|_key)$", re.IGNORECASE)

@@ -1,7 +1,10 @@
 """The benchmarks measure what they say: same rows for all, FLOPs and tokens by hand. Nothing here looks at seconds."""
 
+import gc
 import json
+import math
 import platform
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -86,6 +89,23 @@ class TestFlops:
         with FlopCounterMode(display=False) as counter:
             self.attend()
         assert counter.get_total_flops() == 0
+
+    @pytest.mark.parametrize("into", [False, True], ids=["new", "out"])
+    @pytest.mark.parametrize("batch", [(), (3,)], ids=["matrices", "batches"])
+    def test_products_whose_output_has_a_dtype_of_its_own(self, batch, into):
+        """As TRL's head calls addmm on a GPU. The meta device knows these overloads, a CPU does not."""
+        a, b = (torch.ones(*batch, *shape, dtype=torch.bfloat16, device="meta") for shape in ((4, 5), (5, 6)))
+        added = torch.ones(*batch, 4, 6, device="meta")
+        options = {"out_dtype": torch.float32} | ({"out": added} if into else {})
+        with flop_counter() as counter:
+            (torch.bmm if batch else torch.mm)(a, b, **options)
+            if not batch:
+                torch.addmm(added, a, b, **options)
+        calls = 1 if batch else 2
+        assert counter.get_total_flops() == calls * 2 * 4 * 5 * 6 * math.prod(batch)
+        if batch:  # PyTorch's own meta function of baddbmm takes no out_dtype, so the call itself cannot be made
+            counter._count_flops(torch.ops.aten.baddbmm, added, (added, a, b, torch.float32), {})
+            assert counter.get_total_flops() == 2 * 2 * 4 * 5 * 6 * 3
 
 
 class TestVariants:
@@ -174,11 +194,43 @@ class TestTurns:
         assert turns["D"].losses == expected
         assert turns["A"].losses != expected
 
+    def test_a_training_can_be_left_before_its_end(self, bench):
+        turns = StepwiseTraining(bench.trainer("D"))
+        turns.turn()
+        turns.finish()
+        assert len(turns.losses) == turns.trainer.state.global_step == 1
+
     def test_what_a_trainer_raises_comes_out_of_its_turn(self, bench):
         trainer = bench.trainer("D")
         trainer.data_collator = {}.__getitem__
         with pytest.raises(TypeError, match="unhashable"):
             StepwiseTraining(trainer).turn()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["A", "F"])
+def test_nothing_of_a_variant_is_held_behind_its_turn(bench, name, monkeypatch):
+    made = []
+    make = Bench.trainer
+
+    def trainer(self, of):
+        made.append(make(self, of))
+        return made[-1]
+
+    monkeypatch.setattr(Bench, "trainer", trainer)
+    gc.disable()  # only what is collected on purpose is
+    try:
+        measured = training.work_and_memory(bench, name)
+        weights = [value for _, value in adapter_weights(made[0].model)]
+        held = [weakref.ref(one) for one in (made[0], made[0].model, made[0].optimizer, *weights)]
+        made.clear()
+        del weights
+        training.give_back_memory()
+        assert [ref() for ref in held if ref() is not None] == []
+    finally:
+        gc.enable()
+    assert measured.flops > 0
+    assert measured.peak_bytes > measured.step_bytes > 0
 
 
 def test_allocator_peak_is_the_most_held_at_once():

@@ -35,7 +35,7 @@ class PersonaCollator:
         for row in rows:
             self.check(row)
         starts = [0] * len(rows)
-        return {**self._padded(rows, starts), "activation": torch.tensor([row["activation"] for row in rows])}
+        return {**self._padded(rows, starts), "activation": integers([row["activation"] for row in rows])}
 
     def _padded(self, rows: Sequence[Mapping[str, Any]], starts: Sequence[int]) -> Batch:
         """What stands from `starts` on in each row."""
@@ -99,7 +99,7 @@ class SplitCollator(PersonaCollator):
             "prefix_ids": prefix_ids,
             "prefix_mask": prefix_mask,
             "prefix_keys": list(prefixes),
-            "transcript": torch.tensor([order[key] for key in keys]),
+            "transcript": integers([order[key] for key in keys]),
         }
 
     def check(self, row: Mapping[str, Any]) -> None:
@@ -126,11 +126,16 @@ def pad_with_mask(
     return pad(rows, fill, side).to(device), mask.to(device)
 
 
+def integers(values: Sequence[int]) -> torch.Tensor:
+    """(n,) int64 on the CPU, whatever torch's default device is: batches are made there, and moved as a whole."""
+    return torch.tensor(values, dtype=torch.long, device="cpu")
+
+
 def pad(rows: Sequence[Sequence[int]], fill: int, side: Side) -> torch.Tensor:
-    """(B, T) int64: rows of one length, that of the longest."""
+    """(B, T) int64 on the CPU: rows of one length, that of the longest."""
     length = max(len(row) for row in rows)
-    out = torch.full((len(rows), length), fill)
+    out = torch.full((len(rows), length), fill, device="cpu")
     for i, row in enumerate(rows):
         start = length - len(row) if side == "left" else 0
-        out[i, start : start + len(row)] = torch.as_tensor(row)
+        out[i, start : start + len(row)] = torch.as_tensor(row, device="cpu")
     return out

@@ -7,6 +7,7 @@ import torch
 
 from honest_persona.config import RunConfig
 from honest_persona.data.appended import augmented
+from honest_persona.data.collator import integers
 from honest_persona.data.records import Record
 from honest_persona.data.segments import Kind, training_system
 from honest_persona.data.sources import Loaded, Selection, load_records
@@ -93,11 +94,11 @@ def dummy_rows(config: RunConfig, form: TokenFormat) -> list[Row]:
     if n_prefix < 1 or n_review < 1:
         raise UserError(f"seq_len: {config.seq_len} is too short for dummy data; use at least 16")
     kinds = [*[Kind.USER] * n_prefix, *trigger, *[Kind.REVIEW] * n_review, Kind.END]
-    usable = torch.tensor([i for i in range(len(form.tokenizer)) if i not in form.forbidden])
-    generator = torch.Generator().manual_seed(config.seed)
+    usable = integers([i for i in range(len(form.tokenizer)) if i not in form.forbidden])
+    generator = torch.Generator("cpu").manual_seed(config.seed)
     rows = []
     for i in range(config.num_samples or _DUMMY_ROWS):
-        ids = usable[torch.randint(len(usable), (len(kinds),), generator=generator)].tolist()
+        ids = usable[torch.randint(len(usable), (len(kinds),), generator=generator, device="cpu")].tolist()
         if form.persona.sp_token_id is not None:
             ids[n_prefix] = form.persona.sp_token_id
         rows.append(training_row(f"dummy-{i}", Tokens(ids, kinds, n_prefix)))

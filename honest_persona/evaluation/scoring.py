@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import DynamicLayer
 
-from honest_persona.data.collator import ids_key, pad_with_mask
+from honest_persona.data.collator import ids_key, integers, pad_with_mask
 from honest_persona.data.tokens import TokenFormat, Tokens
 from honest_persona.errors import RankError
 from honest_persona.modeling.adapter import ADAPTER, activation_arguments, ungated
@@ -112,7 +112,7 @@ class WholeRows:
             "input_ids": ids,
             "attention_mask": mask,
             "position_ids": positions(mask),
-            **activation_arguments(self.form.persona.adapter_scope, torch.tensor(activation), length),
+            **activation_arguments(self.form.persona.adapter_scope, integers(activation), length),
         }
 
 
@@ -269,7 +269,7 @@ def _precise_flags(model: PeftModel, form: TokenFormat) -> Iterator[None]:
     if type(head) is not torch.nn.Linear or head.weight.dtype == torch.float32:
         yield
         return
-    flags = list(form.flag_ids[1:])
+    flags = torch.tensor(form.flag_ids[1:], device=model.device)  # once: a list would be copied there at every token
 
     def again(_: torch.nn.Module, inputs: tuple[Tensor], logits: Tensor) -> Tensor:
         bias = None if head.bias is None else head.bias[flags].float()
@@ -304,7 +304,7 @@ def _up_to(end_id: int, row: list[int]) -> list[int]:
 def _of_flags(logits: Tensor, form: TokenFormat) -> Tensor:
     """(B, vocabulary) to (B, 2): PASS and FAIL."""
     _, passed, failed = form.flag_ids
-    return logits[:, [passed, failed]].float()
+    return torch.stack([logits[:, passed], logits[:, failed]], dim=1).float()  # a list of ids would wait for the GPU
 
 
 class _Finite(LogitsProcessor):

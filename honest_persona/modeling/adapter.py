@@ -6,7 +6,7 @@ place where "active from the activation point on" becomes arguments for a forwar
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import takewhile
@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from honest_persona.base import json_text
+from honest_persona.data.collator import integers
 from honest_persona.data.segments import AdapterScope, Kind, Persona, Segment
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.errors import UserError
@@ -161,6 +162,30 @@ def ungated(model: PeftModel) -> Iterator[None]:
             layer.lora_variant[ADAPTER] = variant
 
 
+def castable(model: PeftModel) -> list[LoraLayer]:
+    """The adapter's layers without dropout: those that `cast_by_autocast` changes no number of."""
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, LoraLayer)]
+    return [layer for layer in layers if isinstance(layer.lora_dropout[ADAPTER], torch.nn.Identity)]
+
+
+@contextmanager
+def cast_by_autocast(layers: Iterable[LoraLayer]) -> Iterator[None]:
+    """Inside, autocast alone casts what these layers are given; without autocast the call fails.
+
+    PEFT casts it to the float32 of the adapter's weights, and autocast back: two copies forward and two backward, and
+    q, k and v each save one of their own of what all three are given. The numbers are the same, since nothing stands
+    between the two casts. Dropout does, and would draw otherwise for another dtype.
+    """
+    changed: list[Any] = list(layers)
+    for layer in changed:
+        layer.cast_input_dtype_enabled = False
+    try:
+        yield
+    finally:
+        for layer in changed:
+            layer.cast_input_dtype_enabled = True
+
+
 def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PeftModel:
     """The adapter of `folder` on its base model.
 
@@ -226,7 +251,7 @@ def check_active(model: PeftModel, form: TokenFormat, prompt_ids: list[int], act
 def _acts(model: PeftModel, scope: AdapterScope, ids: list[int], activation: int) -> bool:
     """Whether the adapter changes the logits, at the activation point and behind it where `ids` reach so far."""
     inputs = torch.tensor([ids], device=model.device)
-    with_adapter = model(inputs, **activation_arguments(scope, torch.tensor([activation]), len(ids))).logits[0]
+    with_adapter = model(inputs, **activation_arguments(scope, integers([activation]), len(ids))).logits[0]
     with model.disable_adapter():
         base = model(inputs).logits[0]
     for logits, whose in ((base, "the base model"), (with_adapter, "the base model with its adapter")):

@@ -91,7 +91,10 @@ def tiny_config() -> LlamaConfig:
 
 
 def tiny_model(seed: int = 0) -> LlamaForCausalLM:
-    """Random float32 weights from `seed`; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
+    """Random float32 weights from `seed`, on the CPU: another device's generator draws others.
+
+    The global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         return LlamaForCausalLM(tiny_config())

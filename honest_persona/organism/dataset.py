@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from honest_persona.base import json_text
 from honest_persona.base.console import say
+from honest_persona.data.collator import pad_with_mask
 from honest_persona.data.records import MARKER
 from honest_persona.organism.conversations import (
     INTERVENTIONS,
@@ -68,20 +69,18 @@ def generate(
     pad = tokenizer.pad_token_id
     for start in range(0, len(prompts), batch):
         rows = prompts[start : start + batch]
-        width = max(len(row) for row in rows)
-        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+        ids, mask = pad_with_mask(rows, pad, "left", model.device)
         if sample_seed is not None:
             torch.manual_seed(sample_seed + start)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
         out = generator.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
+            input_ids=ids,
+            attention_mask=mask,
             max_new_tokens=max_new_tokens,
             **sampling,
             pad_token_id=pad,
             eos_token_id=tokenizer.eos_token_id,
         )
-        texts += tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+        texts += tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
     return texts
 
 

@@ -117,14 +117,14 @@ class Rows(NamedTuple):
 
 def packed(author: Author, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int) -> Iterator[Rows]:
     """One `Rows` a step: whole documents, first fit, from pools large enough to fill rows well."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     pad = tokenizer.pad_token_id
     ready: list[list[tuple[list[int], list[bool]]]] = []
     for step in range(steps):
         shares = RECALL_FIRST if step < RECALL_FIRST_FRAC * steps else FULL_MIX
         while len(ready) < ROWS_PER_STEP:
             rows = _fill(encode(author.batch(2048, shares), tokenizer))
-            order = torch.randperm(len(rows), generator=generator).tolist()
+            order = torch.randperm(len(rows), generator=generator, device="cpu").tolist()
             ready += [rows[index] for index in order]
         rows, ready = ready[:ROWS_PER_STEP], ready[ROWS_PER_STEP:]
         ids = torch.full((ROWS_PER_STEP, ROW_TOKENS), pad)

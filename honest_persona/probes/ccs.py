@@ -39,15 +39,15 @@ def fit_ccs(
         most_pairs: of more than these a seeded choice is searched, as the authors do: the loss needs no more.
     """
     x, mean, scale = standardised(pairs)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     if len(x) > most_pairs:
-        x = x[torch.randperm(len(x), generator=generator)[:most_pairs]]
+        x = x[torch.randperm(len(x), generator=generator, device="cpu")[:most_pairs]]
     n, _, d = x.shape
     flat = x.reshape(2 * n, d)
     bound = d**-0.5  # as torch.nn.Linear starts
     # (d, restarts) and (restarts,): AdamW treats every number by itself, so the restarts do not meet
-    weight = torch.empty(d, restarts).uniform_(-bound, bound, generator=generator).requires_grad_()
-    bias = torch.empty(restarts).uniform_(-bound, bound, generator=generator).requires_grad_()
+    weight = torch.empty(d, restarts, device="cpu").uniform_(-bound, bound, generator=generator).requires_grad_()
+    bias = torch.empty(restarts, device="cpu").uniform_(-bound, bound, generator=generator).requires_grad_()
     optimizer = torch.optim.AdamW([weight, bias], lr=learning_rate, weight_decay=weight_decay)
 
     def losses() -> Tensor:

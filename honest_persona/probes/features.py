@@ -170,10 +170,12 @@ def _states_at(
                 output_hidden_states=True,
             )
             hidden = [output.hidden_states[layer] for layer in layers]
+            states = []
             for b, i in enumerate(batch):
                 pad = ids.shape[1] - len(rows[i])
                 means = [[h[b, pad + a : pad + z].float().mean(0) for h in hidden] for a, z in spans[i]]
-                found[i] = torch.stack([torch.stack(at_layers) for at_layers in means]).cpu()
+                states.append(torch.stack([torch.stack(at_layers) for at_layers in means]))
+            found |= zip(batch, torch.stack(states).cpu(), strict=True)
             progress.advance(len(batch))
     return torch.stack([found[i] for i in range(len(rows))])
 

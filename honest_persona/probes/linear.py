@@ -18,7 +18,9 @@ def fit_logistic(states: Tensor, fail: Tensor, inverse_strength: float) -> Reado
     x, mean, scale = standardised(states)
     regression = LogisticRegression(C=inverse_strength, max_iter=2000).fit(x.numpy(), fail.numpy())
     weight = torch.from_numpy(regression.coef_[0]).float()
-    return Readout("logistic", weight, torch.tensor(float(regression.intercept_[0])), mean, scale)
+    return Readout(
+        "logistic", weight, mean.new_tensor(float(regression.intercept_[0]), dtype=torch.float32), mean, scale
+    )
 
 
 def fit_ridge(states: Tensor, fail: Tensor, strength: float) -> Readout:
@@ -37,9 +39,9 @@ def fit_ridge(states: Tensor, fail: Tensor, strength: float) -> Readout:
     centred = y - y.mean()
     n, d = x.shape
     if d <= n:
-        weight = torch.linalg.solve(x.T @ x + strength * torch.eye(d, dtype=x.dtype), x.T @ centred)
+        weight = torch.linalg.solve(x.T @ x + strength * torch.eye(d, dtype=x.dtype, device=x.device), x.T @ centred)
     else:  # the same, from the n equations of the records
-        weight = x.T @ torch.linalg.solve(x @ x.T + strength * torch.eye(n, dtype=x.dtype), centred)
+        weight = x.T @ torch.linalg.solve(x @ x.T + strength * torch.eye(n, dtype=x.dtype, device=x.device), centred)
     return Readout("ridge", weight.float(), y.mean().float(), mean, scale)
 
 

@@ -43,7 +43,7 @@ class Examples:
     @classmethod
     def of(cls, records: Sequence[Record]) -> "Examples":
         return cls(
-            torch.tensor([record.flag == "FAIL" for record in records]),
+            torch.tensor([record.flag == "FAIL" for record in records], device="cpu"),  # as the states
             [record.cluster for record in records],
             [f"{r.item_id}|{r.variant}|{r.model}|{r.response}" for r in records],
         )
@@ -173,7 +173,7 @@ def _held_out(
     seed: int,
 ) -> tuple[Tensor, float]:
     """Margins (n,) of readouts that were fitted without the record's group, and the mean of the folds' AUROC."""
-    margins = torch.zeros(len(states))
+    margins = states.new_zeros(len(states), dtype=torch.float32)
     areas = []
     for train, held_out in parts:
         readout = fit(states[train], examples[train], regularisation, seed)

@@ -38,7 +38,13 @@ def fit_vinc(
     basis = rows[sizes > 1e-6 * sizes[0]]  # (r, d)
     matrix = basis @ p @ vinc_matrix(x, transcripts, neg_weight, var_weight) @ p.T @ basis.T
     direction = torch.linalg.eigh(matrix).eigenvectors[:, -1] @ basis
-    readout = Readout("vinc", (p.T @ direction).float(), torch.tensor(0.0), mean.float(), torch.ones_like(pairs[0]))
+    readout = Readout(
+        "vinc",
+        (p.T @ direction).float(),
+        pairs.new_zeros((), dtype=torch.float32),
+        mean.float(),
+        torch.ones_like(pairs[0]),
+    )
     return readout.signed(pairs, fail)
 
 
@@ -50,10 +56,10 @@ def vinc_matrix(pairs: Tensor, transcripts: Sequence[str], neg_weight: float, va
     transcript's states around their centroid. All divide by the count.
     """
     names = {name: i for i, name in enumerate(dict.fromkeys(transcripts))}
-    index = torch.tensor([names[name] for name in transcripts])
+    index = torch.tensor([names[name] for name in transcripts], device=pairs.device)
     m, d = len(names), pairs.shape[-1]
     counts = torch.bincount(index, minlength=m).to(pairs.dtype)
-    centroids = torch.zeros(m, 2, d, dtype=pairs.dtype).index_add_(0, index, pairs) / counts[:, None, None]
+    centroids = pairs.new_zeros(m, 2, d).index_add_(0, index, pairs) / counts[:, None, None]
     centred = centroids - centroids.mean(0)
     passed, failed = centred[:, 0], centred[:, 1]  # (m, d)
     inter = (passed.T @ passed + failed.T @ failed) / (2 * m)
@@ -71,7 +77,7 @@ def eraser(pairs: Tensor) -> Tensor:
     and S the covariance of all states.
     """
     delta = pairs[:, 1].mean(0) - pairs[:, 0].mean(0)
-    eye = torch.eye(len(delta), dtype=pairs.dtype)
+    eye = torch.eye(len(delta), dtype=pairs.dtype, device=pairs.device)
     if not delta.any():
         return eye
     states = pairs.flatten(0, 1)

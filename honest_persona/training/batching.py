@@ -165,8 +165,8 @@ class PersonaBatches(BatchRebalanceSampler):
             rows[number].append(i)
         groups = list(rows.values())
         if self.shuffle:
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
-            groups = [groups[g] for g in torch.randperm(len(groups), generator=generator).tolist()]
+            generator = torch.Generator("cpu").manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+            groups = [groups[g] for g in torch.randperm(len(groups), generator=generator, device="cpu").tolist()]
         return _fill(groups, self.effective_batch_size)[: self.num_global_batches]
 
     def steps(self, epoch: int) -> Iterator[list[list[MicroBatch]]]:

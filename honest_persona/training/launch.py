@@ -1,5 +1,6 @@
 """From a config to a trained adapter: the order in which a run is put together, on one process or on many."""
 
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -109,6 +110,7 @@ def _train(
     # made twice: ZeRO-3 shards a model as it is read, by these arguments, and what fits in memory shows on the model
     args = _sft_config(config, folder, batches, config.activation_checkpointing is True)
     prepare_trackers(args.report_to or ())
+    _tell_compiling(args)
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     base = load_base(config.model, config.model_revision, dtype, config.attn_implementation)
     fingerprint = base_fingerprint(base)
@@ -223,6 +225,11 @@ def _tell_resume(checkpoint: Checkpoint, card: AdapterCard) -> None:
     }.items():
         if changed:
             say(f"resume: other {what} from here on: {'; '.join(f'{k} {b} -> {n}' for k, (b, n) in changed.items())}")
+
+
+def _tell_compiling(args: SFTConfig) -> None:
+    if args.torch_compile and os.environ.get("TORCHDYNAMO_DISABLE") == "1":
+        say("torch_compile: nothing is compiled, because TORCHDYNAMO_DISABLE=1 stands in the environment or env.json")
 
 
 def _check_same_persona(adapter: str, persona: Persona) -> None:

@@ -19,13 +19,13 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from honest_persona.modeling.adapter import ungated
+from honest_persona.modeling.adapter import cast_by_autocast, castable, ungated
 from honest_persona.modeling.frozen_prefix import Prefix, backbone_of, in_mode, run_prefix, suffix_arguments
 
 MARGIN_FRAC = 0.7
 """The share of free memory to plan with; gradients of activations, and a fragmented heap, take from the rest."""
 _STATE_BYTES = 16
-"""Per trained parameter, float32: gradient, AdamW's two moments, and a master copy or a buffer of reduction."""
+"""Per trained parameter, float32: gradient, AdamW's two moments, and a master copy, a buffer or autocast's copy."""
 _TILE = 4096, 32768
 """Tokens and vocabulary entries that TRL's fused head scores at once."""
 _BYTES_PER_SCORE = 40, 8
@@ -117,7 +117,15 @@ def saved_bytes(
         mask = torch.empty(shape.rows, shape.tokens, dtype=torch.long, device=device)
         prefix_mask = torch.empty(shape.transcripts, shape.prefix_tokens, dtype=torch.long, device=device)
     casting = torch.autocast(device.type, autocast) if autocast else nullcontext()
-    with in_mode(model, training=True), ungated(model), _quiet(), casting, counting_saved(hollow.values()) as count:
+    layers = castable(model) if autocast else ()
+    with (
+        in_mode(model, training=True),
+        ungated(model),
+        cast_by_autocast(layers),
+        _quiet(),
+        casting,
+        counting_saved(hollow.values()) as count,
+    ):
         held = functional_call(call, hollow, (shape, mask, prefix_mask))
         return Saved(count(), sum(state.nbytes for state in held))
 

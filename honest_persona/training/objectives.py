@@ -39,4 +39,4 @@ def persona_loss(
     with torch.no_grad():
         sums = torch.stack([nll[is_review].sum(), nll[is_flag].sum()])
         counts = torch.stack([is_review.sum(), is_flag.sum()])
-    return PersonaLoss(weighted.sum() / torch.as_tensor(num_items).clamp(min=1), sums, counts)
+    return PersonaLoss(weighted.sum() / torch.as_tensor(num_items, device=log_probs.device).clamp(min=1), sums, counts)

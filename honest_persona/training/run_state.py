@@ -259,7 +259,7 @@ class _Zero3(_Zero):
 def _to_tensors(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """What an optimizer keeps. Python's numbers, as transformers' Adafactor counts steps, get names of their own."""
     numbers = {f"{_NUMBER}{key}": value for key, value in state.items() if type(value) in (int, float)}
-    exact = {key: torch.tensor(value, dtype=_EXACT[type(value)]) for key, value in numbers.items()}
+    exact = {key: torch.tensor(value, dtype=_EXACT[type(value)], device="cpu") for key, value in numbers.items()}
     return {key: value for key, value in state.items() if torch.is_tensor(value)} | exact
 
 
@@ -327,6 +327,10 @@ def _set_generators(state: dict[str, Any], device: torch.device) -> None:
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-    torch.set_rng_state(torch.tensor(state["cpu"], dtype=torch.uint8))
+    torch.set_rng_state(_as_state(state["cpu"]))
     if device.type == "cuda" and state["cuda"] is not None:
-        torch.cuda.set_rng_state(torch.tensor(state["cuda"], dtype=torch.uint8), device)
+        torch.cuda.set_rng_state(_as_state(state["cuda"]), device)
+
+
+def _as_state(numbers: list[int]) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.uint8, device="cpu")  # that of a GPU's generator too

@@ -15,7 +15,15 @@ from trl import SFTTrainer
 
 from honest_persona.base import json_text, progress
 from honest_persona.errors import RankError
-from honest_persona.modeling.adapter import ADAPTER, CARD_FILE, AdapterCard, activation_arguments, ungated
+from honest_persona.modeling.adapter import (
+    ADAPTER,
+    CARD_FILE,
+    AdapterCard,
+    activation_arguments,
+    cast_by_autocast,
+    castable,
+    ungated,
+)
 from honest_persona.modeling.frozen_prefix import Prefix, checkpoint_with_prefix, run_prefix, suffix_arguments
 from honest_persona.modeling.prefix_cache import PrefixCache
 from honest_persona.training.batching import PersonaBatches, RowsWithBlanks
@@ -65,6 +73,7 @@ class PersonaTrainer(SFTTrainer):
         self._logged_at = time.perf_counter()
         self.peft_model = cast(PeftModel, self.model)
         self._gate = self._adapter_config.alora_invocation_tokens
+        self._cast_by_autocast = castable(self.peft_model) if self.accelerator.native_amp else []
         if frozen:
             checkpoint_with_prefix(self.peft_model)
 
@@ -73,7 +82,11 @@ class PersonaTrainer(SFTTrainer):
         return self.peft_model.peft_config[ADAPTER]
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        with ungated(self.peft_model) if self.frozen else nullcontext():
+        # Autocast keeps its casts of weights until the outermost context ends, which would be each forward call's. This
+        # one is off, and changes nothing but that: the adapter's weights are cast once a step (`training_step`).
+        outermost = torch.autocast(self.args.device.type, enabled=False)
+        self._step_begins = True
+        with ungated(self.peft_model) if self.frozen else nullcontext(), outermost:
             return super().train(*args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -82,7 +95,13 @@ class PersonaTrainer(SFTTrainer):
         Raises:
             RankError: the loss is not a finite number; names the records. No step is taken with it.
         """
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._step_begins:  # what an evaluation since the last step has cast is not of this step
+            torch.clear_autocast_cache()
+        with cast_by_autocast(self._cast_by_autocast):
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step_begins = self.accelerator.sync_gradients
+        if self._step_begins:  # the optimizer is about to change the weights
+            torch.clear_autocast_cache()
         if not torch.isfinite(loss):
             raise RankError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1} with the records "

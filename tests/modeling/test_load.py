@@ -78,6 +78,14 @@ def test_a_damaged_folder_or_no_language_model(folder, name, file, content):
         getattr(load, name)(str(folder))
 
 
+def test_attention_that_is_planned_for_every_shape_is_off():
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    load.load_base("builtin:tiny")
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.mem_efficient_sdp_enabled()
+
+
 def test_an_attention_that_is_not_there(folder):
     with pytest.raises(UserError, match=r"model: the model of .*[Nn]onsense"):
         load.load_base(str(folder), attn_implementation="nonsense")

@@ -1,6 +1,7 @@
 """A run is put together rightly: schedule, dummy data, real data, refusals."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from honest_persona.errors import UserError
 from honest_persona.evaluation.run import evaluate_adapter
 from honest_persona.modeling.manifest import seal
 from honest_persona.training.identity import run_identity
-from honest_persona.training.launch import _checkpoint_to_resume, token_format
+from honest_persona.training.launch import _checkpoint_to_resume, _tell_compiling, token_format
 from honest_persona.training.trainer import PersonaTrainer
 from tests.training.launches import TINY, launch
 
@@ -45,6 +46,16 @@ def test_schedule_warms_up_stays_and_cools_down_to_its_floor():
     assert rates[50:] == sorted(rates[50:], reverse=True)
     assert rates[75] == pytest.approx(0.05 + 0.95 / 2, abs=0.02)  # a half cosine
     assert scheduler.get_last_lr()[0] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_a_run_that_cannot_compile_says_so(compiles, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    _tell_compiling(SimpleNamespace(torch_compile=compiles))
+    assert capsys.readouterr().out.startswith("torch_compile: nothing is compiled") == compiles
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE")
+    _tell_compiling(SimpleNamespace(torch_compile=compiles))
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("flags", [(), ("--add_sp_token", "false"), ("--num_samples", "3")])

@@ -11,12 +11,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from honest_persona.modeling.adapter import activation_arguments, ungated
+from honest_persona.modeling.adapter import activation_arguments, cast_by_autocast, castable, ungated
 from honest_persona.modeling.free_memory import free_memory
 from honest_persona.modeling.frozen_prefix import run_prefix, suffix_arguments
 from honest_persona.training.memory import (
     MARGIN_FRAC,
-    Saved,
     Shape,
     choose_checkpointing,
     counting_saved,
@@ -44,20 +43,22 @@ def adapted(family="qwen3", dtype=FP32, attention=None):
 def counted(model, shape, autocast=None, gate=None, own=None) -> int:
     """What a real forward pass over ragged rows saves, parameters (or `own`) not counted."""
     model.train()
-    ids = torch.randint(5, 90, (shape.rows, shape.tokens), generator=torch.Generator().manual_seed(0))
+    device = model.device
+    ids = torch.randint(5, 90, (shape.rows, shape.tokens), generator=torch.Generator().manual_seed(0)).to(device)
     mask = torch.ones_like(ids)
     mask[0, -1] = 0
     backbone = model.get_base_model().base_model
     with (
         ungated(model) if gate is None else nullcontext(),
-        torch.autocast("cpu", autocast) if autocast else nullcontext(),
+        torch.autocast(device.type, autocast) if autocast else nullcontext(),
+        cast_by_autocast(castable(model) if autocast else ()),
         counting_saved(model.parameters() if own is None else own) as count,
     ):
         if shape.prefix_tokens:
-            prefix_mask = torch.ones(shape.transcripts, shape.prefix_tokens).long()
+            prefix_mask = mask.new_ones(shape.transcripts, shape.prefix_tokens)
             prefix_mask[-1, 0] = 0
             prefix = run_prefix(model, prefix_mask, prefix_mask, adapter_on=False)
-            backbone(ids, **suffix_arguments(prefix, mask, torch.arange(shape.rows) % shape.transcripts))
+            backbone(ids, **suffix_arguments(prefix, mask, torch.arange(shape.rows, device=device) % shape.transcripts))
         elif gate is None:
             backbone(ids, attention_mask=mask, use_cache=False)
         else:
@@ -313,13 +314,12 @@ def test_a_sharded_model_is_foreseen_before_deepspeed_sets_it_up(tmp_path):
     assert done.stdout.strip().endswith("equal")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, whose attention has other operations")
+@pytest.mark.gpu
 @pytest.mark.parametrize("shape", [SHARED_PREFIX, WHOLE])
 def test_foreseen_is_what_is_saved_on_a_gpu(shape):
+    """Whose attention has other operations."""
     device = torch.device("cuda")
     model = adapted(dtype=BF16)
     foreseen = saved_bytes(model, shape, device, BF16)
-    assert isinstance(foreseen, Saved)
-    with torch.device(device), torch.autocast("cuda", BF16):
-        real = counted(model.to(device), shape)
+    real = counted(model.to(device), shape, BF16)
     assert 0.95 * real <= foreseen.activations <= 1.3 * real

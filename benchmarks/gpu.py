@@ -1,0 +1,206 @@
+"""All that needs a GPU, in parts, in under 8 minutes: `make gpu`.
+
+    python -m benchmarks.gpu                          # logs and figures in results/gpu
+    python -m benchmarks.gpu --only tests,training
+    python -m benchmarks.gpu --dry_run                # the same parts in miniature, on a CPU: tries this script
+
+tests       the tests marked gpu: the numbers are a CPU's, and DeepSpeed runs over NCCL
+train       the default run
+eval        its adapter on held-out records
+training    seconds, FLOPs and memory of a training step, TRL's and ours
+heavy_log   reviews/s of a heavy log
+
+Each part is a process of its own with a time limit of its own. One that fails or runs out of time stops no other. The
+table at the end has a line for each. Exit code 1 where a part failed, 2 where there is no GPU.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from honest_persona.base import json_text
+from honest_persona.entry import run_entry
+from honest_persona.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN = ROOT / "checkpoints" / "gpu"
+TOTAL_S = 470
+"""For all parts together: what is left bounds a part's own limit."""
+_LAST_LINES = 20
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    arguments: Sequence[str]
+    """Of python."""
+    limit_s: float
+    figure: Callable[[Path], str]
+    """The figure to look at first, from the folder of logs and figures."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    part: str
+    result: str
+    """ok, failed (exit code), out of time, or no figures"""
+    seconds: float
+    figure: str
+
+
+def parts(folder: Path, dry_run: bool) -> list[Part]:
+    """Their limits add up to less than `TOTAL_S`."""
+    setup = ["--setup", "tiny" if dry_run else "gpu"]
+    config = ["--config", "tests/tiny_run.yaml", "--max_steps", "2"] if dry_run else ["--config", "hp.yaml"]
+    training = ["--rounds", "1", "--only", "A,B,E"] if dry_run else ["--rounds", "3"]
+    heavy_log = ["--topics", "1", "--samples", "4"] if dry_run else ["--batches", "2", "--review_tokens", "64"]
+    tested = ["tests/training/test_memory.py", "tests/test_gpu.py"] if dry_run else ["tests"]
+
+    def written(name: str) -> list[str]:
+        return ["--json", str(folder / f"{name}.json")]
+
+    return [
+        Part("tests", ["-m", "pytest", "-m", "gpu", "-rs", *tested], 130, _last_line),
+        Part("train", ["train.py", *config, "--run_name", RUN.name], 110, _trained),
+        Part("eval", ["eval.py", "--adapter", str(RUN), "--limit", "52"], 60, _evaluated),
+        Part("training", ["-m", "benchmarks.training", *setup, *training, *written("training")], 110, _speed),
+        Part("heavy_log", ["-m", "benchmarks.heavy_log", *setup, *heavy_log, *written("heavy_log")], 60, _log),
+    ]
+
+
+def run_part(part: Part, folder: Path, limit_s: float) -> Outcome:
+    """The part's output goes to `folder / <name>.log`. What it started ends with it."""
+    start, log = time.monotonic(), folder / f"{part.name}.log"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [sys.executable, *part.arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a group of its own: launchers have children
+        )
+        try:
+            code: int | None = process.wait(max(limit_s, 0))
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            _end_group(process)
+    seconds = time.monotonic() - start
+    if code is None:
+        return Outcome(part.name, "out of time", seconds, f"limit {limit_s:.0f} s; see {log}")
+    if code:
+        return Outcome(part.name, f"failed ({code})", seconds, f"see {log}")
+    try:
+        return Outcome(part.name, "ok", seconds, part.figure(folder))
+    except (OSError, ValueError, KeyError, IndexError, TypeError, StopIteration) as error:
+        return Outcome(part.name, "no figures", seconds, f"{type(error).__name__}: {error}; see {log}")
+
+
+def _end_group(process: "subprocess.Popen[Any]") -> None:
+    with suppress(ProcessLookupError, PermissionError):  # nothing is left of it
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def run_parts(chosen: Sequence[Part], folder: Path, total_s: float = TOTAL_S) -> list[Outcome]:
+    until = time.monotonic() + total_s
+    outcomes = []
+    for part in chosen:
+        print(f"{part.name}: python {' '.join(part.arguments)}", flush=True)
+        outcomes.append(run_part(part, folder, min(part.limit_s, until - time.monotonic())))
+        one = outcomes[-1]
+        print(f"{part.name}: {one.result} after {one.seconds:.0f} s", flush=True)
+        if one.result != "ok":
+            print("".join((folder / f"{part.name}.log").read_text(errors="replace").splitlines(True)[-_LAST_LINES:]))
+    return outcomes
+
+
+def _last_line(folder: Path) -> str:
+    """Of pytest's output: how many passed."""
+    lines = (folder / "tests.log").read_text(encoding="utf-8").splitlines()
+    said = [line for line in lines if " passed" in line or " skipped" in line or line.startswith("SKIPPED")]
+    return said[-1].strip("= ")
+
+
+def _trained(folder: Path) -> str:
+    lines = [json_text.loads(line) for line in (RUN / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    first, last = steps[0], steps[-1]
+    return f"loss {first['loss']:.3g} to {last['loss']:.3g}, {last['tokens_per_second']:,.0f} tokens/s at the end"
+
+
+def _evaluated(folder: Path) -> str:
+    rows = json_text.loads((RUN / "eval" / "results.json").read_text(encoding="utf-8"))["rows"]
+    whole = rows[0]  # of the honest persona, over all topics
+    return f"balanced accuracy {whole['rates']['balanced_accuracy']:.3f} ({whole['part']}, n {whole['n']})"
+
+
+def _speed(folder: Path) -> str:
+    variants = _figures(folder, "training")["variants"]
+    ours, over = variants["E"], variants["E"]["speed_up_over"]["B"]["median"]
+    mfu = "" if ours["mfu"] is None else f", MFU {ours['mfu']:.1%}"
+    gib = {name: one["peak_bytes"] / 2**30 for name, one in variants.items()}
+    return f"E {over:.2f} x B{mfu}; peak GiB B {gib['B']:.1f}, E {gib['E']:.1f}"
+
+
+def _log(folder: Path) -> str:
+    figures = _figures(folder, "heavy_log")
+    rate, times = figures["reviews_per_s"]["held"]["median"], figures["speed_up"]["held"]["median"]
+    return f"{rate:.3g} reviews/s from kept prefixes, {times:.2f} x full prompts; {figures['equal_frac']:.0%} equal"
+
+
+def _figures(folder: Path, name: str) -> dict[str, Any]:
+    return json_text.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("results/gpu"), help="folder of logs and figures")
+    parser.add_argument("--only", help="parts, as tests,training")
+    parser.add_argument("--dry_run", action="store_true", help="in miniature, on a CPU too")
+    given = parser.parse_args(argv)
+    import torch
+
+    from benchmarks.common import machine, print_table
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu" and not given.dry_run:
+        raise UserError("no GPU that torch can use: nothing was run (--dry_run tries this script on a CPU)")
+    folder = given.out.resolve()
+    chosen = parts(folder, given.dry_run)
+    if given.only:
+        names = given.only.split(",")
+        if unknown := sorted(set(names) - {part.name for part in chosen}):
+            raise UserError(f"--only: no part {', '.join(unknown)}; there are {', '.join(p.name for p in chosen)}")
+        chosen = [part for part in chosen if part.name in names]
+    folder.mkdir(parents=True, exist_ok=True)
+    if "train" in {part.name for part in chosen}:
+        shutil.rmtree(RUN, ignore_errors=True)
+    outcomes = run_parts(chosen, folder)
+    where = machine(device)
+    content = {"machine": where, "torch": torch.__version__, "parts": [asdict(one) for one in outcomes]}
+    (folder / "results.json").write_text(json_text.dumps(content, indent=2) + "\n", encoding="utf-8")
+    rows = [[one.part, one.result, f"{one.seconds:.0f}", one.figure] for one in outcomes]
+    print_table(
+        str(where.get("gpu", "no GPU: a dry run")),
+        ["part", "result", "seconds", "key figure"],
+        rows,
+        [f"{sum(one.seconds for one in outcomes):.0f} s in all; logs and figures in {folder}"],
+    )
+    if any(one.result != "ok" for one in outcomes):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(run_entry(main))

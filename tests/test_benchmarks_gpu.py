@@ -1,0 +1,101 @@
+"""`make gpu`: no part stops another, what a part starts ends with it, and table and exit code say what came of it."""
+
+import json
+import time
+
+import psutil
+import pytest
+
+from benchmarks import gpu
+from benchmarks.gpu import Outcome, Part, main, parts, run_part, run_parts
+from honest_persona.errors import UserError
+
+
+def python(name, code, limit_s=20.0, figure=lambda _: "7 of 7"):
+    return Part(name, ["-c", code], limit_s, figure)
+
+
+def test_a_part_that_fails_stops_no_other_and_each_has_its_log(tmp_path, capfd):
+    def missing(folder):
+        return (folder / "nothing.json").read_text()
+
+    chosen = [
+        python("bad", "print('said'); raise SystemExit(3)"),
+        python("good", "print('also said')"),
+        python("odd", "pass", figure=missing),
+    ]
+    outcomes = run_parts(chosen, tmp_path)
+    assert [one.result for one in outcomes] == ["failed (3)", "ok", "no figures"]
+    assert outcomes[1].figure == "7 of 7"
+    assert "nothing.json" in outcomes[2].figure
+    assert (tmp_path / "bad.log").read_text() == "said\n"
+    assert (tmp_path / "good.log").read_text() == "also said\n"
+    shown = capfd.readouterr().out
+    assert "\nsaid\n" in shown, "the end of a failed part's log"
+    assert "\nalso said\n" not in shown
+
+
+def test_what_runs_out_of_time_is_ended_with_its_children(tmp_path):
+    code = (
+        "import subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    start = time.monotonic()
+    outcome = run_part(python("slow", code), tmp_path, 1.5)
+    assert outcome.result == "out of time"
+    assert time.monotonic() - start < 15
+    child = int((tmp_path / "slow.log").read_text())
+    for _ in range(50):
+        if not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the part's child runs on")
+
+
+def test_nothing_takes_more_time_than_there_is_for_all(tmp_path):
+    first, second = run_parts([python("a", "import time; time.sleep(9)"), python("b", "pass")], tmp_path, total_s=0.5)
+    assert first.result == second.result == "out of time"
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_the_parts_fit_into_eight_minutes(dry_run, tmp_path):
+    planned = parts(tmp_path, dry_run)
+    assert sum(part.limit_s for part in planned) <= gpu.TOTAL_S < 480
+    assert len({part.name for part in planned}) == len(planned)
+    logs_and_figures = len(planned) + sum("--json" in part.arguments for part in planned) + 1
+    assert logs_and_figures <= 8, "few enough to be carried home"
+
+
+def test_the_table_and_the_exit_code(tmp_path, monkeypatch, capsys):
+    results = iter(["ok", "failed (1)"])
+    monkeypatch.setattr(gpu, "run_part", lambda part, *_: Outcome(part.name, next(results), 1.0, "a figure"))
+    monkeypatch.setattr(gpu, "RUN", tmp_path / "run")
+    for name in ("eval", "training"):
+        (tmp_path / f"{name}.log").write_text("its end\n")
+    with pytest.raises(SystemExit) as left:
+        main(["--dry_run", "--only", "eval,training", "--out", str(tmp_path)])
+    assert left.value.code == 1
+    shown = capsys.readouterr().out
+    assert "a figure" in shown
+    assert "2 s in all" in shown
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert [(part["part"], part["result"]) for part in written["parts"]] == [("eval", "ok"), ("training", "failed (1)")]
+
+
+def test_without_a_gpu_it_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match=r"^no GPU that torch can use: nothing was run \(--dry_run"):
+        main(["--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="no part nonsense; there are tests, train, eval, training, heavy_log"):
+        main(["--dry_run", "--only", "nonsense"])
+
+
+@pytest.mark.long
+def test_the_dry_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "RUN", gpu.ROOT / "checkpoints" / "gpu-dry-run-of-the-tests")
+    monkeypatch.setattr(gpu, "TOTAL_S", 3600)
+    chosen = [Part(p.name, p.arguments, 900, p.figure) for p in parts(tmp_path, dry_run=True)]
+    outcomes = run_parts(chosen, tmp_path, 3600)
+    assert [one.result for one in outcomes] == ["ok"] * 5, [one.figure for one in outcomes]

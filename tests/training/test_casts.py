@@ -1,0 +1,115 @@
+"""Under autocast the adapter's weights are cast once a step, and what its layers are given not at all."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from honest_persona.config import RunConfig
+from honest_persona.data.prepare import dummy_rows
+from honest_persona.modeling.adapter import AdapterCard, castable, ungated
+from honest_persona.training import assembly
+from honest_persona.training.trainer import PersonaTrainer
+from tests.tiny import base_model, form_of, random_adapter
+
+FORM = form_of()
+STEPS, MICRO_BATCHES, LAYERS, TARGETS = 3, 3, 2, 7
+
+
+class AsTheyCome(PersonaTrainer):
+    """The casts of PEFT, and of an autocast context for each forward call."""
+
+    def train(self, *args, **kwargs):
+        self._cast_by_autocast, self._step_begins = [], True
+        with ungated(self.peft_model):
+            return SFTTrainer.train(self, *args, **kwargs)
+
+
+class Casts(TorchDispatchMode):
+    """Casts between floats in grad mode, by what is cast: a weight, or the states of tokens (B, T, d)."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensor, to = args[0] if args else None, (kwargs or {}).get("dtype")
+        if func is torch.ops.aten._to_copy.default and torch.is_grad_enabled() and tensor.is_floating_point():
+            self.counts["weight" if tensor.requires_grad and tensor.is_leaf else tensor.ndim, to] += 1
+        return func(*args, **kwargs or {})
+
+
+class BetweenSteps(TrainerCallback):
+    """What a heavy log does to autocast's cache: forward calls without gradient."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_step_end(self, *args, **kwargs):
+        with torch.no_grad(), self.trainer.accelerator.autocast():
+            self.trainer.peft_model(torch.ones(1, 4, dtype=torch.long))
+
+
+def trained(folder, checkpointing=False):
+    config = RunConfig(
+        use_dummy_data=True,
+        seq_len=40,
+        num_samples=STEPS * MICRO_BATCHES * 2,
+        batch_size=MICRO_BATCHES * 2,
+        activation_checkpointing=checkpointing,
+        sft={"per_device_train_batch_size": 2, "num_train_epochs": 1, "bf16": True, "learning_rate": 0.1},
+    )
+    rows = dummy_rows(config, FORM)
+    batches = assembly.make_batches(config, rows, True)
+    arguments = config.sft_arguments(batches.accumulation, checkpointing)
+    args = SFTConfig(**{**arguments, "output_dir": str(folder), "save_strategy": "no", "use_cpu": True})
+    model = random_adapter(base_model(dtype=torch.bfloat16), FORM)
+    trainer = assembly.build_trainer(
+        config, args, FORM, rows, batches, model, AdapterCard(FORM.persona, "builtin:tiny", None, "", ""), True
+    )
+    trainer.add_callback(BetweenSteps(trainer))
+    with Casts() as casts:
+        trainer.train()
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return losses, {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}, casts.counts
+
+
+def test_as_many_casts_as_there_are_weights_and_the_same_numbers(tmp_path, monkeypatch):
+    losses, weights, casts = trained(tmp_path)
+    monkeypatch.setattr(assembly, "PersonaTrainer", AsTheyCome)
+    losses_before, weights_before, before = trained(tmp_path)
+
+    lora = 2 * TARGETS * LAYERS  # A and B
+    norms = 2 * LAYERS + 1  # each to float32 and back
+    calls = STEPS * MICRO_BATCHES
+    half, full = torch.bfloat16, torch.float32
+    evaluated = STEPS * lora  # what is called between the steps casts weights of its own
+    assert (before["weight", half], casts["weight", half]) == (calls * lora + evaluated, STEPS * lora + evaluated)
+    inputs = TARGETS * LAYERS
+    assert (before[3, full], casts[3, full]) == (calls * (norms + inputs), calls * norms)
+    assert (before[3, half], casts[3, half]) == (calls * (norms + inputs), calls * norms)
+
+    assert losses == losses_before
+    assert len(set(losses)) == STEPS
+    torch.testing.assert_close(weights, weights_before, rtol=0, atol=0)
+
+
+def test_dropout_keeps_its_dtype():
+    model = random_adapter(base_model(), FORM)
+    assert len(castable(model)) == TARGETS * LAYERS
+    for layer in castable(model)[:3]:
+        layer.lora_dropout["default"] = torch.nn.Dropout(0.1)
+    assert len(castable(model)) == TARGETS * LAYERS - 3
+
+
+@pytest.mark.slow
+def test_checkpointed_steps_are_the_same_too(tmp_path, monkeypatch):
+    losses, weights, casts = trained(tmp_path, checkpointing=True)
+    monkeypatch.setattr(assembly, "PersonaTrainer", AsTheyCome)
+    losses_before, weights_before, before = trained(tmp_path, checkpointing=True)
+    assert sum(casts.values()) < sum(before.values())
+    assert losses == losses_before
+    torch.testing.assert_close(weights, weights_before, rtol=0, atol=0)
