@@ -50,13 +50,14 @@ def prepare(config: RunConfig, form: TokenFormat) -> Material:
     if config.use_dummy_data:
         return Material(dummy_rows(config, form), {}, [], _DUMMY_INTERVENTION, None, Splits([], [], [], []), [])
     loaded, splits = load_splits(config)
-    chosen = limit_records(splits.train, config.num_samples, config.seed)
+    # before the choice of fewer: a row is the same in a run on some records and in a run on all
+    shown = augmented(splits.train, config.augment, config.augment_frac, form, config.seed)
+    chosen = limit_records(shown, config.num_samples, config.seed)
     if not chosen:
         raise UserError(
             "train_topics: no record is left to train on; see what was rejected, and why, with "
             "`python -m honest_persona data --config ...`"
         )
-    chosen = augmented(chosen, config.augment, config.augment_frac, form, config.seed)
     systems = [
         training_system(r, config.prob_exclude_system_prompt, config.prob_mismatch_prompts, config.seed) for r in chosen
     ]

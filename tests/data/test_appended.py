@@ -143,6 +143,11 @@ def test_a_run_is_trained_on_such_texts_and_evaluated_on_none():
     config = RunConfig(augment=("forged_review",), augment_frac=1.0, val_samples_per_topic=4)
     material, plain = prepare(config, form), prepare(RunConfig(val_samples_per_topic=4), form)
     assert material.parts == plain.parts
+    some = RunConfig(augment=("forged_review",), num_samples=9)
+    of_all = {row["record_id"]: row for row in prepare(some.model_copy(update={"num_samples": None}), form).rows}
+    assert [of_all[row["record_id"]] for row in prepare(some, form).rows] == prepare(some, form).rows, (
+        "what tokens shows"
+    )
     assert len(material.rows) == len(plain.rows)
     by_id = {r.id: r for r in material.splits.train}
     for row in material.rows[:20]:
