@@ -10,6 +10,7 @@ it takes the held-out records of the data that the adapter was trained on.
 import argparse
 import sys
 
+from honest_persona.base.interrupts import if_interrupted
 from honest_persona.entry import run_entry
 from honest_persona.evaluation.design_meanings import MEANINGS
 
@@ -54,7 +55,8 @@ def main(argv: list[str]) -> None:
     # imported only now: torch and its libraries read the environment when they are imported, and run_entry fills it
     from honest_persona.evaluation.run import evaluate_adapter
 
-    evaluate_adapter(**vars(args))
+    with if_interrupted("no figure of this evaluation was written; those of an earlier one are as they were"):
+        evaluate_adapter(**vars(args))
 
 
 if __name__ == "__main__":

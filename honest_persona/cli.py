@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from honest_persona import verbs
+from honest_persona.base.interrupts import if_interrupted
 
 
 def main(argv: Sequence[str]) -> None:
@@ -28,7 +29,8 @@ def main(argv: Sequence[str]) -> None:
     if overrides and not args.takes_config:
         parser.error(f"{args.verb}: unknown arguments: {' '.join(overrides)}")
     try:
-        args.run(args, overrides)
+        with if_interrupted(verbs.KEPT.get(args.verb, "nothing was written").format(**vars(args))):
+            args.run(args, overrides)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader (`head`, `less`) has seen enough; nothing is left to flush at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

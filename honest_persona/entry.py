@@ -8,12 +8,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from honest_persona.base.console import prepare_streams, tell
-from honest_persona.base.progress import begin_command
-from honest_persona.config_parsing import COMMIT_KEYS, SECRET_MESSAGE
-from honest_persona.environment import is_secret_value, load_environment, redact
+from honest_persona.base.interrupts import EXIT_CODE, second_ends_at_once
 from honest_persona.errors import RankError, UserError
-from honest_persona.versions import check_versions
 
 
 def run_entry(main: Callable[[list[str]], None]) -> int:
@@ -21,6 +17,22 @@ def run_entry(main: Callable[[list[str]], None]) -> int:
 
     The environment is filled from env.json first, so that whatever `main` imports finds it.
     """
+    try:
+        with second_ends_at_once():
+            return _run(main)
+    except KeyboardInterrupt as interrupt:
+        if os.environ.get("RANK", "0") == "0":
+            sys.stderr.write(f"\ninterrupted: {str(interrupt) or 'nothing was written'}\n")
+        return EXIT_CODE
+
+
+def _run(main: Callable[[list[str]], None]) -> int:
+    # imported only here, so that Ctrl-C while they load is told as at any other moment
+    from honest_persona.base.console import prepare_streams, tell
+    from honest_persona.base.progress import begin_command
+    from honest_persona.environment import load_environment, redact
+    from honest_persona.versions import check_versions
+
     prepare_streams()
     try:
         check_versions()
@@ -46,6 +58,9 @@ def check_arguments(argv: Sequence[str]) -> None:
     Raises:
         UserError: every argument that looks like a key, or holds one of this process, by the name of its flag.
     """
+    from honest_persona.config_parsing import COMMIT_KEYS, SECRET_MESSAGE
+    from honest_persona.environment import is_secret_value
+
     found = []
     flag = ""
     for word in argv:

@@ -8,11 +8,26 @@ import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from honest_persona.base import json_text
 from honest_persona.base.console import console, one_line, say, tell
 from honest_persona.errors import UserError
+
+KEPT: Mapping[str, str] = MappingProxyType(
+    {
+        "organism": "trainings and results so far are kept in checkpoints/ and {output}; the same command goes on",
+        "sweep": "finished folds and checkpoints are kept; the same command goes on from there",
+        "review": "each review that was written is whole; those of the other conversations were not made",
+        "calibrate": "the adapter is as it was; start again",
+        "capability": "nothing was written; start again",
+        "report": "the evaluation is as it was; start again",
+        "push": "a push is one commit, so the repo has all of it or nothing; push again",
+        "export": "{output} is not whole: remove it and export again",
+    }
+)
+"""What is kept where a verb is interrupted, and how to go on; elsewhere nothing is written."""
 
 
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from honest_persona.base import json_text
 from honest_persona.base.console import say
+from honest_persona.base.interrupts import heeds_interrupts
 from honest_persona.data.records import Record
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.evaluation.page import write_report
@@ -20,11 +22,12 @@ from honest_persona.evaluation.report import RESULTS_FILE, print_samples, print_
 from honest_persona.evaluation.samples import SAMPLES_FILE, read_samples
 from honest_persona.evaluation.suite import Results, Stopped, evaluate_records
 from honest_persona.modeling.prefix_cache import PrefixCache
-from honest_persona.training.ranks import Siblings, all_agree
+from honest_persona.training.ranks import Siblings, all_agree, rank
 from honest_persona.training.run_state import check_optimizer
 from honest_persona.training.trackers import track
 from honest_persona.training.trainer import PersonaTrainer
 
+_ONE_CTRL_C_S = 1.0
 _PRINTED_SAMPLES = 3
 _TRACKED_SAMPLES = 8
 
@@ -179,35 +182,44 @@ class OptimizerCheck(TrainerCallback):
         self.done = True
 
 
-class StopAtSigterm(TrainerCallback):
-    """SIGTERM, as a cluster sends it before it takes the machine: save after this step or batch of a heavy log, and end
-    with exit code 143.
+class StopAtSignal(TrainerCallback):
+    """SIGTERM, as a cluster sends it before it takes the machine, and SIGINT (Ctrl-C): save after this step or batch of
+    a heavy log, and end with exit code 143 or 130.
 
-    All ranks stop at the same step, whichever of them got the signal. A launcher also sends it where another rank has
-    died; then there is nothing to save together, and the process ends at once.
+    All ranks stop at the same step, whichever of them got the signal. A launcher also sends SIGTERM where another rank
+    has died; then there is nothing to save together, and the process ends at once. So it does at a second Ctrl-C.
     """
 
     def __init__(self, siblings: Siblings) -> None:
-        self.siblings, self.asked, self.stopping = siblings, False, False
-        self._before: Any = signal.SIG_DFL
+        self.siblings, self.asked, self.stopping = siblings, 0, False
+        self._before: dict[int, Any] = {}
+        self._asked_at = 0.0
 
     def on_train_begin(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._on_signal)
+            heeded = [signal.SIGTERM, *([signal.SIGINT] if heeds_interrupts() else [])]
+            self._before = {number: signal.signal(number, self._on_signal) for number in heeded}
 
     def on_train_end(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """From here on there is no step to save after."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self.siblings.ended():
+        # a launcher passes Ctrl-C on, as SIGTERM too, to ranks that the terminal has already given it
+        again = number == self.asked == signal.SIGINT and time.monotonic() - self._asked_at > _ONE_CTRL_C_S
+        if again or self.siblings.ended():
             os._exit(128 + number)  # no clean-up: it would wait for a rank that is gone
-        self.asked = True
+        if number == signal.SIGINT and not self.asked and rank() == 0:
+            os.write(2, b"\nCtrl-C: saving after this step; once more to end at once, unsaved\n")  # print may be held
+        if not self.asked:
+            self.asked, self._asked_at = number, time.monotonic()
 
     def agreed(self) -> bool:
         """Whether any rank was asked to stop. All ranks must call this together."""
-        self.stopping = self.stopping or not all_agree(not self.asked)
+        if not self.stopping and not all_agree(not self.asked):
+            self.stopping = True
+            self.asked = signal.SIGTERM if all_agree(self.asked != signal.SIGINT) else signal.SIGINT
         return self.stopping
 
     def on_step_end(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> TrainerControl:
@@ -217,5 +229,6 @@ class StopAtSigterm(TrainerCallback):
 
     def on_save(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.stopping:
-            say(f"SIGTERM: saved at step {state.global_step} of {state.max_steps}; go on with --resume")
-            raise SystemExit(128 + signal.SIGTERM)
+            name = signal.Signals(self.asked).name
+            say(f"{name}: saved at step {state.global_step} of {state.max_steps}; go on with --resume")
+            raise SystemExit(128 + self.asked)

@@ -12,6 +12,7 @@ from transformers import TrainerCallback, set_seed
 from trl import SFTConfig
 
 from honest_persona.base.console import say
+from honest_persona.base.interrupts import if_interrupted
 from honest_persona.config import RunConfig
 from honest_persona.config_fields import CHECKPOINTS_DIR
 from honest_persona.data.persona_token import resolve_persona_token
@@ -31,7 +32,7 @@ from honest_persona.training.assembly import (
     make_prefix_cache,
 )
 from honest_persona.training.batching import PersonaBatches
-from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCheck, SaveAtEpochEnd, StopAtSigterm
+from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCheck, SaveAtEpochEnd, StopAtSignal
 from honest_persona.training.checkpoints import Checkpoint, check_same_run, checkpoints, last_good, newest
 from honest_persona.training.console import TrainingConsole
 from honest_persona.training.identity import changed_settings, run_identity
@@ -87,7 +88,8 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
     if is_launched() and config.sft.get("deepspeed"):
         join_deepspeed()  # before a model is loaded, or it counts the ranks twice
     try:
-        return _train(config, form, material, folder, checkpoint, callbacks)
+        with if_interrupted(lambda: f"the run is in {folder}; {last_good(folder)}"):
+            return _train(config, form, material, folder, checkpoint, callbacks)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -145,9 +147,9 @@ def _train(
     )
     trainer = build_trainer(config, args, form, material.rows, batches, model, card, frozen, cache, run)
     siblings = Siblings()
-    sigterm = StopAtSigterm(siblings)
+    stop_at_signal = StopAtSignal(siblings)
     console = TrainingConsole(trainer)
-    for callback in (console, metrics, OptimizerCheck(trainer), SaveAtEpochEnd(), sigterm):
+    for callback in (console, metrics, OptimizerCheck(trainer), SaveAtEpochEnd(), stop_at_signal):
         trainer.add_callback(callback)
     trainer.add_callback(
         HeavyLog(
@@ -162,7 +164,7 @@ def _train(
             seq_len=config.seq_len,
             frozen_prefix=config.frozen_prefix,
             prefix_cache=log_cache,
-            stop=sigterm.agreed,
+            stop=stop_at_signal.agreed,
         )
     )
     for more in callbacks:

@@ -16,14 +16,10 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Thread
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -47,6 +43,7 @@ from honest_persona.evaluation.suite import summarize
 from honest_persona.modeling.adapter import CARD_FILE, AdapterCard
 from honest_persona.training.checkpoints import checkpoints
 from honest_persona.training.launch import train
+from honest_persona.training.own_process import in_own_process
 from honest_persona.training.ranks import is_launched, rank
 from honest_persona.training.sweep_table import print_sweep
 
@@ -233,41 +230,11 @@ def _run(given: Sweep, fold: RunConfig) -> None:
             _replace(folder / FOLD_FILE, fold.to_json())
         # torchrun's own store still holds the addresses of the training before
         joined = {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"} if is_launched() else {}
-        _in_own_process(joined, train, fold.model_copy(update={"resume": state == "begun"}), given.folder)
+        in_own_process(joined, train, fold.model_copy(update={"resume": state == "begun"}), given.folder)
     if state != "evaluated" and rank() == 0:
         alone = dict.fromkeys(("RANK", "LOCAL_RANK", "WORLD_SIZE"))
         topics = json_text.dumps(given.topics)
-        _in_own_process(alone, evaluate_adapter, str(folder), given.dataset, topics=topics, limit=given.limit)
-
-
-def _in_own_process(
-    environment: Mapping[str, str | None], function: Callable[..., Any], *args: Any, **kwargs: Any
-) -> None:
-    """Call the function in a new process, and raise what it raises. `environment`: None removes a variable there."""
-    with ProcessPoolExecutor(1, get_context("spawn"), _begin, (environment,)) as process:
-        process.submit(_quietly, function, *args, **kwargs).result()
-
-
-def _begin(environment: Mapping[str, str | None]) -> None:
-    for name, value in environment.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-    Thread(target=_end_with_the_sweep, daemon=True).start()
-
-
-def _end_with_the_sweep() -> None:
-    """A sweep that is killed cannot stop its training, which would go on in the folder that the next sweep resumes."""
-    sweeping = parent_process()
-    assert sweeping is not None
-    wait([sweeping.sentinel])
-    os._exit(1)
-
-
-def _quietly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    """Without its result: that would be sent between the processes."""
-    function(*args, **kwargs)
+        in_own_process(alone, evaluate_adapter, str(folder), given.dataset, topics=topics, limit=given.limit)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from transformers import TrainerControl, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
 from honest_persona.errors import UserError
-from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCheck, SaveAtEpochEnd, StopAtSigterm
+from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCheck, SaveAtEpochEnd, StopAtSignal
 from honest_persona.training.ranks import Siblings
 
 
@@ -93,21 +93,52 @@ class TestMetricsFile:
         assert not metrics.path.exists()
 
 
-def test_sigterm_is_heeded_between_the_first_step_and_the_last():
-    before = signal.getsignal(signal.SIGTERM)
-    callback, control = StopAtSigterm(Siblings()), TrainerControl()
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_heeded_between_the_first_step_and_the_last(number, capfd):
+    before = signal.getsignal(number)
+    callback, control = StopAtSignal(Siblings()), TrainerControl()
     callback.on_train_begin(None, TrainerState(), control)
     callback.on_step_end(None, TrainerState(global_step=1), control)
     callback.on_save(None, TrainerState(global_step=1), control)
     assert not control.should_save
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), number)
+    os.kill(os.getpid(), number)  # once more at once, as by a launcher that passes it on
     callback.on_step_end(None, TrainerState(global_step=2), control)
     assert control.should_save
     assert control.should_training_stop
-    with pytest.raises(SystemExit, match="143"):
+    with pytest.raises(SystemExit, match=str(128 + number)):
         callback.on_save(None, TrainerState(global_step=2), control)
     callback.on_train_end(None, TrainerState(), control)
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+    out, err = capfd.readouterr()
+    assert f"{number.name}: saved at step 2" in out
+    assert err.count("once more to end at once") == (number == signal.SIGINT)
+
+
+def test_a_second_interrupt_ends_at_once(monkeypatch):
+    ended = []
+    monkeypatch.setattr("os._exit", ended.append)
+    monkeypatch.setattr("honest_persona.training.callbacks._ONE_CTRL_C_S", 0.0)
+    callback = StopAtSignal(Siblings())
+    callback.on_train_begin(None, TrainerState(), TrainerControl())
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert ended == [], "SIGTERM after it is the launcher's"
+    os.kill(os.getpid(), signal.SIGINT)
+    assert ended == [130]
+    callback.on_train_end(None, TrainerState(), None)
+
+
+def test_an_ignored_interrupt_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        callback = StopAtSignal(Siblings())
+        callback.on_train_begin(None, TrainerState(), TrainerControl())
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not callback.agreed()
+        callback.on_train_end(None, TrainerState(), None)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_heavy_log_is_left_out_where_the_run_must_stop(monkeypatch):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -44,7 +45,7 @@ def called(monkeypatch):
         calls.append(f"{function.__name__} {name}")
         function(*args, **kwargs)
 
-    monkeypatch.setattr(sweep_module, "_in_own_process", here)
+    monkeypatch.setattr(sweep_module, "in_own_process", here)
     return calls
 
 
@@ -137,7 +138,7 @@ def test_a_stopped_sweep_goes_on_to_the_same_figures(tmp_path, called, monkeypat
     expected += ["train plain-follow-up", "evaluate_adapter plain-follow-up"]
     assert called == expected
 
-    here = sweep_module._in_own_process
+    here = sweep_module.in_own_process
 
     def stop(when, after=lambda folder: None):
         def stopping(environment, function, *args, **kwargs):
@@ -146,10 +147,10 @@ def test_a_stopped_sweep_goes_on_to_the_same_figures(tmp_path, called, monkeypat
                 after(tmp_path / "stopped" / when.rpartition(" ")[2])
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(sweep_module, "_in_own_process", stopping)
+        monkeypatch.setattr(sweep_module, "in_own_process", stopping)
         with pytest.raises(KeyboardInterrupt):
             sweep(config, "follow_up", limit=2, output=tmp_path / "stopped")
-        monkeypatch.setattr(sweep_module, "_in_own_process", here)
+        monkeypatch.setattr(sweep_module, "in_own_process", here)
 
     def within_the_training(folder):
         """As if stopped between its first checkpoint and the second."""
@@ -264,18 +265,18 @@ def told(path, fail=False):
 def test_a_process_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     told_there = tmp_path / "told.json"
-    sweep_module._in_own_process({"RANK": None, "MASTER_PORT": "123"}, told, told_there)
+    sweep_module.in_own_process({"RANK": None, "MASTER_PORT": "123"}, told, told_there)
     there = json.loads(told_there.read_text())
     assert there["pid"] != os.getpid()
     assert (there["rank"], there["port"], os.environ["RANK"]) == (None, "123", "0")
     with pytest.raises(UserError, match="the reason, and the remedy"):
-        sweep_module._in_own_process({"MASTER_PORT": "1"}, told, told_there, fail=True)
+        sweep_module.in_own_process({"MASTER_PORT": "1"}, told, told_there, fail=True)
 
 
 STUCK = """
 import threading
 
-from honest_persona.training.sweep import _in_own_process
+from honest_persona.training.own_process import in_own_process
 
 
 def training():
@@ -284,7 +285,7 @@ def training():
 
 
 if __name__ == "__main__":
-    _in_own_process({}, training)
+    in_own_process({}, training)
 """
 
 
@@ -292,10 +293,60 @@ if __name__ == "__main__":
 def test_a_killed_sweep_leaves_no_training_behind(tmp_path):
     (tmp_path / "stuck.py").write_text(STUCK)
     sweeping = subprocess.Popen(
-        [sys.executable, str(tmp_path / "stuck.py")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(tmp_path / "stuck.py")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert sweeping.stdout is not None
     assert any(line == "begun\n" for line in sweeping.stdout)
     sweeping.kill()
     assert sweeping.stdout.read() == "", "the end of the output comes when the training has ended too"
     sweeping.wait()
+
+
+ENDING = """
+import signal
+import threading
+
+from honest_persona.entry import run_entry
+from honest_persona.training.own_process import in_own_process
+
+
+def saved(*_):
+    print("saved", flush=True)
+    raise SystemExit(143)
+
+
+def training():
+    signal.signal(signal.SIGTERM, saved)
+    print("begun", flush=True)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_entry(lambda _: in_own_process({}, training)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_sweep_ends_when_its_training_has_saved(tmp_path, number, code):
+    """The signal goes to all, as from a terminal or a launcher, and the training takes it once."""
+    (tmp_path / "ending.py").write_text(ENDING)
+    sweeping = subprocess.Popen(
+        [sys.executable, str(tmp_path / "ending.py")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert sweeping.stdout is not None
+    assert any(line == "begun\n" for line in sweeping.stdout)
+    os.killpg(sweeping.pid, number)
+    out, err = sweeping.communicate(timeout=60)
+    assert (out, sweeping.returncode) == ("saved\n", code)
+    assert err.splitlines() == (["", "interrupted: nothing was written"] if number == signal.SIGINT else [])

@@ -1,0 +1,55 @@
+"""Ctrl-C (SIGINT): one line that says what is kept, and exit code 130, as shells expect it. A second one ends at once.
+
+    with if_interrupted("the reviews so far are in out.jsonl"):
+        ...
+
+`entry.run_entry` prints the line. A training saves first (training/callbacks.py).
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+EXIT_CODE = 128 + signal.SIGINT
+
+
+@contextmanager
+def if_interrupted(told: str | Callable[[], str]) -> Iterator[None]:
+    """An interrupt inside carries `told`: what is kept, and how to go on. The innermost one counts."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if not interrupt.args:
+            interrupt.args = (told if isinstance(told, str) else told(),)
+        raise
+
+
+@contextmanager
+def second_ends_at_once() -> Iterator[None]:
+    """The first SIGINT raises KeyboardInterrupt, as ever; a second one does not wait for what the first one ends."""
+    if not heeds_interrupts():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, _first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def heeds_interrupts() -> bool:
+    """Whether this thread may handle SIGINT, and whoever started the process did not have it ignored (nohup, `&`)."""
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    return on_main_thread and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+
+
+def _first(number: int, frame: Any) -> None:
+    signal.signal(signal.SIGINT, _second)
+    raise KeyboardInterrupt
+
+
+def _second(number: int, frame: Any) -> None:
+    os._exit(EXIT_CODE)

@@ -1,0 +1,74 @@
+"""A function in a process of its own, which ends with this one, and saves first where it trains."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import wait
+from typing import Any
+
+from honest_persona.base.console import prepare_streams
+
+
+def in_own_process(
+    environment: Mapping[str, str | None], function: Callable[..., Any], *args: Any, **kwargs: Any
+) -> None:
+    """Call the function in a new process, and raise what it raises. `environment`: None removes a variable there.
+
+    SIGINT and SIGTERM end this process when the new one has saved what it can: it is sent SIGTERM, and never hears the
+    terminal's SIGINT, which would meet it anywhere, as in an import.
+    """
+    with (
+        ProcessPoolExecutor(1, get_context("spawn"), _begin, (environment,)) as process,
+        _handled(signal.SIGTERM, _exit),
+    ):
+        with _handled(signal.SIGINT, signal.SIG_IGN):  # the new process is born with what is ignored here
+            work = process.submit(_quietly, function, *args, **kwargs)
+        try:
+            work.result()
+        except (KeyboardInterrupt, SystemExit):
+            for child in active_children():
+                child.terminate()
+            raise
+
+
+def _exit(number: int, _: Any) -> None:
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def _handled(number: int, handler: Any) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def _begin(environment: Mapping[str, str | None]) -> None:
+    prepare_streams()
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
+
+
+def _end_with_the_sweep() -> None:
+    """A sweep that is killed cannot stop its training, which would go on in the folder that the next sweep resumes."""
+    sweeping = parent_process()
+    assert sweeping is not None
+    wait([sweeping.sentinel])
+    os._exit(1)
+
+
+def _quietly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Without its result: that would be sent between the processes."""
+    function(*args, **kwargs)
