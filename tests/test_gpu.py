@@ -1,5 +1,7 @@
 """On a GPU the numbers are a CPU's, the promises hold bit for bit, and nothing of a training is held behind it."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -19,7 +21,7 @@ from honest_persona.probes.selection import prompts_of
 from honest_persona.training.assembly import build_trainer, make_batches
 from honest_persona.training.run_state import _generators, _set_generators
 from tests.tiny import FAMILIES, base_model, form_of, random_adapter, record
-from tests.training.launches import TINY, launch
+from tests.training.launches import ROOT, TINY, Run, free_port, launch
 
 pytestmark = pytest.mark.gpu
 FORM = form_of()
@@ -35,7 +37,7 @@ def trained(folder, use_cpu):
         num_samples=12,
         batch_size=4,
         activation_checkpointing=False,
-        sft={"per_device_train_batch_size": 2, "num_train_epochs": 1, "bf16": False, "learning_rate": 1e-2},
+        sft={"per_device_train_batch_size": 2, "num_train_epochs": 1, "bf16": False, "learning_rate": 2e-3},
     )
     rows = dummy_rows(config, FORM)
     batches = make_batches(config, rows, True)
@@ -140,7 +142,24 @@ def test_zero_3_over_nccl_trains_as_one_process_does(tmp_path, monkeypatch):
     quiet = ("--first_heavy_log_step", "99", "--val_samples_per_topic", "0")
     flags = (*TINY, *quiet, "--max_steps", "3", "--logging_steps", "1")
     plain = launch(tmp_path, "plain", *flags)
-    zero3 = launch(tmp_path, "zero3", *flags, "--deepspeed", "ds_configs/zero3.json", launcher="deepspeed", ranks=1)
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "1", "--master_port", str(free_port())]
+    done = subprocess.run(
+        [
+            *launcher,
+            str(ROOT / "train.py"),
+            "--run_name",
+            "zero3",
+            *flags,
+            "--deepspeed",
+            str(ROOT / "ds_configs" / "zero3.json"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    zero3 = Run(done.returncode, done.stdout + done.stderr, tmp_path / "checkpoints" / "zero3")
     assert plain.code == zero3.code == 0, plain.output[-2000:] + zero3.output[-3000:]
     assert "NCCL INFO" in zero3.output
     assert "NCCL INFO" not in plain.output

@@ -47,14 +47,12 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def launch(
-    cwd: Path, name: str, *flags: str, launcher: str = "python", script: str = "train.py", ranks: int = 2
-) -> Run:
-    """`launcher` is python, or with `ranks` ranks deepspeed or torchrun: over gloo where there is no GPU."""
+def launch(cwd: Path, name: str, *flags: str, launcher: str = "python", script: str = "train.py") -> Run:
+    """`launcher` is python, deepspeed or torchrun, the latter two with two ranks over gloo."""
     command = {
         "python": [sys.executable],
-        "deepspeed": [str(BIN / "deepspeed"), "--num_gpus", str(ranks), "--master_port", str(free_port())],
-        "torchrun": [str(BIN / "torchrun"), "--nproc_per_node", str(ranks), "--master_port", str(free_port())],
+        "deepspeed": [str(BIN / "deepspeed"), "--num_gpus", "2", "--master_port", str(free_port())],
+        "torchrun": [str(BIN / "torchrun"), "--nproc_per_node", "2", "--master_port", str(free_port())],
     }[launcher]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{BIN}:{os.environ['PATH']}"}
     if not (cwd / "ds_configs").exists():
