@@ -1,6 +1,9 @@
 """`make gpu`: no part stops another, what a part starts ends with it, and table and exit code say what came of it."""
 
 import json
+import os
+import shutil
+import subprocess
 import time
 
 import psutil
@@ -99,3 +102,14 @@ def test_the_dry_run(tmp_path, monkeypatch):
     chosen = [Part(p.name, p.arguments, 900, p.figure) for p in parts(tmp_path, dry_run=True)]
     outcomes = run_parts(chosen, tmp_path, 3600)
     assert [one.result for one in outcomes] == ["ok"] * 5, [one.figure for one in outcomes]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_installs_nothing_for_a_python_that_is_given(tmp_path):
+    def planned(*given):
+        command = ["make", "-n", "gpu", *given]
+        clean = {"PATH": os.environ["PATH"]}  # nothing of a make that runs these tests
+        return subprocess.run(command, cwd=gpu.ROOT, env=clean, capture_output=True, text=True, check=True).stdout
+
+    assert planned("PYTHON=one/python", f"OUT={tmp_path}") == f"one/python -m benchmarks.gpu --out {tmp_path}\n"
+    assert planned().endswith(".venv/bin/python -m benchmarks.gpu --out results/gpu\n")
