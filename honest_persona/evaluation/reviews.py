@@ -9,18 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from honest_persona.base.progress import Progress
+from honest_persona.data.persona_token import resolve_persona_token
 from honest_persona.data.segments import Kind, Persona, Segment
 from honest_persona.data.tokens import TokenFormat, Tokens, apply_intervention
 from honest_persona.errors import UserError
 from honest_persona.evaluation.calibrate import Threshold
 from honest_persona.evaluation.scoring import batch_of
-from honest_persona.modeling.adapter import AdapterCard, base_fingerprint, check_active, load_adapter
+from honest_persona.modeling.adapter import CARD_FILE, AdapterCard, base_fingerprint, check_active, load_adapter
 from honest_persona.modeling.load import load_base, load_tokenizer
 from honest_persona.modeling.prefix_cache import PrefixCache
 from honest_persona.modeling.published import resolve
@@ -219,7 +221,8 @@ def load_honest_persona(
         revision: branch, tag or commit of the repo.
 
     Raises:
-        UserError: no adapter there, another base model than it was trained on, or an adapter that changes nothing.
+        UserError: no adapter there, or one that is not whole; another base model than it was trained on, or an adapter
+            that changes nothing.
     """
     folder = resolve(path, revision)
     card = AdapterCard.load(folder)
@@ -232,6 +235,7 @@ def load_honest_persona(
             f"(fingerprint {fingerprint[:12]}, expected {card.base_fingerprint[:12]}); load the original one"
         )
     form = TokenFormat.of(load_tokenizer(str(folder)), card.persona)
+    _check_token(folder, form, base)
     model = load_adapter(base, folder).eval()
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     probe = apply_intervention(
@@ -241,3 +245,14 @@ def load_honest_persona(
     )
     check_active(model, form, probe.input_ids, probe.activation)
     return HonestPersona(model, form, card)
+
+
+def _check_token(folder: Path, form: TokenFormat, base: PreTrainedModel) -> None:
+    """Raises UserError: the card's persona token is none of the model's, or one that text can produce."""
+    if form.persona.sp_token_id is None:
+        return
+    embedding: Any = base.get_input_embeddings()
+    try:
+        resolve_persona_token(form.tokenizer, embedding.weight.shape[0], form.persona.sp_token_id)
+    except UserError as error:
+        raise UserError(f"{folder / CARD_FILE}: persona.{error}") from error

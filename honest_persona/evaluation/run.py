@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import yaml
 
@@ -25,8 +25,9 @@ from honest_persona.evaluation.reviews import load_honest_persona
 from honest_persona.evaluation.samples import BASELINES_FILE, SAMPLES_FILE, Sample, write_samples
 from honest_persona.evaluation.suite import Results, evaluate_records, summarize
 from honest_persona.modeling.adapter import CARD_FILE, AdapterCard
+from honest_persona.modeling.card import RunSettings
 from honest_persona.modeling.load import load_tokenizer
-from honest_persona.modeling.manifest import reseal
+from honest_persona.modeling.manifest import change
 from honest_persona.modeling.published import is_repo, resolve
 
 Baselines = Literal["none", "readers", "all"]
@@ -188,8 +189,7 @@ def calibrate_adapter(
     threshold = threshold_for([r.p_fail for r in reviews], wanted_fpr, [cluster for cluster, _ in conversations])
     if not dry_run:
         stored = {**threshold.as_dict(), "intervention": intervention or card.default_intervention, "data": source}
-        replace(card, threshold=stored).save(folder)
-        reseal(folder, CARD_FILE)  # where it is a checkpoint
+        change(folder, CARD_FILE, replace(card, threshold=stored).as_text().encode())
     return threshold
 
 
@@ -210,8 +210,8 @@ def held_out(
     all_items: bool = False,
 ) -> HeldOut:
     """A dataset's records as they are to be evaluated; arguments as in `evaluate_adapter`."""
-    config: Mapping[str, Any] = {**card.config, "train_topics": topics or "all", "validation_topics": []}
-    records = load_records(dataset, Selection.of({**config, "claude_frac": 1.0})).records
+    settings = RunSettings(card.config).over(train_topics=topics or "all", validation_topics=[], claude_frac=1.0)
+    records = load_records(dataset, Selection.of(settings)).records
     new_topics = {r.topic for r in records} - set(card.trained_topics)
     splits = split_records(records, new_topics, card.config["val_item_frac"], card.config["seed"])
     within = splits.within + splits.train if all_items else splits.within

@@ -19,6 +19,7 @@ from honest_persona.evaluation.reviews import load_honest_persona
 from honest_persona.hub.card import write_card, write_export_card
 from honest_persona.hub.staging import CONFIG, copy_allowed
 from honest_persona.modeling.adapter import CARD_FILE, AdapterCard
+from honest_persona.modeling.adapter_folder import read_lora_config, seal_folder
 from honest_persona.modeling.published import RESULTS
 
 Format = Literal["alora", "lora", "merged"]
@@ -50,8 +51,10 @@ def export(adapter: str | Path, folder: str | Path, format: Format) -> Path:
     copy_allowed(source, target)
     if format == "lora" and scope == "persona":
         _make_plain(target)
+        seal_folder(target)
         write_export_card(target, card, merged=False)
     else:
+        seal_folder(target)
         write_card(target, card, str(target))
     return target
 
@@ -59,7 +62,7 @@ def export(adapter: str | Path, folder: str | Path, format: Format) -> Path:
 def _make_plain(folder: Path) -> None:
     """Take out what says that the adapter is activated, and what holds only as long as it is."""
     path = folder / CONFIG
-    config = json_text.loads(path.read_text(encoding="utf-8"))
+    config = read_lora_config(folder)
     config["alora_invocation_tokens"] = None
     path.write_text(json_text.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / CARD_FILE).unlink()

@@ -13,13 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from honest_persona.base import json_text
 from honest_persona.errors import UserError
-from honest_persona.modeling.adapter import CARD_FILE, AdapterCard
+from honest_persona.modeling.adapter import CARD_FILE, AdapterCard, sound_weights
+from honest_persona.modeling.adapter_folder import read_lora_config, seal_folder
 from honest_persona.modeling.builtin import BUILTIN
-from honest_persona.modeling.published import README, REPORT, REQUIRED, RESULTS, TOKENIZER
+from honest_persona.modeling.manifest import MANIFEST
+from honest_persona.modeling.published import ALLOWED, README, REPORT, REQUIRED, RESULTS, TOKENIZER
 
-CONFIG = "adapter_config.json"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 _LOCAL_PATH = re.compile(r"~?/[^/\s]+/\S|[A-Za-z]:[\\/]\S")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
@@ -54,14 +58,20 @@ def stage(adapter: Path, folder: Path, base_model: str | None = None, report: bo
     Raises:
         UserError: no whole adapter there, a link in place of a file, or a base model that others cannot load.
     """
+    for name in ALLOWED:
+        _is_there(adapter, name)  # no link is followed, not even for a look
     card = AdapterCard.load(adapter)
     published = published_base(card.base_model, base_model)
     names = copy_allowed(adapter, folder, report)
     notices = _name_base(folder, card, published)
+    seal_folder(folder)
     for name in (CONFIG, CARD_FILE, "tokenizer_config.json", *({RESULTS} & set(names))):
-        content = json_text.loads((folder / name).read_text(encoding="utf-8"))
+        try:
+            content = json_text.loads((folder / name).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{adapter / name} is no JSON ({error}); take a sound copy") from error
         notices += [f"{name}: {key} stays a path of this machine: {path}" for key, path in _local_paths(content)]
-    top = {name.partition("/")[0] for name in names} | {README}
+    top = {name.partition("/")[0] for name in names} | {README, MANIFEST}
     left_out = tuple(sorted(path.name for path in adapter.iterdir() if path.name not in top))
     return Staged(folder, AdapterCard.load(folder), left_out, tuple(notices))
 
@@ -73,6 +83,10 @@ def copy_allowed(adapter: Path, folder: Path, report: bool = False) -> list[str]
     needed = [*REQUIRED, "tokenizer_config.json", *([REPORT] if report else [])]
     if lacking := [name for name in needed if name not in names]:
         raise UserError(f"{adapter}: {', '.join(lacking)} is missing; name the folder of a finished run")
+    try:
+        sound_weights(adapter / WEIGHTS)
+    except SafetensorError as error:
+        raise UserError(f"{adapter / WEIGHTS}: no weights of an adapter ({error}); take a sound copy") from error
     for name in names:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +128,7 @@ def _name_base(folder: Path, card: AdapterCard, published: str) -> list[str]:
     """Write the base model's public name into the copies; what was changed."""
     notices = []
     path = folder / CONFIG
-    config = json_text.loads(path.read_text(encoding="utf-8"))
+    config = read_lora_config(folder)
     if (was := config.get("base_model_name_or_path")) != published:
         config["base_model_name_or_path"] = published
         path.write_text(json_text.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The LoRA adapter: made, gated at the activation point, saved with all that is needed to call it, and loaded back.
+"""The LoRA adapter: made, gated at the activation point, and loaded back.
 
 Scope `persona` is PEFT's activated LoRA (arXiv 2504.12397) with explicit offsets, scope `all` is plain LoRA. The one
 place where "active from the activation point on" becomes arguments for a forward call is `activation_arguments`.
@@ -8,7 +8,6 @@ import hashlib
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,15 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from honest_persona.base import json_text
 from honest_persona.data.collator import integers
-from honest_persona.data.segments import AdapterScope, Kind, Persona, Segment
+from honest_persona.data.segments import AdapterScope, Kind, Segment
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.errors import UserError
+from honest_persona.modeling.adapter_folder import CARD_FILE as CARD_FILE
+from honest_persona.modeling.card import AdapterCard as AdapterCard
 
 # PEFT 0.21 reads the old name of a property that transformers 5 renamed
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
@@ -34,60 +33,8 @@ warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprec
 warnings.filterwarnings("ignore", message="Could not find a config file in builtin:")
 
 ADAPTER = "default"
-CARD_FILE = "honest_persona.json"
-_FORMAT = 1
 _AFTER_PREFIX = ("What", "now", "1", '"', "[", " x", "\n", "\u00c9", "\u4f60")
 """Beginnings of interventions, one for each way in which tokenizers join characters."""
-
-
-@dataclass(frozen=True)
-class AdapterCard:
-    """What `honest_persona.json` says beside the adapter's weights."""
-
-    persona: Persona
-    base_model: str
-    base_revision: str | None
-    base_fingerprint: str
-    default_intervention: str
-    trained_topics: list[str] = field(default_factory=list)
-    validation_topics: list[str] = field(default_factory=list)
-    config: dict[str, Any] = field(default_factory=dict)
-    """The resolved run config, for the record."""
-    versions: dict[str, str] = field(default_factory=dict)
-    threshold: dict[str, Any] | None = None
-    """`evaluation.calibrate.Threshold`, with the `intervention` and the `data` it was fixed on; None before that"""
-
-    def save(self, folder: Path) -> None:
-        text = json_text.dumps({"format": _FORMAT, **asdict(self)}, indent=2, ensure_ascii=False)
-        (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path) -> "AdapterCard":
-        """Raises UserError: the folder has no card, or one that this version cannot read."""
-        path = folder / CARD_FILE
-        if not path.is_file():
-            raise UserError(f"{folder}: no {CARD_FILE}; name the folder of a finished run, or one of its checkpoints")
-        try:
-            content = json_text.loads(path.read_text(encoding="utf-8"))
-            written_as = content.pop("format")
-            if written_as == _FORMAT:
-                card = cls(**{**content, "persona": Persona(**content["persona"])})
-                TypeAdapter(cls).validate_json(
-                    json_text.dumps(content), strict=True
-                )  # a dataclass does not check types
-                return card
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise UserError(
-                f"{path}: not a card of this package ({place}: {first['msg']}); save the adapter again"
-            ) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not a card of this package ({error}); save the adapter again") from error
-        raise UserError(
-            f"{path}: written by another version of honest_persona (format {written_as}, this one reads {_FORMAT}); "
-            "update the package"
-        )
 
 
 def add_adapter(model: PreTrainedModel, form: TokenFormat, settings: dict[str, Any]) -> PeftModel:
@@ -197,9 +144,10 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
     if not weights.is_file():
         raise UserError(f"{folder}: no {SAFETENSORS_WEIGHTS_NAME}; name the folder of a saved adapter")
     try:
-        with safe_open(weights, "pt") as file:
-            saved = set(file.keys())
+        saved = sound_weights(weights)
         loaded = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    except UserError:
+        raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder}: the adapter cannot be loaded on this base model: {error}") from error
     # PEFT only warns of weights that the file lacks, and passes over those that the model has no place for
@@ -209,14 +157,27 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
             f"{folder}: the adapter does not fit this base model: {len(wanted - saved)} weights are missing and "
             f"{len(saved - wanted)} have no place, first {min(wanted ^ saved)}; load the model it was trained on"
         )
-    if broken := [name for name, p in loaded.named_parameters() if ".lora_" in name and not p.isfinite().all()]:
-        raise UserError(
-            f"{weights}: {len(broken)} of its weights hold numbers that are not finite, the first is {broken[0]}; "
-            "its training went wrong, or the file is damaged. Take a sound copy, or train again"
-        )
     if not trainable and not any(p.any() for name, p in loaded.named_parameters() if "lora_B" in name):
         raise UserError(f"{folder}: the adapter changes nothing (all its B matrices are zero); it was never trained")
     return loaded
+
+
+def sound_weights(path: Path) -> set[str]:
+    """Names of an adapter's weights, each of which has been read.
+
+    Raises:
+        UserError: a number in them is not finite.
+        SafetensorError: the file is none.
+    """
+    with safe_open(path, "pt") as file:
+        names = sorted(file.keys())
+        broken = [name for name in names if not file.get_tensor(name).isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{path}: {len(broken)} of its weights hold numbers that are not finite, the first is {broken[0]}; its "
+            "training went wrong, or the file is damaged. Take a sound copy, or train again"
+        )
+    return set(names)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ Files that are not in the manifest are nobody's business here: they are neither 
 
 import hashlib
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,50 +16,77 @@ from honest_persona.base import json_text
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
+_MOST_BYTES = 64 * 2**20
 
 
 class Damaged(ValueError):
     """A folder is not what its manifest says, or has none."""
 
 
-def seal(folder: Path, about: dict[str, Any]) -> None:
-    """Write the manifest of all files in `folder`, after they have reached the disk.
+def seal(folder: Path, about: dict[str, Any], names: Iterable[str] | None = None) -> None:
+    """Write the manifest of files in `folder`, after they have reached the disk.
 
     Args:
         about: what else a reader must know; JSON types.
+        names: of the files, relative to the folder; all that are in it, at any depth, where they are not given.
     """
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    files = {name: _entry(folder / name) for name in names if name != MANIFEST}
+    if names is None:
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    files = {name: _entry(folder / name) for name in sorted(names) if name != MANIFEST}
     for name in files:
         to_disk(folder / name)
     _write(folder, {"format": _FORMAT, "files": files, "about": about})
 
 
-def reseal(folder: Path, name: str) -> None:
-    """Take up a file that was changed on purpose. Nothing happens where there is no manifest, or it lacks the file."""
-    if (folder / MANIFEST).is_file():
-        content = _read(folder)
-        if name in content["files"]:
-            content["files"][name] = _entry(folder / name)
-            _write(folder, content)
+def change(folder: Path, name: str, content: bytes) -> None:
+    """Write a file anew, on purpose. At every moment the folder is whole, with the old file or with the new one.
+
+    Where there is no manifest, or it lacks the file, the file alone is written.
+    """
+    partial = folder / f"{name}.partial"
+    partial.write_bytes(content)
+    to_disk(partial)
+    sealed = _read(folder) if (folder / MANIFEST).is_file() else {"files": {}}
+    files = sealed["files"]
+    if name in files:
+        files[name] = {**files[name], "or": _entry(partial)}
+        _write(folder, sealed)
+    partial.replace(folder / name)
+    if name in files:
+        files[name] = files[name]["or"]
+        _write(folder, sealed)
 
 
-def check(folder: Path) -> dict[str, Any]:
-    """What `seal` was told. Every file of the manifest is read.
+def check(folder: Path, only: Callable[[str], bool] | None = None) -> dict[str, Any]:
+    """What `seal` was told. The files of the manifest are read.
+
+    Args:
+        only: whether a file, by its name, is to be read; all are where it is not given.
 
     Raises:
         Damaged: no manifest, or one that was not written by this version, or a file that differs from it.
     """
     content = _read(folder)
     for name, entry in content["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise Damaged(f"{name} is missing")
-        if (size := path.stat().st_size) != entry["bytes"]:
-            raise Damaged(f"{name} has {size} bytes in place of {entry['bytes']}")
-        if _entry(path) != entry:
-            raise Damaged(f"{name} is not what was written: its SHA-256 differs")
+        if only is None or only(name):
+            _compare(folder, name, entry)
     return content["about"]
+
+
+def listed(folder: Path) -> set[str]:
+    """Names of the manifest's files. Raises Damaged: there is no manifest that is one."""
+    return set(_read(folder)["files"])
+
+
+def _compare(folder: Path, name: str, entry: dict[str, Any]) -> None:
+    path = folder / name
+    if not path.is_file():
+        raise Damaged(f"{name} is missing")
+    allowed = [{"bytes": e["bytes"], "sha256": e["sha256"]} for e in (entry, entry.get("or")) if e]
+    if (size := path.stat().st_size) not in [e["bytes"] for e in allowed]:
+        raise Damaged(f"{name} has {size} bytes in place of {entry['bytes']}")
+    if _entry(path) not in allowed:
+        raise Damaged(f"{name} is not what was written: its SHA-256 differs")
 
 
 def to_disk(path: Path) -> None:
@@ -93,11 +121,14 @@ def _read(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise Damaged(f"it has no {MANIFEST}: it was not saved to its end, or not by this package")
+    if path.stat().st_size > _MOST_BYTES:
+        raise Damaged(f"{MANIFEST} is not what was written: it has {path.stat().st_size} bytes")
     try:
         text = path.read_bytes().decode()
         content = json_text.loads(text)
         content.pop("sha256")
-        intact, written_as = text == _text(content), content["format"]
+        written_as = content["format"]
+        intact = text == _text(content) and (written_as != _FORMAT or _is_sound(content))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         intact, written_as = False, None
     if not intact:
@@ -105,3 +136,10 @@ def _read(folder: Path) -> dict[str, Any]:
     if written_as != _FORMAT:
         raise Damaged(f"{MANIFEST} has format {written_as}, and this version of the package reads {_FORMAT}")
     return content
+
+
+def _is_sound(content: dict[str, Any]) -> bool:
+    """Its own hash says that it is whole, not that this package wrote it."""
+    entries = [entry for first in content["files"].values() for entry in (first, first.get("or", first))]
+    of_types = all(type(e["bytes"]) is int and type(e["sha256"]) is str for e in entries)
+    return of_types and isinstance(content["about"], dict)

@@ -12,6 +12,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from honest_persona.errors import UserError
+from honest_persona.modeling.manifest import MANIFEST
 
 REQUIRED = ("adapter_model.safetensors", "adapter_config.json", "honest_persona.json")
 TOKENIZER = (
@@ -26,7 +27,7 @@ TOKENIZER = (
 )
 RESULTS, REPORT, README = "eval/results.json", "eval/report.html", "README.md"
 """`report.html` holds transcripts of the data, so it is published only where it is asked for."""
-ALLOWED = (*REQUIRED, *TOKENIZER, RESULTS, REPORT, README)
+ALLOWED = (*REQUIRED, *TOKENIZER, MANIFEST, RESULTS, REPORT, README)
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,14 +17,15 @@ from honest_persona.base import json_text, progress
 from honest_persona.errors import RankError
 from honest_persona.modeling.adapter import (
     ADAPTER,
-    CARD_FILE,
     AdapterCard,
     activation_arguments,
     cast_by_autocast,
     castable,
     ungated,
 )
+from honest_persona.modeling.adapter_folder import seal_folder
 from honest_persona.modeling.frozen_prefix import Prefix, checkpoint_with_prefix, run_prefix, suffix_arguments
+from honest_persona.modeling.manifest import MANIFEST
 from honest_persona.modeling.prefix_cache import PrefixCache
 from honest_persona.training.batching import PersonaBatches, RowsWithBlanks
 from honest_persona.training.checkpoints import into_place, last_good, thin_out, whole
@@ -202,8 +203,10 @@ class PersonaTrainer(SFTTrainer):
         """The adapter with its card and tokenizer, into the run's folder or `output_dir`. All ranks must call this."""
         state = collect(self, weights_alone=True)
         folder = Path(output_dir or str(self.args.output_dir))
-        with into_place(folder, CARD_FILE, self.args.should_save, state) as partial:
+        with into_place(folder, MANIFEST, self.args.should_save, state) as partial:
             self._save_adapter(partial, state)
+            if self.args.should_save:
+                seal_folder(partial)
 
     def _save_adapter(self, folder: Path, state: RunState) -> None:
         """Under every ZeRO stage the same: the gathered weights, in the precision that the model has them in."""
@@ -218,7 +221,7 @@ class PersonaTrainer(SFTTrainer):
         finally:
             config.alora_invocation_tokens = current
         cast(Any, self.processing_class).save_pretrained(folder)
-        self.card.save(folder)
+        replace(self.card, sealed=True).save(folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Whole or not at all, without pickles, and free of stage and ranks. All ranks call this together."""

@@ -21,6 +21,7 @@ from honest_persona.evaluation.reviews import (
 )
 from honest_persona.evaluation.scoring import SharedPrefixes, WholeRows, batch_of
 from honest_persona.modeling.adapter import AdapterCard, activation_arguments, base_fingerprint
+from honest_persona.modeling.adapter_folder import seal_folder
 from tests.tiny import base_model, conversation, form_of, random_adapter, record
 
 FORMATS = ["review_then_flag", "flag_then_review", "flag_only"]
@@ -266,8 +267,9 @@ def saved(request, tmp_path_factory):
     model = random_adapter(base, form, std=0.5).eval()
     model.save_pretrained(folder)
     form.tokenizer.save_pretrained(folder)
-    card = AdapterCard(form.persona, "builtin:tiny", None, fingerprint, "What did you do?")
+    card = AdapterCard(form.persona, "builtin:tiny", None, fingerprint, "What did you do?", sealed=True)
     card.save(folder)
+    seal_folder(folder)
     return folder, HonestPersona(model, form, card)
 
 
@@ -278,8 +280,22 @@ class TestLoadHonestPersona:
             if file.is_file():
                 (tmp_path / file.name).write_bytes(file.read_bytes())
         content = json.loads((folder / "honest_persona.json").read_text())
-        (tmp_path / "honest_persona.json").write_text(json.dumps({**content, **changes}))
+        (tmp_path / "honest_persona.json").write_text(json.dumps({**content, **changes, "sealed": False}))
+        (tmp_path / "manifest.json").unlink()
         return tmp_path
+
+    def test_a_persona_token_that_is_none(self, saved, tmp_path):
+        """Beyond the embedding it is an IndexError; one that text has would switch the adapter on anywhere."""
+        content = json.loads((saved[0] / "honest_persona.json").read_text())
+        if content["persona"]["sp_token_id"] is None:
+            return
+        for token, what in (
+            (10**9, "outside the model's 2048 embedding rows"),
+            (300, "a token that text .* can produce"),
+        ):
+            folder = self.edit(saved[0], tmp_path, persona={**content["persona"], "sp_token_id": token})
+            with pytest.raises(UserError, match=rf"honest_persona\.json: persona\.sp_token_id: .*{what}"):
+                load_honest_persona(folder)
 
     def test_reviews_as_before_it_was_saved(self, saved):
         folder, before = saved

@@ -13,6 +13,8 @@ from huggingface_hub import constants
 
 from honest_persona.config import load_config
 from honest_persona.modeling.adapter import AdapterCard, base_fingerprint
+from honest_persona.modeling.adapter_folder import seal_folder
+from honest_persona.modeling.manifest import change
 from tests.evaluation.report_folder import baselines, samples, write_evaluation
 from tests.hub.loopback import LoopbackHub
 from tests.tiny import base_model, form_of, random_adapter
@@ -53,7 +55,9 @@ def make_adapter(folder: Path, scope: str = "persona") -> AdapterCard:
     card = AdapterCard(
         form.persona, "builtin:tiny", None, fingerprint, "What did you do?", ["sycophancy"], config=config
     )
+    card = replace(card, sealed=True)
     card.save(folder)
+    seal_folder(folder)
     return card
 
 
@@ -87,6 +91,6 @@ def edit_card():
     """Rewrites a folder's honest_persona.json."""
 
     def edit(folder: Path, **changes) -> None:
-        replace(AdapterCard.load(folder), **changes).save(folder)
+        change(folder, "honest_persona.json", replace(AdapterCard.load(folder), **changes).as_text().encode())
 
     return edit

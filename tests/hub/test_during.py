@@ -10,6 +10,7 @@ from transformers import TrainerControl, TrainerState
 from honest_persona.config import load_config
 from honest_persona.hub import during
 from honest_persona.hub.during import PushCheckpoints, upload_callbacks
+from honest_persona.modeling.manifest import seal
 
 
 def config(**values):
@@ -38,8 +39,9 @@ def test_only_where_it_is_asked_for():
 
 def test_a_checkpoint_goes_up_without_what_a_resume_needs(hub, run_folder, tmp_path):
     shutil.copytree(run_folder, tmp_path / "checkpoint-3")
-    for name in ("run_state.safetensors", "run_state.json", "trainer_state.json", "manifest.json"):
+    for name in ("run_state.safetensors", "run_state.json", "trainer_state.json"):
         (tmp_path / "checkpoint-3" / name).write_text("{}")
+    seal(tmp_path / "checkpoint-3", {"step": 3, "secret": "what the run was"})
     callback = PushCheckpoints(config())
     save(callback, tmp_path, 3, first_rank=False)
     end(callback)
@@ -48,7 +50,10 @@ def test_a_checkpoint_goes_up_without_what_a_resume_needs(hub, run_folder, tmp_p
     end(callback)
     found = set(hub.files("user/name"))
     assert "adapter_model.safetensors" in found
-    assert not {name for name in found if "state" in name or "manifest" in name}
+    assert not {name for name in found if "state" in name}
+    manifest = hub.files("user/name")["manifest.json"].decode()
+    assert "state" not in manifest, "its manifest is that of what went up"
+    assert "what the run was" not in manifest
 
 
 def test_one_at_a_time_and_none_is_waited_for(monkeypatch, tmp_path):

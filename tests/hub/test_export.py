@@ -45,6 +45,7 @@ def test_alora_is_the_adapter_itself(run_folder, tmp_path):
         "tokenizer.json",
         "tokenizer_config.json",
         "chat_template.jinja",
+        "manifest.json",
         "eval",
         "README.md",
     }

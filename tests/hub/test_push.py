@@ -6,12 +6,16 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from honest_persona.config import load_config
 from honest_persona.errors import UserError
 from honest_persona.evaluation.reviews import load_honest_persona
 from honest_persona.hub import push as push_module
+from honest_persona.hub.export import export
 from honest_persona.hub.push import check_upload, push, push_after_training
+from honest_persona.modeling.adapter import AdapterCard
+from honest_persona.modeling.adapter_folder import seal_folder
 from honest_persona.modeling.published import resolve
 from tests.hub.conftest import TOKEN
 from tests.hub.loopback import HANG, LOST, RESET, WRONG_BYTES
@@ -19,7 +23,7 @@ from tests.tiny import conversation
 
 ADAPTER = {"adapter_model.safetensors", "adapter_config.json", "honest_persona.json"}
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
-WHOLE = ADAPTER | TOKENIZER | {"eval/results.json", "README.md"}
+WHOLE = ADAPTER | TOKENIZER | {"manifest.json", "eval/results.json", "README.md"}
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +133,23 @@ class TestWhatIsRefused:
         (run_folder / "tokenizer.json").unlink()
         (run_folder / "tokenizer.json").symlink_to(run_folder / "env.json")
         self.refused(hub, run_folder, "tokenizer.json is a link")
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_weights_that_are_not_finite(self, hub, run_folder, value):
+        path = run_folder / "adapter_model.safetensors"
+        weights = load_file(path)
+        next(iter(weights.values()))[0, 0] = value
+        save_file(weights, path, {"format": "pt"})
+        seal_folder(run_folder)  # as a training that went wrong would have saved it
+        self.refused(hub, run_folder, "1 of its weights hold numbers that are not finite", dry_run=True)
+        with pytest.raises(UserError, match="not finite"):
+            export(run_folder, run_folder / "out", "alora")
+
+    def test_a_damaged_adapter(self, hub, run_folder):
+        raw = bytearray((run_folder / "adapter_model.safetensors").read_bytes())
+        raw[-5] ^= 4
+        (run_folder / "adapter_model.safetensors").write_bytes(raw)
+        self.refused(hub, run_folder, "adapter_model.safetensors is not what was written", dry_run=True)
 
     def test_half_an_adapter(self, hub, run_folder):
         (run_folder / "adapter_config.json").unlink()
@@ -242,6 +263,18 @@ class TestLoading:
         assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == WHOLE
         hub.fail(".*", 500)
         assert resolve("user/name") == folder, "a Hub out of reach: the cache"
+
+    def test_a_download_is_checked(self, hub, run_folder):
+        push(run_folder, "user/name", base_model="user/other")
+        folder = resolve("user/name")
+        assert AdapterCard.load(folder).base_model == "user/other", "the manifest is that of what was published"
+        commit = hub.branches["user/name"]["main"]
+        raw = bytearray(hub.commits[commit]["tokenizer.json"])
+        raw[1000] ^= 1
+        hub.commits[commit]["tokenizer.json"] = bytes(raw)
+        shutil.rmtree(folder.parents[1])
+        with pytest.raises(UserError, match=r"tokenizer\.json is not what was written"):
+            load_honest_persona("user/name")
 
     def test_no_such_repo(self, hub, tmp_path, monkeypatch):
         with pytest.raises(UserError, match="user/none: neither a folder here nor an adapter that the Hub gives"):

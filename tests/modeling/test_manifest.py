@@ -1,10 +1,14 @@
 """A folder is trusted only if it is, byte for byte, what its manifest says."""
 
 import json
+import os
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from honest_persona.modeling.manifest import MANIFEST, Damaged, check, reseal, seal
+from honest_persona.modeling import manifest
+from honest_persona.modeling.manifest import MANIFEST, Damaged, change, check, listed, seal
 
 
 @pytest.fixture
@@ -68,10 +72,55 @@ def test_a_manifest_that_somebody_edited_is_none(folder):
 
 
 def test_a_file_changed_on_purpose(folder):
-    (folder / "sub" / "state.json").write_text('{"step": 4}')
-    reseal(folder, "sub/state.json")
+    change(folder, "sub/state.json", b'{"step": 4}')
     assert check(folder)["step"] == 3
-    reseal(folder, "unknown.json")
+    assert (folder / "sub" / "state.json").read_text() == '{"step": 4}'
+    (folder / "sub" / "state.json").write_text('{"step": 3}')
+    assert "sub/state.json" in damage(folder), "the old one is none any more"
+    change(folder, "unknown.json", b"x")
+    assert listed(folder) == {"weights.safetensors", "sub/state.json", "empty.txt"}
     (folder / MANIFEST).unlink()
-    reseal(folder, "sub/state.json")
+    change(folder, "sub/state.json", b"{}")
     assert not (folder / MANIFEST).exists()
+
+
+@pytest.mark.parametrize("kept", range(4))
+def test_a_change_that_is_broken_off_leaves_the_folder_whole(folder, kept, monkeypatch):
+    """With the old file or the new one, whichever step was the last."""
+    moved = []
+
+    def replace(source, target):
+        if len(moved) == kept:
+            raise KeyboardInterrupt
+        moved.append(target)
+        os.replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with suppress(KeyboardInterrupt):
+        change(folder, "sub/state.json", b'{"step": 4}')
+    assert check(folder)["step"] == 3
+    assert (folder / "sub" / "state.json").read_text() == ('{"step": 3}' if kept < 2 else '{"step": 4}')
+
+
+def test_only_some_files(folder):
+    (folder / "empty.txt").write_text("x")
+    assert check(folder, lambda name: name != "empty.txt")["step"] == 3
+    with pytest.raises(Damaged, match=r"empty\.txt has 1 bytes"):
+        check(folder, lambda name: name == "empty.txt")
+    assert check(folder, lambda _: False)["step"] == 3
+
+
+@pytest.mark.parametrize(
+    "files", [[], {"a": 1}, {"a": {"bytes": "1", "sha256": "x"}}, {"a": {"sha256": "x"}}, {"a": {"or": []}}, None]
+)
+def test_a_whole_manifest_of_somebody_else(folder, files):
+    manifest._write(folder, {"format": 1, "files": files, "about": {}})
+    with pytest.raises(Damaged, match=r"manifest\.json is not what was written"):
+        check(folder)
+
+
+def test_a_giant_is_not_read(folder):
+    with (folder / MANIFEST).open("r+b") as file:
+        file.truncate(10 * 2**30)
+    with pytest.raises(Damaged, match="10737418240 bytes"):
+        check(folder)
