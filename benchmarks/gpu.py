@@ -143,7 +143,9 @@ def _trained(folder: Path) -> str:
 def _evaluated(folder: Path) -> str:
     rows = json_text.loads((RUN / "eval" / "results.json").read_text(encoding="utf-8"))["rows"]
     whole = rows[0]  # of the honest persona, over all topics
-    return f"balanced accuracy {whole['rates']['balanced_accuracy']:.3f} ({whole['part']}, n {whole['n']})"
+    accuracy = whole["rates"]["balanced_accuracy"]  # undefined where no review has a flag
+    shown = "-" if accuracy is None else f"{accuracy:.3f}"
+    return f"balanced accuracy {shown} ({whole['part']}, n {whole['n']})"
 
 
 def _speed(folder: Path) -> str:

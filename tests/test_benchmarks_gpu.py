@@ -95,6 +95,15 @@ def test_without_a_gpu_it_says_so(monkeypatch, tmp_path):
         main(["--dry_run", "--only", "nonsense"])
 
 
+@pytest.mark.parametrize(("accuracy", "shown"), [("0.9876", "0.988"), ("null", "-")])
+def test_the_figure_of_an_evaluation(accuracy, shown, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "RUN", tmp_path)
+    (tmp_path / "eval").mkdir()
+    row = f'{{"part": "within", "n": 39, "rates": {{"balanced_accuracy": {accuracy}}}}}'
+    (tmp_path / "eval" / "results.json").write_text(f'{{"rows": [{row}]}}')
+    assert gpu._evaluated(tmp_path) == f"balanced accuracy {shown} (within, n 39)"
+
+
 @pytest.mark.long
 def test_the_dry_run(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "RUN", gpu.ROOT / "checkpoints" / "gpu-dry-run-of-the-tests")
