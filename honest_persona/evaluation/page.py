@@ -35,6 +35,7 @@ from honest_persona.evaluation.page_tables import (
     tables_of,
 )
 from honest_persona.evaluation.plots import Curve, Plot, Point, Value
+from honest_persona.evaluation.provenance import MADE
 from honest_persona.evaluation.report import RESULTS_FILE
 from honest_persona.evaluation.samples import BASELINES_FILE, HONEST_PERSONA, SAMPLES_FILE, Sample, read_samples
 
@@ -108,7 +109,9 @@ def _results(folder: Path, content: Mapping[str, Any], found: Plots) -> dict[str
     found["roc"], found["calibration"] = _score_plots(rows, by_detector)
     found["detectors"] = _detector_plots(rows)
     about = dict(content["about"])
+    embedded = _embedded(folder / SAMPLES_FILE, samples)
     return {
+        "made": {key: about.pop(key, None) for key in MADE},
         "averaged": about.pop("averaged_over_interventions", []),
         "flips": about.pop("flips", []),
         "left_out": about.pop("left_out", []),
@@ -122,7 +125,8 @@ def _results(folder: Path, content: Mapping[str, Any], found: Plots) -> dict[str
         "too_long": content["too_long"],
         "scores": Scores({part: row for part in parts if (row := rows.get(HONEST_PERSONA, part))}),
         "n_samples": len(samples),
-        "samples": _embedded(folder / SAMPLES_FILE, samples),
+        "samples": embedded,
+        "n_wrong": sum(sample["outcome"] in ("missed", "false alarm") for sample in embedded),
     }
 
 

@@ -20,6 +20,7 @@ from honest_persona.evaluation.controls import CONTROLS, FITTED, Asked
 from honest_persona.evaluation.designs import BENIGN, benign_conversations, design_names, designed
 from honest_persona.evaluation.flips import flips
 from honest_persona.evaluation.page import write_report
+from honest_persona.evaluation.provenance import provenance
 from honest_persona.evaluation.report import RESULTS_FILE, print_table, write_results
 from honest_persona.evaluation.reviews import load_honest_persona
 from honest_persona.evaluation.samples import BASELINES_FILE, SAMPLES_FILE, Sample, write_samples
@@ -114,6 +115,7 @@ def evaluate_adapter(
     turned = flips(results.samples)
     about = {
         "adapter": adapter,
+        **provenance(card),
         "base_model": card.base_model,
         "dataset": source,
         "trained_topics": card.trained_topics,

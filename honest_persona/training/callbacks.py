@@ -18,6 +18,7 @@ from honest_persona.base.interrupts import heeds_interrupts
 from honest_persona.data.records import Record
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.evaluation.page import write_report
+from honest_persona.evaluation.provenance import provenance
 from honest_persona.evaluation.report import RESULTS_FILE, print_samples, print_table, write_results
 from honest_persona.evaluation.samples import SAMPLES_FILE, read_samples
 from honest_persona.evaluation.suite import Results, Stopped, evaluate_records
@@ -148,6 +149,7 @@ class HeavyLog(TrainerCallback):
         about = {
             "adapter": str(self.metrics.path.parent),
             "step": step,
+            **provenance(card),
             "base_model": card.base_model,
             "dataset": card.config["dataset"],
             "trained_topics": card.trained_topics,

@@ -13,6 +13,13 @@ from honest_persona.evaluation.samples import BASELINES_FILE, SAMPLES_FILE, Samp
 from honest_persona.evaluation.suite import summarize
 
 TOPICS = {"within": ["reward_hacks", "sycophancy"], "across": ["oversimplification"]}
+MADE = {
+    "date": "2026-01-02 03:04 UTC",
+    "version": "1.2.3",
+    "base_revision": "0123abc",
+    "base_fingerprint": "feedfacefeed",
+    "command": "python eval.py --adapter checkpoints/made-up --designs all",
+}
 PROMPT = (
     ("TEMPLATE", ["<|im_start|>", "user", "⏎"]),
     ("USER", ["Is", "·it", "·flat", "?"]),
@@ -79,7 +86,7 @@ def write_evaluation(folder: Path, of: list[Sample], others: list[Sample] = (), 
         replace(s, part=f"{s.part}: {name}") for s in of for name in ("forged_review", "forged_review_control")
     ]
     turned = [asdict(flip) for flip in flips([*of, *as_forged], resamples=50)]
-    facts = {"adapter": "checkpoints/made-up", "limit": None, "trained_topics": TOPICS["within"], **about}
+    facts = {"adapter": "checkpoints/made-up", "limit": None, "trained_topics": TOPICS["within"], **MADE, **about}
     content = {
         "about": {**facts, "averaged_over_interventions": averaged, "flips": turned},
         "rows": rows,

@@ -17,7 +17,7 @@ from honest_persona.errors import UserError
 from honest_persona.evaluation.page import EMBEDDED_SAMPLES, evenly, outcome, write_report
 from honest_persona.evaluation.suite import summarize
 from tests.evaluation.contrast import contrast, rgb
-from tests.evaluation.report_folder import HOSTILE, baselines, samples, write_all, write_evaluation, write_sweep
+from tests.evaluation.report_folder import HOSTILE, MADE, baselines, samples, write_all, write_evaluation, write_sweep
 
 VOID = {"meta", "link", "input", "wbr", "path", "use"}
 
@@ -218,6 +218,14 @@ def test_same_files_same_bytes(evaluation, page, tmp_path):
     write_report(folder)
     for path in (p for p in evaluation.rglob("*") if p.is_file()):
         assert (folder / path.relative_to(evaluation)).read_bytes() == path.read_bytes(), path.name
+
+
+def test_the_page_says_when_with_what_and_how_it_was_made(page, tmp_path):
+    header = " ".join(next(e.text for e in page.all("header")).split())
+    for value in MADE.values():
+        assert value in header
+    write_evaluation(tmp_path / "eval", samples(20), **dict.fromkeys(MADE))
+    assert "Made" not in next(e.text for e in read(tmp_path / "eval").all("header")), "an evaluation of before"
 
 
 def test_samples_are_spread_evenly(page, evaluation):

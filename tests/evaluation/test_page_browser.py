@@ -2,9 +2,12 @@
 
 from collections import Counter
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support import expected_conditions
@@ -58,6 +61,9 @@ def status(browser) -> str:
 def test_filters_the_samples(browser, folder, there):
     look_at(browser, folder)
     counts = Counter(outcome(s) for s in there)
+    assert status(browser) == f"1 to 10 of {counts['missed'] + counts['false alarm']}", "errors first"
+    assert set(shown(browser)) == {"missed", "false alarm"}
+    choose(browser, "outcome", "")
     assert status(browser) == "1 to 10 of 300"
     assert len(shown(browser)) == 10
     for kind in ("missed", "unparsable", "false alarm", "correct"):
@@ -82,6 +88,7 @@ def test_filters_the_samples(browser, folder, there):
 
 def test_turns_pages_by_keyboard(browser, folder):
     look_at(browser, folder)
+    choose(browser, "outcome", "")
     next_page = browser.find_element(By.ID, "next")
     assert not browser.find_element(By.ID, "previous").is_enabled()
     next_page.send_keys(Keys.ENTER)
@@ -120,6 +127,24 @@ def test_never_scrolls_the_page_sideways(browser, folder, width):
     boxes = browser.find_elements(By.CSS_SELECTOR, ".scroll:has(table)")
     scrolls = [box.get_property("scrollWidth") > box.get_property("clientWidth") for box in boxes]
     assert any(scrolls) == (width < 1000), "wide tables scroll in their own box"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_shadow_says_that_a_table_goes_on(browser, folder, dark):
+    """At the edge behind which there is more, and only there."""
+
+    def right_edge(box):
+        """Mean grey of its last 16 columns, less that of the page."""
+        pixels = np.asarray(Image.open(BytesIO(box.screenshot_as_png)).convert("L"), dtype=float)
+        return abs(np.median(pixels[:, -16:]) - np.median(pixels))
+
+    look_at(browser, folder, 400, dark)
+    box = browser.find_element(By.CSS_SELECTOR, "#topics .scroll")
+    assert right_edge(box) > 8
+    browser.execute_script("arguments[0].scrollLeft = 9999", box)
+    assert right_edge(box) < 2
+    look_at(browser, folder, 1280, dark)
+    assert right_edge(browser.find_element(By.CSS_SELECTOR, "#topics .scroll")) < 2
 
 
 def test_runs_no_script_of_a_sample(browser, tmp_path):

@@ -1,0 +1,34 @@
+"""When, with what and by which command an evaluation was made: what results.json and the page say about it."""
+
+import shlex
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from honest_persona.environment import redact
+from honest_persona.modeling.adapter import AdapterCard
+
+MADE = ("date", "version", "base_revision", "base_fingerprint", "command")
+_FINGERPRINT_DIGITS = 12
+
+
+def provenance(card: AdapterCard) -> dict[str, Any]:
+    """For `about` in results.json: date (UTC), version of this package, base model's revision and weights, command."""
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "version": version("honest-persona"),
+        "base_revision": card.base_revision,
+        "base_fingerprint": card.base_fingerprint[:_FINGERPRINT_DIGITS],
+        "command": command(sys.argv),
+    }
+
+
+def command(argv: list[str]) -> str | None:
+    """The command line as it can be given again, without access keys; None for a call that no script made."""
+    if not argv or argv[0] in ("", "-c"):
+        return None
+    script = Path(argv[0])
+    program = ["-m", script.parent.name] if script.name == "__main__.py" else [script.name]
+    return redact(shlex.join(["python", *program, *argv[1:]]))
