@@ -163,7 +163,7 @@ def evaluate_records(
     with (
         _evaluating(model),
         gathered(model, gather),
-        SampleFile(file) if file and writes and jobs else nullcontext() as out,
+        SampleFile(file) if file and writes else nullcontext() as out,
         Progress(what or detector, len(jobs), "records") as progress,
     ):
         for reviews in _reviews(model, jobs, form, batch_size, max_new_tokens, frozen_prefix, prefix_cache):
