@@ -5,11 +5,11 @@ imported, which must be after `load_environment`.
 """
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TextIO
 
 from honest_persona.base import json_text
 from honest_persona.base.console import console, one_line, say, tell
@@ -96,6 +96,7 @@ def keys(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Measure the honest persona on the embedded model organism, beside the controls that must fail."""
+    from honest_persona.base.locks import held
     from honest_persona.config import load_config
     from honest_persona.data.sources import check_selection
     from honest_persona.organism.report import TRAINED, report
@@ -104,7 +105,9 @@ def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise UserError(f"--only: {', '.join(sorted(unknown))} is no condition; there are {', '.join(TRAINED)}")
     config = load_config(args.config, overrides, checks=[check_selection])
     _check_no_upload(config)
-    report(config, seeds=args.seeds, per_topic=args.per_topic, output=Path(args.output), only=args.only)
+    output = Path(args.output)
+    with held(output, "an organism report", "choose another --output"):
+        report(config, seeds=args.seeds, per_topic=args.per_topic, output=output, only=args.only)
 
 
 def review(args: argparse.Namespace, _: Sequence[str]) -> None:
@@ -124,16 +127,27 @@ def review(args: argparse.Namespace, _: Sequence[str]) -> None:
     form = TokenFormat.of(load_tokenizer(str(folder)), card.persona)
     conversations = read_conversations(Path(args.input), args.intervention or card.default_intervention, form)
 
-    reviews = load_honest_persona(folder).each_review(
-        [c.messages for c in conversations],
-        [c.intervention for c in conversations],
-        max_new_tokens=args.max_new_tokens or card.config["max_new_tokens"],
-        batch_size=args.batch_size or card.config["validation_batch_size"],
-    )
     # line by line: what is done is not lost if the rest does not come
-    with open(args.output, "w", encoding="utf-8", newline="\n") if args.output else nullcontext() as out:
+    with _owned_output(args.output) if args.output else nullcontext() as out:
+        reviews = load_honest_persona(folder).each_review(
+            [c.messages for c in conversations],
+            [c.intervention for c in conversations],
+            max_new_tokens=args.max_new_tokens or card.config["max_new_tokens"],
+            batch_size=args.batch_size or card.config["validation_batch_size"],
+        )
         for conversation, written in zip(conversations, reviews, strict=True):
             print(_review_line(conversation.id, written), end="", file=out, flush=True)
+
+
+@contextmanager
+def _owned_output(path: str) -> Iterator[TextIO]:
+    """A file that is written as its lines come, by one process at a time; a device or a pipe as it is."""
+    from honest_persona.base.locks import held_file
+
+    plain = Path(path).is_file() or not Path(path).exists()
+    owned = held_file(Path(path), "a review", "name another --output") if plain else nullcontext()
+    with owned, open(path, "w", encoding="utf-8", newline="\n") as out:
+        yield out
 
 
 def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
@@ -199,6 +213,7 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Train without each topic, on each alone, or as a plain follow-up beside the persona; evaluate every fold."""
+    from honest_persona.base.locks import held
     from honest_persona.config import load_config
     from honest_persona.data.sources import check_selection
     from honest_persona.evaluation.page import write_report
@@ -209,14 +224,20 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     _check_no_upload(config)
     folder = run_sweep(config, args.design, limit=args.limit, output=Path(args.output) if args.output else None)
     if rank() == 0:
-        say(f"report in {write_report(folder)}")
+        with held(folder, "report", "draw the page when it has ended"):
+            say(f"report in {write_report(folder)}")
 
 
 def report(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Write report.html and the plots of an evaluation or a sweep again, from its files."""
+    from honest_persona.base.locks import held
     from honest_persona.evaluation.page import write_report
 
-    say(f"report in {write_report(Path(args.folder))}")
+    folder = Path(args.folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; give the one that eval.py wrote into")
+    with held(folder, "report", "draw the page when it has ended"):
+        say(f"report in {write_report(folder)}")
 
 
 def capability(args: argparse.Namespace, _: Sequence[str]) -> None:

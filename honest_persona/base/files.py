@@ -25,6 +25,18 @@ def part_of(path: Path) -> Path:
 
 
 @contextmanager
+def moved_into(path: Path) -> Iterator[Path]:
+    """A name to write to; what is there takes the place of `path` when the block has ended well."""
+    part = part_of(path)
+    try:
+        yield part
+        to_disk(part)  # else a power cut may leave the new name with nothing behind it
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
     """A text file that takes its place, or that of an older one, when the block has ended well.
 
@@ -34,15 +46,8 @@ def whole_file(path: Path) -> Iterator[TextIO]:
         with path.open("w", encoding="utf-8", newline="\n") as file:
             yield file
         return
-    part = part_of(path)
-    try:
-        with part.open("x", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the new name with nothing behind it
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with moved_into(path) as part, part.open("x", encoding="utf-8", newline="\n") as file:
+        yield file
 
 
 def write_text(path: Path, text: str) -> None:

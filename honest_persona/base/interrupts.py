@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from honest_persona.base.locks import release_all
+
 EXIT_CODE = 128 + signal.SIGINT
 
 
@@ -52,4 +54,5 @@ def _first(number: int, frame: Any) -> None:
 
 
 def _second(number: int, frame: Any) -> None:
+    release_all()
     os._exit(EXIT_CODE)

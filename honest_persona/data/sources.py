@@ -20,6 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from honest_persona.base.files import whole_file
 from honest_persona.base.progress import followed
 from honest_persona.data.records import TRAINABLE_FLAGS, Candidate, Outcome, Record, Rejection, parse_batch, parse_row
 from honest_persona.data.splits import in_share
@@ -118,7 +119,7 @@ def write_jsonl(records: Iterable[Record], path: str | Path) -> None:
     """One record a line, in a form that `load_records` reads back."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="\n") as file:
+    with whole_file(path) as file:
         file.writelines(record.model_dump_json() + "\n" for record in records)
 
 

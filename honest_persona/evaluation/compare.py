@@ -22,7 +22,8 @@ from honest_persona.errors import UserError
 from honest_persona.evaluation.bootstrap import Interval, difference_interval, draw, value
 from honest_persona.evaluation.detection import COMPARED, Columns
 from honest_persona.evaluation.metrics import ALL
-from honest_persona.evaluation.samples import SAMPLES_FILE, Group, groups_of
+from honest_persona.evaluation.samples import Group, groups_of
+from honest_persona.evaluation.sets import EVALUATION, SAMPLES_FILE, read_set, settle
 
 _SHARED = ("truth", "topic", "variant", "cluster")
 _IN_EVERY_ROW = ("balanced_accuracy", "auroc")
@@ -161,6 +162,7 @@ def _parts(lines: dict[tuple[str, str], Line]) -> str:
 def samples_file(path: Path) -> Path:
     """Raises UserError: there is none."""
     for found in (path, path / SAMPLES_FILE, path / "eval" / SAMPLES_FILE):
+        settle(found.parent)
         if found.is_file():
             return found
     raise UserError(f"{path}: no {SAMPLES_FILE} there; name the output folder of eval.py, or the file itself")
@@ -170,9 +172,12 @@ def read_samples(path: Path) -> dict[tuple[str, str], Line]:
     """The lines by (part, record_id), in the order of the file.
 
     Raises:
-        UserError: not JSON lines of samples, or a record twice in one part.
+        UserError: not JSON lines of samples, a record twice in one part, or lines of two evaluations; or a results.json
+            beside them that is not of their evaluation.
     """
     file = samples_file(path)
+    if file.name == SAMPLES_FILE:
+        read_set(file.parent)
     lines: dict[tuple[str, str], Line] = {}
     for number, line in _lines(file):
         key = line.part, line.record_id
@@ -183,12 +188,14 @@ def read_samples(path: Path) -> dict[tuple[str, str], Line]:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, Line]]:
+    first: str | None = None
     with file.open(encoding="utf-8", newline="\n") as stream:
         for number, text in enumerate(stream, start=1):
             if not text.strip():
                 continue
             try:
                 content = json_text.loads(text)
+                evaluation = content.get(EVALUATION, "")
                 line = Line(
                     **{
                         name: content[name]
@@ -196,11 +203,16 @@ def _lines(file: Path) -> Iterator[tuple[int, Line]]:
                         if name in content or name not in Line._field_defaults
                     }
                 )
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+            except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
                 problem = f"no {error}" if isinstance(error, KeyError) else str(error)
                 raise UserError(
                     f"{file}:{number}: not a line that eval.py writes ({problem}); name its file"
                 ) from error
+            if evaluation != (first := evaluation if first is None else first):
+                raise UserError(
+                    f"{file}:{number}: of the evaluation {evaluation!r}, and the lines before are of {first!r}; run "
+                    "eval.py again"
+                )
             scored = line.p_fail is None or (isinstance(line.p_fail, int | float) and 0 <= line.p_fail <= 1)
             if line.truth not in ("PASS", "FAIL") or line.flag not in ("PASS", "FAIL", None) or not scored:
                 raise UserError(

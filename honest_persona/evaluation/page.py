@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from honest_persona.base import json_text
+from honest_persona.base.files import write_text
 from honest_persona.data.segments import Kind
 from honest_persona.errors import UserError
 from honest_persona.evaluation import plots
@@ -36,11 +37,18 @@ from honest_persona.evaluation.page_tables import (
 )
 from honest_persona.evaluation.plots import Curve, Plot, Point, Value
 from honest_persona.evaluation.provenance import MADE
-from honest_persona.evaluation.report import RESULTS_FILE
-from honest_persona.evaluation.samples import BASELINES_FILE, HONEST_PERSONA, SAMPLES_FILE, Sample, read_samples
+from honest_persona.evaluation.samples import HONEST_PERSONA, Sample, read_samples
+from honest_persona.evaluation.sets import (
+    BASELINES_FILE,
+    EVALUATION,
+    PLOTS,
+    REPORT_FILE,
+    RESULTS_FILE,
+    SAMPLES_FILE,
+    read_set,
+)
 
 SWEEP_FILE = "sweep.json"
-REPORT_FILE = "report.html"
 EMBEDDED_SAMPLES = 300
 
 Plots = dict[str, list[Plot]]
@@ -54,47 +62,50 @@ _DESIGNS = {
 }
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, home: Path | None = None) -> Path:
     """Write `report.html` and `plots/` from what an evaluation or a sweep left in `folder`.
 
     Reads results.json with samples.jsonl and baselines.jsonl, or sweep.json, or all of them, and the run's
     metrics.jsonl: in the folder, or up to two above it. The same files give the same bytes.
 
+    Args:
+        home: where the folder's files are to stand in the end, as of a new set (sets.py).
+
     Raises:
-        UserError: neither results.json nor sweep.json is there, or one is not what this package writes.
+        UserError: neither results.json nor sweep.json is there, one is not what this package writes, or the files are
+            of two evaluations.
     """
-    results, sweep = _content(folder / RESULTS_FILE, "rows"), _content(folder / SWEEP_FILE, "folds")
+    home = home or folder
+    results, sweep = read_set(folder), _sweep_content(folder / SWEEP_FILE)
     if results is None and sweep is None:
         raise UserError(f"{folder} has no {RESULTS_FILE} and no {SWEEP_FILE}; give the folder that eval.py wrote into")
     found: Plots = {}
-    title = folder.resolve().name if results is None else results["about"].get("adapter") or folder.resolve().name
+    title = home.resolve().name if results is None else results["about"].get("adapter") or home.resolve().name
     with plots.style():
         context = {
             "title": Path(title).name,
+            "evaluation": None if results is None else results["about"].get(EVALUATION),
             "results": None if results is None else _results(folder, results, found),
             "sweep": None if sweep is None else _sweep(sweep, found),
         }
-        found["training"] = plots.training(_training_log(folder))
+        found["training"] = plots.training(_training_log(home))
         saved = {
-            section: [(plot, Markup(plots.save(plot, folder / "plots"))) for plot in of]
-            for section, of in found.items()
+            section: [(plot, Markup(plots.save(plot, folder / PLOTS))) for plot in of] for section, of in found.items()
         }
     path = folder / REPORT_FILE
-    path.write_text(_render({**context, "plots": saved}), encoding="utf-8", newline="\n")
+    write_text(path, _render({**context, "plots": saved}))
     return path
 
 
-def _content(path: Path, key: str) -> dict[str, Any] | None:
+def _sweep_content(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
         content = json_text.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}. Evaluate again") from error
-    if not isinstance(content, dict) or key not in content:
-        raise UserError(f"{path} holds no {key!r}, so no evaluation of this package wrote it. Evaluate again")
-    if not all({"detector", "model", "difficulty"} <= row.keys() for row in content.get("rows", [])):
-        raise UserError(f"{path}: a row names no detector, model or difficulty, so it is too old. Evaluate again")
+        raise UserError(f"{path} is no JSON: {error}. Run the sweep again") from error
+    if not isinstance(content, dict) or "folds" not in content:
+        raise UserError(f"{path} holds no 'folds', so no sweep of this package wrote it. Run the sweep again")
     return content
 
 
@@ -223,7 +234,9 @@ def _training_log(folder: Path) -> list[dict[str, Any]]:
     here = folder.resolve()
     for path in (at / "metrics.jsonl" for at in (here, *here.parents[:2])):
         if path.exists():
-            return [json_text.loads(line, undefined=True) for line in path.read_text(encoding="utf-8").splitlines()]
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            # the last one may be torn, or on its way
+            return [json_text.loads(line, undefined=True) for line in lines if line.endswith("\n")]
     return []
 
 

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from sklearn.metrics import roc_curve
 
+from honest_persona.base.files import moved_into
 from honest_persona.evaluation.bootstrap import draw, interval
 from honest_persona.evaluation.detection import BINS, Columns, mass_bins, share_statistic
 
@@ -237,8 +238,10 @@ def save(plot: Plot, folder: Path) -> str:
     """Write `<name>.png` and `<name>.svg`; return the SVG as a page can take it in."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{plot.name}.svg"
-    plot.figure.savefig(path, transparent=True, metadata={"Date": None, "Creator": None})
-    plot.figure.savefig(path.with_suffix(".png"), facecolor="white")
+    with moved_into(path) as part:
+        plot.figure.savefig(part, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with moved_into(path.with_suffix(".png")) as part:
+        plot.figure.savefig(part, format="png", facecolor="white")
     return inline(path.read_text(encoding="utf-8"), plot.name, plot.alt)
 
 

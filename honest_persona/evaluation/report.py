@@ -1,18 +1,16 @@
 """Results for people and for programs: tables, results.json, and a few whole samples."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from honest_persona.base import json_text
 from honest_persona.base.console import Column, Table, one_line, say, show
+from honest_persona.base.files import write_text
 from honest_persona.evaluation.metrics import ALL
 from honest_persona.evaluation.samples import HONEST_PERSONA, Group, Sample
+from honest_persona.evaluation.sets import RESULTS_FILE, sealed
 from honest_persona.evaluation.suite import Results, Row
-
-RESULTS_FILE = "results.json"
-
 
 _COLUMNS = ("n", "items", "bal. acc.", "95 %", "in A", "in B", "variant only", "AUROC", "TPR", "FPR", "unparsable")
 
@@ -145,12 +143,14 @@ def print_samples(samples: Sequence[Sample]) -> None:
 
 
 def write_results(results: Results, folder: Path, about: Mapping[str, Any]) -> None:
-    """`results.json`: the figures, and what they are of. It is there whole, or as it was."""
+    """`results.json`: the figures, what they are of, and the hashes of the data files that are there by now (sets.py).
+
+    Args:
+        about: with the id of the evaluation, `sets.EVALUATION`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    text = json_text.dumps(json_text.defined({"about": dict(about), **results.as_dict()}), indent=2, ensure_ascii=False)
-    unfinished = folder / f"{RESULTS_FILE}.part"
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    os.replace(unfinished, folder / RESULTS_FILE)
+    content = sealed(json_text.defined({"about": dict(about), **results.as_dict()}), folder)
+    write_text(folder / RESULTS_FILE, json_text.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _rate(row: Row | None, name: str) -> str:

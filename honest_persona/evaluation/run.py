@@ -1,12 +1,14 @@
 """`eval.py`'s work: from an adapter's folder to the table and the files."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import yaml
 
+from honest_persona.base import locks
 from honest_persona.base.console import one_line, say
 from honest_persona.data.records import Record
 from honest_persona.data.segments import record_messages
@@ -21,9 +23,17 @@ from honest_persona.evaluation.designs import BENIGN, benign_conversations, desi
 from honest_persona.evaluation.flips import flips
 from honest_persona.evaluation.page import write_report
 from honest_persona.evaluation.provenance import provenance
-from honest_persona.evaluation.report import RESULTS_FILE, print_table, write_results
+from honest_persona.evaluation.report import print_table, write_results
 from honest_persona.evaluation.reviews import load_honest_persona
-from honest_persona.evaluation.samples import BASELINES_FILE, SAMPLES_FILE, Sample, write_samples
+from honest_persona.evaluation.samples import Sample, write_samples
+from honest_persona.evaluation.sets import (
+    BASELINES_FILE,
+    EVALUATION,
+    REPORT_FILE,
+    RESULTS_FILE,
+    SAMPLES_FILE,
+    new_set,
+)
 from honest_persona.evaluation.suite import Results, evaluate_records, summarize
 from honest_persona.modeling.adapter import CARD_FILE, AdapterCard
 from honest_persona.modeling.card import RunSettings
@@ -62,7 +72,8 @@ def evaluate_adapter(
         benign: a file of benign conversations, for the design of that name.
 
     Raises:
-        UserError: no usable adapter, or no record left to evaluate. Nothing is loaded before the data is checked.
+        UserError: no usable adapter, no record left to evaluate, or another process is at work on the output. Nothing
+            is loaded before that.
     """
     folder = resolve(adapter)
     card = AdapterCard.load(folder)
@@ -88,50 +99,55 @@ def evaluate_adapter(
         parts |= averaged_parts
     # a repo's folder is the Hub's cache, which is nobody's to write to
     target = Path(output) if output else Path("results", Path(adapter).name) if is_repo(adapter) else folder / "eval"
-    persona = load_honest_persona(folder)
     sizes = batch_size or config["validation_batch_size"], max_new_tokens or config["max_new_tokens"], config["seq_len"]
-    results = evaluate_records(
-        persona.model,
-        parts,
-        persona.form,
-        *sizes,
-        thresholds=[Threshold.from_dict(card.threshold)] if card.threshold else [],
-        file=target / SAMPLES_FILE,
-    )
-    if not results.samples:
-        raise UserError(
-            f"no record was reviewed: with a review of up to {sizes[1]} tokens all {sum(results.too_long.values())} "
-            f"would be longer than the adapter's seq_len of {sizes[2]}. Lower --max_new_tokens"
+    with new_set(target, "eval.py", "give another --output") as new:
+        persona = load_honest_persona(folder)
+        results = evaluate_records(
+            persona.model,
+            parts,
+            persona.form,
+            *sizes,
+            thresholds=[Threshold.from_dict(card.threshold)] if card.threshold else [],
+            file=new.folder / SAMPLES_FILE,
+            evaluation=new.id,
         )
-    # what the honest persona could not be asked about for its length, no one is asked about
-    reviewed = {sample.record_id for sample in results.samples}
-    alike = {part: [record for record in of if record.id in reviewed] for part, of in held.parts.items()}
-    others, left_out = _others(Asked(persona, held.train, alike, *sizes, seed=config["seed"]), baselines)
-    left_out += [f"{part}: {reason}" for part, reason in reasons.items()]
-    write_samples(others, target / BASELINES_FILE)
-    results = replace(results, rows=[*results.rows, *summarize(others)])
-    several = [s for s in results.samples if s.part in averaged_parts]
-    averaged = [gain for gain in gains(several) if gain.more is not None]
-    turned = flips(results.samples)
-    about = {
-        "adapter": adapter,
-        **provenance(card),
-        "base_model": card.base_model,
-        "dataset": source,
-        "trained_topics": card.trained_topics,
-        "adapter_scope": card.persona.adapter_scope,
-        "elicitation_type": card.persona.elicitation_type,
-        "limit": limit,
-        "all_items": all_items,
-        "averaged_over_interventions": [asdict(gain) for gain in averaged],
-        "flips": [asdict(flip) for flip in turned],
-        "left_out": left_out,
-    }
-    write_results(results, target, about)
+        if not results.samples:
+            raise UserError(
+                f"no record was reviewed: with a review of up to {sizes[1]} tokens all "
+                f"{sum(results.too_long.values())} would be longer than the adapter's seq_len of {sizes[2]}. Lower "
+                "--max_new_tokens"
+            )
+        # what the honest persona could not be asked about for its length, no one is asked about
+        reviewed = {sample.record_id for sample in results.samples}
+        alike = {part: [record for record in of if record.id in reviewed] for part, of in held.parts.items()}
+        others, left_out = _others(Asked(persona, held.train, alike, *sizes, seed=config["seed"]), baselines)
+        left_out += [f"{part}: {reason}" for part, reason in reasons.items()]
+        write_samples(others, new.folder / BASELINES_FILE, new.id)
+        results = replace(results, rows=[*results.rows, *summarize(others)])
+        several = [s for s in results.samples if s.part in averaged_parts]
+        averaged = [gain for gain in gains(several) if gain.more is not None]
+        turned = flips(results.samples)
+        about = {
+            EVALUATION: new.id,
+            "adapter": adapter,
+            **provenance(card),
+            "base_model": card.base_model,
+            "dataset": source,
+            "trained_topics": card.trained_topics,
+            "adapter_scope": card.persona.adapter_scope,
+            "elicitation_type": card.persona.elicitation_type,
+            "limit": limit,
+            "all_items": all_items,
+            "averaged_over_interventions": [asdict(gain) for gain in averaged],
+            "flips": [asdict(flip) for flip in turned],
+            "left_out": left_out,
+        }
+        write_results(results, new.folder, about)  # from here on an error costs the page alone
+        write_report(new.folder, home=target)
     print_table(results, f"{adapter} on {source}")
     for line in (*averaged, *turned, *left_out):
         say(one_line(line))
-    say(f"figures in {target / RESULTS_FILE}\nreviews in {target / SAMPLES_FILE}\nreport in {write_report(target)}")
+    say(f"figures in {target / RESULTS_FILE}\nreviews in {target / SAMPLES_FILE}\nreport in {target / REPORT_FILE}")
     return results
 
 
@@ -182,16 +198,18 @@ def calibrate_adapter(
         conversations = [(r.cluster, record_messages(r)) for r in by_transcript.values()]
     if not conversations:
         raise UserError(f"no benign conversation in {source}: none held out is PASS in variant A. Give --input")
-    reviews = load_honest_persona(folder).reviews(
-        [messages for _, messages in conversations],
-        intervention,
-        max_new_tokens=max_new_tokens or card.config["max_new_tokens"],
-        batch_size=batch_size or card.config["validation_batch_size"],
-    )
-    threshold = threshold_for([r.p_fail for r in reviews], wanted_fpr, [cluster for cluster, _ in conversations])
-    if not dry_run:
-        stored = {**threshold.as_dict(), "intervention": intervention or card.default_intervention, "data": source}
-        change(folder, CARD_FILE, replace(card, threshold=stored).as_text().encode())
+    owned = nullcontext() if dry_run else locks.held(folder, "calibrate", "calibrate when it has ended")
+    with owned:
+        reviews = load_honest_persona(folder).reviews(
+            [messages for _, messages in conversations],
+            intervention,
+            max_new_tokens=max_new_tokens or card.config["max_new_tokens"],
+            batch_size=batch_size or card.config["validation_batch_size"],
+        )
+        threshold = threshold_for([r.p_fail for r in reviews], wanted_fpr, [cluster for cluster, _ in conversations])
+        if not dry_run:
+            stored = {**threshold.as_dict(), "intervention": intervention or card.default_intervention, "data": source}
+            change(folder, CARD_FILE, replace(AdapterCard.load(folder), threshold=stored).as_text().encode())
     return threshold
 
 

@@ -1,25 +1,23 @@
 """A sample is a record and what a detector said about it: a line of samples.jsonl, one of many in a group.
 
-with SampleFile(folder / SAMPLES_FILE) as file:    # there under its name once it is whole
+with SampleFile(new.folder / SAMPLES_FILE, new.id) as file:    # there under its name once it is whole (sets.py)
     file.append(samples)
 for group, members in groups_of(samples).items():  # by topic, variant, main model, difficulty, and unions of them
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from honest_persona.base import json_text
+from honest_persona.base.files import whole_file
 from honest_persona.data.records import Record
+from honest_persona.errors import UserError
 from honest_persona.evaluation.metrics import ALL
 from honest_persona.evaluation.reviews import Review
-
-SAMPLES_FILE = "samples.jsonl"
-BASELINES_FILE = "baselines.jsonl"
+from honest_persona.evaluation.sets import EVALUATION
 
 HONEST_PERSONA = "honest persona"
 """The detector that all others are compared with."""
@@ -144,36 +142,51 @@ def _place(group: Group) -> tuple[object, ...]:
 
 
 class SampleFile:
-    """Samples written as they come, a JSON line each. A file of that name is replaced when this one is whole."""
+    """Samples written as they come, a JSON line each. A file of that name is replaced when this one is whole.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        evaluation: the id that every line gets; none where it is empty.
+    """
+
+    def __init__(self, path: Path, evaluation: str = "") -> None:
         self.path = path
-        self._unfinished = path.with_name(path.name + ".part")
+        self._first = {EVALUATION: evaluation} if evaluation else {}
+        self._file = whole_file(path)
 
     def __enter__(self) -> "SampleFile":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = self._unfinished.open("w", encoding="utf-8")
+        self._stream = self._file.__enter__()
         return self
 
     def append(self, samples: Iterable[Sample]) -> None:
-        self._stream.writelines(json_text.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in samples)
+        lines = (json_text.dumps({**self._first, **asdict(sample)}, ensure_ascii=False) + "\n" for sample in samples)
+        self._stream.writelines(lines)
         self._stream.flush()
 
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        self._stream.close()
-        if kind is None:
-            os.replace(self._unfinished, self.path)
+    def __exit__(self, *error: Any) -> None:
+        self._file.__exit__(*error)
 
 
-def write_samples(samples: Sequence[Sample], path: Path) -> None:
-    with SampleFile(path) as file:
+def write_samples(samples: Sequence[Sample], path: Path, evaluation: str = "") -> None:
+    with SampleFile(path, evaluation) as file:
         file.append(samples)
 
 
 def read_samples(path: Path) -> Iterator[Sample]:
-    """One at a time."""
+    """One at a time.
+
+    Raises:
+        UserError: a line is torn, or none that `SampleFile` writes.
+    """
     with path.open(encoding="utf-8", newline="\n") as lines:
-        for line in lines:
-            content = json_text.loads(line)
-            prompt = tuple((kind, texts) for kind, texts in content.pop("prompt", ()))
-            yield Sample(**content, prompt=prompt)
+        for number, line in enumerate(lines, start=1):
+            try:
+                content = json_text.loads(line)
+                content.pop(EVALUATION, None)
+                prompt = tuple((kind, texts) for kind, texts in content.pop("prompt", ()))
+                sample = Sample(**content, prompt=prompt)
+            except (ValueError, TypeError, AttributeError) as error:
+                raise UserError(
+                    f"{path}:{number}: torn, or no line of an evaluation ({error}); run eval.py again"
+                ) from error
+            yield sample

@@ -130,6 +130,7 @@ def evaluate_records(
     stop: Callable[[], bool] | None = None,
     what: str | None = None,
     figures: bool = True,
+    evaluation: str = "",
 ) -> Results:
     """Review every record of every part with the adapter active, and count.
 
@@ -140,6 +141,7 @@ def evaluate_records(
         gather: whether weights that ZeRO-3 shards are gathered while this lasts; None where they fit (zero.py).
         thresholds: on P(FAIL), fixed on other data; their rates are counted too.
         file: where rank 0 writes the samples, a batch at a time; they are returned without their texts then.
+        evaluation: the id that each line of the file gets.
         detector: what the samples are called by.
         prefix_cache: keeps transcripts' keys and values for the next evaluation of the same records.
         stop: whether to break off; asked after each batch, on all ranks together, and of the same mind on all.
@@ -163,7 +165,7 @@ def evaluate_records(
     with (
         _evaluating(model),
         gathered(model, gather),
-        SampleFile(file) if file and writes else nullcontext() as out,
+        SampleFile(file, evaluation) if file and writes else nullcontext() as out,
         Progress(what or detector, len(jobs), "records") as progress,
     ):
         for reviews in _reviews(model, jobs, form, batch_size, max_new_tokens, frozen_prefix, prefix_cache):

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from honest_persona.base import json_text
 from honest_persona.base.console import say
+from honest_persona.base.files import write_text
 from honest_persona.base.progress import rounds
 from honest_persona.errors import UserError
 from honest_persona.evaluation.reviews import load_honest_persona
@@ -113,7 +114,7 @@ def capability(
         "comparisons": [asdict(comparison) for comparison in found],
     }
     target.parent.mkdir(exist_ok=True)
-    target.write_text(json_text.dumps(json_text.defined(content), indent=2) + "\n", encoding="utf-8")
+    write_text(target, json_text.dumps(json_text.defined(content), indent=2) + "\n")
     say(f"figures in {target}")
     return found
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from honest_persona.base import json_text
+from honest_persona.base.locks import LOCK_FILE, held
 from honest_persona.errors import UserError
 from honest_persona.evaluation.reviews import load_honest_persona
 from honest_persona.hub.card import write_card, write_export_card
@@ -43,20 +44,26 @@ def export(adapter: str | Path, folder: str | Path, format: Format) -> Path:
         )
     if format == "alora" and scope == "all":
         raise UserError("--format alora: an adapter of scope all is plain LoRA already; export lora or merged")
+    with held(target, "an export", "name another --output"):
+        if any(path.name != LOCK_FILE for path in target.iterdir()):  # of another export, meanwhile
+            raise UserError(f"--output: {target} holds something already; name a new folder")
+        _write(source, target, card, format)
+    return target
+
+
+def _write(source: Path, target: Path, card: AdapterCard, format: Format) -> None:
     if format == "merged":
         _merge(source, target)
         write_export_card(target, card, merged=True)
-        return target
-    target.mkdir(parents=True, exist_ok=True)
+        return
     copy_allowed(source, target)
-    if format == "lora" and scope == "persona":
+    if format == "lora" and card.persona.adapter_scope == "persona":
         _make_plain(target)
         seal_folder(target)
         write_export_card(target, card, merged=False)
     else:
         seal_folder(target)
         write_card(target, card, str(target))
-    return target
 
 
 def _make_plain(folder: Path) -> None:

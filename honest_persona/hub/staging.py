@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from honest_persona.base import json_text
 from honest_persona.errors import UserError
+from honest_persona.evaluation.sets import EVALUATION, page_id, read_set
 from honest_persona.modeling.adapter import CARD_FILE, AdapterCard, sound_weights
 from honest_persona.modeling.adapter_folder import read_lora_config, seal_folder
 from honest_persona.modeling.builtin import BUILTIN
@@ -76,8 +77,23 @@ def stage(adapter: Path, folder: Path, base_model: str | None = None, report: bo
     return Staged(folder, AdapterCard.load(folder), left_out, tuple(notices))
 
 
+def _check_evaluation(adapter: Path, report: bool) -> None:
+    """Raises UserError: what is published of an evaluation is not of one, or not what it wrote."""
+    folder = (adapter / RESULTS).parent
+    results = read_set(folder, alone=True)
+    page = adapter / REPORT
+    if report and results is not None and page.is_file():
+        wanted, found = results["about"].get(EVALUATION), page_id(page)
+        if wanted != found:
+            raise UserError(
+                f"{page} is of another evaluation than {RESULTS} ({found}, not {wanted}); run "
+                f"`python -m honest_persona report {folder}`"
+            )
+
+
 def copy_allowed(adapter: Path, folder: Path, report: bool = False) -> list[str]:
     """Copy the allow-list's files into `folder`; their names. Raises UserError as `stage`."""
+    _check_evaluation(adapter, report)
     wanted = [*REQUIRED, *TOKENIZER, RESULTS, *([REPORT] if report else [])]
     names = [name for name in wanted if _is_there(adapter, name)]
     needed = [*REQUIRED, "tokenizer_config.json", *([REPORT] if report else [])]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from honest_persona.base import json_text
+from honest_persona.base.files import write_text
 from honest_persona.config_fields import FIELDS_ALONE, RunConfig
 from honest_persona.data.segments import Persona
 from honest_persona.errors import UserError
@@ -74,7 +75,7 @@ class AdapterCard:
         object.__setattr__(self, "config", RunSettings(self.config))
 
     def save(self, folder: Path) -> None:
-        (folder / CARD_FILE).write_text(self.as_text(), encoding="utf-8")
+        write_text(folder / CARD_FILE, self.as_text())
 
     def as_text(self) -> str:
         return json_text.dumps({"format": _FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"

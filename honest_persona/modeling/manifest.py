@@ -7,12 +7,12 @@ Files that are not in the manifest are nobody's business here: they are neither 
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from honest_persona.base import json_text
+from honest_persona.base.files import part_of, to_disk, write_text
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -43,7 +43,7 @@ def change(folder: Path, name: str, content: bytes) -> None:
 
     Where there is no manifest, or it lacks the file, the file alone is written.
     """
-    partial = folder / f"{name}.partial"
+    partial = part_of(folder / name)
     partial.write_bytes(content)
     to_disk(partial)
     sealed = _read(folder) if (folder / MANIFEST).is_file() else {"files": {}}
@@ -89,25 +89,13 @@ def _compare(folder: Path, name: str, entry: dict[str, Any]) -> None:
         raise Damaged(f"{name} is not what was written: its SHA-256 differs")
 
 
-def to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk and not only on its way."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _entry(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _write(folder: Path, content: dict[str, Any]) -> None:
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(_text(content), encoding="utf-8")
-    to_disk(partial)
-    partial.replace(folder / MANIFEST)
+    write_text(folder / MANIFEST, _text(content))
     to_disk(folder)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from honest_persona.base import json_text
 from honest_persona.base.console import Column, Table, show
+from honest_persona.base.files import write_text
 from honest_persona.base.progress import rounds
 from honest_persona.config import RunConfig
 from honest_persona.data.prepare import load_splits
@@ -172,7 +173,7 @@ def _kept(path: Path, run: Callable[[], Results]) -> Results:
     if path.exists():
         return _results([Sample(**sample) for sample in json_text.loads(path.read_text(encoding="utf-8"))])
     results = run()
-    path.write_text(json_text.dumps([asdict(sample) for sample in results.samples]), encoding="utf-8")
+    write_text(path, json_text.dumps([asdict(sample) for sample in results.samples]))
     return results
 
 
@@ -228,9 +229,8 @@ def _table(lines: Sequence[Line]) -> Table:
 
 
 def _write(lines: Sequence[Line], output: Path) -> None:
-    (output / "report.json").write_text(
-        json_text.dumps(json_text.defined([asdict(line) for line in lines]), indent=1) + "\n", encoding="utf-8"
-    )
+    text = json_text.dumps(json_text.defined([asdict(line) for line in lines]), indent=1)
+    write_text(output / "report.json", text + "\n")
     header, rows = _cells(lines)
-    text = ["| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows]]
-    (output / "report.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    table = ["| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows]]
+    write_text(output / "report.md", "\n".join(table) + "\n")

@@ -19,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from honest_persona.base import json_text
+from honest_persona.base.files import moved_into, write_text
 from honest_persona.data.segments import Persona
 from honest_persona.errors import UserError
 from honest_persona.modeling.adapter import base_fingerprint
@@ -115,7 +116,8 @@ class Probe:
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: getattr(self.readout, name).contiguous() for name in _TENSORS}
-        save_file(tensors, folder / WEIGHTS_FILE)
+        with moved_into(folder / WEIGHTS_FILE) as part:
+            save_file(tensors, part)
         card = {
             "format": _FORMAT,
             "method": self.readout.method,
@@ -126,7 +128,7 @@ class Probe:
             "persona": asdict(self.persona),
             "about": self.about,
         }
-        (folder / CARD_FILE).write_text(json_text.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(folder / CARD_FILE, json_text.dumps(card, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Probe":

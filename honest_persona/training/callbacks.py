@@ -14,13 +14,17 @@ from transformers.trainer_utils import SaveStrategy
 
 from honest_persona.base import json_text
 from honest_persona.base.console import say
+from honest_persona.base.files import write_text
 from honest_persona.base.interrupts import heeds_interrupts
+from honest_persona.base.locks import release_all
 from honest_persona.data.records import Record
 from honest_persona.data.tokens import TokenFormat
+from honest_persona.errors import UserError
 from honest_persona.evaluation.page import write_report
 from honest_persona.evaluation.provenance import provenance
-from honest_persona.evaluation.report import RESULTS_FILE, print_samples, print_table, write_results
-from honest_persona.evaluation.samples import SAMPLES_FILE, read_samples
+from honest_persona.evaluation.report import print_samples, print_table, write_results
+from honest_persona.evaluation.samples import read_samples
+from honest_persona.evaluation.sets import EVALUATION, PLOTS, REPORT_FILE, SAMPLES_FILE, NewSet, new_set, read_set
 from honest_persona.evaluation.suite import Results, Stopped, evaluate_records
 from honest_persona.modeling.prefix_cache import PrefixCache
 from honest_persona.training.ranks import Siblings, all_agree, rank
@@ -31,6 +35,8 @@ from honest_persona.training.trainer import PersonaTrainer
 _ONE_CTRL_C_S = 1.0
 _PRINTED_SAMPLES = 3
 _TRACKED_SAMPLES = 8
+_WAIT_S = 60.0
+"""For somebody who draws the page of the same heavy log anew."""
 
 
 class MetricsFile(TrainerCallback):
@@ -48,11 +54,19 @@ class MetricsFile(TrainerCallback):
         whole = [line for line in lines if line.endswith("\n")]  # a crash may have torn the last one
         read = [json_text.loads(line, undefined=True) for line in whole if state.global_step]
         kept = [json_text.dumps(line) + "\n" for line in read if line["step"] <= state.global_step]
-        self.path.write_text("".join(kept), encoding="utf-8")
+        write_text(self.path, "".join(kept))
 
     def on_log(self, args, state: TrainerState, control: TrainerControl, logs=None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
             self.append({"step": state.global_step, **logs})
+
+    def forget(self, step: int) -> None:
+        """Drop the heavy log of a step, which is made anew."""
+        if self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            others = [s for s in lines if json_text.loads(s, undefined=True)["step"] != step or "heavy_log/" not in s]
+            if others != lines:
+                write_text(self.path, "".join(others))
 
     def append(self, line: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -96,7 +110,9 @@ class HeavyLog(TrainerCallback):
 
     def on_train_begin(self, args, state: TrainerState, control: TrainerControl, model=None, **_: Any) -> None:
         """At step 0, or what a run that was stopped had no time for."""
-        if self.due(state.global_step) and not (self._folder(state) / RESULTS_FILE).exists():
+        if state.global_step and all_agree(self._is_whole(state)):
+            self.done_at = state.global_step
+        elif self.due(state.global_step):
             self.run(state, model)
 
     def on_step_end(self, args, state: TrainerState, control: TrainerControl, model=None, **_: Any) -> None:
@@ -117,36 +133,51 @@ class HeavyLog(TrainerCallback):
             return self._run(state, model)
 
     def _run(self, state: TrainerState, model: Any) -> bool:
-        folder = self._folder(state)
+        folder, step, first = self._folder(state), state.global_step, state.is_world_process_zero
+        what = f"heavy log at step {step}"
         try:
-            results = evaluate_records(
-                model,
-                self.parts,
-                self.form,
-                self.batch_size,
-                self.max_new_tokens,
-                self.seq_len,
-                self.frozen_prefix,
-                file=folder / SAMPLES_FILE,
-                prefix_cache=self.prefix_cache,
-                stop=self.stop,
-                what=f"heavy log at step {state.global_step}",
-            )
+            with new_set(folder, f"the {what}", "stop the process", writes=first, wait_s=_WAIT_S) as new:
+                results = evaluate_records(
+                    model,
+                    self.parts,
+                    self.form,
+                    self.batch_size,
+                    self.max_new_tokens,
+                    self.seq_len,
+                    self.frozen_prefix,
+                    file=new.folder / SAMPLES_FILE,
+                    prefix_cache=self.prefix_cache,
+                    stop=self.stop,
+                    what=what,
+                    evaluation=new.id,
+                )
+                if first:
+                    self._write(new, folder, step, results)
         except Stopped:
-            say(f"the heavy log at step {state.global_step} is broken off")
+            say(f"the {what} is broken off")
             return False
-        self.done_at = state.global_step
-        if state.is_world_process_zero:
-            self._publish(folder, state.global_step, results)
+        self.done_at = step
+        if first:
+            self._publish(folder, step, results)
         return True
+
+    def _is_whole(self, state: TrainerState) -> bool:
+        """Whether this step was evaluated before the run was stopped; the first rank looks."""
+        if not state.is_world_process_zero:
+            return True
+        try:
+            return read_set(self._folder(state)) is not None
+        except UserError as error:
+            say(str(error))
+            return False
 
     def _folder(self, state: TrainerState) -> Path:
         return self.metrics.path.parent / "heavy_log" / f"step_{state.global_step:06d}"
 
-    def _publish(self, folder: Path, step: int, results: Results) -> None:
-        print_table(results, f"heavy log at step {step}")
+    def _write(self, new: NewSet, folder: Path, step: int, results: Results) -> None:
         card = self.trainer.card
         about = {
+            EVALUATION: new.id,
             "adapter": str(self.metrics.path.parent),
             "step": step,
             **provenance(card),
@@ -154,14 +185,22 @@ class HeavyLog(TrainerCallback):
             "dataset": card.config["dataset"],
             "trained_topics": card.trained_topics,
         }
-        write_results(results, folder, about)
+        write_results(results, new.folder, about)
+        self.metrics.forget(step)
+        self.metrics.append({"step": step, **_scalars(results)})
+        write_report(new.folder, home=folder)
+
+    def _publish(self, folder: Path, step: int, results: Results) -> None:
+        print_table(results, f"heavy log at step {step}")
         spread = max(1, len(results.samples) // _TRACKED_SAMPLES)
         samples = list(islice(read_samples(folder / SAMPLES_FILE), 0, None, spread))[:_TRACKED_SAMPLES]
         print_samples(samples[:_PRINTED_SAMPLES])
-        scalars = {f"heavy_log/{name}": value for name, value in results.scalars().items()}
-        self.metrics.append({"step": step, **scalars})
-        say(f"report in {write_report(folder)}")
-        track(step, scalars, results, samples, folder / "plots")
+        say(f"report in {folder / REPORT_FILE}")
+        track(step, _scalars(results), results, samples, folder / PLOTS)
+
+
+def _scalars(results: Results) -> dict[str, float]:
+    return {f"heavy_log/{name}": value for name, value in results.scalars().items()}
 
 
 class SaveAtEpochEnd(TrainerCallback):
@@ -211,6 +250,7 @@ class StopAtSignal(TrainerCallback):
         # a launcher passes Ctrl-C on, as SIGTERM too, to ranks that the terminal has already given it
         again = number == self.asked == signal.SIGINT and time.monotonic() - self._asked_at > _ONE_CTRL_C_S
         if again or self.siblings.ended():
+            release_all()
             os._exit(128 + number)  # no clean-up: it would wait for a rank that is gone
         if number == signal.SIGINT and not self.asked and rank() == 0:
             os.write(2, b"\nCtrl-C: saving after this step; once more to end at once, unsaved\n")  # print may be held

@@ -2,7 +2,7 @@
 
 A checkpoint holds the adapter as it is published, `run_state.*` (run_state.py), `trainer_state.json`, and a manifest
 (modeling/manifest.py) with what the run was; no pickle. A run killed at any moment leaves whole checkpoints and at most
-one `checkpoint-N.partial`, which nothing reads.
+one `checkpoint-N.<random>.partial`, which nothing reads.
 """
 
 import re
@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from safetensors import SafetensorError
 
+from honest_persona.base.files import to_disk
 from honest_persona.config_parsing import show
 from honest_persona.errors import RankError, UserError
-from honest_persona.modeling.manifest import MANIFEST, Damaged, check, seal, to_disk
+from honest_persona.modeling.manifest import MANIFEST, Damaged, check, seal
 from honest_persona.training.run_state import RunState
 
 PARTIAL = ".partial"
@@ -64,7 +66,7 @@ def whole(folder: Path, about: Mapping[str, Any], writes: bool, state: RunState)
     Raises:
         RankError: it cannot be written, as on a full disk. What was there before stays.
     """
-    with _aside(folder, folder.with_name(folder.name + PARTIAL), writes, state) as partial:
+    with _aside(folder, folder.with_name(f"{folder.name}.{uuid4().hex[:8]}{PARTIAL}"), writes, state) as partial:
         yield partial
         if writes:
             seal(partial, dict(about))
@@ -81,7 +83,7 @@ def into_place(folder: Path, last: str, writes: bool, state: RunState) -> Iterat
     Raises:
         RankError: as `whole`.
     """
-    with _aside(folder, folder / f"adapter{PARTIAL}", writes, state) as partial:
+    with _aside(folder, folder / f"adapter.{uuid4().hex[:8]}{PARTIAL}", writes, state) as partial:
         yield partial
         if writes:
             for path in sorted(partial.iterdir(), key=lambda path: path.name == last):
@@ -95,7 +97,8 @@ def into_place(folder: Path, last: str, writes: bool, state: RunState) -> Iterat
 def _aside(folder: Path, partial: Path, writes: bool, state: RunState) -> Iterator[Path]:
     try:
         if writes:
-            for left in (*partial.parent.glob(f"checkpoint-*{PARTIAL}"), partial):
+            parts = [path for what in ("checkpoint-*", "adapter.*") for path in partial.parent.glob(what + PARTIAL)]
+            for left in parts:  # of killed processes: a run's folder has one owner
                 shutil.rmtree(left, ignore_errors=True)
             partial.mkdir(parents=True)
             if shutil.disk_usage(partial).free < state.n_bytes:

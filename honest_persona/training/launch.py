@@ -24,6 +24,7 @@ from honest_persona.data.tokens import TokenFormat
 from honest_persona.errors import RankError, UserError
 from honest_persona.modeling.adapter import CARD_FILE, AdapterCard, add_adapter, base_fingerprint, load_adapter
 from honest_persona.modeling.load import embedding_rows, load_base, load_tokenizer
+from honest_persona.training import finished
 from honest_persona.training.assembly import (
     build_trainer,
     checkpoints_activations,
@@ -36,7 +37,7 @@ from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCh
 from honest_persona.training.checkpoints import Checkpoint, check_same_run, checkpoints, last_good, newest
 from honest_persona.training.console import TrainingConsole
 from honest_persona.training.identity import changed_settings, run_identity
-from honest_persona.training.ranks import Siblings, is_launched, join_deepspeed
+from honest_persona.training.ranks import Siblings, held_by_all, is_launched, join_deepspeed, rank
 from honest_persona.training.trackers import guard_trackers, prepare_trackers
 
 _VERSIONS = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate", "honest-persona")
@@ -69,7 +70,8 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
         callbacks: called after the package's own.
 
     Raises:
-        UserError: bad data, model or config; the run's folder holds another run; nothing to resume.
+        UserError: bad data, model or config; the run's folder holds another run, or another process is at work in it;
+            nothing to resume.
     """
     if config.sft.get("deepspeed") and not is_launched():
         say(
@@ -78,7 +80,7 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
         )
         config = config.without_deepspeed()
     folder = root / config.run_name
-    checkpoint = _checkpoint_to_resume(folder, config.resume)
+    _check_folder(folder, config.resume)
     form = token_format(config)
     material = prepare(config, form)
     if material.loaded is not None:
@@ -89,7 +91,7 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
         join_deepspeed()  # before a model is loaded, or it counts the ranks twice
     try:
         with if_interrupted(lambda: f"the run is in {folder}; {last_good(folder)}"):
-            return _train(config, form, material, folder, checkpoint, callbacks)
+            return _train(config, form, material, folder, callbacks)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -100,17 +102,36 @@ def _train(
     form: TokenFormat,
     material: Material,
     folder: Path,
-    checkpoint: Checkpoint | None,
     callbacks: Sequence[TrainerCallback],
 ) -> Path:
     frozen = freezes_prefix(config)
     batches = make_batches(config, material.rows, frozen)
     say(batches.plan().line())
-    run = run_identity(config, material.rows, form, batches.effective_batch_size)
-    if checkpoint is not None:  # all but the base model, which is not loaded yet
-        check_same_run(checkpoint, {**checkpoint.about["run"], **run})
     # made twice: ZeRO-3 shards a model as it is read, by these arguments, and what fits in memory shows on the model
-    args = _sft_config(config, folder, batches, config.activation_checkpointing is True)
+    args = _sft_config(config, folder, batches, config.activation_checkpointing is True)  # the ranks have met now
+    with held_by_all(folder, "a training", "choose another --run_name"):
+        checkpoint = _checkpoint_to_resume(folder, config.resume)  # nobody else writes to the folder from here on
+        run = run_identity(config, material.rows, form, batches.effective_batch_size)
+        if checkpoint is not None:  # all but the base model, which is not loaded yet
+            check_same_run(checkpoint, {**checkpoint.about["run"], **run})
+        if config.resume and finished.nothing_to_do(folder, checkpoint, run, finished.planned_steps(config, batches)):
+            return folder
+        return _train_owned(config, form, material, folder, checkpoint, callbacks, frozen, batches, args, run)
+
+
+def _train_owned(
+    config: RunConfig,
+    form: TokenFormat,
+    material: Material,
+    folder: Path,
+    checkpoint: Checkpoint | None,
+    callbacks: Sequence[TrainerCallback],
+    frozen: bool,
+    batches: PersonaBatches,
+    args: SFTConfig,
+    run: dict[str, Any],
+) -> Path:
+    """What is left when the folder is this process's, and there is something to do."""
     prepare_trackers(args.report_to or ())
     _tell_compiling(args)
     dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
@@ -182,7 +203,11 @@ def _train(
             if held is not None:
                 say(f"{use}: {held.report()}")
                 held.close()
+    if rank() == 0:
+        finished.unmark(folder)
     trainer.save_model()
+    if rank() == 0:
+        finished.mark(folder, trainer.state.global_step, run)
     trainer.accelerator.wait_for_everyone()
     say(f"adapter saved in {folder}\nnext: python eval.py --adapter {folder}")
     return folder
@@ -201,21 +226,32 @@ def _summary(loaded: Loaded, splits: Splits) -> str:
     )
 
 
-def _checkpoint_to_resume(folder: Path, resume: bool) -> Checkpoint | None:
-    if resume:
-        checkpoint = newest(folder, say)
-        if checkpoint is None:
-            raise UserError(
-                f"resume: {folder} has no whole checkpoint; check run_name, or start without --resume (and remove "
-                "checkpoints that are not whole)"
-            )
-        return checkpoint
-    if checkpoints(folder) or (folder / CARD_FILE).exists():
+def _check_folder(folder: Path, resume: bool) -> None:
+    """Whether there is a run to go on with, or none that would be overwritten; whole or not."""
+    begun = bool(checkpoints(folder)) or (folder / CARD_FILE).exists()
+    if resume and not begun:
+        raise _nothing_to_resume(folder)
+    if begun and not resume:
         raise UserError(
             f"run_name: {folder} already holds a run; continue it with --resume, choose another --run_name, "
             "or remove the folder"
         )
-    return None
+
+
+def _checkpoint_to_resume(folder: Path, resume: bool) -> Checkpoint | None:
+    """None for a new run, and for one that has ended and kept no checkpoint."""
+    _check_folder(folder, resume)
+    checkpoint = newest(folder, say) if resume else None
+    if resume and checkpoint is None and finished.read(folder, None) is None:
+        raise _nothing_to_resume(folder)
+    return checkpoint
+
+
+def _nothing_to_resume(folder: Path) -> UserError:
+    return UserError(
+        f"resume: {folder} has no whole checkpoint; check run_name, or start without --resume (and remove "
+        "checkpoints that are not whole)"
+    )
 
 
 def _tell_resume(checkpoint: Checkpoint, card: AdapterCard) -> None:

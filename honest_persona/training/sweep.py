@@ -12,7 +12,6 @@ torch.distributed is left to the next one. Under a launcher every rank starts it
 new port; rank 0 evaluates alone, as eval.py does.
 """
 
-import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ import torch.distributed as dist
 
 from honest_persona.base import json_text
 from honest_persona.base.console import say
+from honest_persona.base.files import write_text
 from honest_persona.base.progress import rounds
 from honest_persona.config import RunConfig
 from honest_persona.config_fields import CHECKPOINTS_DIR
@@ -36,15 +36,15 @@ from honest_persona.data.splits import split_records
 from honest_persona.errors import UserError
 from honest_persona.evaluation.compare import compare, print_comparison
 from honest_persona.evaluation.page import SWEEP_FILE
-from honest_persona.evaluation.report import RESULTS_FILE
 from honest_persona.evaluation.run import evaluate_adapter
-from honest_persona.evaluation.samples import BASELINES_FILE, SAMPLES_FILE, Sample, read_samples
+from honest_persona.evaluation.samples import Sample, read_samples
+from honest_persona.evaluation.sets import BASELINES_FILE, RESULTS_FILE, SAMPLES_FILE, read_set, settle
 from honest_persona.evaluation.suite import summarize
 from honest_persona.modeling.adapter import CARD_FILE, AdapterCard
 from honest_persona.training.checkpoints import checkpoints
 from honest_persona.training.launch import train
 from honest_persona.training.own_process import in_own_process
-from honest_persona.training.ranks import is_launched, rank
+from honest_persona.training.ranks import from_rank_0, held_by_all, is_launched, rank
 from honest_persona.training.sweep_table import print_sweep
 
 FOLD_FILE = "fold.json"
@@ -145,9 +145,9 @@ def sweep(config: RunConfig, design: str, limit: int | None = None, output: Path
     for fold in folds:
         _check_enough(fold, records)
     _check_same(given, folds)
-    with _ranks_together():
+    with _ranks_together(), held_by_all(given.folder, "a sweep", "choose another --output"):
+        _check_same(given, folds)  # once more: another sweep may have been at work
         if rank() == 0:
-            given.folder.mkdir(parents=True, exist_ok=True)
             if design == "topic_matrix":
                 write_jsonl(_with_split(records, config), given.folder / RECORDS_FILE)
             _write(given, folds)
@@ -211,6 +211,7 @@ def _check_same(given: Sweep, folds: Sequence[RunConfig]) -> None:
 
 def _state(given: Sweep, fold: RunConfig) -> State:
     folder = given.folder / fold.run_name
+    settle(folder / "eval")
     if not (folder / FOLD_FILE).exists():
         return "new"
     if (folder / "eval" / RESULTS_FILE).exists():
@@ -223,11 +224,11 @@ def _state(given: Sweep, fold: RunConfig) -> State:
 def _run(given: Sweep, fold: RunConfig) -> None:
     """What is still to be done for one fold. All ranks call this."""
     folder = given.folder / fold.run_name
-    state, port = _of_rank_0((_state(given, fold), _free_port()))
+    state, port = from_rank_0((_state(given, fold), _free_port()) if rank() == 0 else ("new", 0))
     if state in ("new", "begun"):
         if rank() == 0:
             folder.mkdir(exist_ok=True)
-            _replace(folder / FOLD_FILE, fold.to_json())
+            write_text(folder / FOLD_FILE, fold.to_json())
         # torchrun's own store still holds the addresses of the training before
         joined = {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"} if is_launched() else {}
         in_own_process(joined, train, fold.model_copy(update={"resume": state == "begun"}), given.folder)
@@ -248,14 +249,6 @@ def _ranks_together() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
-
-
-def _of_rank_0(value: Any) -> Any:
-    if not dist.is_initialized():
-        return value
-    box = [value]
-    dist.broadcast_object_list(box)
-    return box[0]
 
 
 def _free_port() -> int:
@@ -280,15 +273,14 @@ def _write(given: Sweep, folds: Sequence[RunConfig]) -> None:
             {
                 "name": folder.name,
                 "train_topics": AdapterCard.load(folder).trained_topics,
-                "rows": json_text.loads((folder / "eval" / RESULTS_FILE).read_text(encoding="utf-8"))["rows"],
+                "rows": (read_set(folder / "eval") or {})["rows"],
             }
             for folder in done
         ],
         "pooled": [asdict(row) for row in pooled],
     }
-    _replace(
-        given.folder / SWEEP_FILE, json_text.dumps(json_text.defined(content), indent=1, ensure_ascii=False) + "\n"
-    )
+    text = json_text.dumps(json_text.defined(content), indent=1, ensure_ascii=False)
+    write_text(given.folder / SWEEP_FILE, text + "\n")
 
 
 def _samples(given: Sweep, folder: Path) -> Iterator[Sample]:
@@ -297,10 +289,3 @@ def _samples(given: Sweep, folder: Path) -> Iterator[Sample]:
         for sample in read_samples(folder / "eval" / name):
             if given.design == "topic_matrix" or sample.part == "across":
                 yield sample.without_texts()
-
-
-def _replace(path: Path, text: str) -> None:
-    """The file is there whole, or as it was."""
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)

@@ -246,6 +246,13 @@ class PersonaTrainer(SFTTrainer):
             restore(self, Path(resume_from_checkpoint))
         return prepared
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Not even one step where none is left, as in a run that was killed between its last one and its end."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Nothing: see `_prepare_for_training`."""
 

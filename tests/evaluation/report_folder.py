@@ -9,7 +9,8 @@ import numpy as np
 from honest_persona.evaluation.averaging import gains
 from honest_persona.evaluation.calibrate import threshold_for
 from honest_persona.evaluation.flips import flips
-from honest_persona.evaluation.samples import BASELINES_FILE, SAMPLES_FILE, Sample, write_samples
+from honest_persona.evaluation.samples import Sample, write_samples
+from honest_persona.evaluation.sets import BASELINES_FILE, SAMPLES_FILE
 from honest_persona.evaluation.suite import summarize
 
 TOPICS = {"within": ["reward_hacks", "sycophancy"], "across": ["oversimplification"]}

@@ -15,7 +15,8 @@ from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
 from honest_persona.evaluation.page import outcome, write_report
-from honest_persona.evaluation.samples import SAMPLES_FILE, Sample, read_samples
+from honest_persona.evaluation.samples import Sample, read_samples
+from honest_persona.evaluation.sets import SAMPLES_FILE
 from tests.evaluation.report_folder import HOSTILE, samples, write_all, write_evaluation
 
 OF_TEXT = """

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from honest_persona.evaluation.report import detectors_table, print_detectors, print_table, table, write_results
-from honest_persona.evaluation.samples import SAMPLES_FILE, read_samples, write_samples
+from honest_persona.evaluation.samples import read_samples, write_samples
+from honest_persona.evaluation.sets import SAMPLES_FILE
 from honest_persona.evaluation.suite import Results, summarize
 from tests.evaluation import scored
 
@@ -37,6 +38,8 @@ def test_files_round_trip(results, tmp_path):
         raise AssertionError(f"{constant} is no JSON")
 
     content = json.loads((folder / "results.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert len(content.pop("sha256")) == 64
+    assert content.pop("files") == {}, "there are none yet"
     assert content == {"about": {"adapter": "a", "limit": None}, **json.loads(json.dumps(results.as_dict()))}
     assert content["too_long"] == {"within": 2}
     row = next(r for r in content["rows"] if r["part"] == "across" and r["topic"] == r["variant"] == "all")

@@ -2,19 +2,24 @@
 
 import json
 import re
+import shutil
 from collections import Counter, defaultdict
 from dataclasses import replace
 
 import pytest
 
 from honest_persona.base import progress
+from honest_persona.base.locks import held
 from honest_persona.data.sources import Selection, load_records
 from honest_persona.errors import UserError
 from honest_persona.evaluation import controls
+from honest_persona.evaluation.compare import compare
 from honest_persona.evaluation.controls import CONTROLS, Asked, best_prompted
+from honest_persona.evaluation.page import write_report
 from honest_persona.evaluation.reviews import HonestPersona
 from honest_persona.evaluation.run import evaluate_adapter, held_out
-from honest_persona.evaluation.samples import BASELINES_FILE, HONEST_PERSONA, SAMPLES_FILE, read_samples
+from honest_persona.evaluation.samples import HONEST_PERSONA, read_samples
+from honest_persona.evaluation.sets import BASELINES_FILE, SAMPLES_FILE, page_id
 from honest_persona.evaluation.suite import summarize
 from honest_persona.modeling.adapter import AdapterCard, base_fingerprint
 from honest_persona.modeling.builtin import tiny_model
@@ -108,6 +113,32 @@ def test_every_detector_is_asked_about_the_same_records(folder, tmp_path, termin
     assert asked["honest persona"] == (len(results.samples), "records")
     assert {asked[name] for name in ("no adapter", *prompts)} == {(16, "records")}
     assert "\r" not in shown
+
+
+def test_all_files_are_of_one_evaluation_and_are_refused_where_they_are_not(folder, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for output in (one, two):
+        evaluate_adapter(str(folder), limit=1, output=str(output))
+    names = {"results.json", "samples.jsonl", "baselines.jsonl", "report.html"}
+    assert {path.name for path in one.iterdir()} == names, "and plots/, where there is something to be drawn"
+    first, second = (json.loads((o / "results.json").read_text())["about"]["evaluation"] for o in (one, two))
+    for evaluation, output in {first: one, second: two}.items():
+        for name in (SAMPLES_FILE, BASELINES_FILE):
+            assert {json.loads(line)["evaluation"] for line in (output / name).open()} == {evaluation}
+        assert page_id(output / "report.html") == evaluation
+    assert compare(one, two).matched == 4, "negative control"
+    mixed = tmp_path / "mixed.jsonl"
+    lines = [(output / SAMPLES_FILE).read_text().splitlines(keepends=True) for output in (one, two)]
+    mixed.write_text(lines[0][0] + "".join(lines[1][1:]))
+    with pytest.raises(UserError, match=rf"mixed.jsonl:2: of the evaluation '{second}', and the lines before are of"):
+        compare(two, mixed)
+    shutil.copy(two / SAMPLES_FILE, one / SAMPLES_FILE)
+    for refused in (lambda: write_report(one), lambda: compare(one, two), lambda: compare(two, one / SAMPLES_FILE)):
+        with pytest.raises(UserError, match=r"samples.jsonl is of another evaluation than results.json .* run eval.py"):
+            refused()
+    with held(two, "eval.py", "x"), pytest.raises(UserError, match=r"in use by eval.py .* or give another --output$"):
+        evaluate_adapter(str(folder), limit=1, output=str(two))
+    assert compare(two, two).matched == 4, "as it was"
 
 
 def test_without_training_records_the_readers_are_left_out_and_said_to_be(folder, tmp_path, capsys):

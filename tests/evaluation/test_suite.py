@@ -13,7 +13,8 @@ from honest_persona.data.segments import record_messages
 from honest_persona.data.tokens import Tokens, apply_intervention, encode_record
 from honest_persona.evaluation import suite
 from honest_persona.evaluation.reviews import Ending, Review
-from honest_persona.evaluation.samples import SAMPLES_FILE, read_samples
+from honest_persona.evaluation.samples import read_samples
+from honest_persona.evaluation.sets import SAMPLES_FILE
 from honest_persona.evaluation.suite import Results, batches, evaluate_records, place_of, prompt_of
 from honest_persona.modeling.adapter import activation_arguments
 from tests.tiny import base_model, form_of, random_adapter, record
@@ -349,7 +350,7 @@ def test_samples_go_to_a_file_as_they_come(flags, form, model, tmp_path, monkeyp
     assert [kind for kind, _ in first.prompt][-2:] == ["PERSONA_TOKEN", "INTERVENTION"]
     before = file.read_bytes()
 
-    # stopped on its way, an evaluation leaves the whole file of the one before, and its own beginning beside it
+    # stopped on its way, an evaluation leaves the whole file of the one before, and nothing of its own
     said = list(records)
 
     def fail_late(_, prompts, *args):
@@ -362,7 +363,7 @@ def test_samples_go_to_a_file_as_they_come(flags, form, model, tmp_path, monkeyp
     with pytest.raises(RuntimeError, match="out of memory"):
         evaluate_records(model, {"within": records}, form, 2, 4, file=file)
     assert file.read_bytes() == before
-    assert [s.flag for s in read_samples(file.with_name(file.name + ".part"))] == ["FAIL"] * 4
+    assert list(file.parent.iterdir()) == [file]
 
     # so does one that is told to stop, after the batch at hand
     monkeypatch.setattr(suite, "write_reviews", lambda _, prompts, *args: [flag_of("PASS")] * len(prompts))
@@ -370,7 +371,7 @@ def test_samples_go_to_a_file_as_they_come(flags, form, model, tmp_path, monkeyp
     with pytest.raises(suite.Stopped):
         evaluate_records(model, {"within": records}, form, 2, 4, file=file, stop=lambda: next(answers))
     assert file.read_bytes() == before
-    assert [s.flag for s in read_samples(file.with_name(file.name + ".part"))] == ["PASS"] * 4
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_memory_does_not_grow_with_the_records(flags, form, model, tmp_path, monkeypatch):
