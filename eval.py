@@ -50,6 +50,12 @@ def main(argv: list[str]) -> None:
         help=f"records with one thing changed, as parts of their own: all, or some of {', '.join(MEANINGS)}",
     )
     parser.add_argument("--benign", metavar="FILE", help='benign conversations: JSON lines {"messages": [...]}')
+    parser.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        default="auto",
+        help="number format to run in (default: that of the training where this machine is fast in it)",
+    )
     args = parser.parse_args(argv)
 
     # imported only now: torch and its libraries read the environment when they are imported, and run_entry fills it

@@ -29,7 +29,7 @@ from honest_persona.config import RunConfig
 from honest_persona.data.prepare import dummy_rows
 from honest_persona.modeling.adapter import AdapterCard, add_adapter
 from honest_persona.training.assembly import build_trainer, make_batches
-from honest_persona.training.ranks import is_launched, join_deepspeed
+from honest_persona.training.ranks import is_launched, join
 
 _SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny": ("qwen3", {}),
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     )
     device = torch.device(setup.device)
     if is_launched():
-        join_deepspeed()
+        join(use_deepspeed=True)
     rows = dummy_rows(config, form)
     batches = make_batches(config, rows, True)
     with tempfile.TemporaryDirectory() as folder:

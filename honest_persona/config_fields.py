@@ -14,7 +14,7 @@ CHECKPOINTS_DIR = "checkpoints"
 DEFAULT_BATCH_SIZE = 16
 FIELDS_ALONE = "fields alone"
 """validation context under which fields are not checked against each other"""
-NULL_MEANS_DEFAULT = ("lora_alpha", "run_name")
+NULL_MEANS_DEFAULT = ("bf16", "lora_alpha", "run_name")
 
 
 def _names(value: Any) -> Any:
@@ -162,6 +162,8 @@ class RunConfig(BaseModel):
     """examples per optimizer step over all ranks; null: 16, or what gradient_accumulation_steps gives"""
     tokens_per_batch: PositiveInt | None = None
     """padded tokens of a micro-batch, in place of per_device_train_batch_size; null: a fixed count"""
+    bf16: bool | Literal["auto"] = "auto"
+    """compute in bfloat16, else in float32 (fp16: float16); auto: where this machine is measured to be fast in it"""
     activation_checkpointing: bool | Literal["auto"] = "auto"
     """recompute activations in the backward pass; auto: only where memory would not hold them"""
     flag_loss_multiplier: Annotated[float, Field(gt=0)] = 1.0
@@ -203,8 +205,7 @@ class RunConfig(BaseModel):
                 problems.append(f"{name}: {problem}")
         if problems:
             raise ValueError("; ".join(problems))
-        fp16 = {"bf16": False} if given.get("fp16") and "bf16" not in given else {}
-        return {**config_sft.DEFAULTS, **fp16, **given}
+        return {**config_sft.DEFAULTS, **given}
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Self:
@@ -223,6 +224,19 @@ class RunConfig(BaseModel):
     def to_json(self) -> str:
         """The resolved config, to be stored beside the adapter."""
         return json_text.dumps(self.as_dict(), indent=2) + "\n"
+
+    @property
+    def format_name(self) -> str:
+        """The number format that the model is loaded and run in: `float32`, `bfloat16`, `float16`, or still `auto`."""
+        if self.sft.get("fp16"):
+            return "float16"
+        return "auto" if self.bf16 == "auto" else "bfloat16" if self.bf16 else "float32"
+
+    def in_format(self, name: str) -> Self:
+        """The same run with this number format, `bfloat16` or `float32`, in the place of `bf16: auto`."""
+        if self.bf16 != "auto":
+            return self
+        return self.model_copy(update={"bf16": name == "bfloat16" and not self.sft.get("fp16")})
 
     def without_deepspeed(self) -> Self:
         """The same run for a process that no launcher started."""
@@ -275,9 +289,11 @@ class RunConfig(BaseModel):
         """
         import torch
 
+        assert self.format_name != "auto", "chosen before: `in_format`"
         return {
             "use_cpu": not torch.accelerator.is_available(),
             **self.sft,
+            "bf16": self.format_name == "bfloat16",
             "push_to_hub": False,  # the Trainer's own takes all of the folder; hub/push.py uploads after the run
             "gradient_accumulation_steps": accumulation,
             "activation_checkpointing": checkpointing,
@@ -307,7 +323,7 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "validation_topics", f"must be kept out of train_topics; both have {', '.join(common)}"
     if values.get("data_model_source") in ((), []):
         yield "data_model_source", "must name a model, or be all"
-    if values.get("bf16") and values.get("fp16"):
+    if values.get("bf16") is True and values.get("fp16"):
         yield "fp16", "must not be on together with bf16; set bf16: false"
     warmup, cooldown = values.get("warmup_steps", 0), values.get("lr_cooldown_frac", 0)
     if warmup < 1 < warmup + cooldown:
@@ -326,19 +342,3 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"{batch_size} is not a multiple of per_device_train_batch_size x gradient_accumulation_steps = {per_step};"
             f" set it to {sizes}",
         )
-
-
-def keys_table() -> str:
-    """A Markdown table of our keys in their order, and of the SFTConfig fields that have another default here."""
-    rows = [
-        (name, defaults[name], field.description or "")
-        for defaults in [RunConfig().as_dict()]
-        for name, field in RunConfig.model_fields.items()
-        if name != "sft"
-    ]
-    sft = [(name, value, "a field of TRL's SFTConfig") for name, value in config_sft.DEFAULTS.items()]
-    lines = ["| key | default | meaning |", "| --- | --- | --- |"]
-    for name, default, meaning in [*rows, *sft]:
-        shown = json_text.dumps(default, ensure_ascii=False).replace("|", "\\|")
-        lines.append(f"| `{name}` | `{shown}` | {' '.join(meaning.split())} |")
-    return "\n".join(lines)

@@ -30,7 +30,6 @@ DEFAULTS: Mapping[str, Any] = {
     "lr_scheduler_type": "warmup_stable_decay",
     "num_train_epochs": 4,
     "per_device_train_batch_size": 1,
-    "bf16": True,
     "logging_steps": 1,
     "save_strategy": "epoch",
     "report_to": "none",

@@ -89,7 +89,7 @@ def shortcuts(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def keys(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Print every key of the config with its default and meaning, as a Markdown table (docs/config.md)."""
-    from honest_persona.config_fields import keys_table
+    from honest_persona.config_table import keys_table
 
     say(keys_table())
 
@@ -112,6 +112,7 @@ def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def review(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Review every conversation of a JSONL file; nothing is loaded or written before all lines are found sound."""
+    from honest_persona.base.number_format import format_of
     from honest_persona.data.conversations import read_conversations
     from honest_persona.data.tokens import TokenFormat
     from honest_persona.evaluation.reviews import load_honest_persona
@@ -129,7 +130,9 @@ def review(args: argparse.Namespace, _: Sequence[str]) -> None:
 
     # line by line: what is done is not lost if the rest does not come
     with _owned_output(args.output) if args.output else nullcontext() as out:
-        reviews = load_honest_persona(folder).each_review(
+        number_format = format_of(args.dtype, card.trained_in)
+        tell(str(number_format))
+        reviews = load_honest_persona(folder, number_format.dtype).each_review(
             [c.messages for c in conversations],
             [c.intervention for c in conversations],
             max_new_tokens=args.max_new_tokens or card.config["max_new_tokens"],
@@ -196,6 +199,7 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
         batch_size=args.batch_size,
         max_new_tokens=args.max_new_tokens,
         dry_run=args.dry_run,
+        dtype=args.dtype,
     )
     if args.json:
         say(json_text.dumps(threshold.as_dict()))

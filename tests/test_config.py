@@ -96,7 +96,7 @@ def test_defaults_are_the_references():
     assert (config.lr_cooldown_frac, config.lr_min_frac) == (0.5, 0.05)
     assert (config.system_tag, config.intervention_prefix) == ("<SYSTEM> ", " INTERVENTION: ")
     assert (config.review_prefix, config.flag_prefix) == ("\n\nREVIEW:", "\nFLAG: ")
-    expected = {"learning_rate": 1e-5, "adam_beta1": 0.9, "adam_beta2": 0.99, "warmup_steps": 0.1, "bf16": True}
+    expected = {"learning_rate": 1e-5, "adam_beta1": 0.9, "adam_beta2": 0.99, "warmup_steps": 0.1}
     expected |= {"max_grad_norm": 1.0, "num_train_epochs": 4, "lr_scheduler_type": "warmup_stable_decay"}
     assert {key: config.sft[key] for key in expected} == expected
     assert config.gradient_accumulation_steps(1) * config.sft["per_device_train_batch_size"] == 16
@@ -302,7 +302,7 @@ def test_bad_command_line(argv, message):
         ("learning_rate: -1.0", "must be at least 0, got -1.0"),
         ("learning_rate: .inf", "must be a finite number, got Infinity"),
         ("adam_beta2: 1", "must be below 1, got 1"),
-        ("bf16: 1", "must be true or false or null, got 1"),
+        ("bf16: 1", "must be true or false or one of auto, got 1"),
         ("max_steps: 0", "must be -1"),
         ("max_steps: 2.5", "must be a whole number, got 2.5"),
         ("logging_steps: 1.5", "must be a share of all steps (below 1) or a whole number of steps, got 1.5"),
@@ -404,8 +404,24 @@ def test_warmup_in_steps_leaves_the_cooldown_alone():
     assert load_config(None, ["--warmup_steps", "10", "--lr_cooldown_frac", "1.0"]).lr_cooldown_frac == 1
 
 
-def test_fp16_turns_the_default_bf16_off():
-    assert load_config(None, ["--fp16"]).sft["bf16"] is False
+@pytest.mark.parametrize(
+    ("flags", "before", "after"),
+    [
+        ((), "auto", {"float32": "float32", "bfloat16": "bfloat16"}),
+        (("--bf16", "null"), "auto", {"float32": "float32", "bfloat16": "bfloat16"}),
+        (("--bf16",), "bfloat16", {"float32": "bfloat16"}),
+        (("--bf16", "false"), "float32", {"bfloat16": "float32"}),
+        (("--fp16",), "float16", {"bfloat16": "float16", "float32": "float16"}),
+    ],
+)
+def test_the_number_format_is_open_until_it_is_chosen(flags, before, after):
+    config = load_config(None, flags)
+    assert config.format_name == before
+    for chosen, name in after.items():
+        resolved = config.in_format(chosen)
+        assert resolved.format_name == name
+        assert resolved.as_dict()["bf16"] is (name == "bfloat16")
+        assert resolved.sft_arguments(1, False)["bf16"] is (name == "bfloat16")
 
 
 def test_resolved_defaults(write):
@@ -569,7 +585,7 @@ def test_sft_arguments_make_an_sftconfig(tmp_path, monkeypatch):
 
 
 def test_the_user_may_force_the_cpu():
-    assert load_config(None, ["--use_cpu"]).sft_arguments(1, False)["use_cpu"] is True
+    assert load_config(None, ["--use_cpu", "--bf16", "false"]).sft_arguments(1, False)["use_cpu"] is True
 
 
 # The resolved config.

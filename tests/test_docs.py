@@ -2,7 +2,7 @@
 
 import re
 
-from honest_persona.config_fields import keys_table
+from honest_persona.config_table import keys_table
 
 
 def test_config_page_is_the_table_of_the_code(root):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.canaries import IN_ENVIRONMENT, IN_FILE, keys_in, places_of_keys
-from tests.training.launches import ROOT, TINY, launch
+from tests.training.launches import ROOT, TINY, launch_for_real
 
 SMALL = (*TINY, "--max_steps", "2", "--val_samples_per_topic", "1", "--max_new_tokens", "4")
 VERB = ("-m", "honest_persona")
@@ -23,8 +23,13 @@ import train
 from honest_persona.entry import run_entry
 
 def main(argv):
+    import torch
+    from honest_persona.base.number_format import NumberFormat
     from honest_persona.training import launch
     trained = launch.train
+    # ranks that would choose differently: rank 0 decides
+    mine = torch.bfloat16 if os.environ["RANK"] == "1" else torch.float32
+    launch.fastest_format = lambda: NumberFormat(mine, "measured on rank " + os.environ["RANK"])
 
     def crash(config, **more):
         trained(config, **more)
@@ -75,7 +80,7 @@ def whole_run(guarded):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         saving = ("--save_strategy", "steps", "--save_steps", "1", "--first_heavy_log_step", "1")
-        trained = launch(guarded, "run", *SMALL, *saving, "--report_to", "[wandb, trackio]")
+        trained = launch_for_real(guarded, "run", *SMALL, *saving, "--report_to", "[wandb, trackio]")
     adapter = "checkpoints/run"
     small = ("--limit", "2", "--max_new_tokens", "4")
     return {
@@ -117,9 +122,14 @@ def test_two_ranks_that_crash_show_no_key_and_ask_for_no_network(guarded):
     """DeepSpeed's launcher repeats the command line and passes the environment on; both ranks print a traceback."""
     (guarded / "crash.py").write_text(CRASH.replace("ROOT", repr(str(ROOT))))
     flags = (*SMALL, "--run_name", "two", "--report_to", "wandb", "--per_device_train_batch_size", "2")
-    run = launch(guarded, "two", *flags, launcher="deepspeed", script=str(guarded / "crash.py"))
+    run = launch_for_real(
+        guarded, "two", *flags, "--bf16", "auto", launcher="deepspeed", script=str(guarded / "crash.py")
+    )
     assert run.code != 0
     assert "RuntimeError: 401 Unauthorized: *** ***" in run.output
+    assert run.output.count("number format ") == run.output.count("number format float32: measured on rank 0") == 1
+    card = json.loads((guarded / "checkpoints" / "two" / "honest_persona.json").read_text())
+    assert card["config"]["bf16"] is False
     assert (guarded / "checkpoints" / "two" / "adapter_model.safetensors").exists()
     assert not keys_in(run.output)
     assert [place for place in places_of_keys(guarded) if not place.startswith("env.json")] == []

@@ -15,6 +15,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from honest_persona.base.number_format import FormatName, format_of
 from honest_persona.base.progress import Progress
 from honest_persona.data.persona_token import resolve_persona_token
 from honest_persona.data.segments import Kind, Persona, Segment
@@ -209,7 +210,7 @@ class HonestPersona:
 
 def load_honest_persona(
     path: str | Path,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | FormatName | None = None,
     device: str | torch.device | None = None,
     revision: str | None = None,
 ) -> HonestPersona:
@@ -217,7 +218,8 @@ def load_honest_persona(
 
     Args:
         path: the adapter's folder, or a repo of the Hub: "user/name".
-        dtype: of the base model; that of the training where it is not given.
+        dtype: the number format to run in. None and `auto`: that of the training where this machine is fast in it, else
+            float32 or bfloat16 (`number_format.format_of`).
         revision: branch, tag or commit of the repo.
 
     Raises:
@@ -226,8 +228,9 @@ def load_honest_persona(
     """
     folder = resolve(path, revision)
     card = AdapterCard.load(folder)
-    half = card.config.get("bf16", True) or card.config.get("fp16", False)
-    base = load_base(card.base_model, card.base_revision, dtype or (torch.bfloat16 if half else torch.float32))
+    if not isinstance(dtype, torch.dtype):
+        dtype = format_of(dtype, card.trained_in).dtype
+    base = load_base(card.base_model, card.base_revision, dtype)
     fingerprint = base_fingerprint(base)
     if fingerprint != card.base_fingerprint:
         raise UserError(

@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 import yaml
 
 from honest_persona.base import locks
-from honest_persona.base.console import one_line, say
+from honest_persona.base.console import one_line, say, tell
+from honest_persona.base.number_format import FormatName, format_of
 from honest_persona.data.records import Record
 from honest_persona.data.segments import record_messages
 from honest_persona.data.sources import Selection, load_records
@@ -57,6 +58,7 @@ def evaluate_adapter(
     interventions: int = 1,
     designs: str = "",
     benign: str | None = None,
+    dtype: FormatName = "auto",
 ) -> Results:
     """Review held-out records with the adapter, and ask other detectors about them; print and write what was found.
 
@@ -70,6 +72,7 @@ def evaluate_adapter(
             average P(FAIL) over them.
         designs: records with one thing changed, as parts of their own: `all` or names of `designs.DESIGNS`.
         benign: a file of benign conversations, for the design of that name.
+        dtype: the number format to run in, as in `load_honest_persona`.
 
     Raises:
         UserError: no usable adapter, no record left to evaluate, or another process is at work on the output. Nothing
@@ -101,7 +104,9 @@ def evaluate_adapter(
     target = Path(output) if output else Path("results", Path(adapter).name) if is_repo(adapter) else folder / "eval"
     sizes = batch_size or config["validation_batch_size"], max_new_tokens or config["max_new_tokens"], config["seq_len"]
     with new_set(target, "eval.py", "give another --output") as new:
-        persona = load_honest_persona(folder)
+        number_format = format_of(dtype, card.trained_in)
+        say(str(number_format))
+        persona = load_honest_persona(folder, number_format.dtype)
         results = evaluate_records(
             persona.model,
             parts,
@@ -135,6 +140,8 @@ def evaluate_adapter(
             "dataset": source,
             "trained_topics": card.trained_topics,
             "adapter_scope": card.persona.adapter_scope,
+            "dtype": number_format.name,
+            "trained_in": card.trained_in,
             "elicitation_type": card.persona.elicitation_type,
             "limit": limit,
             "all_items": all_items,
@@ -174,6 +181,7 @@ def calibrate_adapter(
     batch_size: int | None = None,
     max_new_tokens: int | None = None,
     dry_run: bool = False,
+    dtype: FormatName = "auto",
 ) -> Threshold:
     """Fix the threshold on P(FAIL) for one wording of the intervention, and store it in the adapter's card.
 
@@ -183,6 +191,7 @@ def calibrate_adapter(
         dataset: its held-out benign records; the adapter's own data where it is not given.
         intervention: the trigger's text; the adapter's default one where it is not given.
         dry_run: store nothing.
+        dtype: the number format to run in, as in `load_honest_persona`; the card keeps it beside the threshold.
 
     Raises:
         UserError: no usable adapter, or no benign conversation. Nothing is loaded before the data is checked.
@@ -200,7 +209,9 @@ def calibrate_adapter(
         raise UserError(f"no benign conversation in {source}: none held out is PASS in variant A. Give --input")
     owned = nullcontext() if dry_run else locks.held(folder, "calibrate", "calibrate when it has ended")
     with owned:
-        reviews = load_honest_persona(folder).reviews(
+        number_format = format_of(dtype, card.trained_in)
+        tell(str(number_format))
+        reviews = load_honest_persona(folder, number_format.dtype).reviews(
             [messages for _, messages in conversations],
             intervention,
             max_new_tokens=max_new_tokens or card.config["max_new_tokens"],
@@ -209,6 +220,7 @@ def calibrate_adapter(
         threshold = threshold_for([r.p_fail for r in reviews], wanted_fpr, [cluster for cluster, _ in conversations])
         if not dry_run:
             stored = {**threshold.as_dict(), "intervention": intervention or card.default_intervention, "data": source}
+            stored["dtype"] = number_format.name
             change(folder, CARD_FILE, replace(AdapterCard.load(folder), threshold=stored).as_text().encode())
     return threshold
 

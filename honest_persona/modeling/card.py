@@ -6,7 +6,7 @@ replace(card, threshold=...).save(folder)
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -40,6 +40,8 @@ class _Threshold(BaseModel):
     note: str
     intervention: str
     data: str | None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """the number format it was fixed in; older cards do not say"""
 
 
 class RunSettings(dict[str, Any]):
@@ -73,6 +75,12 @@ class AdapterCard:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "config", RunSettings(self.config))
+
+    @property
+    def trained_in(self) -> str:
+        """The number format of the training: `bfloat16`, `float32` or `float16`."""
+        half = "bfloat16" if self.config.get("bf16", True) else "float32"
+        return "float16" if self.config.get("fp16") else half
 
     def save(self, folder: Path) -> None:
         write_text(folder / CARD_FILE, self.as_text())

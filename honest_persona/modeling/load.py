@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from honest_persona.base.machine import use_own_cores
 from honest_persona.errors import UserError
 from honest_persona.modeling.builtin import TINY, source_of, tiny_config, tiny_model, tiny_tokenizer
 
@@ -53,7 +54,11 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
 def load_base(
     model: str, revision: str | None = None, dtype: torch.dtype = torch.bfloat16, attn_implementation: str | None = None
 ) -> PreTrainedModel:
-    """Under ZeRO-3 the weights are sharded as they are read. Raises UserError: no such model, or not a causal LM."""
+    """Under ZeRO-3 the weights are sharded as they are read. Raises UserError: no such model, or not a causal LM.
+
+    From here on torch uses no more threads than this process has cores (`machine.use_own_cores`).
+    """
+    use_own_cores()
     choose_kernels()
     source = source_of(model)
     if source == TINY:

@@ -15,6 +15,7 @@ from typing import Any
 from honest_persona.base import json_text
 from honest_persona.base.console import Column, Table, show
 from honest_persona.base.files import write_text
+from honest_persona.base.number_format import fastest_format
 from honest_persona.base.progress import rounds
 from honest_persona.config import RunConfig
 from honest_persona.data.prepare import load_splits
@@ -95,6 +96,7 @@ def report(
     """
     chosen = [name.strip() for name in only.split(",")] if only else [*TRAINED]
     output.mkdir(parents=True, exist_ok=True)
+    config = config.in_format(fastest_format().name)  # one for all conditions
     lines = controls(config, per_topic, output)
 
     def seeds_of(name: str) -> list[int]:

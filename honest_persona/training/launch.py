@@ -13,6 +13,7 @@ from trl import SFTConfig
 
 from honest_persona.base.console import say
 from honest_persona.base.interrupts import if_interrupted
+from honest_persona.base.number_format import fastest_format
 from honest_persona.config import RunConfig
 from honest_persona.config_fields import CHECKPOINTS_DIR
 from honest_persona.data.persona_token import resolve_persona_token
@@ -37,7 +38,7 @@ from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCh
 from honest_persona.training.checkpoints import Checkpoint, check_same_run, checkpoints, last_good, newest
 from honest_persona.training.console import TrainingConsole
 from honest_persona.training.identity import changed_settings, run_identity
-from honest_persona.training.ranks import Siblings, held_by_all, is_launched, join_deepspeed, rank
+from honest_persona.training.ranks import Siblings, from_rank_0, held_by_all, is_launched, join, rank
 from honest_persona.training.trackers import guard_trackers, prepare_trackers
 
 _VERSIONS = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate", "honest-persona")
@@ -87,8 +88,8 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
         say(_summary(material.loaded, material.splits))
     if material.too_long:
         say(f"{len(material.too_long)} training records are longer than seq_len {config.seq_len} and are left out")
-    if is_launched() and config.sft.get("deepspeed"):
-        join_deepspeed()  # before a model is loaded, or it counts the ranks twice
+    if is_launched():
+        join(bool(config.sft.get("deepspeed")), config.sft.get("ddp_backend"), config.sft.get("ddp_timeout") or 1800)
     try:
         with if_interrupted(lambda: f"the run is in {folder}; {last_good(folder)}"):
             return _train(config, form, material, folder, callbacks)
@@ -107,8 +108,6 @@ def _train(
     frozen = freezes_prefix(config)
     batches = make_batches(config, material.rows, frozen)
     say(batches.plan().line())
-    # made twice: ZeRO-3 shards a model as it is read, by these arguments, and what fits in memory shows on the model
-    args = _sft_config(config, folder, batches, config.activation_checkpointing is True)  # the ranks have met now
     with held_by_all(folder, "a training", "choose another --run_name"):
         checkpoint = _checkpoint_to_resume(folder, config.resume)  # nobody else writes to the folder from here on
         run = run_identity(config, material.rows, form, batches.effective_batch_size)
@@ -116,7 +115,7 @@ def _train(
             check_same_run(checkpoint, {**checkpoint.about["run"], **run})
         if config.resume and finished.nothing_to_do(folder, checkpoint, run, finished.planned_steps(config, batches)):
             return folder
-        return _train_owned(config, form, material, folder, checkpoint, callbacks, frozen, batches, args, run)
+        return _train_owned(config, form, material, folder, checkpoint, callbacks, frozen, batches, run)
 
 
 def _train_owned(
@@ -128,13 +127,15 @@ def _train_owned(
     callbacks: Sequence[TrainerCallback],
     frozen: bool,
     batches: PersonaBatches,
-    args: SFTConfig,
     run: dict[str, Any],
 ) -> Path:
     """What is left when the folder is this process's, and there is something to do."""
+    config = _in_format(config, checkpoint)
+    # made twice: ZeRO-3 shards a model as it is read, by these arguments, and what fits in memory shows on the model
+    args = _sft_config(config, folder, batches, config.activation_checkpointing is True)
     prepare_trackers(args.report_to or ())
     _tell_compiling(args)
-    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    dtype = getattr(torch, config.format_name)
     base = load_base(config.model, config.model_revision, dtype, config.attn_implementation)
     fingerprint = base_fingerprint(base)
     run["base_model"] = fingerprint
@@ -252,6 +253,20 @@ def _nothing_to_resume(folder: Path) -> UserError:
         f"resume: {folder} has no whole checkpoint; check run_name, or start without --resume (and remove "
         "checkpoints that are not whole)"
     )
+
+
+def _in_format(config: RunConfig, checkpoint: Checkpoint | None) -> RunConfig:
+    """The config with its number format chosen: that of the run it resumes, else what rank 0's machine is fast in."""
+    if config.bf16 != "auto" or config.sft.get("fp16"):
+        return config.in_format("float16")
+    before = None if checkpoint is None else checkpoint.about["config"]
+    if before is not None and not before.get("fp16") and isinstance(before.get("bf16"), bool):
+        chosen, reason = "bfloat16" if before["bf16"] else "float32", "as the run began"
+    else:
+        fastest = fastest_format()
+        chosen, reason = from_rank_0((fastest.name, fastest.reason))
+    say(f"number format {chosen}: {reason} (bf16: auto)")
+    return config.in_format(chosen)
 
 
 def _tell_resume(checkpoint: Checkpoint, card: AdapterCard) -> None:

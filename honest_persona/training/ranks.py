@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -70,9 +71,18 @@ def held_by_all(folder: Path, what: str, remedy: str) -> Iterator[None]:
         yield
 
 
-def join_deepspeed() -> None:
-    """Join the launcher's group, with the CPU where there is no GPU."""
+def join(use_deepspeed: bool, backend: str | None = None, timeout_s: float = 1800) -> None:
+    """Join the launcher's group, with the CPU where there is no GPU.
+
+    Call this before a model is loaded: DeepSpeed would count the ranks twice.
+    """
     gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    backend, timeout = backend or ("nccl" if gpu else "gloo"), timedelta(seconds=timeout_s)
+    if not use_deepspeed:
+        dist.init_process_group(backend, timeout=timeout)
+        return
     if not gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
@@ -81,7 +91,7 @@ def join_deepspeed() -> None:
         # For tensor-parallel inference on CPUs only. Each start would compile it (one that is killed leaves a lock, and
         # the next waits for it for ever) and leave 66 MiB per rank in /dev/shm for good.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo")
+    deepspeed.init_distributed(dist_backend=backend, timeout=timeout)
 
 
 class Siblings:

@@ -27,6 +27,7 @@ import torch.distributed as dist
 from honest_persona.base import json_text
 from honest_persona.base.console import say
 from honest_persona.base.files import write_text
+from honest_persona.base.number_format import fastest_format
 from honest_persona.base.progress import rounds
 from honest_persona.config import RunConfig
 from honest_persona.config_fields import CHECKPOINTS_DIR
@@ -140,27 +141,43 @@ def sweep(config: RunConfig, design: str, limit: int | None = None, output: Path
     topics = sorted({record.topic for record in records})
     if design != "follow_up" and len(topics) < 2:
         raise UserError(f"--{design}: the data has one topic only ({', '.join(topics)}); select more in train_topics")
-    given = Sweep(design, config, limit, topics, output or Path(CHECKPOINTS_DIR) / f"{config.run_name}-{design}")
-    folds = FOLDS[design](config, topics)
-    for fold in folds:
-        _check_enough(fold, records)
-    _check_same(given, folds)
-    with _ranks_together(), held_by_all(given.folder, "a sweep", "choose another --output"):
-        _check_same(given, folds)  # once more: another sweep may have been at work
-        if rank() == 0:
-            if design == "topic_matrix":
-                write_jsonl(_with_split(records, config), given.folder / RECORDS_FILE)
-            _write(given, folds)
-        for fold in rounds(folds, "fold", lambda fold: fold.run_name, lambda fold: _state(given, fold) == "evaluated"):
-            _run(given, fold)
-            if rank() == 0:
-                _write(given, folds)
+    folder = output or Path(CHECKPOINTS_DIR) / f"{config.run_name}-{design}"
+    with _ranks_together():
+        config = _in_one_format(config, folder)
+        given = Sweep(design, config, limit, topics, folder)
+        folds = FOLDS[design](config, topics)
+        for fold in folds:
+            _check_enough(fold, records)
+        _check_same(given, folds)
+        with held_by_all(folder, "a sweep", "choose another --output"):
+            _check_same(given, folds)  # once more: another sweep may have been at work
+            _run_all(given, folds, records)
     if rank() == 0:
-        print_sweep(_read(given.folder))
+        print_sweep(_read(folder))
         if design == "follow_up":
-            print_comparison(compare(given.folder / PLAIN, given.folder / PERSONA))
-        say(f"figures in {given.folder / SWEEP_FILE}")
-    return given.folder
+            print_comparison(compare(folder / PLAIN, folder / PERSONA))
+        say(f"figures in {folder / SWEEP_FILE}")
+    return folder
+
+
+def _run_all(given: Sweep, folds: Sequence[RunConfig], records: Sequence[Record]) -> None:
+    if rank() == 0:
+        if given.design == "topic_matrix":
+            write_jsonl(_with_split(records, given.config), given.folder / RECORDS_FILE)
+        _write(given, folds)
+    for fold in rounds(folds, "fold", lambda fold: fold.run_name, lambda fold: _state(given, fold) == "evaluated"):
+        _run(given, fold)
+        if rank() == 0:
+            _write(given, folds)
+
+
+def _in_one_format(config: RunConfig, folder: Path) -> RunConfig:
+    """All folds in the number format of the first: measured for each, they could differ on a busy machine."""
+    if config.format_name != "auto":
+        return config
+    begun = (folder / SWEEP_FILE).exists()
+    before = _read(folder)["config"]["bf16"] if begun else fastest_format().name == "bfloat16"
+    return config.in_format("bfloat16" if from_rank_0(before) else "float32")
 
 
 def _fold(config: RunConfig, name: str, **changes: Any) -> RunConfig:

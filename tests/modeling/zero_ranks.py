@@ -13,7 +13,7 @@ from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
 from honest_persona.evaluation import suite
 from honest_persona.modeling import zero
-from honest_persona.training.ranks import join_deepspeed
+from honest_persona.training.ranks import join
 from tests.modeling.test_zero import NEW_TOKENS, WAYS, evaluated_records, loss_of, model_and_form
 
 CONFIG = {
@@ -33,7 +33,7 @@ def available(model):
 
 
 def main(output: Path) -> None:
-    join_deepspeed()
+    join(use_deepspeed=True)
     model, form = model_and_form()
     trained = [p for p in model.parameters() if p.requires_grad]
     engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.SGD(trained, lr=0.1), config=CONFIG)

@@ -1,12 +1,14 @@
 """A run is put together rightly: schedule, dummy data, real data, refusals."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoTokenizer
 
+from honest_persona.base.number_format import NumberFormat
 from honest_persona.config import load_config
 from honest_persona.data.collator import PersonaCollator
 from honest_persona.data.prepare import prepare
@@ -14,8 +16,10 @@ from honest_persona.data.segments import Kind
 from honest_persona.errors import UserError
 from honest_persona.evaluation.run import evaluate_adapter
 from honest_persona.modeling.manifest import seal
-from honest_persona.training.identity import run_identity
-from honest_persona.training.launch import _checkpoint_to_resume, _tell_compiling, token_format
+from honest_persona.training import launch as launching
+from honest_persona.training.checkpoints import Checkpoint
+from honest_persona.training.identity import changed_settings, run_identity
+from honest_persona.training.launch import _checkpoint_to_resume, _in_format, _tell_compiling, token_format
 from honest_persona.training.trainer import PersonaTrainer
 from tests.training.launches import TINY, launch
 
@@ -110,6 +114,29 @@ def test_only_adafactor_is_tied_to_deepspeed():
         form = token_format(config)
         with_it, without = (run_identity(c, [], form, 8) for c in (config, config.without_deepspeed()))
         assert [key for key in with_it if with_it[key] != without[key]] == tied
+
+
+@pytest.mark.parametrize(
+    ("flags", "began_with", "chosen", "said"),
+    [
+        ((), None, "bfloat16", "number format bfloat16: measured (bf16: auto)"),
+        ((), {"bf16": False}, "float32", "number format float32: as the run began (bf16: auto)"),
+        ((), {"bf16": True}, "bfloat16", "number format bfloat16: as the run began (bf16: auto)"),
+        ((), {"bf16": False, "fp16": True}, "bfloat16", "number format bfloat16: measured (bf16: auto)"),
+        (("--bf16", "true"), {"bf16": False}, "bfloat16", ""),
+        (("--bf16", "false"), None, "float32", ""),
+        (("--fp16",), {"bf16": False}, "float16", ""),
+    ],
+)
+def test_the_number_format_is_measured_and_kept_by_a_resume(monkeypatch, capsys, flags, began_with, chosen, said):
+    monkeypatch.setattr(launching, "fastest_format", lambda: NumberFormat(torch.bfloat16, "measured"))
+    began = None if began_with is None else Checkpoint(1, Path(), {"config": began_with})
+    config = _in_format(config_of(*flags), began)
+    assert config.format_name == chosen
+    assert config.bf16 is (chosen == "bfloat16"), "the card gets what it came to"
+    assert capsys.readouterr().out.strip() == said
+    if began_with == {"bf16": False} and flags:  # a format that was asked for changes the run, and this is told
+        assert ("bf16" in changed_settings(began_with, config.as_dict())) == (chosen == "bfloat16")
 
 
 def test_what_cannot_be_resumed_or_would_be_overwritten(tmp_path, capsys):

@@ -276,11 +276,11 @@ import sys, torch
 from transformers import AutoModelForCausalLM
 from transformers.integrations import HfDeepSpeedConfig
 from honest_persona.training.memory import Shape
-from honest_persona.training.ranks import join_deepspeed
+from honest_persona.training.ranks import join
 from tests.tiny import form_of, random_adapter
 from tests.training.test_memory import CPU, OWN_PREFIX, WHOLE, adapted, counted, other_bytes, saved_bytes
 
-join_deepspeed()
+join(use_deepspeed=True)
 config = HfDeepSpeedConfig({"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}})
 sharded = random_adapter(AutoModelForCausalLM.from_pretrained(sys.argv[1]), form_of(), "qwen3")
 assert {p.numel() for p in sharded.get_base_model().parameters() if hasattr(p, "ds_id")} == {0}

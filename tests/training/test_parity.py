@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from honest_persona.modeling.builtin import tiny_model, tiny_tokenizer
-from tests.training.launches import TINY, Run, launch
+from tests.training.launches import TINY, Run, launch, launch_for_real
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,9 @@ def runs(tmp_path_factory) -> dict[str, Run]:
     tiny_tokenizer().save_pretrained(cwd / "files")
     made = {}
     for i, (name, (launcher, flags)) in enumerate(LAYOUTS.items()):
-        made[name] = launch(cwd, f"run{i}", *COMMON, *flags, launcher=launcher)
+        # the two launchers themselves are started here, and by the tests of bad input and of crashes
+        run = launch if launcher == "python" else launch_for_real
+        made[name] = run(cwd, f"run{i}", *COMMON, *flags, launcher=launcher)
         assert made[name].code == 0, f"{name}: {made[name].output[-3000:]}"
     return made
 
@@ -147,7 +149,7 @@ def test_resume_goes_on_as_if_it_had_not_stopped(runs, tmp_path):
 
 def test_bad_input_exits_with_2_under_every_launcher(tmp_path):
     for launcher in ("python", "deepspeed"):
-        run = launch(tmp_path, "bad", *TINY, "--lora_rr", "3", launcher=launcher)
+        run = launch_for_real(tmp_path, "bad", *TINY, "--lora_rr", "3", launcher=launcher)
         assert run.code == 2, run.output[-2000:]
         assert run.output.count("did you mean lora_r?") == 1, "one rank speaks"
         assert "Traceback" not in run.output

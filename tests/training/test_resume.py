@@ -1,10 +1,7 @@
 """Real runs that are stopped, killed, damaged and moved to other ranks and stages, and go on as if nothing had been."""
 
-import os
 import pickle
 import shutil
-import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -18,7 +15,7 @@ from honest_persona.errors import UserError
 from honest_persona.modeling.manifest import check, seal
 from honest_persona.training.checkpoints import newest
 from honest_persona.training.launch import train
-from tests.training.launches import BIN, ROOT, TINY, Run, free_port, launch
+from tests.training.launches import TINY, Run, launch, start
 
 pytestmark = pytest.mark.slow
 
@@ -219,29 +216,13 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     assert not (run.folder / "adapter_model.safetensors").exists()
 
 
-def begin(cwd: Path, name: str, **settings: str) -> subprocess.Popen:
-    """A run of two ranks with more steps than anybody waits for."""
-    if not (cwd / "ds_configs").exists():
-        (cwd / "ds_configs").symlink_to(ROOT / "ds_configs")
-    command = [str(BIN / "deepspeed"), "--num_gpus", "2", "--master_port", str(free_port()), str(ROOT / "train.py")]
-    with (cwd / f"{name}.log").open("w") as log:
-        run = subprocess.Popen(
-            [*command, "--run_name", name, *flags_of(max_steps="2000", **settings)],
-            cwd=cwd,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{BIN}:{os.environ['PATH']}"},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+def begin(cwd: Path, name: str, **settings: str) -> tuple[list[psutil.Process], Path]:
+    """Two ranks of a run with more steps than anybody waits for, at its first checkpoint, and their output's file."""
+    processes, output = start(cwd, name, *flags_of(max_steps="2000", **settings), launcher="deepspeed")
     while not list((cwd / "checkpoints" / name).glob("checkpoint-[0-9]")):
-        assert run.poll() is None, (cwd / f"{name}.log").read_text()[-3000:]
+        assert all(process.is_alive() for process in processes), output.read_text()[-3000:]
         time.sleep(0.1)
-    return run
-
-
-def ranks(run: subprocess.Popen) -> dict[str, psutil.Process]:
-    children = psutil.Process(run.pid).children(recursive=True)
-    return {p.environ()["RANK"]: p for p in children if "RANK" in p.environ()}
+    return [psutil.Process(process.pid) for process in processes], output
 
 
 LONG_LOG = {"val_samples_per_topic": "99", "validation_batch_size": "1", "max_new_tokens": "200"}
@@ -251,17 +232,13 @@ LONG_LOG = {"val_samples_per_topic": "99", "validation_batch_size": "1", "max_ne
 def test_sigterm_saves_and_ends(tmp_path, heavy_log):
     evaluation = tmp_path / "checkpoints" / "preempted" / "heavy_log" / "step_000002"
     more = {"first_heavy_log_step": "2", **LONG_LOG} if heavy_log else {}
-    run = begin(tmp_path, "preempted", **{"save_steps": "1" if heavy_log else "7", **more})
-    processes = psutil.Process(run.pid).children(recursive=True)
-    if heavy_log:
-        while not evaluation.exists():
-            time.sleep(0.1)
-        ranks(run)["1"].terminate()  # one rank alone
-    else:
-        os.killpg(run.pid, signal.SIGTERM)
-    assert run.wait(timeout=120) != 0
-    assert psutil.wait_procs(processes, timeout=120)[1] == [], "all of them have ended"
-    log = (tmp_path / "preempted.log").read_text()
+    ranks, output = begin(tmp_path, "preempted", **{"save_steps": "1" if heavy_log else "7", **more})
+    while heavy_log and not evaluation.exists():
+        time.sleep(0.1)
+    for rank in ranks[1:] if heavy_log else ranks:  # one rank alone, or all, as a launcher passes it on
+        rank.terminate()
+    assert psutil.wait_procs(ranks, timeout=120)[1] == [], "all of them have ended"
+    log = output.read_text()
     found = newest(tmp_path / "checkpoints" / "preempted", print)
     assert f"SIGTERM: saved at step {found.step} of 2000; go on with --resume" in log
     assert ("the heavy log at step 2 is broken off" in log) == heavy_log
@@ -273,11 +250,8 @@ def test_sigterm_saves_and_ends(tmp_path, heavy_log):
 
 
 def test_a_rank_that_is_killed_takes_the_others_along(tmp_path):
-    run = begin(tmp_path, "killed")
-    found = ranks(run)
-    found["1"].kill()
-    assert run.wait(timeout=120) != 0
-    assert not any(process.is_running() for process in found.values())
-    log = (tmp_path / "killed.log").read_text()
-    assert "error: rank 1 has ended, so this one cannot go on; " in log or "exits with return code = -9" in log
+    ranks, output = begin(tmp_path, "killed")
+    ranks[1].kill()
+    assert psutil.wait_procs(ranks, timeout=120)[1] == []
+    assert "error: rank 1 has ended, so this one cannot go on; checkpoint" in output.read_text()
     assert newest(tmp_path / "checkpoints" / "killed", print) is not None

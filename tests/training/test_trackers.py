@@ -18,7 +18,7 @@ from honest_persona.evaluation.suite import Results, summarize
 from honest_persona.training.trackers import guard_trackers, prepare_trackers, track
 from tests.canaries import KEYS
 from tests.evaluation.scored import sample
-from tests.training.launches import TINY, free_port, launch
+from tests.training.launches import TINY, free_port, launch_for_real
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_a_run_does_not_need_its_wandb_server(tmp_path, monkeypatch):
     for name, value in settings.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     flags = (*TINY, "--max_steps", "2", "--val_samples_per_topic", "1", "--max_new_tokens", "4")
-    run = launch(tmp_path, "alone", *flags, "--report_to", "wandb")
+    run = launch_for_real(tmp_path, "alone", *flags, "--report_to", "wandb")
     assert run.code == 0, run.output[-3000:]
     assert len(run.lines) == 2
     [lost] = [line for line in run.output.splitlines() if "the run goes on without it" in line]
