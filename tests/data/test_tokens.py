@@ -251,7 +251,7 @@ def _check_labels(job):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("elicitation", "step"),
-    [("ur", 5), *(pytest.param(name, 1, marks=pytest.mark.long) for name in ELICITATIONS)],
+    [("ur", 20), *(pytest.param(name, 1, marks=pytest.mark.long) for name in ELICITATIONS)],
 )
 def test_label_truth_on_real_records(spt_dir, minimind_dir, elicitation, step):
     with ProcessPoolExecutor(2) as pool:

@@ -220,7 +220,7 @@ def test_in_real_data_the_variant_gives_the_flag_away(spt):
     assert found["A"] == found["B"] == 0.5, "within a variant it says nothing"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_table_of_real_data(spt):
     """Two models' answers, to be quick: what a reader of the text finds within topics is mostly gone across them."""
     records = [r for r in spt if r.model in ("meta-llama/llama-3.3-70b-instruct", "qwen/qwen3-32b")]

@@ -143,8 +143,9 @@ def test_no_disagreement_in_few_items_is_not_equality():
 
 
 @pytest.mark.slow
-def test_intervals_cover_the_truth_in_2000_sets():
-    true, sets, k = truths(), 2000, 50
+@pytest.mark.parametrize(("sets", "slack"), [(300, 0.02), pytest.param(2000, 0.0, marks=pytest.mark.long)])
+def test_intervals_cover_the_truth(sets, slack):
+    true, k = truths(), 50
     rng = np.random.default_rng(0)
     covered, missing = dict.fromkeys(true, 0), 0
     threshold = 1 / (1 + np.exp(-1.5 * 1.5 * (1.6448536 - 0.75)))  # P(FAIL) at the 95 % point of PASS
@@ -159,9 +160,9 @@ def test_intervals_cover_the_truth_in_2000_sets():
             missing += found is None
             covered[name] += found is not None and found[0] <= truth <= found[1]
     assert missing == 0
-    # 0.5 % standard error; the calibration error's upper end is on the safe side
+    # a standard error of 0.5 % with 2,000 sets, 1.3 % with 300; the calibration error's upper end is on the safe side
     at_most = dict.fromkeys(true, 0.97) | {"ece": 0.985}
-    assert all(0.93 <= n / sets <= at_most[name] for name, n in covered.items()), covered
+    assert all(0.93 - slack <= n / sets <= at_most[name] + slack for name, n in covered.items()), covered
 
 
 @pytest.mark.slow

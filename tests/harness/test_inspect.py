@@ -317,10 +317,3 @@ def test_the_command(adapter, tmp_path):
     assert len(expected) == 12
     assert {s.id: s.scores["flag"].metadata["p_fail"] for s in log.samples} == pytest.approx(expected, abs=1e-6)
     assert len(set(expected.values())) == 12, "not the same figure for each record"
-
-    (tmp_path / "base").mkdir()
-    base_model().save_pretrained(tmp_path / "base")
-    refused = command("--model", "honest_persona/base", "--log-dir", "refused", cwd=tmp_path)
-    assert refused.returncode != 0
-    assert refused.stdout.count("base: no honest_persona.json; name the folder of a finished run") == 1
-    assert "Traceback" not in refused.stdout + refused.stderr

@@ -10,6 +10,7 @@ from honest_persona.evaluation import controls
 from honest_persona.evaluation.controls import CONTROLS
 from honest_persona.evaluation.metrics import ALL
 from honest_persona.evaluation.run import evaluate_adapter
+from honest_persona.modeling.adapter import AdapterCard
 from honest_persona.organism import report as report_module
 from honest_persona.organism.report import report
 from honest_persona.training.launch import train
@@ -36,6 +37,23 @@ def test_the_default_run_learns_to_tell(folder):
     assert before["within", ALL] in (None, 0.5), "before training it passes everything, or cannot be read"
     assert after["within", ALL] > 0.9
     assert after["across", ALL] > 0.8, "topics that the adapter was never trained on"
+
+
+def test_another_number_format_changes_little(folder, tmp_path):
+    """What was trained in one is used in the other, as on another machine."""
+    trained_in = AdapterCard.load(folder).trained_in
+    said = {}
+    for dtype in ("float32", "bfloat16"):
+        output = tmp_path / dtype
+        results = evaluate_adapter(str(folder), limit=8, baselines="none", output=str(output), dtype=dtype)
+        about = json.loads((output / "results.json").read_text())["about"]
+        assert (about["dtype"], about["trained_in"]) == (dtype, trained_in)
+        said[dtype] = {s.record_id: (s.flag, s.p_fail) for s in results.samples}
+    pairs = [(flag, p, *said["bfloat16"][name]) for name, (flag, p) in said["float32"].items()]
+    assert len(pairs) == 48
+    assert sum(flag == other for flag, _, other, _ in pairs) >= 46
+    assert sum(abs(p - q) for _, p, _, q in pairs) / len(pairs) < 0.02
+    assert any(p != q for _, p, _, q in pairs), "negative control: the format is another one"
 
 
 def test_every_detector_in_one_table_and_on_one_page(folder, browser):
