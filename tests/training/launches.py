@@ -16,6 +16,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,8 +58,11 @@ def launch(cwd: Path, name: str, *flags: str, launcher: str = "python", script: 
     """A run of an entry point in processes of its own: two ranks over gloo where `launcher` is deepspeed or torchrun.
 
     The processes are forked from one that has imported the libraries, and find what the launcher would have told them.
-    `launch_for_real` starts the launcher itself, whose imports on two ranks take half a minute.
+    `launch_for_real` starts the launcher itself, whose imports on two ranks take half a minute. This does so too where
+    there is a GPU, which a forked process must not use once its parent has.
     """
+    if torch.cuda.is_available():
+        return launch_for_real(cwd, name, *flags, launcher=launcher, script=script)
     processes, output = start(cwd, name, *flags, launcher=launcher, script=script)
     code = _wait(processes, timeout_s=500)
     text = output.read_text(encoding="utf-8", errors="replace")
