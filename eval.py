@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
         "--dtype",
         choices=["auto", "float32", "bfloat16", "float16"],
         default="auto",
-        help="number format to run in (default: that of the training where this machine is fast in it)",
+        help="number format to run in (default: that of the training where this machine is fast in it, else float32)",
     )
     args = parser.parse_args(argv)
 

@@ -162,7 +162,7 @@ def _add_dtype(verb: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=["auto", "float32", "bfloat16", "float16"],
         default="auto",
-        help="number format to run in (default: that of the training where this machine is fast in it)",
+        help="number format to run in (default: that of the training where this machine is fast in it, else float32)",
     )
 
 

@@ -51,7 +51,7 @@ def adapter(tmp_path, monkeypatch):
             asked.extend(conversations)
             return [Review("", "PASS", i / 1000, Ending.CLEAN) for i in range(len(conversations))]
 
-    monkeypatch.setattr(run, "load_honest_persona", lambda _: Persona())
+    monkeypatch.setattr(run, "load_honest_persona", lambda *_: Persona())
     return folder, asked, wordings
 
 

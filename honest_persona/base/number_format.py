@@ -64,16 +64,20 @@ def format_of(name: str | None, trained_in: str) -> NumberFormat:
     """The format to use a trained model in.
 
     Args:
-        name: one of `FORMATS`. `auto` and None: that of the training where the device is fast in it.
+        name: one of `FORMATS`. `auto` and None: that of the training where this device is fast in it, else float32, which
+            loses nothing. (bfloat16 in place of float32 can round away what a short training has changed.)
         trained_in: the format of the training, by name.
     """
     if name not in (None, "auto"):
         return NumberFormat(getattr(torch, str(name)), "as asked for")
+    if trained_in == "float32":
+        return NumberFormat(torch.float32, "as in training")
     fastest = fastest_format()
-    half = fastest.dtype == torch.bfloat16 and torch.cuda.is_available() and trained_in == "float16"
-    if fastest.name == trained_in or half:
+    on_gpu = torch.cuda.is_available()
+    if fastest.name == trained_in or (on_gpu and trained_in == "float16"):
         return NumberFormat(getattr(torch, trained_in), f"as in training; {fastest.reason}")
-    return NumberFormat(fastest.dtype, f"training was in {trained_in}; {fastest.reason}")
+    reason = fastest.reason if fastest.dtype == torch.float32 else "a CPU emulates float16"
+    return NumberFormat(torch.float32, f"training was in {trained_in}; {reason}")
 
 
 def _product_seconds() -> tuple[float, float]:

@@ -219,7 +219,7 @@ def load_honest_persona(
     Args:
         path: the adapter's folder, or a repo of the Hub: "user/name".
         dtype: the number format to run in. None and `auto`: that of the training where this machine is fast in it, else
-            float32 or bfloat16 (`number_format.format_of`).
+            float32 (`number_format.format_of`).
         revision: branch, tag or commit of the repo.
 
     Raises:

@@ -192,9 +192,10 @@ def check_active(model: PeftModel, form: TokenFormat, prompt_ids: list[int], act
     """
     scope = form.persona.adapter_scope
     if not _acts(model, scope, prompt_ids, activation):
+        rounds = "" if model.dtype == torch.float32 else f", or, as {model.dtype} may round it away, with dtype float32"
         raise UserError(
             "the adapter is inactive: the logits with and without it are the same. "
-            "Load it with honest_persona.load_honest_persona, or check that it was trained"
+            f"Load it with honest_persona.load_honest_persona{rounds}, or check that it was trained"
         )
     acts_before = _acts(model, scope, prompt_ids[:activation], activation)
     if scope == "persona" and acts_before:
