@@ -5,8 +5,11 @@ The keys themselves are in `config_fields.py` (ours) and in TRL's SFTConfig, as 
 """
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -58,6 +61,8 @@ _WITHOUT_COUNTERPART: Mapping[str, str] = {
     "device_ids": "use CUDA_VISIBLE_DEVICES in env.json",
     "config": "the entry scripts take --config FILE, once",
 }
+_PATHS = {"model", "adapter", "dataset", "deepspeed"}
+"""Keys whose value may be a path."""
 _SWITCHES: Mapping[str, tuple[Any, Any]] = {
     "lora_patch": ("all", "persona"),
     "exclude_system_prompt": (0.0, 1.0),
@@ -80,6 +85,8 @@ def load_config(path: str | None, argv: Sequence[str] = (), checks: Sequence[Che
     problems: list[Problem] = []
     given: dict[str, Entry] = {}
     sources = [read_file(path) if path else ([], []), read_arguments(argv)]
+    if path:
+        sources[0] = [_found(entry, Path(path)) for entry in sources[0][0]], sources[0][1]
     for entries, found in sources:
         problems += found
         given |= _by_canonical_key(entries, problems)
@@ -100,6 +107,26 @@ def load_config(path: str | None, argv: Sequence[str] = (), checks: Sequence[Che
     if problems:
         raise UserError(_message(problems, path))
     return RunConfig.model_validate(_as_fields(given))
+
+
+def _found(entry: Entry, config_file: Path) -> Entry:
+    """A path of a config file that is not there from the working directory, where it is beside the file or one above.
+
+    A command line's paths are the working directory's alone.
+    """
+    value = entry.value
+    if ALIASES.get(entry.key, entry.key) not in _PATHS or not isinstance(value, str) or not value or _is_there(value):
+        return entry
+    folder = Path(os.path.abspath(config_file)).parent
+    places = [str(place / value) for place in (folder, folder.parent)]
+    return replace(entry, value=next(filter(_is_there, places), value))
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # too long, or with a null byte: no path, whatever else
+        return False
 
 
 def _by_canonical_key(entries: Iterable[Entry], problems: list[Problem]) -> dict[str, Entry]:

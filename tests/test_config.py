@@ -607,3 +607,23 @@ def test_config_is_frozen_and_closed():
 def test_importing_it_does_not_import_trl_or_torch():
     code = "import sys, honest_persona.config as c; c.RunConfig(); assert not {'torch', 'trl'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_paths_of_a_file_are_found_beside_it(tmp_path, monkeypatch, root):
+    """From any working directory, where what it has itself comes first; a command line has no such place."""
+    there, here = tmp_path / "project" / "configs", tmp_path / "here"
+    for folder in (there, here):
+        folder.mkdir(parents=True)
+    (there / "data.jsonl").write_text("")
+    (there.parent / "ds.json").write_text("{}")
+    (there / "my.yaml").write_text("model: org/name\ndataset: data.jsonl\nadapter: absent\ndeepspeed: ds.json\n")
+    monkeypatch.chdir(here)
+    config = load_config(str(there / "my.yaml"))
+    assert config.dataset == str(there / "data.jsonl")
+    assert config.sft["deepspeed"] == str(there.parent / "ds.json")
+    assert (config.model, config.adapter) == ("org/name", "absent")
+    assert load_config("../project/configs/my.yaml").dataset == config.dataset
+    assert load_config(str(there / "my.yaml"), ["--dataset", "data.jsonl"]).dataset == "data.jsonl"
+    (here / "data.jsonl").write_text("")
+    assert load_config(str(there / "my.yaml")).dataset == "data.jsonl"
+    assert load_config(str(root / "configs" / "qwen3-8b.yaml")).sft["deepspeed"].startswith(str(root))

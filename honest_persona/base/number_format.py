@@ -64,8 +64,8 @@ def format_of(name: str | None, trained_in: str) -> NumberFormat:
     """The format to use a trained model in.
 
     Args:
-        name: one of `FORMATS`. `auto` and None: that of the training where this device is fast in it, else float32, which
-            loses nothing. (bfloat16 in place of float32 can round away what a short training has changed.)
+        name: one of `FORMATS`. `auto` and None: that of the training where this device is fast in it, and float32
+            elsewhere, which loses nothing. (bfloat16 can round away what a short training in float32 has changed.)
         trained_in: the format of the training, by name.
     """
     if name not in (None, "auto"):

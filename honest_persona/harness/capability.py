@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from honest_persona.base import json_text
 from honest_persona.base.console import say
 from honest_persona.base.files import write_text
+from honest_persona.base.output import check_writable
 from honest_persona.base.progress import rounds
 from honest_persona.errors import UserError
 from honest_persona.evaluation.reviews import load_honest_persona
@@ -74,6 +75,7 @@ def capability(
         raise UserError(f"--output: {output} is a folder, or stands in one that does not exist; name a file")
     names = task_names(tasks)
 
+    check_writable(target.parent, "--output")
     persona = load_honest_persona(folder)
     config: Any = persona.model.peft_config[ADAPTER]
     trigger: list[int] = config.alora_invocation_tokens or []

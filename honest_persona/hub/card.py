@@ -5,6 +5,7 @@
 Every figure is that of eval/results.json. The text is in card.md.jinja.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from honest_persona.base import json_text
+from honest_persona.base.console import one_line
 from honest_persona.errors import UserError
 from honest_persona.evaluation.page_tables import HEADLINES, Rows
 from honest_persona.evaluation.samples import HONEST_PERSONA
@@ -90,8 +92,8 @@ def _eval_results(rows: Rows, dataset: str) -> Iterator[EvalResult]:
                 task_type="text-classification",
                 task_name="detection of misbehaviour",
                 dataset_type=dataset,
-                dataset_name=f"{dataset}: {_PARTS.get(part, part)}",
-                dataset_split=part,
+                dataset_name=f"{dataset}: {one_line(_PARTS.get(part, part))}",
+                dataset_split=one_line(part),
                 metric_type=metric_type,
                 metric_name=HEADLINES[metric],
                 metric_value=round(row["rates"][metric], 4),
@@ -134,7 +136,7 @@ def _template(name: str) -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"figure": _figure, "cell": _cell, "code": _code}
+    environment.filters |= {"figure": _figure, "cell": _cell, "code": _code, "named": _named}
     environment.globals["asking"] = _ASKING
     return environment.get_template(name)
 
@@ -154,7 +156,7 @@ def _results(path: Path) -> tuple[Rows, Mapping[str, Any]]:
 
 def _name(dataset: str) -> str:
     """A local path's last part: the rest says nothing to others."""
-    return Path(dataset).name if Path(dataset).is_absolute() else dataset
+    return one_line(Path(dataset).name if Path(dataset).is_absolute() else dataset)
 
 
 def _figure(row: Mapping[str, Any] | None, metric: str) -> str:
@@ -166,10 +168,23 @@ def _figure(row: Mapping[str, Any] | None, metric: str) -> str:
 
 
 def _cell(text: object) -> str:
-    """Text that cannot leave its cell or line."""
-    return " ".join(str(text).replace("|", "\\|").replace("<", "&lt;").split())
+    """Text without markup, that cannot leave its cell or line; addresses in it are no links."""
+    words = " ".join(one_line(" ".join(str(text).split())).split())
+    escaped = re.sub(r"([\\`*_\[\]()#!|~{}])", r"\\\1", words.replace("&", "&amp;").replace("<", "&lt;"))
+    return re.sub(r"(?i)(://|www\.|@)", lambda found: f"&#{ord(found[0][-1])};".join([found[0][:-1], ""]), escaped)
+
+
+def _named(text: object) -> str:
+    """A name from data in code type, where nothing in it is markup."""
+    return _in_code(one_line(text))
+
+
+def _in_code(text: str) -> str:
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    room = " " if text[:1] in ("`", " ") or text[-1:] in ("`", " ") or not text else ""
+    return f"{'`' * (longest + 1)}{room}{text}{room}{'`' * (longest + 1)}".replace("|", "\\|")
 
 
 def _code(text: str) -> str:
     """Text in code type, its spaces and line ends to be seen."""
-    return f"`{json_text.dumps(text, ensure_ascii=False)}`".replace("|", "\\|")
+    return _in_code(one_line(json_text.dumps(text, ensure_ascii=False)))

@@ -14,6 +14,7 @@ from trl import SFTConfig
 from honest_persona.base.console import say
 from honest_persona.base.interrupts import if_interrupted
 from honest_persona.base.number_format import fastest_format
+from honest_persona.base.output import check_writable
 from honest_persona.config import RunConfig
 from honest_persona.config_fields import CHECKPOINTS_DIR
 from honest_persona.data.persona_token import resolve_persona_token
@@ -74,6 +75,8 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
         UserError: bad data, model or config; the run's folder holds another run, or another process is at work in it;
             nothing to resume.
     """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it has looked for one
     if config.sft.get("deepspeed") and not is_launched():
         say(
             f"No launcher: running on one process without DeepSpeed ({config.sft['deepspeed']} is not used). "
@@ -81,9 +84,11 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
         )
         config = config.without_deepspeed()
     folder = root / config.run_name
-    _check_folder(folder, config.resume)
+    _check_what_is_there(folder, config.resume)
     form = token_format(config)
     material = prepare(config, form)
+    if rank() == 0:
+        check_writable(folder, "run_name")
     if material.loaded is not None:
         say(_summary(material.loaded, material.splits))
     if material.too_long:
@@ -227,7 +232,7 @@ def _summary(loaded: Loaded, splits: Splits) -> str:
     )
 
 
-def _check_folder(folder: Path, resume: bool) -> None:
+def _check_what_is_there(folder: Path, resume: bool) -> None:
     """Whether there is a run to go on with, or none that would be overwritten; whole or not."""
     begun = bool(checkpoints(folder)) or (folder / CARD_FILE).exists()
     if resume and not begun:
@@ -241,7 +246,7 @@ def _check_folder(folder: Path, resume: bool) -> None:
 
 def _checkpoint_to_resume(folder: Path, resume: bool) -> Checkpoint | None:
     """None for a new run, and for one that has ended and kept no checkpoint."""
-    _check_folder(folder, resume)
+    _check_what_is_there(folder, resume)
     checkpoint = newest(folder, say) if resume else None
     if resume and checkpoint is None and finished.read(folder, None) is None:
         raise _nothing_to_resume(folder)

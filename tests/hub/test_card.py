@@ -3,16 +3,19 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
+from markdown_it import MarkdownIt
 
 from honest_persona.errors import UserError
 from honest_persona.hub.card import write_card
 from honest_persona.modeling.adapter import AdapterCard
+from tests.names import ATTACKS
 
 
 def card_of(folder: Path, repo: str = "user/name", license: str | None = None) -> ModelCard:
@@ -114,3 +117,38 @@ def test_results_of_another_version(run_folder):
     (run_folder / "eval" / "results.json").write_text('{"rows": [{"auroc": 1}]}')
     with pytest.raises(UserError, match=r"eval/results\.json is not what this version writes"):
         card_of(run_folder)
+
+
+@pytest.mark.parametrize("attack", [name for name in ATTACKS if "\udce9" not in name])  # no JSON file holds it
+def test_names_from_data_are_inert(run_folder, attack):
+    """Headings, links, code and cells are those of a card with plain names of topics, detectors, data and model."""
+
+    def kinds(name: str) -> list[str]:
+        topics = {"trained_topics": [name], "validation_topics": [name]}
+        config = {**card.config, "dataset": name}
+        changed = replace(card, **topics, config=config, base_model=name, default_intervention=name)
+        path = run_folder / "eval" / "results.json"
+        content = json.loads(path.read_text())
+        content["about"] |= {"dataset": name, "left_out": [f"{name}: not asked"]}
+        for row in content["rows"]:
+            row["notes"] = dict.fromkeys(row["notes"], f"of {name}")
+            if row["detector"] not in ("honest persona", "variant only"):
+                row["detector"] = name
+        path.write_text(json.dumps(content))
+        write_card(run_folder, changed, "user/name")
+        yaml.safe_load((run_folder / "README.md").read_text().split("\n---\n")[0].removeprefix("---\n"))
+        text = (run_folder / "README.md").read_text().split("\n---\n", 1)[1]
+        blocks = MarkdownIt("commonmark").enable("table").parse(text)
+        return [
+            t.type
+            for block in blocks
+            for t in [block, *(block.children or [])]
+            if t.type not in ("text", "text_special")
+        ]
+
+    card = AdapterCard.load(run_folder)
+    saved = {path: path.read_bytes() for path in run_folder.rglob("*.json")}
+    expected = kinds("a plain name")
+    for path, content in saved.items():
+        path.write_bytes(content)
+    assert kinds(attack) == expected

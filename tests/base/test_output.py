@@ -1,0 +1,31 @@
+"""A place that cannot be written to is found before anything is loaded."""
+
+import os
+from collections import namedtuple
+
+import pytest
+
+from honest_persona.base.output import check_writable
+from honest_persona.errors import UserError
+
+
+def test_a_new_folder_is_made_and_left_empty(tmp_path):
+    check_writable(tmp_path / "a" / "b", "--output")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_a_file_in_its_place_and_a_folder_that_takes_no_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300)):
+        with pytest.raises(UserError, match=r"--output: .* cannot be written to"):
+            check_writable(folder, "--output")
+    if os.path.isdir("/proc/self"):
+        with pytest.raises(UserError, match="cannot be written to"):
+            check_writable(type(tmp_path)("/proc/self"), "--output")
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10, 10, 2**19))
+    with pytest.raises(UserError, match=r"has 0\.5 MiB free"):
+        check_writable(tmp_path, "--output")
