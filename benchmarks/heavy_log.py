@@ -18,7 +18,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from transformers import logging as transformers_logging
 
 from benchmarks.common import print_table, ratios, report
 from benchmarks.lengths import load_groups, random_rows
-from benchmarks.setups import SETUPS, Setup, lora_settings, random_base, token_format
+from benchmarks.setups import SETUPS, Setup, in_format, lora_settings, random_base, token_format
 from honest_persona.data.prepare import Row
 from honest_persona.data.segments import SUPERVISED, Kind
 from honest_persona.data.tokens import TokenFormat, Tokens
@@ -106,11 +106,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--batches", type=int, help="run so many batches, spread over the heavy log; default: all")
     parser.add_argument("--batch_size", type=int, help="reviews written at once; default: the setup's")
     parser.add_argument("--review_tokens", type=int, help="default: 176; 16 for tiny")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the base model; default: the setup's")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="of the base model; default: as the setup"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     given = parser.parse_args(argv)
     setup = SETUPS[given.setup]
-    setup = replace(setup, dtype=getattr(torch, given.dtype) if given.dtype else setup.dtype)
+    setup = in_format(setup, given.dtype)
     transformers_logging.set_verbosity_error()
     form = token_format()
     n_reviews = given.topics * given.samples

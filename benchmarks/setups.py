@@ -1,12 +1,13 @@
 """Models and sizes that benchmarks run at. Weights are random: speed and memory do not depend on what a model knows."""
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from honest_persona.base.number_format import fastest_format
 from honest_persona.data.persona_token import resolve_persona_token
 from honest_persona.data.segments import Persona
 from honest_persona.data.tokens import TokenFormat
@@ -24,7 +25,8 @@ class Setup:
     """As transformers names it."""
     shape: dict[str, Any]
     device: str
-    dtype: torch.dtype
+    dtype: torch.dtype | None
+    """None: the one that the machine is fast in, by `in_format`"""
     lora_r: int
     seq_len: int
     """Longer rows are left out."""
@@ -93,7 +95,7 @@ SETUPS = {
         "qwen3",
         {**_COMMON, **_100M},
         device="cpu",
-        dtype=torch.bfloat16,
+        dtype=None,
         lora_r=64,
         seq_len=4096,
         batch_size=8,
@@ -126,6 +128,11 @@ SETUPS = {
         cache_gb=32.0,
     ),
 }
+
+
+def in_format(setup: Setup, name: str | None) -> Setup:
+    """The setup in a number format: the named one, else its own, else the one that this machine is fast in."""
+    return replace(setup, dtype=getattr(torch, name) if name else setup.dtype or fastest_format().dtype)
 
 
 def random_base(setup: Setup, seed: int = 0) -> PreTrainedModel:

@@ -1,6 +1,6 @@
 """What a step of training costs: TRL against the frozen prefix, on the same rows, step by step in one process.
 
-    python -m benchmarks.training --setup cpu     # a 104 M model of Qwen3's shape, bf16, two cores: minutes
+    python -m benchmarks.training --setup cpu     # a 104 M model of Qwen3's shape, two cores: minutes
     python -m benchmarks.training --setup gpu     # a model of Llama-3.2-1B's shape on any GPU of 24 GB
     python -m benchmarks.training --setup h200    # a model of Llama-3-8B's shape on one GPU of 140 GB
     python -m benchmarks.training --setup tiny    # seconds; its times mean nothing
@@ -37,7 +37,7 @@ from transformers import logging as transformers_logging
 
 from benchmarks.common import MIB, Spread, flop_counter, peak_flops, print_table, ratios, report
 from benchmarks.lengths import load_groups, random_rows
-from benchmarks.setups import SETUPS, Setup, random_base, token_format
+from benchmarks.setups import SETUPS, Setup, in_format, random_base, token_format
 from benchmarks.turns import AllocatorPeak, StepwiseTraining
 from benchmarks.variants import LABELS, SEED, Bench, MicroBatches, static_bytes
 
@@ -281,7 +281,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--rounds", type=int, help="timed rounds; default: the setup's")
     parser.add_argument("--only", default="A,B,C,D,E,F", help="variants, as A,D,E")
     parser.add_argument("--sharing", action="store_true", help="all interventions: 2 to 6 suffixes on most transcripts")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the base model; default: the setup's")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="of the base model; default: as the setup"
+    )
     parser.add_argument("--seq_len", type=int, help="leave out longer rows; default: the setup's")
     parser.add_argument("--batch_size", type=int, help="rows of an optimizer step; default: the setup's")
     parser.add_argument("--micro_batch", type=int, help="rows of a micro-batch of A to D; default: the setup's")
@@ -295,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     changed = {
         key: value for key in ("seq_len", "batch_size", "micro_batch") if (value := getattr(given, key)) is not None
     }
-    setup = replace(setup, **changed, dtype=getattr(torch, given.dtype) if given.dtype else setup.dtype)
+    setup = in_format(replace(setup, **changed), given.dtype)
     rounds = setup.rounds if given.rounds is None else given.rounds
     device = torch.device(setup.device)
     transformers_logging.set_verbosity_error()

@@ -13,7 +13,6 @@ from typing import Any, TextIO
 
 from honest_persona.base import json_text
 from honest_persona.base.console import console, one_line, say, tell
-from honest_persona.base.output import check_writable
 from honest_persona.errors import UserError
 
 KEPT: Mapping[str, str] = MappingProxyType(
@@ -129,8 +128,6 @@ def review(args: argparse.Namespace, _: Sequence[str]) -> None:
     form = TokenFormat.of(load_tokenizer(str(folder)), card.persona)
     conversations = read_conversations(Path(args.input), args.intervention or card.default_intervention, form)
 
-    if args.output:
-        check_writable(Path(args.output).absolute().parent, "--output")
     # line by line: what is done is not lost if the rest does not come
     with _owned_output(args.output) if args.output else nullcontext() as out:
         number_format = format_of(args.dtype, card.trained_in)

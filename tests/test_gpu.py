@@ -11,6 +11,7 @@ from trl import SFTConfig
 
 from benchmarks.setups import SETUPS, random_base
 from benchmarks.training import give_back_memory, make_bench, work_and_memory
+from honest_persona.base.number_format import fastest_format
 from honest_persona.config import RunConfig
 from honest_persona.data.prepare import dummy_rows
 from honest_persona.evaluation.reviews import write_reviews
@@ -99,6 +100,11 @@ class Attention(TorchDispatchMode):
         if "attention" in str(func):
             self.seen.add(str(func))
         return func(*args, **kwargs or {})
+
+
+def test_the_number_format_is_known_by_capability():
+    capable = torch.cuda.is_bf16_supported(including_emulation=False)
+    assert fastest_format().dtype == (BF16 if capable else FP32)
 
 
 def test_attention_is_not_planned_for_every_shape():

@@ -30,6 +30,7 @@ import psutil
 from honest_persona.base import json_text
 from honest_persona.base.console import tell
 from honest_persona.base.files import clear_parts
+from honest_persona.base.output import check_writable
 from honest_persona.errors import UserError
 
 LOCK_FILE = ".honest_persona.lock"
@@ -105,7 +106,7 @@ def held(folder: Path, what: str, remedy: str, wait_s: float = 0.0) -> Iterator[
         wait_s: how long to wait for one who holds it.
 
     Raises:
-        UserError: another process holds it, or it cannot be written to. Nothing is written then.
+        UserError: another process holds it, it cannot be written to, or its disk is full. Nothing is written then.
     """
     made = _make(folder)
     try:
@@ -162,6 +163,7 @@ def _locked(lock: Path, subject: Path, what: str, remedy: str, wait_s: float) ->
     _mine[lock] = mine
     _heed_sigterm()
     try:
+        check_writable(lock.parent, what)
         yield
     finally:
         _release(lock)

@@ -14,7 +14,7 @@ def check_writable(folder: Path, what: str, needed_bytes: int = _LEAST_BYTES) ->
     """Make the folder, and write a file into it that is gone at once, as root has every permission.
 
     Args:
-        what: the flag or the key that names the folder, for the message.
+        what: is going to write there, or names the folder; for the message.
 
     Raises:
         UserError: it cannot be made or written to, or its disk has less than `needed_bytes` free.

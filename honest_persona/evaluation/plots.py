@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import cycle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from xml.etree import ElementTree
 
 import matplotlib
@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from sklearn.metrics import roc_curve
 
+from honest_persona.base.console import one_line
 from honest_persona.base.files import moved_into
 from honest_persona.evaluation.bootstrap import draw, interval
 from honest_persona.evaluation.detection import BINS, Columns, mass_bins, share_statistic
@@ -34,6 +35,8 @@ LOW_FPR = 0.1
 
 _DARK_TEXT = "#111111"  # on a light cell of the heat map, whatever the page's colours are
 _MARKERS = "osD^vP"
+T = TypeVar("T")
+
 _WIDTH = 4.0  # inches
 _LINES = ("-", "--", ":")  # three and four colours make twelve looks
 _STYLE: Any = {
@@ -124,18 +127,19 @@ def roc(part: str, curves: Sequence[Curve], points: Sequence[Point], limit: floa
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("false positive rate")
     axes.set_ylabel("true positive rate")
-    of_curves, of_points = ([f"{x.label} {x.shown}" for x in of] for of in (curves, points))
+    of_curves, of_points = ([one_line(f"{x.label} {x.shown}") for x in of] for of in (curves, points))
     place = {"ncols": 1, "alignment": "left"}
     figure.legend(lines, of_curves, loc="outside lower left", title="AUROC", **place)
     figure.legend(marks, of_points, loc="outside lower right", title="TPR", **place)
     low = limit < 1
-    title = f"ROC, {part}" + f", FPR up to {limit * 100:g} %" * low
+    title = f"ROC, {one_line(part)}" + f", FPR up to {limit * 100:g} %" * low
     said = "; ".join([f"AUROC {text}" for text in of_curves] + [f"TPR {text}" for text in of_points])
     return Plot(_file_name(f"roc_{part}" + "_low_fpr" * low), title, f"{title}: {said}", figure)
 
 
 def reliability(parts: Mapping[str, Columns], ece: Mapping[str, float]) -> Plot:
     """Share of FAIL over mean P(FAIL), in the bins of equal mass that the calibration error is made of."""
+    parts, ece = _plain(parts), _plain(ece)
     figure, axes = _axes(legend=(len(parts) + 1) // 2)
     _by_chance(axes, [0, 1], [0, 1])
     for (part, columns), color, marker in zip(parts.items(), cycle(COLORS), cycle(_MARKERS), strict=False):
@@ -157,6 +161,7 @@ def reliability(parts: Mapping[str, Columns], ece: Mapping[str, float]) -> Plot:
 
 def dots(name: str, title: str, metric: str, series: Mapping[str, Mapping[str, Value]]) -> Plot:
     """A line per label, and on it a dot with its interval for each series: {series: {label: value}}. Dotted: chance."""
+    series = {part: _plain(of) for part, of in _plain(series).items()}
     labels = list(dict.fromkeys(label for of in series.values() for label in of))
     figure, axes = _axes(legend=(len(series) + 1) // 2, height=0.7 + 0.28 * len(labels))
     _by_chance(axes, [0.5, 0.5], [-0.5, len(labels) - 0.5])
@@ -178,6 +183,7 @@ def dots(name: str, title: str, metric: str, series: Mapping[str, Mapping[str, V
 
 def topic_matrix(cells: Mapping[tuple[str, str], float], metric: str) -> Plot:
     """{(train topic, test topic): value} as a heat map, darkest at chance or below; what is not there stays empty."""
+    cells = {(one_line(train), one_line(test)): value for (train, test), value in cells.items()}
     trained = list(dict.fromkeys(train for train, _ in cells))
     tested = [*trained, *sorted({test for _, test in cells} - set(trained))]
     values = np.array([[cells.get((train, test), np.nan) for test in tested] for train in trained])
@@ -207,7 +213,7 @@ def training(lines: Sequence[Mapping[str, Any]]) -> list[Plot]:
     accuracies = {"token_accuracy": "token accuracy of training"}
     for key in (key for line in lines for key in line):
         if found := re.fullmatch(r"heavy_log/(.+)/all/balanced_accuracy", key):
-            accuracies[key] = f"balanced accuracy {found[1]}"
+            accuracies[key] = f"balanced accuracy {one_line(found[1])}"
     plots = []
     for name, label, keys in (
         ("training_loss", "loss in nats per token", losses),
@@ -299,6 +305,11 @@ def _dot(axes: Axes, place: float, value: Value, color: str, marker: str, uprigh
         (axes.vlines if upright else axes.hlines)(place, low, high, color=color, linewidth=1.3, alpha=0.8)
     x, y = (place, value.value) if upright else (value.value, place)
     axes.plot(x, y, marker, color=color, ms=4.5, clip_on=False, zorder=3)
+
+
+def _plain(by_name: Mapping[str, T]) -> dict[str, T]:
+    """Names from data as text that can be drawn: a control character would make the SVG no XML."""
+    return {one_line(name): value for name, value in by_name.items()}
 
 
 def _over_steps(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:

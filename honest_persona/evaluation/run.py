@@ -11,7 +11,6 @@ import yaml
 from honest_persona.base import locks
 from honest_persona.base.console import one_line, say, tell
 from honest_persona.base.number_format import FormatName, format_of
-from honest_persona.base.output import check_writable
 from honest_persona.data.records import Record
 from honest_persona.data.segments import record_messages
 from honest_persona.data.sources import Selection, load_records
@@ -103,7 +102,6 @@ def evaluate_adapter(
         parts |= averaged_parts
     # a repo's folder is the Hub's cache, which is nobody's to write to
     target = Path(output) if output else Path("results", Path(adapter).name) if is_repo(adapter) else folder / "eval"
-    check_writable(target, "--output")
     sizes = batch_size or config["validation_batch_size"], max_new_tokens or config["max_new_tokens"], config["seq_len"]
     with new_set(target, "eval.py", "give another --output") as new:
         number_format = format_of(dtype, card.trained_in)
@@ -209,8 +207,6 @@ def calibrate_adapter(
         conversations = [(r.cluster, record_messages(r)) for r in by_transcript.values()]
     if not conversations:
         raise UserError(f"no benign conversation in {source}: none held out is PASS in variant A. Give --input")
-    if not dry_run:
-        check_writable(folder, "--adapter")
     owned = nullcontext() if dry_run else locks.held(folder, "calibrate", "calibrate when it has ended")
     with owned:
         number_format = format_of(dtype, card.trained_in)

@@ -14,7 +14,6 @@ from trl import SFTConfig
 from honest_persona.base.console import say
 from honest_persona.base.interrupts import if_interrupted
 from honest_persona.base.number_format import fastest_format
-from honest_persona.base.output import check_writable
 from honest_persona.config import RunConfig
 from honest_persona.config_fields import CHECKPOINTS_DIR
 from honest_persona.data.persona_token import resolve_persona_token
@@ -87,8 +86,6 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
     _check_what_is_there(folder, config.resume)
     form = token_format(config)
     material = prepare(config, form)
-    if rank() == 0:
-        check_writable(folder, "run_name")
     if material.loaded is not None:
         say(_summary(material.loaded, material.splits))
     if material.too_long:

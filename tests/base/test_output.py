@@ -5,6 +5,7 @@ from collections import namedtuple
 
 import pytest
 
+from honest_persona.base.locks import held, held_file
 from honest_persona.base.output import check_writable
 from honest_persona.errors import UserError
 
@@ -29,3 +30,13 @@ def test_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10, 10, 2**19))
     with pytest.raises(UserError, match=r"has 0\.5 MiB free"):
         check_writable(tmp_path, "--output")
+
+
+def test_whoever_owns_a_folder_finds_a_full_disk_first(tmp_path, monkeypatch):
+    """Trainings, evaluations, sweeps, reports and exports own theirs (locks.py) before they load anything."""
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10, 10, 2**19))
+    for owned in (held(tmp_path / "run", "a training", ""), held_file(tmp_path / "reviews.jsonl", "a review", "")):
+        with pytest.raises(UserError, match=r"has 0\.5 MiB free"), owned:
+            pytest.fail("nothing is begun")
+    assert list(tmp_path.iterdir()) == []

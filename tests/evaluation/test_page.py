@@ -18,6 +18,7 @@ from honest_persona.evaluation.page import EMBEDDED_SAMPLES, evenly, outcome, wr
 from honest_persona.evaluation.suite import summarize
 from tests.evaluation.contrast import contrast, rgb
 from tests.evaluation.report_folder import HOSTILE, MADE, baselines, samples, write_all, write_evaluation, write_sweep
+from tests.names import ATTACKS
 
 VOID = {"meta", "link", "input", "wbr", "path", "use"}
 
@@ -197,6 +198,28 @@ def test_untrusted_text_stays_text(tmp_path):
     assert {HOSTILE} < {s["review"] for s in page.samples}
     assert [[HOSTILE, [HOSTILE]]] in [s["prompt"] for s in page.samples]
     assert check_figures(page, tmp_path / "eval") > 100
+
+
+def test_names_as_an_attacker_would_choose_them(tmp_path):
+    """Topics, models, detectors and records of every such name, on the page and in the names of its plots' files."""
+    names = [name for name in ATTACKS if name.isascii() or name.encode("utf-8", "ignore").decode() == name]
+    of = [
+        replace(s, topic=name, model=names[-1 - i], record_id=name, item_id=name, difficulty=name)
+        for i, name in enumerate(names)
+        for s in samples(3, parts=("across",))
+    ]
+    others = [replace(s, detector=s.topic, p_fail=0.5) for s in of]
+    write_evaluation(tmp_path / "inside" / "eval", of, others, adapter=names[0])
+    page = read(tmp_path / "inside" / "eval")
+    assert page.all("img") == []
+    assert len(page.all("script")) == 2
+    assert not any(name.startswith("on") for e in page.elements for name in e.attrs)
+    assert {s["topic"] for s in page.samples} == set(names)
+    shown = {e.text for e in page.elements}
+    assert [name for name in names if not any(" ".join(name.split()) in " ".join(text.split()) for text in shown)] == []
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert all(path.is_relative_to(tmp_path / "inside") for path in left)
+    assert all(re.fullmatch(r"[\w.-]+", path.name) for path in left), left
 
 
 def test_nothing_comes_from_elsewhere(page):

@@ -9,12 +9,15 @@ import torch
 from transformers import AutoTokenizer
 
 from honest_persona.base.number_format import NumberFormat
-from honest_persona.config import load_config
+from honest_persona.config import RunConfig, load_config
 from honest_persona.data.collator import PersonaCollator
 from honest_persona.data.prepare import prepare
 from honest_persona.data.segments import Kind
+from honest_persona.data.sources import Selection, load_records, write_jsonl
 from honest_persona.errors import UserError
 from honest_persona.evaluation.run import evaluate_adapter
+from honest_persona.hub.card import write_card
+from honest_persona.modeling.adapter import AdapterCard
 from honest_persona.modeling.manifest import seal
 from honest_persona.training import launch as launching
 from honest_persona.training.checkpoints import Checkpoint
@@ -151,6 +154,33 @@ def test_what_cannot_be_resumed_or_would_be_overwritten(tmp_path, capsys):
     assert _checkpoint_to_resume(tmp_path, resume=True).folder == tmp_path / "checkpoint-3"
     with pytest.raises(UserError, match="already holds a run; continue it with --resume"):
         _checkpoint_to_resume(tmp_path, resume=False)
+
+
+@pytest.mark.slow
+def test_a_run_with_names_of_an_attacker(tmp_path, monkeypatch, capsys):
+    """Training, heavy log with its page, evaluation and card with topics that would be markup, control or a path."""
+    monkeypatch.chdir(tmp_path)
+    read = load_records("builtin:sample", Selection.of(RunConfig().as_dict())).records
+    topics = sorted({record.topic for record in read})
+    names = ("sec[/1]", "esc\x1b[31m\x07 $\\frac{1$", "../../up\n# heading", "t[bold red]x[/]<img src=x>")
+    named = dict(zip(topics, names, strict=True))
+    write_jsonl((record.model_copy(update={"topic": named[record.topic]}) for record in read), "named.jsonl")
+    flags = ["--dataset", "named.jsonl", "--validation_topics", json.dumps(names[:1]), "--deepspeed", "null"]
+    flags += ["--max_steps", "1", "--val_samples_per_topic", "1", "--max_new_tokens", "2", "--run_name", "run"]
+    folder = launching.train(load_config(TINY[1], flags))
+    evaluate_adapter(str(folder), limit=1, max_new_tokens=2)
+    shown = capsys.readouterr().out
+    assert "sec[/1]" in shown
+    assert "t[bold red]x[/]" in shown
+    assert "\x1b" not in shown
+    assert "up\n# heading" not in shown
+    assert not list(tmp_path.parent.glob("up*"))
+    for page in (folder / "eval" / "report.html", *folder.glob("heavy_log/*/report.html")):
+        assert "<img" not in page.read_text(encoding="utf-8")
+    write_card(folder, AdapterCard.load(folder), "user/name")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "\n# heading" not in card
+    assert "`t[bold red]x[/]<img src=x>`" in card, "a span of code, in which nothing is markup"
 
 
 @pytest.mark.slow
