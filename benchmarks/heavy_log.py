@@ -106,9 +106,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--batches", type=int, help="run so many batches, spread over the heavy log; default: all")
     parser.add_argument("--batch_size", type=int, help="reviews written at once; default: the setup's")
     parser.add_argument("--review_tokens", type=int, help="default: 176; 16 for tiny")
-    parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16"], help="of the base model; default: as the setup"
-    )
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the base model; default: as the setup")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     given = parser.parse_args(argv)
     setup = SETUPS[given.setup]

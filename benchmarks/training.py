@@ -281,9 +281,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--rounds", type=int, help="timed rounds; default: the setup's")
     parser.add_argument("--only", default="A,B,C,D,E,F", help="variants, as A,D,E")
     parser.add_argument("--sharing", action="store_true", help="all interventions: 2 to 6 suffixes on most transcripts")
-    parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16"], help="of the base model; default: as the setup"
-    )
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the base model; default: as the setup")
     parser.add_argument("--seq_len", type=int, help="leave out longer rows; default: the setup's")
     parser.add_argument("--batch_size", type=int, help="rows of an optimizer step; default: the setup's")
     parser.add_argument("--micro_batch", type=int, help="rows of a micro-batch of A to D; default: the setup's")
