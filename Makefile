@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # for two cores; the tests of one file share what they make
-TWO_AT_A_TIME := -n 2 --dist loadfile
+TWO_AT_A_TIME := -n 2 --dist loadfile --no-loadscope-reorder
 # DeepSpeed builds no compiled ops at installation, and needs none here.
 export DS_BUILD_OPS := 0
 
