@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     form = token_format()
     batch_size = given.batch_size or setup.batch_size
     bf16 = setup.dtype == torch.bfloat16
-    options = {**OPTIMIZER, "bf16": bf16, "max_steps": given.steps + 1, "per_device_train_batch_size": 1}
+    options = {**OPTIMIZER, "max_steps": given.steps + 1, "per_device_train_batch_size": 1}
     config = RunConfig(
         seq_len=setup.seq_len,
         batch_size=batch_size,
@@ -89,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         use_dummy_data=True,
         lora_r=setup.lora_r,
         activation_checkpointing=given.checkpointing == "on",
+        bf16=bf16,
         sft={**options, "deepspeed": given.deepspeed if is_launched() else None},
     )
     device = torch.device(setup.device)

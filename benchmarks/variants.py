@@ -113,7 +113,6 @@ class Bench:
         return {
             **OPTIMIZER,
             "seed": SEED,
-            "bf16": self.setup.dtype == torch.bfloat16,
             "per_device_train_batch_size": size,
             "gradient_accumulation_steps": self.setup.batch_size // size,
             "num_train_epochs": 1,
@@ -128,6 +127,7 @@ class Bench:
             use_cpu=self.setup.device == "cpu",
             activation_checkpointing=name == "A",
             **self._arguments(),
+            bf16=self.setup.dtype == torch.bfloat16,
         )
         ordered = [self.rows[i] for step in self._ordered(name) for i in step]
         lora = LoraConfig(task_type="CAUSAL_LM", **lora_settings(self.setup))
@@ -159,6 +159,7 @@ class Bench:
             batch_size=self.setup.batch_size,
             lora_r=self.setup.lora_r,
             activation_checkpointing=name == "G",
+            bf16=self.setup.dtype == torch.bfloat16,
             sft=arguments,
             **options,
         )

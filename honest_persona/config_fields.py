@@ -201,7 +201,9 @@ class RunConfig(BaseModel):
             # The defaults are known to be right, and checking imports trl, which takes seconds.
             if name in config_sft.DEFAULTS and value == config_sft.DEFAULTS[name]:
                 continue
-            if problem := config_sft.problem_with(name, value):
+            if name in cls.model_fields:
+                problems.append(f"{name}: is a key of its own, beside sft")
+            elif problem := config_sft.problem_with(name, value):
                 problems.append(f"{name}: {problem}")
         if problems:
             raise ValueError("; ".join(problems))

@@ -3,6 +3,7 @@
 No access key comes out: not from the command line, and not in a traceback.
 """
 
+import errno
 import os
 import sys
 import traceback
@@ -47,6 +48,9 @@ def _run(main: Callable[[list[str]], None]) -> int:
     # Any error: libraries put what they were given into their messages. An excepthook would not do, as wandb sets its
     # own, which prints the traceback as it is. `sys.exit` is what tells wandb that the run has failed.
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            tell(f"error: {str(error.filename)[:60]}...: no file or folder can have so long a name; give another one")
+            return 2
         tell(redact("".join(traceback.format_exception(error))).rstrip())
         sys.exit(1)
     return 0

@@ -364,7 +364,8 @@ def test_review_writes_a_line_per_conversation_in_order(command, adapter, tmp_pa
     with terminal:
         assert run_entry(main) == 0
     assert terminal.stdout.getvalue() == target.read_text(encoding="utf-8"), "beside a bar too"
-    *lines, bar = terminal.screen.splitlines()
+    (chosen,) = [line for line in terminal.screen.splitlines() if line.startswith("number format float32: ")]
+    *lines, bar = [line for line in terminal.screen.splitlines() if line != chosen]
     assert [json.loads(line) for line in lines] == written
     assert bar.startswith("reviews        100%")
     assert "4/4 conversations" in bar
@@ -426,3 +427,23 @@ def test_as_a_process_errors_are_one_message(root, tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["review", "--adapter", "x" * 300, "--input", "y"],
+        ["calibrate", "--adapter", "x" * 300],
+        ["report", "x" * 300],
+        ["data", "--config", "x" * 300],
+        ["data", "--dataset", "x" * 300],
+        ["tokens", "--model", "x" * 300],
+        ["compare", "x" * 300, "y"],
+        ["export", "--adapter", "x" * 300, "--output", "y", "--format", "lora"],
+    ],
+    ids=lambda words: " ".join(words[:2])[:30],
+)
+def test_a_name_that_is_too_long_is_bad_input(command, words):
+    code, _, err = command(*words)
+    assert code == 2, err
+    assert "Traceback" not in err

@@ -396,6 +396,8 @@ def test_contradiction(write, text, message):
 def test_contradictions_are_refused_without_a_file_too():
     with pytest.raises(ValidationError, match="prob_mismatch_prompts: must be at most 1"):
         RunConfig(prob_exclude_system_prompt=0.6, prob_mismatch_prompts=0.5)
+    with pytest.raises(ValidationError, match="bf16: is a key of its own, beside sft"):
+        RunConfig(sft={"bf16": True})
     with pytest.raises(ValidationError, match="learning_rate: must be a number"):
         RunConfig(sft={"learning_rate": "fast"})
 

@@ -38,7 +38,8 @@ def trained(folder, use_cpu):
         num_samples=12,
         batch_size=4,
         activation_checkpointing=False,
-        sft={"per_device_train_batch_size": 2, "num_train_epochs": 1, "bf16": False, "learning_rate": 2e-3},
+        bf16=False,
+        sft={"per_device_train_batch_size": 2, "num_train_epochs": 1, "learning_rate": 2e-3},
     )
     rows = dummy_rows(config, FORM)
     batches = make_batches(config, rows, True)

@@ -6,6 +6,7 @@
 The adapter's own folder is only read. Optimizer states, logs, data, env files, pickles and links are never staged.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -137,7 +138,7 @@ def on_hub(model: str) -> bool:
 
 
 def _is_local(model: str) -> bool:
-    return not model.startswith(BUILTIN) and (Path(model).exists() or _HUB_ID.fullmatch(model) is None)
+    return not model.startswith(BUILTIN) and (os.path.exists(model) or _HUB_ID.fullmatch(model) is None)
 
 
 def _name_base(folder: Path, card: AdapterCard, published: str) -> list[str]:

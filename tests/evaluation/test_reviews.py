@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from peft import PeftModel
 from transformers import GenerationConfig
 
+from honest_persona.base import number_format
 from honest_persona.data.segments import Kind, Persona, answer_segments
 from honest_persona.data.tokens import Tokens, apply_intervention, encode_record
 from honest_persona.errors import RankError, UserError
@@ -311,10 +312,13 @@ class TestLoadHonestPersona:
         assert persona.reviews([conversation(n) for n in range(3)], max_new_tokens=4, batch_size=2)[1].p_fail > 0
         assert persona.reviews([]) == []
 
-    def test_half_precision_is_the_default(self, saved):
+    @pytest.mark.parametrize("fast", [torch.bfloat16, torch.float32])
+    def test_the_trainings_half_precision_is_used_where_it_is_fast(self, saved, monkeypatch, fast):
         folder, _ = saved
+        monkeypatch.setattr(number_format, "fastest_format", lambda: number_format.NumberFormat(fast, "measured"))
         persona = load_honest_persona(folder)
-        assert persona.model.get_base_model().dtype == torch.bfloat16
+        assert persona.card.trained_in == "bfloat16"
+        assert persona.model.get_base_model().dtype == fast
         review = persona.review(conversation(), max_new_tokens=4)
         assert persona.review(conversation(), max_new_tokens=4) == review
         assert 0 <= review.p_fail <= 1

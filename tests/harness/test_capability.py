@@ -11,6 +11,7 @@ pytest.importorskip("lm_eval")
 
 from lm_eval.tasks import TaskManager
 
+from honest_persona.base import number_format
 from honest_persona.data.persona_token import resolve_persona_token
 from honest_persona.data.segments import Persona
 from honest_persona.data.tokens import TokenFormat
@@ -146,18 +147,21 @@ def test_trigger_in_a_prompt_opens_the_gate(compared):
 
 
 def test_base_is_the_model_that_never_had_an_adapter(compared):
-    model, tokenizer = get_model("builtin:tiny")
+    in_use = number_format.format_of("auto", "bfloat16").dtype
+    model, tokenizer = get_model("builtin:tiny", dtype=in_use)
     alone = module._evaluate(model, tokenizer, ["rolling"], 6, 4)["results"]["rolling"]
     for scope, name in (("persona", "idle adapter"), ("all", "adapter")):
         (metric,) = compared[scope, "rolling"][name].metrics
         assert metric.base == alone["word_perplexity,none"]
 
 
-def test_file_says_what_was_compared(adapter, tmp_path, capsys):
+def test_file_says_what_was_compared(adapter, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "140")
     path = tmp_path / "found.json"
     capability(adapter("persona"), FACTS, limit=2, output=str(path))
+    in_use = str(number_format.format_of("auto", "bfloat16").dtype)
     content = json.loads(path.read_text())
-    assert (content["adapter_scope"], content["limit"], content["dtype"]) == ("persona", 2, "torch.bfloat16")
+    assert (content["adapter_scope"], content["limit"], content["dtype"]) == ("persona", 2, in_use)
     (comparison,) = content["comparisons"]
     assert (comparison["task"], comparison["n"], comparison["max_difference_nats"]) == (FACTS, 2, 0)
     printed = capsys.readouterr().out

@@ -60,7 +60,8 @@ def trained(folder, checkpointing=False):
         num_samples=STEPS * MICRO_BATCHES * 2,
         batch_size=MICRO_BATCHES * 2,
         activation_checkpointing=checkpointing,
-        sft={"per_device_train_batch_size": 2, "num_train_epochs": 1, "bf16": True, "learning_rate": 0.1},
+        bf16=True,
+        sft={"per_device_train_batch_size": 2, "num_train_epochs": 1, "learning_rate": 0.1},
     )
     rows = dummy_rows(config, FORM)
     batches = assembly.make_batches(config, rows, True)
