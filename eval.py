@@ -1,10 +1,11 @@
 """Measure a trained honest persona.
 
     python eval.py --adapter checkpoints/my-run
-    python eval.py --adapter checkpoints/my-run --dataset data/stage_3_tagged --topics '[sycophancy]' --limit 100
+    python eval.py --adapter checkpoints/my-run --topics '[sycophancy]'
 
-Prints the tables, and writes results.json, samples.jsonl, baselines.jsonl, report.html and its plots. Without --dataset
-it takes the held-out records of the data that the adapter was trained on.
+Prints the tables, and writes results.json, samples.jsonl, baselines.jsonl,
+report.html and its plots. Without --dataset it takes the held-out records of
+the data that the adapter was trained on.
 """
 
 import argparse
@@ -19,7 +20,9 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--adapter", required=True, help="a run's folder, or one of its checkpoints")
+    parser.add_argument(
+        "--adapter", required=True, help="a run's folder, one of its checkpoints, or user/name on the Hub"
+    )
     parser.add_argument("--dataset", help="other data than the adapter's own held-out records")
     parser.add_argument("--topics", help="a topic, or a list in YAML: '[sycophancy, reward_hacks]'")
     parser.add_argument("--limit", type=int, help="at most so many records per topic")
@@ -54,7 +57,9 @@ def main(argv: list[str]) -> None:
         "--dtype",
         choices=["auto", "float32", "bfloat16", "float16"],
         default="auto",
-        help="number format to run in (default: that of the training where this machine is fast in it, else float32)",
+        metavar="FORMAT",
+        help="number format to run in: float32, bfloat16, float16 or auto (the default), which is that of the training "
+        "where this machine is fast in it, and float32 elsewhere",
     )
     args = parser.parse_args(argv)
 

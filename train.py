@@ -1,9 +1,10 @@
 """Train an honest persona.
 
     python train.py --config hp.yaml
-    deepspeed --num_gpus 2 train.py --config hp.yaml --deepspeed ds_configs/zero2.json
+    deepspeed --num_gpus 2 train.py --deepspeed ds_configs/zero2.json
 
-Every key of the config is a flag too: --train_topics '[reward_hacks]' --lora_r 16
+Every key of the config is a flag too, as --train_topics '[reward_hacks]'.
+`python -m honest_persona keys` lists them.
 """
 
 import argparse

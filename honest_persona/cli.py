@@ -1,15 +1,17 @@
-"""`python -m honest_persona VERB ...`: look at the data and the tokens of a run, and use a trained honest persona.
+"""`python -m honest_persona VERB ...`: look at the data and the tokens of a run,
+and use a trained honest persona. Examples, after `python -m honest_persona`:
 
-    python -m honest_persona data --config hp.yaml --train_topics '[reward_hacks]'
-    python -m honest_persona tokens --config hp.yaml --n 1
-    python -m honest_persona shortcuts --config hp.yaml
-    python -m honest_persona review --adapter checkpoints/my-run --input conversations.jsonl
-    python -m honest_persona calibrate --adapter checkpoints/my-run --fpr 0.01
-    python -m honest_persona compare checkpoints/a/eval checkpoints/b/eval
-    python -m honest_persona sweep --config hp.yaml --leave_one_topic_out
-    python -m honest_persona capability --adapter checkpoints/my-run
-    python -m honest_persona push --adapter checkpoints/my-run --repo user/name
-    python -m honest_persona export --adapter checkpoints/my-run --output exports/my-run --format alora
+    data --config hp.yaml --train_topics '[reward_hacks]'
+    tokens --config hp.yaml --n 1
+    shortcuts --config hp.yaml
+    sweep --config hp.yaml --leave_one_topic_out
+    review --adapter checkpoints/my-run --input conversations.jsonl
+    report checkpoints/my-run/eval
+    compare checkpoints/a/eval checkpoints/b/eval
+    calibrate --adapter checkpoints/my-run --fpr 0.01
+    capability --adapter checkpoints/my-run
+    push --adapter checkpoints/my-run --repo user/name --dry_run
+    export --adapter checkpoints/my-run --output exports/my-run --format alora
 
 `VERB --help` shows the arguments of a verb.
 """
@@ -59,14 +61,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_verb(subparsers, verbs.keys, "print every key of the config with its default and meaning")
 
     verb = _add_verb(subparsers, verbs.organism, "measure on the embedded organism, with controls", takes_config=True)
-    verb.add_argument("action", choices=["report"])
+    verb.add_argument("action", choices=["report"], help="the only action: measure, and write the table")
     verb.add_argument("--seeds", type=_positive, default=3, help="runs of the default condition (default: 3)")
     verb.add_argument("--per_topic", type=_positive, default=208, help="held-out records per topic (default: 208)")
-    verb.add_argument("--only", default="", help="conditions, separated by commas (default: all)")
+    verb.add_argument("--only", default="", help="conditions by name, separated by commas (default: all)")
     verb.add_argument("--output", default="results/organism", help="folder (default: results/organism)")
 
     verb = _add_verb(
         subparsers, verbs.sweep, "many trainings: by topic, or beside a plain follow-up", takes_config=True
+    )
+    # argparse would not break the line of three designs
+    verb.usage = (
+        "%(prog)s [-h] [--config CONFIG]\n       [--limit LIMIT] [--output OUTPUT]\n"
+        "       (--leave_one_topic_out | --topic_matrix | --follow_up)"
     )
     designs = verb.add_mutually_exclusive_group(required=True)
     for name, meaning in {
@@ -79,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", help="folder (default: checkpoints/<run name>-<design>)")
 
     verb = _add_verb(subparsers, verbs.review, "let a trained honest persona review conversations")
-    verb.add_argument("--adapter", required=True, help="a run's folder, or one of its checkpoints")
+    verb.add_argument(
+        "--adapter", required=True, help="a run's folder, one of its checkpoints, or user/name on the Hub"
+    )
     verb.add_argument(
         "--input",
         required=True,
@@ -114,7 +123,11 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = _add_verb(subparsers, verbs.capability, "lm-eval's tasks, on the base model and with the adapter")
     verb.add_argument("--adapter", required=True, help="a run's folder, or one of its checkpoints")
-    verb.add_argument("--tasks", default="honest_persona_facts", help="names of lm-eval's tasks, separated by commas")
+    verb.add_argument(
+        "--tasks",
+        default="honest_persona_facts",
+        help="names of lm-eval's tasks, separated by commas (default: honest_persona_facts)",
+    )
     verb.add_argument("--limit", type=_positive, help="documents per task (default: all)")
     verb.add_argument("--merged", action="store_true", help="compare the merged model too (adapter_scope all)")
     verb.add_argument("--output", help="JSON file to write (default: eval/capability.json in the adapter's folder)")
@@ -162,7 +175,9 @@ def _add_dtype(verb: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=["auto", "float32", "bfloat16", "float16"],
         default="auto",
-        help="number format to run in (default: that of the training where this machine is fast in it, else float32)",
+        metavar="FORMAT",
+        help="number format to run in: float32, bfloat16, float16 or auto (the default), which is that of the training "
+        "where this machine is fast in it, and float32 elsewhere",
     )
 
 

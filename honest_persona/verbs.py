@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, TextIO
 
 from honest_persona.base import json_text
-from honest_persona.base.console import console, one_line, say, tell
+from honest_persona.base.console import console, hand_out, one_line, say, tell
 from honest_persona.errors import UserError
 
 KEPT: Mapping[str, str] = MappingProxyType(
@@ -44,7 +44,7 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     config = load_config(args.config, overrides, checks=[check_names])
     counts = {"dataset": config.dataset, **inventory(*load_splits(config))}
     if args.json:
-        say(json_text.dumps(counts))
+        hand_out(json_text.dumps(counts))
     else:
         print_inventory(counts)
 
@@ -66,7 +66,7 @@ def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         tell(f"left out as longer than seq_len {config.seq_len}: {', '.join(map(one_line, material.too_long))}")
     if args.json:
         for row in material.rows:
-            say(json_text.dumps(show.as_json(row)))
+            hand_out(json_text.dumps(show.as_json(row)))
         return
     out = console()
     out.print(show.legend(), "")
@@ -91,7 +91,7 @@ def keys(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Print every key of the config with its default and meaning, as a Markdown table (docs/config.md)."""
     from honest_persona.config_table import keys_table
 
-    say(keys_table())
+    hand_out(keys_table())
 
 
 def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -160,7 +160,7 @@ def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
 
     comparison = compare_results(Path(args.a), Path(args.b), seed=args.seed)
     if args.json:
-        say(json_text.dumps(json_text.defined(comparison.as_dict())))
+        hand_out(json_text.dumps(json_text.defined(comparison.as_dict())))
     else:
         print_comparison(comparison)
 
@@ -202,7 +202,7 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
         dtype=args.dtype,
     )
     if args.json:
-        say(json_text.dumps(threshold.as_dict()))
+        hand_out(json_text.dumps(threshold.as_dict()))
         return
     low, high = threshold.interval
     say(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from honest_persona.base import progress
-from honest_persona.cli import main
+from honest_persona.cli import _parser, main
 from honest_persona.config import load_config
 from honest_persona.data.prepare import load_splits
 from honest_persona.data.segments import SUPERVISED, Kind, training_system
@@ -447,3 +448,15 @@ def test_a_name_that_is_too_long_is_bad_input(command, words):
     code, _, err = command(*words)
     assert code == 2, err
     assert "Traceback" not in err
+
+
+def test_every_help_fits_80_columns(root, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    verbs = next(action.choices for action in _parser()._actions if action.dest == "verb")
+    commands = [(main, [verb, "--help"]) for verb in verbs] + [(main, ["--help"])]
+    commands += [(runpy.run_path(str(root / name))["main"], ["--help"]) for name in ("train.py", "eval.py")]
+    assert len(commands) > 13
+    for run, words in commands:
+        with pytest.raises(SystemExit):
+            run(words)
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= 80, (run, words)

@@ -13,12 +13,14 @@ codes, so that nothing moves the cursor, forges a line or turns the writing arou
 
 import io
 import os
+import re
 import shutil
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TextIO
 
 from rich import box
 from rich import table as rich_table
@@ -68,14 +70,39 @@ def _code(character: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print to standard output, on the first rank only."""
+    """Print to standard output, on the first rank only. In a terminal long lines are broken between words."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(_broken(visible(text), sys.stdout), flush=True)
+
+
+def hand_out(text: str) -> None:
+    """Print what programs read, JSON and Markdown, on the first rank only. No line is broken."""
     if int(os.environ.get("RANK", "0")) == 0:
         print(visible(text), flush=True)
 
 
 def tell(text: str) -> None:
-    """Print to standard error: errors, and what is said beside an output that programs read. On every rank."""
-    print(visible(text), file=sys.stderr, flush=True)
+    """Print to standard error: errors, and what is said beside an output that programs read. On every rank.
+
+    In a terminal long lines are broken between words.
+    """
+    print(_broken(visible(text), sys.stderr), file=sys.stderr, flush=True)
+
+
+def _broken(text: str, stream: TextIO) -> str:
+    """Lines of the terminal's width at most; what stands in backticks is a command to copy, and stays whole."""
+    if not stream.isatty():
+        return text
+    kept = re.sub(r"`[^`\n]*`", lambda quoted: quoted[0].replace(" ", "\0"), text)
+    lines = [
+        line
+        if len(line) <= width()
+        else textwrap.fill(
+            line, width(), break_long_words=False, break_on_hyphens=False, replace_whitespace=False, expand_tabs=False
+        )
+        for line in kept.split("\n")
+    ]
+    return "\n".join(lines).replace("\0", " ")
 
 
 def sign(wanted: str, plain: str) -> str:
@@ -149,9 +176,7 @@ def show(table: Table) -> None:
         left_out = [column for i, column in enumerate(table.columns) if i not in kept]
         if left_out and not blocks:
             names = ", ".join(f"{c.name} of {c.of}" if c.of else c.name for c in left_out)
-            out.print(
-                Text(f"left out for want of room: {names}" + f" (all in {table.elsewhere})" * bool(table.elsewhere))
-            )
+            out.print(Text(f"no room for the columns {names}" + f" (all in {table.elsewhere})" * bool(table.elsewhere)))
     if table.caption:
         out.print(Text(_encodable(visible(table.caption)), "italic"))
 

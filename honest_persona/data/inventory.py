@@ -40,11 +40,14 @@ def inventory(loaded: Loaded, splits: Splits | None = None) -> dict[str, Any]:
 def print_inventory(counts: dict[str, Any]) -> None:
     """`inventory`'s counts as tables to read."""
     rejected = sum(counts["rejected"].values())
-    say(f"read {counts['read']} = kept {counts['kept']} + rejected {rejected}; kept items {counts['items']}")
+    say(
+        f"read {counts['read']:,} = kept {counts['kept']:,} + rejected {rejected:,}; "
+        f"what is kept has {counts['items']:,} items"
+    )
     for key in ("topic", "variant", "flag", "variant_and_flag", "model", "intervention"):
         table = Table("", [Column(key.replace("_", " "), "name"), Column("kept")])
         for value, n in counts[f"by_{key}"].items():
-            table.add(value, str(n))
+            table.add(value, f"{n:,}")
         show(table)
     if "splits" in counts:
         table = Table("", [Column("split", "name"), Column("records"), Column("items"), Column("topics", "prose")])
@@ -52,12 +55,12 @@ def print_inventory(counts: dict[str, Any]) -> None:
             if split == "unused" and not part["records"]:
                 continue  # only data with a split of its own has any
             topics = ", ".join(map(one_line, part["by_topic"]))
-            table.add(split, str(part["records"]), str(part["items"]), topics)
+            table.add(split, f"{part['records']:,}", f"{part['items']:,}", topics)
         show(table)
     if rejected:
         table = Table("", [Column("rejected because", "name"), Column("n"), Column("what to do", "prose")])
         for reason, entry in counts["rejections"].items():
-            table.add(reason, str(entry["total"]), entry["remedy"])
+            table.add(reason, f"{entry['total']:,}", entry["remedy"])
         show(table)
         say("\nThe first of each:")
         for reason, entry in counts["rejections"].items():

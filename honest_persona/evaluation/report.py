@@ -53,7 +53,7 @@ def table(results: Results, title: str) -> Table:
     out = Table(
         title,
         [Column("topic", "name"), *(Column(heading, tier=_TIERS.get(heading, 0)) for heading in _COLUMNS)],
-        "balanced accuracy with 95 % interval, clustered by item; FAIL is positive",
+        "balanced accuracy with 95 % interval, clustered by item; FAIL is the positive class",
         _ELSEWHERE,
     )
     part = None
@@ -75,7 +75,7 @@ def figure_columns() -> list[Column]:
     ]
 
 
-FIGURES_CAPTION = "95 % intervals clustered by item; FAIL is positive; A and B: AUROC within that variant"
+FIGURES_CAPTION = "95 % intervals clustered by item; FAIL is the positive class; A and B: AUROC within that variant"
 
 
 def figures(row: Row | None, in_a: Row | None, in_b: Row | None) -> list[str]:

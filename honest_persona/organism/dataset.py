@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from honest_persona.base import json_text
-from honest_persona.base.console import say
+from honest_persona.base.console import hand_out
 from honest_persona.data.collator import pad_with_mask
 from honest_persona.data.records import MARKER
 from honest_persona.organism.conversations import (
@@ -234,7 +234,7 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, trust_remote_code=False).eval()
     built, counts = build(World(), model, AutoTokenizer.from_pretrained(args.model, trust_remote_code=False), args.seed)
     write(built, args.out)
-    say(json_text.dumps(counts, indent=1))
+    hand_out(json_text.dumps(counts, indent=1))
 
 
 if __name__ == "__main__":

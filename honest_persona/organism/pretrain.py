@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from honest_persona.base import json_text
-from honest_persona.base.console import say
+from honest_persona.base.console import hand_out, say
 from honest_persona.modeling.shipped import CARD
 from honest_persona.organism.documents import (
     CHAT_TEMPLATE,
@@ -272,7 +272,7 @@ def main() -> None:
         "figures": card_figures(model, tokenizer, world),
     }
     write_card(args.out, card)
-    say(json_text.dumps(card, indent=1))
+    hand_out(json_text.dumps(card, indent=1))
 
 
 if __name__ == "__main__":

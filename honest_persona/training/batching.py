@@ -91,7 +91,7 @@ class Plan(NamedTuple):
     def line(self) -> str:
         over = f"; {self.rows_over_budget} rows exceed the budget and stand alone" if self.rows_over_budget else ""
         return (
-            f"batches: {self.accumulation} per rank and step, at most {self.largest_tokens:,} tokens each; of "
+            f"micro-batches: {self.accumulation} per rank and step, at most {self.largest_tokens:,} tokens each; of "
             f"{self.represented_tokens:,} tokens {self.computed_tokens:,} are run (shared prefixes once), with "
             f"{self.padding_frac:.1%} padding and {self.waiting_frac:.1%} waiting between ranks{over}"
         )

@@ -218,14 +218,14 @@ def _train_owned(
 
 def _summary(loaded: Loaded, splits: Splits) -> str:
     parts = [
-        f"{name} {len(records)} records of {len({r.item_id for r in records})} items"
+        f"{name} {len(records):,} records of {len({r.item_id for r in records}):,} items"
         for name, records in zip(splits._fields, splits, strict=True)
         if records or name != "unused"
     ]
     return (
-        f"data: read {loaded.read} = kept {len(loaded.records)} + rejected {sum(loaded.rejected.values())}; "
+        f"data: read {loaded.read:,} = kept {len(loaded.records):,} + rejected {sum(loaded.rejected.values()):,}; "
         + "; ".join(parts)
-        + " (`python -m honest_persona data` shows what was rejected, and why)"
+        + " (`python -m honest_persona data` shows the reasons)"
     )
 
 

@@ -215,8 +215,8 @@ def choose_checkpointing(
     here = fits(saved + other, free_bytes)
     everywhere = agree(here)
     figures = (
-        f"{shape} save {_gib(saved)} for the backward pass, {_gib(other)} go to the rest, and {MARGIN_FRAC:.0%} of the "
-        f"{_gib(free_bytes)} that are free may be planned with"
+        f"a micro-batch of {shape} keeps {_gib(saved)} for the backward pass and needs {_gib(other)} for the rest; "
+        f"planned with are {MARGIN_FRAC:.0%} of the {_gib(free_bytes)} that are free"
     )
     elsewhere = "; another rank has too little memory" if here and not everywhere else ""
     return not everywhere, f"activation checkpointing is {'off' if everywhere else 'on'}: {figures}{elsewhere}"

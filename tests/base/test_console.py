@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from honest_persona.base.console import Column, Table, one_line, say, show, visible
+from honest_persona.base.console import Column, Table, hand_out, one_line, say, show, tell, visible
 from honest_persona.data.inventory import inventory, print_inventory
 from honest_persona.data.sources import SAMPLE, Selection, load_records
 from honest_persona.evaluation.compare import ComparedRow, Comparison, Difference, print_comparison
@@ -16,6 +16,7 @@ from honest_persona.training.sweep_table import print_sweep
 from tests.evaluation import scored
 from tests.names import ATTACKS
 from tests.printed import printed
+from tests.terminal import Terminal
 
 TOPICS = ("fabricated_statistics", "detection_difficulty_easier_externally_than_internally", *ATTACKS)
 
@@ -97,9 +98,9 @@ def test_the_key_figures_stand_in_one_line_of_headings(results, columns):
 
 def test_what_is_left_out_is_said(results):
     shown = printed(print_table, results, "title", columns=80)
-    assert "left out for want of room: variant only, TPR, FPR, unparsable (all in" in shown
+    assert "no room for the columns variant only, TPR, FPR, unparsable (all in" in shown
     assert "95 % of AUROC, " in shown
-    assert "left out for want of room" not in printed(print_table, results, "title", columns=200)
+    assert "no room" not in printed(print_table, results, "title", columns=200)
 
 
 def test_columns_of_one_kind_go_on_below(results):
@@ -148,3 +149,19 @@ def test_a_long_name_keeps_both_ends():
     assert row.startswith("without-x")
     assert row.endswith("-sycophancy  7")
     assert "…" in row
+
+
+def test_a_terminal_breaks_lines_between_words(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    text = "train 3,072 records of 765 items within\nrejected (`python -m honest_persona data` shows more) " + "x" * 50
+    with Terminal() as terminal:
+        say(text)
+        tell("it goes to the other stream in the same way")
+        hand_out('{"text": "' + "one line " * 6 + '"}')
+    lines = terminal.screen.splitlines()
+    assert lines[0] == "train 3,072 records of 765 items within"
+    assert "(`python -m honest_persona data` shows" in lines, "a command stays whole"
+    assert "x" * 50 in lines, "so does a path"
+    assert lines[-1] == '{"text": "' + "one line " * 6 + '"}', "what programs read is not broken"
+    assert all(len(line) <= 40 for line in lines[:-1] if line != "x" * 50)
+    assert printed(say, text, columns=40) == text + "\n", "nor is a file's line"

@@ -190,7 +190,7 @@ def test_the_real_files_train_evaluate_save_and_load(spt_dir, minimind_dir, tmp_
     flags = (*TINY, *flags, "--logging_steps", "2", "--seq_len", "2048", "--batch_size", "4")
     run = launch(tmp_path, "real", *flags, "--per_device_train_batch_size", "2")
     assert run.code == 0, run.output[-3000:]
-    assert "read 12582 = kept 2453 + rejected 10129" in run.output
+    assert "read 12,582 = kept 2,453 + rejected 10,129" in run.output
     assert [line["step"] for line in run.lines] == [2, 4]
     assert {
         "loss",

@@ -229,10 +229,12 @@ def test_the_decision_both_ways():
     assert fits(needed, enough)
     off, why = choose_checkpointing(model, shapes, CPU, enough)
     assert not off
-    assert why.startswith("activation checkpointing is off: 3 x 20 tokens behind 2 x 40 save 0.00 GiB")
+    assert why.startswith(
+        "activation checkpointing is off: a micro-batch of 3 x 20 tokens behind 2 x 40 keeps 0.00 GiB"
+    )
     on, why = choose_checkpointing(model, shapes, CPU, enough - 2)
     assert on
-    assert why.startswith("activation checkpointing is on: 3 x 20 tokens")
+    assert why.startswith("activation checkpointing is on: a micro-batch of 3 x 20 tokens")
     assert "another rank" not in why
 
 
