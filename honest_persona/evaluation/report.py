@@ -84,14 +84,18 @@ def figures(row: Row | None, in_a: Row | None, in_b: Row | None) -> list[str]:
     return [cell for of, metric in wanted for cell in _with_interval(of, metric)]
 
 
-def detectors_table(rows: Iterable[Row]) -> Table:
-    """A line per part and detector: what can be had without the honest persona, and what with it."""
+def detectors_table(rows: Iterable[Row], elsewhere: str = _ELSEWHERE) -> Table:
+    """A line per part and detector: what can be had without the honest persona, and what with it.
+
+    Args:
+        elsewhere: the files that have all columns.
+    """
     accuracy = [Column("accuracy", tier=3), Column("95 %", tier=3, of="accuracy")]
     out = Table(
         "every detector on the same records",
         [Column("detector", "name"), Column("n"), *accuracy, *figure_columns()],
         FIGURES_CAPTION,
-        _ELSEWHERE,
+        elsewhere,
     )
     by_place = {(row.detector, row.group): row for row in rows}
     for part in dict.fromkeys(group.part for _, group in by_place):
@@ -127,8 +131,8 @@ def print_table(results: Results, title: str) -> None:
 
 
 def print_detectors(rows: Sequence[Row]) -> None:
-    """All detectors side by side, as a whole and by topic."""
-    show(detectors_table(rows))
+    """All detectors side by side, as a whole and by topic; for figures that are in no file."""
+    show(detectors_table(rows, elsewhere="a wider terminal"))
     for part in dict.fromkeys(row.part for row in rows):
         show(topics_table(rows, part))
 

@@ -106,7 +106,7 @@ def test_what_was_left_out_is_printed(results, capsys):
     print_table(Results([], []), "of nothing")
 
 
-def test_all_detectors_stand_side_by_side(results, capsys):
+def test_all_detectors_stand_side_by_side(results, capsys, monkeypatch):
     others = [replace(s, detector="variant only", flag="FAIL" if s.variant == "B" else "PASS") for s in results.samples]
     both = replace(results, rows=[*results.rows, *summarize(others)])
     assert both.row("within") == results.row("within"), "the row of a part is the honest persona's"
@@ -119,5 +119,8 @@ def test_all_detectors_stand_side_by_side(results, capsys):
     assert "every detector" in capsys.readouterr().out
     print_table(results, "eval")
     assert "every detector" not in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "80")
     print_detectors(both.rows)
-    assert "per topic, across" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "per topic, across" in shown
+    assert "(all in a wider terminal)" in shown, "figures that no file has"
