@@ -222,7 +222,13 @@ def _sweep(content: Mapping[str, Any], found: Plots) -> dict[str, Any]:
     elif series:
         found["sweep"] = [plots.dots(design, f"{HEADLINES[metric]}, {name}", HEADLINES[metric], series)]
     pooled = Rows.of(content.get("pooled", []), f"{SWEEP_FILE}#/pooled")
-    return {"name": name, "about": _DESIGNS.get(design, ""), "table": table, "pooled": detectors_table(pooled)}
+    return {
+        "name": name,
+        "made": {key: content.get("about", {}).get(key) for key in MADE},
+        "about": _DESIGNS.get(design, ""),
+        "table": table,
+        "pooled": detectors_table(pooled),
+    }
 
 
 def _samples(path: Path) -> Iterable[Sample]:

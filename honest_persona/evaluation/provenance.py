@@ -14,15 +14,19 @@ MADE = ("date", "version", "base_revision", "base_fingerprint", "command")
 _FINGERPRINT_DIGITS = 12
 
 
-def provenance(card: AdapterCard) -> dict[str, Any]:
-    """For `about` in results.json: date (UTC), version of this package, base model's revision and weights, command."""
+def provenance(card: AdapterCard | None = None) -> dict[str, Any]:
+    """For `about` in results.json: date (UTC), version of this package, command; of a card the base model too."""
+    base = {} if card is None else {"base_revision": card.base_revision, "base_fingerprint": _short(card)}
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": version("honest-persona"),
-        "base_revision": card.base_revision,
-        "base_fingerprint": card.base_fingerprint[:_FINGERPRINT_DIGITS],
+        **base,
         "command": command(sys.argv),
     }
+
+
+def _short(card: AdapterCard) -> str:
+    return card.base_fingerprint[:_FINGERPRINT_DIGITS]
 
 
 def command(argv: list[str]) -> str | None:

@@ -37,6 +37,7 @@ from honest_persona.data.splits import split_records
 from honest_persona.errors import UserError
 from honest_persona.evaluation.compare import compare, print_comparison
 from honest_persona.evaluation.page import SWEEP_FILE
+from honest_persona.evaluation.provenance import provenance
 from honest_persona.evaluation.run import evaluate_adapter
 from honest_persona.evaluation.samples import Sample, read_samples
 from honest_persona.evaluation.sets import BASELINES_FILE, RESULTS_FILE, SAMPLES_FILE, read_set, settle
@@ -283,6 +284,7 @@ def _write(given: Sweep, folds: Sequence[RunConfig]) -> None:
     done = [given.folder / fold.run_name for fold in folds if _state(given, fold) == "evaluated"]
     pooled = [] if given.design == "follow_up" else summarize([s for folder in done for s in _samples(given, folder)])
     content = {
+        "about": provenance(),
         "design": given.design,
         "limit": given.limit,
         "config": given.config.as_dict(),

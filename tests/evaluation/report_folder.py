@@ -116,7 +116,7 @@ def write_sweep(folder: Path, design: str) -> None:
         trained = [topic] if design == "topic_matrix" else [t for t in topics if t != topic]
         of = [replace(s, part="within" if s.topic in trained else "across") for s in samples(40, seed=i)]
         folds.append({"name": f"{i}-{topic}", "train_topics": trained, "rows": [asdict(r) for r in summarize(of)]})
-    (folder / "sweep.json").write_text(json.dumps({"design": design, "folds": folds}), encoding="utf-8")
+    (folder / "sweep.json").write_text(json.dumps({"about": MADE, "design": design, "folds": folds}), encoding="utf-8")
 
 
 def write_all(folder: Path) -> None:

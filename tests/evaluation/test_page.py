@@ -292,6 +292,9 @@ def test_a_sweep_alone(design, tmp_path):
     write_sweep(tmp_path / "sweep", design)
     page = read(tmp_path / "sweep")
     assert check_figures(page, tmp_path / "sweep") > 20
+    assert f"Made {MADE['date']} by honest_persona {MADE['version']}" in " ".join(
+        next(e.text for e in page.all("header")).split()
+    )
     folds = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["folds"]
     rows = {(e.text.strip()) for e in page.all("th") if e.attrs.get("scope") == "row"}
     assert rows == (

@@ -163,7 +163,8 @@ def test_a_stopped_sweep_goes_on_to_the_same_figures(tmp_path, called, monkeypat
     stop("train plain-follow-up", after=within_the_training)
     assert [fold["name"] for fold in read(tmp_path / "stopped")["folds"]] == ["honest-persona"]
     stop("train plain-follow-up")
-    assert read(sweep(config, "follow_up", limit=2, output=tmp_path / "stopped")) == uninterrupted
+    finished = read(sweep(config, "follow_up", limit=2, output=tmp_path / "stopped"))
+    assert {**finished, "about": uninterrupted["about"]} == uninterrupted, "but for when it was made"
     assert called == [*expected[:3], *expected[2:]], "the second training was begun, and resumed"
     log = (tmp_path / "stopped" / "plain-follow-up" / "metrics.jsonl").read_text().splitlines()
     assert [line["step"] for line in map(json.loads, log) if "loss" in line] == [1, 2]
