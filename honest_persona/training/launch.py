@@ -1,6 +1,8 @@
 """From a config to a trained adapter: the order in which a run is put together, on one process or on many."""
 
+import logging
 import os
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path

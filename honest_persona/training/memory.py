@@ -101,6 +101,8 @@ def saved_bytes(
         RuntimeError, TypeError, AttributeError: the model takes a turn that depends on the numbers, or has an operation
             that torch cannot run without them.
     """
+    if device.type == "cpu":
+        device = torch.device("cpu")  # under DeepSpeed it is "cpu:0", which FakeTensorMode takes for another one
     call = _Call(model)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     hollow: dict[str, Tensor] = {}

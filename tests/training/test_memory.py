@@ -222,6 +222,11 @@ def test_other_memory():
     assert other_bytes(model, shape, torch.device("cuda")) == here + weights - 40 * 2048 * (40 - 8)
 
 
+def test_a_cpu_is_one_device_under_deepspeed_too():
+    model = adapted()
+    assert saved_bytes(model, SHARED_PREFIX, torch.device("cpu:0")) == saved_bytes(model, SHARED_PREFIX, CPU)
+
+
 def test_the_decision_both_ways():
     model, shapes = adapted(), [SHARED_PREFIX, Shape(1, 5)]
     needed = sum(saved_bytes(model, SHARED_PREFIX, CPU)) + other_bytes(model, SHARED_PREFIX, CPU)
