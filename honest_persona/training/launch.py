@@ -43,6 +43,15 @@ from honest_persona.training.identity import changed_settings, run_identity
 from honest_persona.training.ranks import Siblings, from_rank_0, held_by_all, is_launched, join, rank
 from honest_persona.training.trackers import guard_trackers, prepare_trackers
 
+# DeepSpeed calls functions of torch.distributed by names that torch 2.13 gives up
+warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
+# accelerate, where many processes share a CPU: it sets a fair number, which is what is wanted
+warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")
+# transformers knows a few settings that differ from the checkpoint's; `changed_settings` tells all of them
+logging.getLogger("transformers.trainer_utils").addFilter(
+    lambda record: "do not match the ones in the `trainer_state.json`" not in record.getMessage()
+)
+
 _VERSIONS = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate", "honest-persona")
 
 
