@@ -2,13 +2,16 @@
 
 Run by path, as rendering.py does; of this package nothing is imported, so that it starts at once. A line of JSON comes
 in for each rendering, `{"template", "variables"}`, and one goes out: `{"text"}`, `{"refused"}` or `{"exceeded"}`. A
-template that takes more than its seconds of processor time ends the process by a signal.
+template that takes more than its seconds of processor time ends the process by a signal. A rendering depends on its
+line alone: what a template draws at random is the same each time.
 """
 
 import json
+import random
 import resource
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -20,6 +23,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 CPU_S = 1.0
 """Processor time of one rendering; chat templates take some milliseconds."""
+MEAN_CPU_S = 0.02
+"""Of many renderings of a process, on top of twice `CPU_S` for all: long conversations take hundreds of them."""
 MEMORY_BYTES = 512 * 2**20
 TEXT_CHARS = 4 * 2**20
 
@@ -78,12 +83,15 @@ def _compiled(template: str) -> jinja2.Template:
 
 
 def answer(asked: Mapping[str, Any]) -> dict[str, str]:
+    random.seed(0)
     try:
         text = _compiled(asked["template"]).render(**asked["variables"])
     except (MemoryError, RecursionError) as error:
         return {"exceeded": "memory" if isinstance(error, MemoryError) else "depth of calls"}
     except Exception as error:  # whatever a template may raise: it cannot show these messages
         return {"refused": f"{type(error).__name__}: {error}"[:200]}
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        return {"refused": "it writes lone surrogates, which are no characters"}
     return {"text": text} if len(text) <= TEXT_CHARS else {"exceeded": f"{TEXT_CHARS} characters"}
 
 
@@ -91,12 +99,14 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to heed
     with suppress(ValueError, OSError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    for line in sys.stdin.buffer:
+    for n, line in enumerate(sys.stdin.buffer):
         signal.setitimer(signal.ITIMER_PROF, CPU_S)
-        said = json.dumps(answer(json.loads(line)))
+        said = answer(json.loads(line))
         signal.setitimer(signal.ITIMER_PROF, 0)
-        sys.stdout.write(said + "\n")
-        sys.stdout.flush()
+        if time.process_time() > 2 * CPU_S + n * MEAN_CPU_S:
+            said = {"exceeded": f"{MEAN_CPU_S:g} s of processor time in each of {n} renderings"}
+        sys.stdout.buffer.write(json.dumps(said).encode() + b"\n")  # whatever encoding is set for consoles
+        sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

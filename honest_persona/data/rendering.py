@@ -9,6 +9,7 @@ lives as long as this process, and a rendering takes as long as it would here.
 
 import atexit
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from threading import Lock
 from typing import Any
 
 from honest_persona.base import json_text
+from honest_persona.base.console import one_line
 from honest_persona.data.render_child import CPU_S, MEMORY_BYTES
 
 _CHILD = Path(__file__).with_name("render_child.py")
@@ -59,6 +61,8 @@ class _Child:
 
 _lock = Lock()
 _child: _Child | None = None
+_cut_off: dict[str, str] = {}
+"""Templates, and what they were too much of: each is cut off once, not once for every conversation."""
 
 
 def render(template: str, variables: Mapping[str, Any]) -> str:
@@ -72,18 +76,24 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
         Exceeded: more than `CPU_S` seconds, `MEMORY_BYTES`, or a text beyond all measure.
     """
     global _child
+    if template in _cut_off:
+        raise Exceeded(_cut_off[template])
     line = json_text.dumps({"template": template, "variables": variables}, default=str).encode() + b"\n"
     with _lock:
         if _child is None or _child.owner != os.getpid():  # a forked process has no part in its parent's child
             _child = _Child()
         said = _child.ask(line)
+        timed_out = not said and _child.process.wait() == -signal.SIGPROF
         if not said:
             _end()
-            raise Exceeded(f"{CPU_S:g} s of processor time, or {MEMORY_BYTES >> 20} MiB")
-    answer = json_text.loads(said)
+    limits = {"exceeded": f"{CPU_S:g} s of processor time, or {MEMORY_BYTES >> 20} MiB"}
+    answer = json_text.loads(said) if said else limits
     if "refused" in answer:
-        raise Refused(answer["refused"])
+        raise Refused(one_line(answer["refused"]))
     if "exceeded" in answer:
+        if said or timed_out:  # and not killed by someone else
+            _cut_off[template] = answer["exceeded"]
+            _end()  # the next template's time is its own
         raise Exceeded(answer["exceeded"])
     return answer["text"]
 

@@ -66,6 +66,8 @@ def test_a_template_beyond_all_measure():
         ("{{ ''.__class__.__mro__ }}", "SecurityError"),
         ("{% set n = namespace() %}{% set n.__class__ = 1 %}", "Error"),
         ("{{ messages.append(1) }}", "SecurityError"),
+        ('{{ "\\ud800" }}', "lone surrogates"),
+        ("{{ raise_exception('a\\n\\x1b[31merror: b') }}", r"a\\n\\x1b\[31merror: b"),
     ],
 )
 def test_what_a_template_refuses_is_said(template, reason):
@@ -73,6 +75,39 @@ def test_what_a_template_refuses_is_said(template, reason):
         render(template, {"messages": []})
     with pytest.raises(UserError, match=r"'someone/model' cannot show the turns user / assistant .*check the order"):
         ChatFormat(_with_template(template)).scaffold(["user", "assistant"])
+
+
+def test_a_template_is_cut_off_once_not_once_for_every_conversation():
+    chat = ChatFormat(_with_template("{% if messages[1] %}" + BOMBS["an endless loop"] + "{% endif %}"))
+    start = time.process_time() + sum(os.times()[2:4])
+    for n in range(2, 30):
+        with pytest.raises(UserError, match="was cut off: it takes more than 1 s of processor time"):
+            chat.scaffold(["user", "assistant"] * n)
+    assert time.process_time() + sum(os.times()[2:4]) - start < 10
+
+
+@pytest.mark.slow
+def test_a_template_that_is_always_slow_ends():
+    slow = "{% for i in range(90) %}{% for j in range(10**5) %}{% endfor %}{% endfor %}"
+    rendering._end()
+    with pytest.raises(Exceeded, match="in each of"):
+        [render(slow, {}) for _ in range(20)]
+
+
+def test_what_is_drawn_at_random_is_the_same_each_time_and_in_each_process():
+    drawn = render("{{ range(10**5) | random }} {{ lipsum() }}", {})
+    rendering._end()
+    assert render("{{ range(10**5) | random }} {{ lipsum() }}", {}) == drawn
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "cp037"])
+def test_a_console_of_any_encoding_changes_nothing(monkeypatch, encoding):
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    rendering._end()
+    try:
+        assert render("\u00e9\n{{ a }}", {"a": 1}) == "\u00e9\n1"
+    finally:
+        rendering._end()
 
 
 def test_one_child_renders_all_and_one_that_was_ended_is_replaced():
