@@ -28,7 +28,7 @@ from uuid import uuid4
 import psutil
 
 from honest_persona.base import json_text
-from honest_persona.base.console import tell
+from honest_persona.base.console import one_line, tell
 from honest_persona.base.files import clear_parts
 from honest_persona.base.output import check_writable
 from honest_persona.errors import UserError
@@ -84,8 +84,16 @@ class Holder:
         other = min(abs(began - self.began), abs(after_boot - self.after_boot)) > _SAME_S
         return ended or other
 
+    def check(self) -> None:
+        """Raises ValueError: a value is none that `here` gives."""
+        texts = (self.what, self.host, self.namespace, self.since, self.token)
+        sound = all(type(text) is str and len(text) < 1000 for text in texts) and self.token.isalnum()
+        sound &= all(type(seconds) in (int, float) for seconds in (self.began, self.after_boot))
+        if not (sound and type(self.pid) is int and 0 < self.pid < 2**31):
+            raise ValueError
+
     def __str__(self) -> str:
-        return f"{self.what} (process {self.pid} on {self.host}, since {self.since})"
+        return one_line(f"{self.what} (process {self.pid} on {self.host}, since {self.since})")
 
 
 class _Held(Exception):
@@ -212,8 +220,12 @@ def _read(lock: Path) -> Holder | None:
     while True:
         try:
             content: dict[str, Any] = json_text.loads(lock.read_text(encoding="utf-8"))
-            return Holder(**content)
-        except FileNotFoundError:
+            holder = Holder(**content)
+            holder.check()
+            return holder
+        except FileNotFoundError as error:
+            if lock.is_symlink():
+                raise UserError(f"{lock} is a link to nothing, and no lock; remove it") from error
             return None
         except (ValueError, TypeError) as error:
             if time.monotonic() > until:

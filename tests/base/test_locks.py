@@ -44,7 +44,7 @@ def left_by(folder: Path, **changes) -> Path:
     """A lock in the folder, as a process with these changes would have it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / LOCK_FILE
-    lock.write_text(json.dumps(asdict(replace(Holder.here("a training"), token="old", **changes))))
+    lock.write_text(json.dumps(asdict(replace(Holder.here("a training"), **{"token": "old", **changes}))))
     return lock
 
 
@@ -134,6 +134,29 @@ def test_a_lock_that_nobody_wrote_is_named_and_an_unwritable_folder_told(tmp_pat
         held_file(tmp_path / "a" / "b", "x", "y"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"pid": "1"}, {"pid": 10**30}, {"pid": -1}, {"pid": 1.5}, {"began": "x"}, {"token": "../x"}, {"what": [1]}],
+)
+def test_a_lock_with_values_that_are_none_is_named(tmp_path, monkeypatch, changes):
+    monkeypatch.setattr(locks, "_WRITTEN_S", 0)
+    left_by(tmp_path, **changes)
+    with pytest.raises(UserError, match="is no lock that this version writes"):
+        take(tmp_path)
+
+
+def test_a_lock_that_is_a_link_to_nothing_is_named_and_not_waited_for(tmp_path):
+    (tmp_path / LOCK_FILE).symlink_to("nowhere")
+    with pytest.raises(UserError, match="is a link to nothing"):
+        take(tmp_path)
+
+
+def test_a_holder_is_told_in_one_line(tmp_path):
+    left_by(tmp_path, host="elsewhere", what="a\nerror: none \x1b[2J")
+    with pytest.raises(UserError, match=r"in use by a\\nerror: none \\x1b\[2J"):
+        take(tmp_path)
 
 
 def test_a_file_alone(tmp_path):
