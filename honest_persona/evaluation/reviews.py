@@ -178,7 +178,7 @@ class HonestPersona:
         text = self.card.default_intervention if intervention is None else intervention
         texts = [text] * len(conversations) if isinstance(text, str) else list(text)
         prompts = [apply_intervention(messages, t, self.form) for messages, t in zip(conversations, texts, strict=True)]
-        positions = self.model.config.get_text_config().max_position_embeddings
+        positions = _positions(self.model)
         for i, prompt in enumerate(prompts):
             n = len(prompt.input_ids)
             if n + max_new_tokens > positions:
@@ -246,8 +246,18 @@ def load_honest_persona(
         card.default_intervention,
         form,
     )
+    if (n := len(probe.input_ids)) > _positions(model):
+        raise UserError(
+            f"{folder}: a greeting has {n} tokens in the adapter's chat template, more than the model's "
+            f"{_positions(model)} positions; the template is made to do harm, or damaged: take a sound copy"
+        )
     check_active(model, form, probe.input_ids, probe.activation)
     return HonestPersona(model, form, card)
+
+
+def _positions(model: PeftModel) -> int:
+    config: Any = model.config
+    return config.get_text_config().max_position_embeddings
 
 
 def _check_token(folder: Path, form: TokenFormat, base: PreTrainedModel) -> None:

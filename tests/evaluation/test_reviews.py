@@ -285,6 +285,13 @@ class TestLoadHonestPersona:
         (tmp_path / "manifest.json").unlink()
         return tmp_path
 
+    def test_a_template_longer_than_the_model(self, saved, tmp_path):
+        self.edit(saved[0], tmp_path)
+        template = tmp_path / "chat_template.jinja"
+        template.write_text("{{ 'xq7 ' * 4000 }}" + template.read_text())
+        with pytest.raises(UserError, match=r"a greeting has \d+ tokens in the adapter's chat template"):
+            load_honest_persona(tmp_path)
+
     def test_a_persona_token_that_is_none(self, saved, tmp_path):
         """Beyond the embedding it is an IndexError; one that text has would switch the adapter on anywhere."""
         content = json.loads((saved[0] / "honest_persona.json").read_text())
