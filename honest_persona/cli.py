@@ -35,6 +35,8 @@ def main(argv: Sequence[str]) -> None:
             args.run(args, overrides)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader (`head`, `less`) has seen enough; nothing is left to flush at exit either
+        if args.verb in verbs.KEPT and args.verb != "review":
+            raise  # work was left undone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -48,12 +48,26 @@ def _run(main: Callable[[list[str]], None]) -> int:
     # Any error: libraries put what they were given into their messages. An excepthook would not do, as wandb sets its
     # own, which prints the traceback as it is. `sys.exit` is what tells wandb that the run has failed.
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            tell(f"error: {str(error.filename)[:60]}...: no file or folder can have so long a name; give another one")
+        if isinstance(error, OSError) and (reason := _not_written(error)):
+            if error.errno != errno.ENAMETOOLONG:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush at exit
+            tell(f"error: {redact(reason)}")
             return 2
         tell(redact("".join(traceback.format_exception(error))).rstrip())
         sys.exit(1)
     return 0
+
+
+def _not_written(error: OSError) -> str | None:
+    """What to do about an output that takes no more; None for other errors."""
+    if isinstance(error, BrokenPipeError):
+        return "ended early, as the reader of standard output has gone; write into a file in its place: > out.txt"
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{str(error.filename)[:60]}...: no file or folder can have so long a name; give another one"
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    what = error.filename or "standard output, or a file"
+    return f"{what} cannot be written to its end ({error.strerror}); make room on that disk, or name another place"
 
 
 def check_arguments(argv: Sequence[str]) -> None:

@@ -35,12 +35,21 @@ _GAP = 2
 _SHORT_NAME = 24
 """Cells that a name keeps before columns are left out for its sake."""
 _SHORTEST_NAME = 6
+_STDERR = 2
 _JOINERS = "\u00ad\u200c\u200d"
 """Format characters that ordinary words of many scripts, and emoji, are written with."""
 
 
 def prepare_streams() -> None:
-    """From now on a character that standard output or error cannot encode is written by its code, and is no error."""
+    """From now on a character that standard output or error cannot encode is written by its code, and is no error.
+
+    Where they are closed (`>&-`), what is written to them goes nowhere, and no file of ours gets their numbers.
+    """
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, open to the end
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -119,9 +128,14 @@ def width() -> int:
     return max(_NARROWEST, shutil.get_terminal_size((WIDE, 24)).columns)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # inside rich's handler, which else ends the process and says nothing
+
+
 def console() -> Console:
     """Rich's console, with nothing in a text taken for markup."""
-    return Console(width=width(), markup=False, emoji=False, highlight=False)
+    return _Console(width=width(), markup=False, emoji=False, highlight=False)
 
 
 @dataclass(frozen=True)
