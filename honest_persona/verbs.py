@@ -123,6 +123,8 @@ def review(args: argparse.Namespace, _: Sequence[str]) -> None:
     _check_intervention(args.intervention)
     if args.output and (Path(args.output).is_dir() or not Path(args.output).absolute().parent.is_dir()):
         raise UserError(f"--output: {args.output} is a folder, or stands in one that does not exist; name a file")
+    if args.output and Path(args.output).resolve() == Path(args.input).resolve():
+        raise UserError(f"--output: {args.output} is the file of the conversations; name another one")
     folder = resolve(args.adapter)
     card = AdapterCard.load(folder)
     form = TokenFormat.of(load_tokenizer(str(folder)), card.persona)

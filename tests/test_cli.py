@@ -372,6 +372,16 @@ def test_review_writes_a_line_per_conversation_in_order(command, adapter, tmp_pa
     assert "4/4 conversations" in bar
 
 
+def test_reviews_do_not_go_into_the_file_of_the_conversations(command, tmp_path):
+    source = write_lines(tmp_path / "in.jsonl", [GOOD])
+    before = source.read_bytes()
+    (tmp_path / "link").symlink_to(source)
+    for target in (source, tmp_path / "link"):
+        code, _, err = command("review", "--adapter", tmp_path, "--input", source, "--output", target)
+        assert (code, "is the file of the conversations" in err) == (2, True)
+    assert source.read_bytes() == before
+
+
 @pytest.mark.slow
 def test_reviews_that_are_written_stay_when_the_rest_does_not_come(command, adapter, tmp_path, monkeypatch):
     source, target = write_lines(tmp_path / "in.jsonl", [GOOD] * 3), tmp_path / "out.jsonl"
