@@ -127,6 +127,11 @@ def held(folder: Path, what: str, remedy: str, wait_s: float = 0.0) -> Iterator[
                 path.rmdir()
 
 
+def is_held_here(folder: Path) -> bool:
+    """Whether this process owns the folder."""
+    return folder / LOCK_FILE in _mine
+
+
 @contextmanager
 def held_file(path: Path, what: str, remedy: str) -> Iterator[None]:
     """The same for one file that is written as its text comes; the lock stands beside it."""

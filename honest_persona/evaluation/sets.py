@@ -15,7 +15,7 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -23,7 +23,7 @@ from uuid import uuid4
 from honest_persona.base import json_text
 from honest_persona.base.console import tell
 from honest_persona.base.files import to_disk, write_text
-from honest_persona.base.locks import held
+from honest_persona.base.locks import held, is_held_here
 from honest_persona.errors import UserError
 
 RESULTS_FILE, SAMPLES_FILE, BASELINES_FILE = "results.json", "samples.jsonl", "baselines.jsonl"
@@ -89,7 +89,7 @@ def _finish(folder: Path) -> None:
     """Move a whole set into place, or what a killed process has left of it. For the folder's owner."""
     for whole in folder.glob(f"{_WHOLE}*"):
         if (whole / _NAMES).exists():  # else all is in place
-            names = json_text.loads((whole / _NAMES).read_text(encoding="utf-8"))
+            names = _names(whole / _NAMES)
             for name in names:
                 (folder / name).parent.mkdir(exist_ok=True)
                 if (whole / name).exists():
@@ -101,6 +101,18 @@ def _finish(folder: Path) -> None:
         shutil.rmtree(whole)
 
 
+def _names(path: Path) -> list[str]:
+    """Raises UserError: no list of files below the folder, so nothing of it is moved."""
+    try:
+        names = json_text.loads(path.read_bytes())
+        sound = isinstance(names, list) and all(type(n) is str and not {"..", "/"} & set(Path(n).parts) for n in names)
+    except ValueError:
+        sound = False
+    if not sound:
+        raise UserError(f"{path} is not what an evaluation writes; remove the folder {path.parent}, and {_AGAIN}")
+    return names
+
+
 def settle(folder: Path) -> None:
     """Where a writer was killed while it swapped its files in, swap in the rest. Readers call this first.
 
@@ -108,7 +120,7 @@ def settle(folder: Path) -> None:
         UserError: it is at work just now.
     """
     if any(folder.glob(f"{_WHOLE}*")):
-        with held(folder, "a reader", "try again in a moment", wait_s=10):
+        with nullcontext() if is_held_here(folder) else held(folder, "a reader", "try again in a moment", wait_s=10):
             _finish(folder)
 
 

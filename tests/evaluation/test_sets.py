@@ -124,6 +124,27 @@ def test_killed_at_any_step_it_leaves_the_old_set_or_the_new_one(tmp_path, capfd
     assert "taken over from eval.py" in capfd.readouterr().err
 
 
+def swapping(folder: Path, names: str) -> Path:
+    (folder / ".whole-x").mkdir()
+    (folder / ".whole-x" / "names.json").write_text(names)
+    return folder
+
+
+def test_who_owns_the_folder_finishes_a_killed_swap_without_waiting_for_itself(tmp_path):
+    made = evaluate(tmp_path, 3)
+    swapping(tmp_path, json.dumps([RESULTS_FILE, SAMPLES_FILE, BASELINES_FILE]))
+    with held(tmp_path, "report", "wait"):
+        assert whole(tmp_path)[0] == made
+
+
+@pytest.mark.parametrize("names", ["{", "{}", "[1]", '["../../x"]', '["/x"]'])
+def test_names_that_no_evaluation_writes_move_nothing(tmp_path, names):
+    evaluate(tmp_path, 3)
+    with pytest.raises(UserError, match=r"names.json is not what an evaluation writes; remove the folder"):
+        read_set(swapping(tmp_path, names))
+    assert (tmp_path / RESULTS_FILE).exists()
+
+
 def test_an_error_keeps_the_old_set_until_the_figures_are_there(tmp_path):
     first = evaluate(tmp_path, 3)
     with suppress(KeyError), new_set(tmp_path, "eval.py", "x") as new:
