@@ -172,6 +172,21 @@ def write_samples(samples: Sequence[Sample], path: Path, evaluation: str = "") -
         file.append(samples)
 
 
+def _check(sample: Sample) -> None:
+    """Raises ValueError: a value that no evaluation gives."""
+    others = ("flag", "p_fail", "difficulty", "prompt")
+    odd = [name for name, value in vars(sample).items() if name not in others and type(value) is not str]
+    p_fail = sample.p_fail
+    if p_fail is not None and not (type(p_fail) in (int, float) and 0 <= p_fail <= 1):
+        odd.append("p_fail")
+    if sample.truth not in ("PASS", "FAIL"):
+        odd.append("truth")
+    if sample.flag not in ("PASS", "FAIL", None):
+        odd.append("flag")
+    if odd:
+        raise ValueError(f"its {odd[0]} is {getattr(sample, odd[0])!r:.80}")
+
+
 def read_samples(path: Path) -> Iterator[Sample]:
     """One at a time.
 
@@ -185,6 +200,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
                 content.pop(EVALUATION, None)
                 prompt = tuple((kind, texts) for kind, texts in content.pop("prompt", ()))
                 sample = Sample(**content, prompt=prompt)
+                _check(sample)
             except (ValueError, TypeError, AttributeError) as error:
                 raise UserError(
                     f"{path}:{number}: torn, or no line of an evaluation ({error}); run eval.py again"

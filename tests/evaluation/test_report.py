@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from honest_persona.errors import UserError
 from honest_persona.evaluation.report import detectors_table, print_detectors, print_table, table, write_results
 from honest_persona.evaluation.samples import read_samples, write_samples
 from honest_persona.evaluation.sets import SAMPLES_FILE
@@ -124,3 +125,13 @@ def test_all_detectors_stand_side_by_side(results, capsys, monkeypatch):
     shown = " ".join(capsys.readouterr().out.split())
     assert "per topic, across" in shown
     assert "(all in a wider terminal)" in shown, "figures that no file has"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"p_fail": "x"}, {"p_fail": 5}, {"p_fail": True}, {"truth": "MAYBE"}, {"flag": "X"}, {"topic": 3}, {"review": 3}],
+)
+def test_a_line_with_a_value_that_no_evaluation_gives_is_named(tmp_path, changes):
+    write_samples([replace(scored.sample(1), **changes)], tmp_path / "samples.jsonl")
+    with pytest.raises(UserError, match=rf"samples.jsonl:1: .*its {next(iter(changes))} is"):
+        list(read_samples(tmp_path / "samples.jsonl"))
