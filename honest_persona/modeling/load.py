@@ -5,6 +5,8 @@ load, and pickled weights are read without their code.
 """
 
 import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,8 +19,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import set_tqdm_hook
 
 from honest_persona.base.machine import use_own_cores
+from honest_persona.base.progress import shows_bars, shows_progress
 from honest_persona.errors import UserError
 from honest_persona.modeling.builtin import TINY, source_of, tiny_config, tiny_model, tiny_tokenizer
 
@@ -68,15 +72,16 @@ def load_base(
         _check_no_kernel(model, load_model_config(model, revision))
     try:
         auto: Any = AutoModelForCausalLM  # its types do not know `output_loading_info`
-        base, info = auto.from_pretrained(
-            source,
-            revision=revision,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            output_loading_info=True,
-            trust_remote_code=False,
-            weights_only=True,
-        )
+        with _bar_of_long_loads():
+            base, info = auto.from_pretrained(
+                source,
+                revision=revision,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                output_loading_info=True,
+                trust_remote_code=False,
+                weights_only=True,
+            )
     # ImportError: a missing attention package; TypeError and the like: a config with odd values
     except (*_BAD_FILES, ImportError, SafetensorError, pickle.UnpicklingError) as error:
         raise _not_loaded("model", model, error) from error
@@ -87,6 +92,22 @@ def load_base(
         )
     base.config.name_or_path = model
     return base
+
+
+@contextmanager
+def _bar_of_long_loads() -> Iterator[None]:
+    """transformers' bar of the weights that are read: only where progress is shown, and where it takes a while."""
+
+    def bar(make: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return make(
+            *args, **{**kwargs, "disable": not (shows_progress() and shows_bars()), "delay": 1.0, "leave": False}
+        )
+
+    before = set_tqdm_hook(bar)
+    try:
+        yield
+    finally:
+        set_tqdm_hook(before)
 
 
 def choose_kernels() -> None:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from transformers import TrainerCallback, set_seed
 from trl import SFTConfig
 
-from honest_persona.base.console import say
+from honest_persona.base.console import hand_out, say
 from honest_persona.base.interrupts import if_interrupted
 from honest_persona.base.number_format import fastest_format
 from honest_persona.config import RunConfig
@@ -223,7 +223,8 @@ def _train_owned(
     if rank() == 0:
         finished.mark(folder, trainer.state.global_step, run)
     trainer.accelerator.wait_for_everyone()
-    say(f"adapter saved in {folder}\nnext: python eval.py --adapter {folder}")
+    say(f"adapter saved in {folder}")
+    hand_out(f"next: python eval.py --adapter {folder}")  # a command to copy: not broken
     return folder
 
 

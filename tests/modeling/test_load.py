@@ -10,6 +10,7 @@ import honest_persona.modeling.load as load
 from honest_persona.data.persona_token import resolve_persona_token
 from honest_persona.errors import UserError
 from honest_persona.modeling.builtin import tiny_tokenizer
+from tests.terminal import Terminal
 from tests.tiny import base_model
 
 
@@ -18,6 +19,14 @@ def folder(tmp_path):
     base_model("qwen3").save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     return tmp_path
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_library_call_shows_no_bar_and_a_short_load_none_ever(folder, monkeypatch, shown):
+    monkeypatch.setenv("HONEST_PERSONA_PROGRESS", str(int(shown)))
+    with Terminal() as terminal:
+        load.load_base(str(folder))
+    assert terminal.screen == ""
 
 
 def test_the_builtin_model():
