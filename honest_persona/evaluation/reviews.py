@@ -248,8 +248,9 @@ def load_honest_persona(
     )
     if (n := len(probe.input_ids)) > _positions(model):
         raise UserError(
-            f"{folder}: a greeting has {n} tokens in the adapter's chat template, more than the model's "
-            f"{_positions(model)} positions; the template is made to do harm, or damaged: take a sound copy"
+            f"{folder}: a greeting has {n} tokens in the adapter's chat template with its default_intervention, more "
+            f"than the model's {_positions(model)} positions; one of the two is damaged, or made to do harm: take a "
+            "sound copy"
         )
     check_active(model, form, probe.input_ids, probe.activation)
     return HonestPersona(model, form, card)
