@@ -87,7 +87,7 @@ def _swap(new: NewSet, folder: Path) -> None:
 
 def _finish(folder: Path) -> None:
     """Move a whole set into place, or what a killed process has left of it. For the folder's owner."""
-    for whole in folder.glob(f"{_WHOLE}*"):
+    for whole in (path for path in folder.glob(f"{_WHOLE}*") if path.is_dir()):
         if (whole / _NAMES).exists():  # else all is in place
             names = _names(whole / _NAMES)
             for name in names:
@@ -167,6 +167,8 @@ def _json(path: Path) -> dict[str, Any]:
         content = json_text.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is no JSON: {error}; {_AGAIN}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}; {_AGAIN}") from error
     rows = content.get("rows") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} holds no 'rows', so no evaluation of this package wrote it; {_AGAIN}")
@@ -174,6 +176,12 @@ def _json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: a row names no detector, model or difficulty, so it is too old; {_AGAIN}")
     if not isinstance(content.get("about"), dict):
         raise UserError(f"{path} holds no 'about', so no evaluation of this package wrote it; {_AGAIN}")
+    for i, row in enumerate(rows):
+        if not all(type(row.get(name, "")) is str for name in ("detector", "part", "topic", "variant", "model")):
+            raise UserError(f"{path}: row {i} has no text where detector, part or topic is named; {_AGAIN}")
+        for figures in (row[name] for name in ("rates", "ns", "counts") if name in row):
+            if not isinstance(figures, dict) or any(type(x) not in (int, float, type(None)) for x in figures.values()):
+                raise UserError(f"{path}: row {i} has something else where figures belong; {_AGAIN}")
     return content
 
 

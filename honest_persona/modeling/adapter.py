@@ -24,6 +24,7 @@ from honest_persona.data.segments import AdapterScope, Kind, Segment
 from honest_persona.data.tokens import TokenFormat
 from honest_persona.errors import UserError
 from honest_persona.modeling.adapter_folder import CARD_FILE as CARD_FILE
+from honest_persona.modeling.adapter_folder import read_lora_config
 from honest_persona.modeling.card import AdapterCard as AdapterCard
 
 # PEFT 0.21 reads the old name of a property that transformers 5 renamed
@@ -145,6 +146,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
         raise UserError(f"{folder}: no {SAFETENSORS_WEIGHTS_NAME}; name the folder of a saved adapter")
     try:
         saved = sound_weights(weights)
+        _check_rank(folder)
         loaded = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
     except UserError:
         raise
@@ -178,6 +180,18 @@ def sound_weights(path: Path) -> set[str]:
             "training went wrong, or the file is damaged. Take a sound copy, or train again"
         )
     return set(names)
+
+
+def _check_rank(folder: Path) -> None:
+    """Asked before PEFT makes room for adapter_config.json's rank. Raises UserError: the weights have another."""
+    rank = read_lora_config(folder).get("r")
+    with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, "pt") as file:
+        ranks = {file.get_slice(name).get_shape()[0] for name in file.keys() if "lora_A" in name}  # noqa: SIM118
+    if ranks - {rank}:
+        raise UserError(
+            f"{folder}: adapter_config.json names the rank r {rank}, but the weights have {sorted(ranks)}; take a "
+            "sound copy, or train again"
+        )
 
 
 @torch.no_grad()

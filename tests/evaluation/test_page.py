@@ -346,6 +346,10 @@ def test_one_truth_alone_has_no_headline_but_a_table(tmp_path):
     assert check_figures(page, tmp_path / "eval") > 50
 
 
+ROW = """{"about": {}, "rows": [{"detector": DETECTOR, "part": "within", "topic": "all", "variant": "all",
+"model": "all", "difficulty": "all", "rates": {"auroc": FIGURE}, "ns": {}, "counts": {}}]}"""
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -353,10 +357,15 @@ def test_one_truth_alone_has_no_headline_but_a_table(tmp_path):
         ("{", "is no JSON"),
         ("[]", "holds no 'rows'"),
         ('{"rows": [{"part": "within"}]}', "too old"),
+        (ROW.replace("DETECTOR", "{}").replace("FIGURE", "1"), "row 0 has no text where detector"),
+        (ROW.replace("DETECTOR", '"x"').replace("FIGURE", '"high"'), "row 0 has something else where figures belong"),
+        ("a folder", "cannot be read"),
     ],
 )
 def test_what_is_no_evaluation(content, message, tmp_path):
-    if content is not None:
+    if content == "a folder":
+        (tmp_path / "results.json").mkdir()
+    elif content is not None:
         (tmp_path / "results.json").write_text(content)
     with pytest.raises(UserError, match=message):
         write_report(tmp_path)

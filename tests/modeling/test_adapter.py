@@ -272,12 +272,17 @@ class TestLoadAdapter:
             load_adapter(base_model(), tmp_path / "nothing")
 
     @pytest.mark.parametrize(
-        ("file", "content"),
-        [("adapter_config.json", "{"), ("adapter_config.json", "{}"), ("adapter_model.safetensors", "x" * 100)],
+        ("file", "content", "message"),
+        [
+            ("adapter_config.json", "{", "not PEFT's config of an adapter"),
+            ("adapter_config.json", "{}", "names the rank r None, but the weights have"),
+            ("adapter_config.json", '{"r": 1000000000}', r"names the rank r 1000000000, but the weights have \[4\]"),
+            ("adapter_model.safetensors", "x" * 100, "the adapter cannot be loaded on this base model"),
+        ],
     )
-    def test_a_damaged_file(self, folder, file, content):
+    def test_a_damaged_file(self, folder, file, content, message):
         (folder / file).write_text(content)
-        with pytest.raises(UserError, match="the adapter cannot be loaded on this base model"):
+        with pytest.raises(UserError, match=message):
             load_adapter(base_model(), folder)
 
     @pytest.mark.parametrize("trainable", [False, True])
