@@ -23,6 +23,7 @@ from honest_persona.base.files import moved_into, write_text
 from honest_persona.data.segments import Persona
 from honest_persona.errors import UserError
 from honest_persona.modeling.adapter import base_fingerprint
+from honest_persona.modeling.manifest import MANIFEST, Damaged, check, seal
 from honest_persona.probes.features import Model, Position, Site
 
 Method = Literal["ridge", "logistic", "ccs", "vinc"]
@@ -114,7 +115,10 @@ class Probe:
             )
 
     def save(self, folder: Path) -> None:
+        """Into a folder of its own, with a manifest. Raises UserError: the folder is an adapter's or a checkpoint's."""
         folder.mkdir(parents=True, exist_ok=True)
+        if (folder / MANIFEST).exists() and not (folder / CARD_FILE).exists():
+            raise UserError(f"{folder} holds something else that has a manifest; name a folder of the probe's own")
         tensors = {name: getattr(self.readout, name).contiguous() for name in _TENSORS}
         with moved_into(folder / WEIGHTS_FILE) as part:
             save_file(tensors, part)
@@ -129,10 +133,16 @@ class Probe:
             "about": self.about,
         }
         write_text(folder / CARD_FILE, json_text.dumps(card, indent=2, ensure_ascii=False) + "\n")
+        seal(folder, {}, [CARD_FILE, WEIGHTS_FILE])
 
     @classmethod
     def load(cls, folder: Path) -> "Probe":
-        """Raises UserError: no probe there, or one that this version cannot read."""
+        """Raises UserError: no probe there, one that is not what was saved, or one that this version cannot read."""
+        if (folder / MANIFEST).exists():  # older versions wrote none
+            try:
+                check(folder)
+            except Damaged as damage:
+                raise UserError(f"{folder}: {damage}; fit the probe again") from damage
         if missing := [name for name in (CARD_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]:
             raise UserError(f"{folder}: no {missing[0]}; name the folder of a saved probe")
         try:

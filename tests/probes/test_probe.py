@@ -91,6 +91,24 @@ def damage_tensors(folder, **changes):
 )
 def test_what_is_no_probe_is_refused(probes, tmp_path, damage, message):
     probes["ridge"].save(tmp_path)
+    (tmp_path / "manifest.json").unlink()  # as of an older version: the manifest would see all of this
     damage(tmp_path)
     with pytest.raises(UserError, match=message):
         Probe.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["probe.json", "probe.safetensors", "manifest.json"])
+def test_one_flipped_bit_in_any_file_is_refused(probes, tmp_path, name):
+    probes["ridge"].save(tmp_path)
+    Probe.load(tmp_path)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} .*; fit the probe again"):
+        Probe.load(tmp_path)
+
+
+def test_a_probe_does_not_take_an_adapters_manifest(probes, tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="name a folder of the probe's own"):
+        probes["ridge"].save(tmp_path)
