@@ -32,7 +32,16 @@ _ASKING = {
     "up": "the answer's turn is ended; in the next turn of the user persona token and trigger, then the review",
     "ur": "the trigger is the user's next message; in the assistant's turn the persona token, then the review",
 }
-_SHOWN = ("lora_r", "lora_alpha", "use_rslora", "target_modules", "learning_rate", "num_train_epochs", "batch_size")
+_SHOWN = (
+    "lora_r",
+    "lora_alpha",
+    "use_rslora",
+    "target_modules",
+    "learning_rate",
+    "num_train_epochs",
+    "batch_size",
+    "augment",
+)
 
 
 def write_card(folder: Path, card: AdapterCard, repo: str, license: str | None = None) -> None:
@@ -118,7 +127,8 @@ def _text(card: AdapterCard, repo: str, rows: Rows, about: Mapping[str, Any], li
         license=license,
         dataset=_name(card.config.get("dataset", "unknown")),
         evaluated=_name(about.get("dataset", "")),
-        settings={key: card.config[key] for key in _SHOWN if key in card.config},
+        settings={key: value for key in _SHOWN if (value := card.config.get(key)) not in (None, [])}
+        | {"trained in": card.trained_in},
         parts={part: row for part, row in measured.items() if ":" not in part},
         designs={part: row for part, row in measured.items() if ":" in part},
         meanings=_PARTS,
