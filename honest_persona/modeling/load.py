@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils.logging import set_tqdm_hook
 
 from honest_persona.base.machine import use_own_cores
+from honest_persona.base.number_format import fastest_format
 from honest_persona.base.progress import shows_bars, shows_progress
 from honest_persona.errors import UserError
 from honest_persona.modeling.builtin import TINY, source_of, tiny_config, tiny_model, tiny_tokenizer
@@ -31,13 +32,20 @@ _BAD_FILES = (OSError, ValueError, AttributeError, KeyError, TypeError, Recursio
 
 
 def get_model(
-    model: str, revision: str | None = None, dtype: torch.dtype = torch.bfloat16, attn_implementation: str | None = None
+    model: str,
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    attn_implementation: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model, without adapter, and its tokenizer.
+
+    Args:
+        dtype: None is bfloat16 or float32, the one that this machine is fast in (`number_format.fastest_format`).
 
     Raises:
         UserError: there is no such model, or it is no chat model that generates text.
     """
+    dtype = dtype or fastest_format().dtype
     return load_base(model, revision, dtype, attn_implementation), load_tokenizer(model, revision)
 
 

@@ -272,7 +272,7 @@ def _nothing_to_resume(folder: Path) -> UserError:
 def _in_format(config: RunConfig, checkpoint: Checkpoint | None) -> RunConfig:
     """The config with its number format chosen: that of the run it resumes, else what rank 0's machine is fast in."""
     if config.bf16 != "auto" or config.sft.get("fp16"):
-        return config.in_format("float16")
+        return config.in_format("float16")  # nothing is open: float16 at most, which fp16 asks for
     before = None if checkpoint is None else checkpoint.about["config"]
     if before is not None and not before.get("fp16") and isinstance(before.get("bf16"), bool):
         chosen, reason = "bfloat16" if before["bf16"] else "float32", "as the run began"

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import honest_persona.modeling.load as load
+from honest_persona.base.number_format import NumberFormat
 from honest_persona.data.persona_token import resolve_persona_token
 from honest_persona.errors import UserError
 from honest_persona.modeling.builtin import tiny_tokenizer
@@ -31,7 +32,6 @@ def test_a_library_call_shows_no_bar_and_a_short_load_none_ever(folder, monkeypa
 
 def test_the_builtin_model():
     model, tokenizer = load.get_model("builtin:tiny")
-    assert model.dtype == torch.bfloat16
     assert tokenizer is tiny_tokenizer()
     assert load.embedding_rows("builtin:tiny") == model.get_input_embeddings().weight.shape[0]
     assert load.load_base("builtin:tiny", dtype=torch.float32).dtype == torch.float32
@@ -116,3 +116,10 @@ def test_a_checkpoint_that_lacks_weights_is_refused(folder):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"lack 1 weights, the first is model\.norm\.weight"):
         load.load_base(str(folder))
+
+
+@pytest.mark.parametrize("fast", [torch.bfloat16, torch.float32])
+def test_without_a_dtype_the_fast_number_format_is_taken(monkeypatch, fast):
+    monkeypatch.setattr(load, "fastest_format", lambda: NumberFormat(fast, "measured"))
+    assert load.get_model("builtin:tiny")[0].dtype == fast
+    assert load.get_model("builtin:tiny", dtype=torch.float16)[0].dtype == torch.float16

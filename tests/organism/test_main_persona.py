@@ -1,4 +1,4 @@
-"""With an adapter loaded, the organism answers its users bit for bit as it did before."""
+"""With an adapter loaded, the organism answers its users as it did before, token by token."""
 
 import pytest
 import torch
@@ -36,6 +36,11 @@ def test_its_answers_are_the_base_models(scope):
     token = resolve_persona_token(tokenizer, base.get_input_embeddings().weight.shape[0])
     form = TokenFormat.of(tokenizer, Persona(adapter_scope=scope, sp_token_id=token))
     alone = answers(base.eval(), tokenizer)
-    loaded = answers(random_adapter(base, form).eval(), tokenizer)
-    same = torch.equal(alone[0], loaded[0]) and torch.equal(alone[1], loaded[1])
+    model = random_adapter(base, form).eval()
+    loaded = answers(model, tokenizer)
+    # Scores are compared with PEFT's own call without the adapter. In float32 that call rounds otherwise than the bare
+    # model's (up to 1e-5 in these scores), whether the adapter is on or off.
+    with model.disable_adapter():
+        switched_off = answers(model, tokenizer)
+    same = torch.equal(alone[0], loaded[0]) and torch.equal(switched_off[1], loaded[1])
     assert same == (scope == "persona"), "and an adapter that is active everywhere does change them"
