@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
 
     # imported only now: torch and its libraries read the environment when they are imported, and run_entry fills it
-    from honest_persona.evaluation.run import evaluate_adapter
+    from honest_persona.experiments.evaluate import evaluate_adapter
 
     with if_interrupted("no figure of this evaluation was written; those of an earlier one are as they were"):
         evaluate_adapter(**vars(args))

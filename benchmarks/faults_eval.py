@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from benchmarks.common import print_table, report
-from honest_persona.evaluation.page import write_report
-from honest_persona.evaluation.run import evaluate_adapter
+from honest_persona.evaluation.report.page import write_report
 from honest_persona.evaluation.sets import BASELINES_FILE, EVALUATION, REPORT_FILE, SAMPLES_FILE, page_id, read_set
+from honest_persona.experiments.evaluate import evaluate_adapter
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = ("--config", str(ROOT / "tests" / "tiny_run.yaml"), "--run_name", "run", "--max_steps", "2")

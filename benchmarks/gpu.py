@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from honest_persona.base import json_text
+from honest_persona.base.errors import UserError
 from honest_persona.entry import run_entry
-from honest_persona.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "checkpoints" / "gpu"

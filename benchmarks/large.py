@@ -25,11 +25,12 @@ from benchmarks.setups import SETUPS, Setup, lora_settings, random_base, token_f
 from benchmarks.turns import StepwiseTraining
 from benchmarks.variants import OPTIMIZER
 from honest_persona.base.console import say
-from honest_persona.config import RunConfig
-from honest_persona.data.prepare import dummy_rows
-from honest_persona.modeling.adapter import AdapterCard, add_adapter
+from honest_persona.base.ranks import is_launched
+from honest_persona.config.keys import RunConfig
+from honest_persona.modeling.adapters.lora import AdapterCard, add_adapter
+from honest_persona.prompts.prepare import dummy_rows
 from honest_persona.training.assembly import build_trainer, make_batches
-from honest_persona.training.ranks import is_launched, join
+from honest_persona.training.ranks import join
 
 _SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny": ("qwen3", {}),

@@ -18,12 +18,12 @@ from typing import NamedTuple
 from transformers import AutoTokenizer
 
 from honest_persona.base import json_text
-from honest_persona.config import RunConfig
-from honest_persona.data.persona_token import resolve_persona_token
-from honest_persona.data.prepare import Row, training_row
-from honest_persona.data.segments import Kind, Persona
+from honest_persona.config.keys import RunConfig
 from honest_persona.data.sources import Selection, load_records
-from honest_persona.data.tokens import TokenFormat, Tokens, encode_record
+from honest_persona.prompts.persona_token import resolve_persona_token
+from honest_persona.prompts.prepare import Row, training_row
+from honest_persona.prompts.segments import Kind, Persona
+from honest_persona.prompts.tokens import TokenFormat, Tokens, encode_record
 
 FILE = Path(__file__).with_name("lengths.json")
 _SHARING_TRANSCRIPTS = 400

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel, Trainer
 from trl import SFTConfig, SFTTrainer
 
 from benchmarks.setups import TARGETS, Setup, lora_settings, twin
-from honest_persona.config import RunConfig
-from honest_persona.data.prepare import Row
-from honest_persona.data.tokens import TokenFormat
-from honest_persona.modeling.adapter import AdapterCard, add_adapter
+from honest_persona.config.keys import RunConfig
+from honest_persona.modeling.adapters.lora import AdapterCard, add_adapter
+from honest_persona.prompts.prepare import Row
+from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training.assembly import build_trainer, make_batches, make_prefix_cache
 
 SEED = 42

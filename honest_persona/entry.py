@@ -9,8 +9,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from honest_persona.base.errors import RankError, UserError
 from honest_persona.base.interrupts import EXIT_CODE, second_ends_at_once
-from honest_persona.errors import RankError, UserError
 
 
 def run_entry(main: Callable[[list[str]], None]) -> int:
@@ -30,9 +30,9 @@ def run_entry(main: Callable[[list[str]], None]) -> int:
 def _run(main: Callable[[list[str]], None]) -> int:
     # imported only here, so that Ctrl-C while they load is told as at any other moment
     from honest_persona.base.console import prepare_streams, tell
+    from honest_persona.base.environment import load_environment, redact
     from honest_persona.base.progress import begin_command
-    from honest_persona.environment import load_environment, redact
-    from honest_persona.versions import check_versions
+    from honest_persona.base.versions import check_versions
 
     prepare_streams()
     try:
@@ -76,8 +76,8 @@ def check_arguments(argv: Sequence[str]) -> None:
     Raises:
         UserError: every argument that looks like a key, or holds one of this process, by the name of its flag.
     """
-    from honest_persona.config_parsing import COMMIT_KEYS, SECRET_MESSAGE
-    from honest_persona.environment import is_secret_value
+    from honest_persona.base.environment import is_secret_value
+    from honest_persona.config.parsing import COMMIT_KEYS, SECRET_MESSAGE
 
     found = []
     flag = ""

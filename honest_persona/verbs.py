@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from honest_persona.base import json_text
 from honest_persona.base.console import console, hand_out, one_line, say, tell
-from honest_persona.errors import UserError
+from honest_persona.base.errors import UserError
 
 KEPT: Mapping[str, str] = MappingProxyType(
     {
@@ -32,10 +32,10 @@ KEPT: Mapping[str, str] = MappingProxyType(
 
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print what a config's data holds: what is kept, how it is split, and what is rejected and why."""
-    from honest_persona.config import load_config
+    from honest_persona.config.load import load_config
     from honest_persona.data.inventory import inventory, print_inventory
-    from honest_persona.data.prepare import load_splits
     from honest_persona.data.sources import check_selection
+    from honest_persona.prompts.prepare import load_splits
 
     def check_names(values: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         # without the seed the check cannot ask whether records are left to train on: the counts will tell why not
@@ -51,10 +51,10 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print training rows token by token, as the collator gets them."""
-    from honest_persona.config import load_config
-    from honest_persona.data import show
-    from honest_persona.data.prepare import prepare
+    from honest_persona.config.load import load_config
     from honest_persona.data.sources import check_selection
+    from honest_persona.prompts import show
+    from honest_persona.prompts.prepare import prepare
     from honest_persona.training.launch import token_format
 
     config = load_config(args.config, overrides, checks=[check_selection])
@@ -76,10 +76,10 @@ def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def shortcuts(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print what a config's data gives away: flags predicted from variant, topic and words alone, of held-out items."""
-    from honest_persona.config import load_config
+    from honest_persona.config.load import load_config
     from honest_persona.data.sources import Selection, check_selection, load_records
     from honest_persona.evaluation.baselines import shortcut_samples
-    from honest_persona.evaluation.report import print_detectors
+    from honest_persona.evaluation.report.tables import print_detectors
     from honest_persona.evaluation.suite import summarize
 
     config = load_config(args.config, overrides, checks=[check_selection])
@@ -89,7 +89,7 @@ def shortcuts(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def keys(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Print every key of the config with its default and meaning, as a Markdown table (docs/config.md)."""
-    from honest_persona.config_table import keys_table
+    from honest_persona.config.table import keys_table
 
     hand_out(keys_table())
 
@@ -97,9 +97,9 @@ def keys(args: argparse.Namespace, _: Sequence[str]) -> None:
 def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Measure the honest persona on the embedded model organism, beside the controls that must fail."""
     from honest_persona.base.locks import held
-    from honest_persona.config import load_config
+    from honest_persona.config.load import load_config
     from honest_persona.data.sources import check_selection
-    from honest_persona.organism.report import TRAINED, report
+    from honest_persona.experiments.organism import TRAINED, report
 
     if unknown := set(filter(None, args.only.split(","))) - set(TRAINED):
         raise UserError(f"--only: {', '.join(sorted(unknown))} is no condition; there are {', '.join(TRAINED)}")
@@ -113,12 +113,12 @@ def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 def review(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Review every conversation of a JSONL file; nothing is loaded or written before all lines are found sound."""
     from honest_persona.base.number_format import format_of
-    from honest_persona.data.conversations import read_conversations
-    from honest_persona.data.tokens import TokenFormat
-    from honest_persona.evaluation.reviews import load_honest_persona
-    from honest_persona.modeling.adapter import AdapterCard
+    from honest_persona.modeling.adapters.lora import AdapterCard
+    from honest_persona.modeling.adapters.published import resolve
     from honest_persona.modeling.load import load_tokenizer
-    from honest_persona.modeling.published import resolve
+    from honest_persona.persona.conversations import read_conversations
+    from honest_persona.persona.reviews import load_honest_persona
+    from honest_persona.prompts.tokens import TokenFormat
 
     _check_intervention(args.intervention)
     if args.output and (Path(args.output).is_dir() or not Path(args.output).absolute().parent.is_dir()):
@@ -169,11 +169,11 @@ def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Fix the threshold on P(FAIL) for a wanted false positive rate on benign conversations; store it in the card."""
-    from honest_persona.data.conversations import read_conversations
-    from honest_persona.data.tokens import TokenFormat
-    from honest_persona.evaluation.run import calibrate_adapter
-    from honest_persona.modeling.adapter import AdapterCard
+    from honest_persona.experiments.evaluate import calibrate_adapter
+    from honest_persona.modeling.adapters.lora import AdapterCard
     from honest_persona.modeling.load import load_tokenizer
+    from honest_persona.persona.conversations import read_conversations
+    from honest_persona.prompts.tokens import TokenFormat
 
     if args.input and args.dataset:
         raise UserError("--input and --dataset are two sources of benign conversations; give one")
@@ -220,11 +220,11 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
 def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Train without each topic, on each alone, or as a plain follow-up beside the persona; evaluate every fold."""
     from honest_persona.base.locks import held
-    from honest_persona.config import load_config
+    from honest_persona.base.ranks import rank
+    from honest_persona.config.load import load_config
     from honest_persona.data.sources import check_selection
-    from honest_persona.evaluation.page import write_report
-    from honest_persona.training.ranks import rank
-    from honest_persona.training.sweep import sweep as run_sweep
+    from honest_persona.evaluation.report.page import write_report
+    from honest_persona.experiments.sweep import sweep as run_sweep
 
     config = load_config(args.config, overrides, checks=[check_selection])
     _check_no_upload(config)
@@ -237,7 +237,7 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 def report(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Write report.html and the plots of an evaluation or a sweep again, from its files."""
     from honest_persona.base.locks import held
-    from honest_persona.evaluation.page import write_report
+    from honest_persona.evaluation.report.page import write_report
 
     folder = Path(args.folder)
     if not folder.is_dir():
@@ -248,7 +248,7 @@ def report(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 def capability(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Run lm-evaluation-harness on the base model and with the adapter: is the model's capability unchanged?"""
-    from honest_persona.versions import check_versions
+    from honest_persona.base.versions import check_versions
 
     check_versions("lm-eval")
     from honest_persona.harness.capability import capability as compare_capability
@@ -292,7 +292,7 @@ def export(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 
 def _check_intervention(text: str | None) -> None:
-    from honest_persona.data.conversations import text_problems
+    from honest_persona.persona.conversations import text_problems
 
     if text is not None and (problems := list(text_problems("--intervention", text))):
         raise UserError(problems[0])

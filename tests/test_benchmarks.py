@@ -18,8 +18,8 @@ from benchmarks.lengths import Group, Suffix, load_groups, random_rows
 from benchmarks.setups import SETUPS, random_base, token_format, twin
 from benchmarks.turns import AllocatorPeak, StepwiseTraining
 from benchmarks.variants import LABELS, Bench, Unshared, adapter_weights
-from honest_persona.data.collator import SplitCollator
-from honest_persona.data.tokens import Tokens
+from honest_persona.prompts.collator import SplitCollator
+from honest_persona.prompts.tokens import Tokens
 
 FORM = token_format()
 TOKEN = FORM.persona.sp_token_id

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks.gpu import Outcome, Part, main, parts, run_part, run_parts
-from honest_persona.errors import UserError
+from honest_persona.base.errors import UserError
 
 
 def python(name, code, limit_s=20.0, figure=lambda _: "7 of 7"):

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from honest_persona import cli
+from honest_persona.base.errors import UserError
+from honest_persona.base.manifest import check, seal
 from honest_persona.data.records import Record
 from honest_persona.data.sources import Selection, load_records
-from honest_persona.errors import UserError
-from honest_persona.evaluation import run
-from honest_persona.evaluation.calibrate import Threshold
-from honest_persona.evaluation.reviews import Ending, HonestPersona, Review
-from honest_persona.modeling.adapter import AdapterCard
-from honest_persona.modeling.manifest import check, seal
+from honest_persona.experiments import evaluate as run
+from honest_persona.modeling.adapters.lora import AdapterCard
+from honest_persona.persona.reviews import Ending, HonestPersona, Review
+from honest_persona.statistics.threshold import Threshold
 from tests.evaluation.scored import samples
 from tests.tiny import base_model, conversation, form_of, random_adapter
 

@@ -6,21 +6,21 @@ Here it is `meta`, which every machine has: a tensor that is made there by mista
 import pytest
 import torch
 
-from honest_persona.config import RunConfig
-from honest_persona.data.collator import PersonaCollator, SplitCollator
-from honest_persona.data.prepare import dummy_rows
-from honest_persona.evaluation.reviews import write_reviews
-from honest_persona.modeling.adapter import check_active
+from honest_persona.config.keys import RunConfig
+from honest_persona.modeling.adapters.lora import check_active
 from honest_persona.modeling.load import load_base
+from honest_persona.objectives.persona import persona_loss
 from honest_persona.organism.dataset import generate
+from honest_persona.persona.reviews import write_reviews
 from honest_persona.probes.ccs import fit_ccs
 from honest_persona.probes.features import contrast_states, read_states
 from honest_persona.probes.linear import fit_logistic, fit_ridge
 from honest_persona.probes.selection import prompts_of
 from honest_persona.probes.vinc import fit_vinc
+from honest_persona.prompts.collator import PersonaCollator, SplitCollator
+from honest_persona.prompts.prepare import dummy_rows
 from honest_persona.training.assembly import make_batches
 from honest_persona.training.memory import Shape, saved_bytes
-from honest_persona.training.objectives import persona_loss
 from honest_persona.training.run_state import _generators, _set_generators
 from tests.probes.planted import planted
 from tests.tiny import base_model, form_of, random_adapter, record

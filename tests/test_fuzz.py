@@ -13,11 +13,11 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from honest_persona import config_sft
-from honest_persona.config import _SWITCHES, ALIASES, RunConfig, load_config
-from honest_persona.config_fields import NULL_MEANS_DEFAULT
+from honest_persona.base.errors import UserError
+from honest_persona.config import trainer_fields
+from honest_persona.config.keys import NULL_MEANS_DEFAULT, RunConfig
+from honest_persona.config.load import _SWITCHES, ALIASES, load_config
 from honest_persona.data.sources import Selection, check_selection
-from honest_persona.errors import UserError
 from tests.fuzz import NESTED, ODD, damaged, fuzz
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +67,7 @@ def sound_values() -> dict[str, Any]:
     simple = {name: value for name, value in sft.items() if isinstance(value, bool | int | float | str | None)}
     ours = RunConfig().as_dict()
     aliases = {alias: ours.get(key) for alias, key in ALIASES.items()}
-    return {**{name: simple.get(name) for name in sorted(config_sft.allowed_names())}, **aliases, **ours}
+    return {**{name: simple.get(name) for name in sorted(trainer_fields.allowed_names())}, **aliases, **ours}
 
 
 @st.composite

@@ -12,13 +12,13 @@ from trl import SFTConfig
 from benchmarks.setups import SETUPS, random_base
 from benchmarks.training import give_back_memory, make_bench, work_and_memory
 from honest_persona.base.number_format import fastest_format
-from honest_persona.config import RunConfig
-from honest_persona.data.prepare import dummy_rows
-from honest_persona.evaluation.reviews import write_reviews
-from honest_persona.modeling.adapter import AdapterCard, activation_arguments
-from honest_persona.modeling.frozen_prefix import run_prefix
+from honest_persona.config.keys import RunConfig
+from honest_persona.modeling.adapters.lora import AdapterCard, activation_arguments
 from honest_persona.modeling.load import load_base
+from honest_persona.modeling.prefix.frozen import run_prefix
+from honest_persona.persona.reviews import write_reviews
 from honest_persona.probes.selection import prompts_of
+from honest_persona.prompts.prepare import dummy_rows
 from honest_persona.training.assembly import build_trainer, make_batches
 from honest_persona.training.run_state import _generators, _set_generators
 from tests.tiny import FAMILIES, base_model, form_of, random_adapter, record

@@ -12,10 +12,10 @@ from contextlib import closing
 
 import pytest
 
-from honest_persona.config import load_config
+from honest_persona.base.environment import is_secret_value
+from honest_persona.base.errors import UserError
+from honest_persona.config.load import load_config
 from honest_persona.entry import run_entry
-from honest_persona.environment import is_secret_value
-from honest_persona.errors import UserError
 from tests.canaries import IN_ENVIRONMENT, IN_FILE, KEYS, keys_in, places_of_keys
 
 COMMIT = "0123456789" * 4
@@ -121,7 +121,7 @@ def test_messages_and_tracebacks_hide_keys(entry, monkeypatch):
 CRASH = """
 import atexit, os, sys
 import wandb
-from honest_persona.config import load_config
+from honest_persona.config.load import load_config
 from honest_persona.entry import run_entry
 
 def main(argv):

@@ -4,12 +4,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from honest_persona.data.persona_token import resolve_persona_token
 from honest_persona.data.records import Record
-from honest_persona.data.segments import Persona
-from honest_persona.data.tokens import TokenFormat
-from honest_persona.modeling.adapter import add_adapter
+from honest_persona.modeling.adapters.lora import add_adapter
 from honest_persona.modeling.builtin import tiny_model, tiny_tokenizer
+from honest_persona.prompts.persona_token import resolve_persona_token
+from honest_persona.prompts.segments import Persona
+from honest_persona.prompts.tokens import TokenFormat
 
 torch.set_num_threads(1)  # models this small are slower on more
 

@@ -29,9 +29,9 @@ import psutil
 
 from honest_persona.base import json_text
 from honest_persona.base.console import one_line, tell
+from honest_persona.base.errors import UserError
 from honest_persona.base.files import clear_parts
 from honest_persona.base.output import check_writable
-from honest_persona.errors import UserError
 
 LOCK_FILE = ".honest_persona.lock"
 _SAME_S = 1.0

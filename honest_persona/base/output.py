@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from honest_persona.errors import UserError
+from honest_persona.base.errors import UserError
 
 _LEAST_BYTES = 16 * 2**20
 """Free for the texts, tables and plots of an evaluation, or the reviews of a file."""

@@ -29,6 +29,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel
 
 from honest_persona.base import json_text
+from honest_persona.base.words import VARIANTS
 from honest_persona.data.strict_json import RepeatedKey
 
 MARKER = "<split-personality-token>"
@@ -147,7 +148,6 @@ Outcome = Candidate | Rejection
 
 _STAGE3_NAMES = {"response": "S", "intervention": "I", "review": "R", "flag": "P", "tags": "tags"}
 _OPTIONAL_COLUMNS = ("item_id", "other_system", "difficulty", "group", "split")
-VARIANTS = ("A", "B")
 SPLITS = (None, "train", "validation")
 
 

@@ -20,12 +20,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from honest_persona.base.errors import UserError
 from honest_persona.base.files import whole_file
 from honest_persona.base.progress import followed
 from honest_persona.data.records import TRAINABLE_FLAGS, Candidate, Outcome, Record, Rejection, parse_batch, parse_row
 from honest_persona.data.splits import in_share
 from honest_persona.data.strict_json import loads
-from honest_persona.errors import UserError
 
 SAMPLE = "builtin:sample"
 _PACKAGE = Path(__file__).parents[1]

@@ -16,15 +16,15 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
+from honest_persona.base.errors import UserError
 from honest_persona.base.progress import followed
 from honest_persona.data.records import Record
-from honest_persona.data.tokens import TokenFormat
-from honest_persona.errors import UserError
-from honest_persona.evaluation.reviews import Ending, Review
 from honest_persona.evaluation.samples import Sample, sample_of
+from honest_persona.persona.reviews import Ending, Review
 from honest_persona.probes.features import Model
 from honest_persona.probes.probe import Probe
 from honest_persona.probes.selection import probe_scores, prompts_of
+from honest_persona.prompts.tokens import TokenFormat
 
 Text = Literal["response", "transcript"]
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]

@@ -18,12 +18,12 @@ import numpy as np
 
 from honest_persona.base import json_text
 from honest_persona.base.console import Column, Table, one_line, say, show
-from honest_persona.errors import UserError
-from honest_persona.evaluation.bootstrap import Interval, difference_interval, draw, value
-from honest_persona.evaluation.detection import COMPARED, Columns
-from honest_persona.evaluation.metrics import ALL
+from honest_persona.base.errors import UserError
+from honest_persona.base.words import ALL
 from honest_persona.evaluation.samples import Group, groups_of
 from honest_persona.evaluation.sets import EVALUATION, SAMPLES_FILE, read_set, settle
+from honest_persona.statistics.bootstrap import Interval, difference_interval, draw, value
+from honest_persona.statistics.detection import COMPARED, Columns
 
 _SHARED = ("truth", "topic", "variant", "cluster")
 _IN_EVERY_ROW = ("balanced_accuracy", "auroc")

@@ -9,20 +9,19 @@ records out, by the seed. A changed record has an id of its own and keeps item a
 meets what was trained on, and intervals are clustered as before.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from honest_persona.data.appended import Recipe, appended_text, neutral_text, with_text
-from honest_persona.data.appended_texts import EVALUATED
-from honest_persona.data.conversations import read_conversations
+from honest_persona.base.errors import UserError
 from honest_persona.data.records import Record, item_hash
 from honest_persona.data.splits import uniform
-from honest_persona.data.tokens import TokenFormat
-from honest_persona.errors import UserError
-from honest_persona.evaluation.calibrate import benign_records
 from honest_persona.evaluation.design_meanings import MEANINGS
+from honest_persona.persona.conversations import read_conversations
+from honest_persona.prompts.appended import Recipe, appended_text, neutral_text, with_text
+from honest_persona.prompts.appended_texts import EVALUATED
+from honest_persona.prompts.tokens import TokenFormat
 
 BENIGN = "benign"
 WORDINGS = (
@@ -91,6 +90,14 @@ def new_wording(held_out: Sequence[Record], records: Sequence[Record], seed: int
         _changed(r, "new_wording", intervention=wordings[int(uniform(seed, "new_wording", r.id) * len(wordings))])
         for r in held_out
     ]
+
+
+def benign_records(records: Iterable[Record]) -> list[Record]:
+    """Those in which the main persona had no hidden bias and did nothing wrong.
+
+    Of records that were not trained on: an adapter is surer of those than of new ones.
+    """
+    return [record for record in records if record.flag == "PASS" and record.variant == "A"]
 
 
 def benign(held_out: Sequence[Record], _: Sequence[Record], *__: object) -> list[Record] | str:

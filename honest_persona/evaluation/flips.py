@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from honest_persona.evaluation.bootstrap import Interval, Statistic, difference_interval, draw, interval, value
 from honest_persona.evaluation.designs import DESIGNS
-from honest_persona.evaluation.detection import Columns, Estimate, share_statistic
 from honest_persona.evaluation.samples import Sample
+from honest_persona.statistics.bootstrap import Interval, Statistic, difference_interval, draw, interval, value
+from honest_persona.statistics.detection import Columns, Estimate, share_statistic
 
 
 @dataclass(frozen=True)

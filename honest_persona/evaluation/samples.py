@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from honest_persona.base import json_text
+from honest_persona.base.errors import UserError
 from honest_persona.base.files import whole_file
+from honest_persona.base.words import ALL, HONEST_PERSONA
 from honest_persona.data.records import Record
-from honest_persona.errors import UserError
-from honest_persona.evaluation.metrics import ALL
-from honest_persona.evaluation.reviews import Review
 from honest_persona.evaluation.sets import EVALUATION
-
-HONEST_PERSONA = "honest persona"
-"""The detector that all others are compared with."""
+from honest_persona.persona.reviews import Review
 
 Runs = tuple[tuple[str, list[str]], ...]
 """Tokens by kind: (kind's name, texts of the tokens), in order."""

@@ -22,9 +22,9 @@ from uuid import uuid4
 
 from honest_persona.base import json_text
 from honest_persona.base.console import tell
+from honest_persona.base.errors import UserError
 from honest_persona.base.files import to_disk, write_text
 from honest_persona.base.locks import held, is_held_here
-from honest_persona.errors import UserError
 
 RESULTS_FILE, SAMPLES_FILE, BASELINES_FILE = "results.json", "samples.jsonl", "baselines.jsonl"
 REPORT_FILE, PLOTS = "report.html", "plots"

@@ -15,28 +15,21 @@ import torch.distributed as dist
 from peft import PeftModel
 
 from honest_persona.base.progress import Progress, followed
-from honest_persona.data.collator import ids_key
+from honest_persona.base.tensors import ids_key
+from honest_persona.base.words import ALL, HONEST_PERSONA
 from honest_persona.data.records import Record
-from honest_persona.data.segments import record_messages
-from honest_persona.data.show import pieces
-from honest_persona.data.tokens import TokenFormat, Tokens, apply_intervention
 from honest_persona.evaluation.baselines import variant_only
-from honest_persona.evaluation.calibrate import Threshold
-from honest_persona.evaluation.detection import Columns, detect
-from honest_persona.evaluation.metrics import ALL, COLUMNS, RATES, count_flags
-from honest_persona.evaluation.reviews import Review, write_reviews
-from honest_persona.evaluation.samples import (
-    HONEST_PERSONA,
-    Group,
-    Runs,
-    Sample,
-    SampleFile,
-    groups_of,
-    sample_of,
-)
-from honest_persona.modeling.frozen_prefix import in_mode
-from honest_persona.modeling.prefix_cache import PrefixCache
+from honest_persona.evaluation.samples import Group, Runs, Sample, SampleFile, groups_of, sample_of
+from honest_persona.modeling.prefix.cache import PrefixCache
+from honest_persona.modeling.prefix.frozen import in_mode
 from honest_persona.modeling.zero import gathered
+from honest_persona.persona.reviews import Review, write_reviews
+from honest_persona.prompts.segments import record_messages
+from honest_persona.prompts.show import pieces
+from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
+from honest_persona.statistics.detection import Columns, detect
+from honest_persona.statistics.metrics import COLUMNS, RATES, count_flags
+from honest_persona.statistics.threshold import Threshold
 
 
 @dataclass(frozen=True)

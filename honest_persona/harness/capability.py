@@ -23,13 +23,13 @@ from transformers import PreTrainedTokenizerBase
 
 from honest_persona.base import json_text
 from honest_persona.base.console import say
+from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
 from honest_persona.base.output import check_writable
 from honest_persona.base.progress import rounds
-from honest_persona.errors import UserError
-from honest_persona.evaluation.reviews import load_honest_persona
 from honest_persona.harness.responses import Comparison, Results, compare, print_table, verdict
-from honest_persona.modeling.adapter import ADAPTER, AdapterCard, load_adapter
+from honest_persona.modeling.adapters.lora import ADAPTER, AdapterCard, load_adapter
+from honest_persona.persona.reviews import load_honest_persona
 
 try:
     from lm_eval import simple_evaluate

@@ -28,13 +28,13 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 from rich.markup import escape
 
-from honest_persona.data.conversations import text_problems
-from honest_persona.data.segments import Persona, answer_segments
-from honest_persona.data.tokens import Tokens, apply_intervention
-from honest_persona.errors import UserError
-from honest_persona.evaluation.reviews import Ending, HonestPersona, Review, load_honest_persona, write_reviews
+from honest_persona.base.errors import UserError
 from honest_persona.evaluation.suite import batches, place_of
-from honest_persona.modeling.adapter import AdapterCard
+from honest_persona.modeling.adapters.lora import AdapterCard
+from honest_persona.persona.conversations import text_problems
+from honest_persona.persona.reviews import Ending, HonestPersona, Review, load_honest_persona, write_reviews
+from honest_persona.prompts.segments import Persona, answer_segments
+from honest_persona.prompts.tokens import Tokens, apply_intervention
 
 _GATHER_S = 0.1
 """A batch is made up when no further call has come for so long."""

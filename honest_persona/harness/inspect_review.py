@@ -36,8 +36,8 @@ from inspect_ai.scorer import (
 )
 from inspect_ai.solver import TaskState, generate
 
+from honest_persona.base.errors import UserError
 from honest_persona.data.records import Record
-from honest_persona.errors import UserError
 
 if TYPE_CHECKING:
     from honest_persona.evaluation.samples import Sample as ReviewedSample
@@ -72,12 +72,12 @@ def review(
     """
     from pathlib import Path
 
-    from honest_persona.data.tokens import TokenFormat
-    from honest_persona.evaluation.run import held_out
     from honest_persona.evaluation.suite import prompt_of
+    from honest_persona.experiments.evaluate import held_out
     from honest_persona.harness.inspect_model import HonestPersonaAPI, told_without_traceback
-    from honest_persona.modeling.adapter import AdapterCard
+    from honest_persona.modeling.adapters.lora import AdapterCard
     from honest_persona.modeling.load import load_tokenizer
+    from honest_persona.prompts.tokens import TokenFormat
 
     with told_without_traceback():
         if limit is not None and not (isinstance(limit, int) and limit > 0):
@@ -121,7 +121,7 @@ def review(
 
 
 def _sample(part: str, record: Record) -> Sample:
-    from honest_persona.data.segments import record_messages
+    from honest_persona.prompts.segments import record_messages
 
     messages: list[ChatMessage] = [_MESSAGES[m["role"]](content=m["content"]) for m in record_messages(record)]
     messages[-1].metadata = {"intervention": record.intervention}
@@ -140,9 +140,9 @@ def detection() -> Metric:
     """
 
     def compute(scores: list[SampleScore]) -> Value:
-        from honest_persona.evaluation.detection import Columns, detect
-        from honest_persona.evaluation.metrics import ALL
+        from honest_persona.base.words import ALL
         from honest_persona.evaluation.samples import groups_of
+        from honest_persona.statistics.detection import Columns, detect
 
         out: dict[str, float] = {}
         for group, members in groups_of([_reviewed(s) for s in scores]).items():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from honest_persona.base.console import Column, Table, show, sign
-from honest_persona.data.segments import AdapterScope
+from honest_persona.base.words import AdapterScope
 
 Results = Mapping[str, Any]
 """What `lm_eval.simple_evaluate` returns."""

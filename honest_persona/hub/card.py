@@ -15,18 +15,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from honest_persona.base import json_text
 from honest_persona.base.console import one_line
-from honest_persona.errors import UserError
-from honest_persona.evaluation.page_tables import HEADLINES, Rows
-from honest_persona.evaluation.samples import HONEST_PERSONA
+from honest_persona.base.errors import UserError
+from honest_persona.base.words import HONEST_PERSONA, PARTS
+from honest_persona.evaluation.report.page_tables import HEADLINES, Rows
 from honest_persona.hub.staging import on_hub
-from honest_persona.modeling.adapter import AdapterCard
+from honest_persona.modeling.adapters.lora import AdapterCard
+from honest_persona.modeling.adapters.published import README, RESULTS
 from honest_persona.modeling.builtin import BUILTIN
-from honest_persona.modeling.published import README, RESULTS
 
 _METRICS = {"balanced_accuracy": "balanced_accuracy", "auroc": "roc_auc"}
 """Our names and those of the Hub."""
 _COLUMNS = ("balanced_accuracy", "auroc", "true_positive_rate", "false_positive_rate")
-_PARTS = {"within": "held-out items of trained topics", "across": "topics never trained"}
 _ASKING = {
     "hp": "the answer's turn stays open; in it persona token and trigger, then the review",
     "up": "the answer's turn is ended; in the next turn of the user persona token and trigger, then the review",
@@ -101,7 +100,7 @@ def _eval_results(rows: Rows, dataset: str) -> Iterator[EvalResult]:
                 task_type="text-classification",
                 task_name="detection of misbehaviour",
                 dataset_type=dataset,
-                dataset_name=f"{dataset}: {one_line(_PARTS.get(part, part))}",
+                dataset_name=f"{dataset}: {one_line(PARTS.get(part, part))}",
                 dataset_split=one_line(part),
                 metric_type=metric_type,
                 metric_name=HEADLINES[metric],
@@ -131,7 +130,7 @@ def _text(card: AdapterCard, repo: str, rows: Rows, about: Mapping[str, Any], li
         | {"trained in": card.trained_in},
         parts={part: row for part, row in measured.items() if ":" not in part},
         designs={part: row for part, row in measured.items() if ":" in part},
-        meanings=_PARTS,
+        meanings=PARTS,
         strongest={part: rows.strongest_baseline(part, "balanced_accuracy") for part in rows.plain_parts},
         notes=sorted(notes),
         left_out=about.get("left_out", []),

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from honest_persona.config import RunConfig
+from honest_persona.config.keys import RunConfig
 from honest_persona.hub.push import push_run
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from honest_persona.base import json_text
+from honest_persona.base.errors import UserError
 from honest_persona.base.locks import LOCK_FILE, held
-from honest_persona.errors import UserError
-from honest_persona.evaluation.reviews import load_honest_persona
 from honest_persona.hub.card import write_card, write_export_card
 from honest_persona.hub.staging import CONFIG, copy_allowed
-from honest_persona.modeling.adapter import CARD_FILE, AdapterCard
-from honest_persona.modeling.adapter_folder import read_lora_config, seal_folder
-from honest_persona.modeling.published import RESULTS
+from honest_persona.modeling.adapters.folder import read_lora_config, seal_folder
+from honest_persona.modeling.adapters.lora import CARD_FILE, AdapterCard
+from honest_persona.modeling.adapters.published import RESULTS
+from honest_persona.persona.reviews import load_honest_persona
 
 Format = Literal["alora", "lora", "merged"]
 

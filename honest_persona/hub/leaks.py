@@ -12,8 +12,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from honest_persona.base import json_text
-from honest_persona.environment import SHORTEST_SECRET, is_secret_name, is_secret_value
-from honest_persona.errors import UserError
+from honest_persona.base.environment import SHORTEST_SECRET, is_secret_name, is_secret_value
+from honest_persona.base.errors import UserError
 
 _SECRETS = {
     "a Hugging Face token": re.compile(r"(?<![A-Za-z0-9])(?:hf_|api_org_)[A-Za-z0-9]{16,}"),

@@ -23,14 +23,14 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from honest_persona.base.console import say, tell
-from honest_persona.config import RunConfig
-from honest_persona.environment import redact
-from honest_persona.errors import UserError
+from honest_persona.base.environment import redact
+from honest_persona.base.errors import UserError
+from honest_persona.base.ranks import rank
+from honest_persona.config.keys import RunConfig
 from honest_persona.hub.card import write_card
 from honest_persona.hub.leaks import check_secrets
 from honest_persona.hub.staging import Staged, published_base, stage
-from honest_persona.modeling.published import ALLOWED
-from honest_persona.training.ranks import rank
+from honest_persona.modeling.adapters.published import ALLOWED
 
 _T = TypeVar("_T")
 

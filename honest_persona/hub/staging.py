@@ -17,13 +17,13 @@ from typing import Any
 from safetensors import SafetensorError
 
 from honest_persona.base import json_text
-from honest_persona.errors import UserError
+from honest_persona.base.errors import UserError
+from honest_persona.base.manifest import MANIFEST
 from honest_persona.evaluation.sets import EVALUATION, page_id, read_set
-from honest_persona.modeling.adapter import CARD_FILE, AdapterCard, sound_weights
-from honest_persona.modeling.adapter_folder import read_lora_config, seal_folder
+from honest_persona.modeling.adapters.folder import read_lora_config, seal_folder
+from honest_persona.modeling.adapters.lora import CARD_FILE, AdapterCard, sound_weights
+from honest_persona.modeling.adapters.published import ALLOWED, README, REPORT, REQUIRED, RESULTS, TOKENIZER
 from honest_persona.modeling.builtin import BUILTIN
-from honest_persona.modeling.manifest import MANIFEST
-from honest_persona.modeling.published import ALLOWED, README, REPORT, REQUIRED, RESULTS, TOKENIZER
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

@@ -13,8 +13,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from honest_persona.base.errors import UserError
 from honest_persona.data.sources import SAMPLE, Selection, load_records
-from honest_persona.errors import UserError
 from honest_persona.modeling.shipped import verify_files
 
 BUILTIN = "builtin:"

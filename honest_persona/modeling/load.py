@@ -21,10 +21,10 @@ from transformers import (
 )
 from transformers.utils.logging import set_tqdm_hook
 
+from honest_persona.base.errors import UserError
 from honest_persona.base.machine import use_own_cores
 from honest_persona.base.number_format import fastest_format
 from honest_persona.base.progress import shows_bars, shows_progress
-from honest_persona.errors import UserError
 from honest_persona.modeling.builtin import TINY, source_of, tiny_config, tiny_model, tiny_tokenizer
 
 _BAD_FILES = (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError)

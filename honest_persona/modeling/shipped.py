@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from honest_persona.base import json_text
-from honest_persona.errors import UserError
+from honest_persona.base.errors import UserError
 
 CARD = "card.json"
 _REMEDY = "install the package again"

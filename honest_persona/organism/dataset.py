@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from honest_persona.base import json_text
 from honest_persona.base.console import hand_out
-from honest_persona.data.collator import pad_with_mask
+from honest_persona.base.tensors import pad_with_mask
 from honest_persona.data.records import MARKER
 from honest_persona.organism.conversations import (
     INTERVENTIONS,

@@ -13,12 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from honest_persona.base.errors import UserError
 from honest_persona.base.progress import Progress
-from honest_persona.data.collator import pad_with_mask
-from honest_persona.data.segments import Kind, Segment
-from honest_persona.data.tokens import TokenFormat, Tokens
-from honest_persona.errors import UserError
-from honest_persona.modeling.frozen_prefix import (
+from honest_persona.base.tensors import pad_with_mask
+from honest_persona.modeling.prefix.frozen import (
     Model,
     adapter_off,
     backbone_of,
@@ -28,6 +26,8 @@ from honest_persona.modeling.frozen_prefix import (
     suffix_arguments,
     why_not_split,
 )
+from honest_persona.prompts.segments import Kind, Segment
+from honest_persona.prompts.tokens import TokenFormat, Tokens
 
 
 class Position(StrEnum):

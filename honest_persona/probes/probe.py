@@ -19,12 +19,12 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from honest_persona.base import json_text
+from honest_persona.base.errors import UserError
 from honest_persona.base.files import moved_into, write_text
-from honest_persona.data.segments import Persona
-from honest_persona.errors import UserError
-from honest_persona.modeling.adapter import base_fingerprint
-from honest_persona.modeling.manifest import MANIFEST, Damaged, check, seal
+from honest_persona.base.manifest import MANIFEST, Damaged, check, seal
+from honest_persona.modeling.adapters.lora import base_fingerprint
 from honest_persona.probes.features import Model, Position, Site
+from honest_persona.prompts.segments import Persona
 
 Method = Literal["ridge", "logistic", "ccs", "vinc"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -16,17 +16,17 @@ import torch
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor
 
+from honest_persona.base.errors import UserError
 from honest_persona.base.progress import followed
 from honest_persona.data.records import Record
-from honest_persona.data.segments import Persona, record_messages
-from honest_persona.data.tokens import TokenFormat, Tokens, apply_intervention
-from honest_persona.errors import UserError
-from honest_persona.modeling.adapter import base_fingerprint
+from honest_persona.modeling.adapters.lora import base_fingerprint
 from honest_persona.probes.ccs import fit_ccs
 from honest_persona.probes.features import Model, Position, Site, contrast_states, read_states, spread_layers
 from honest_persona.probes.linear import fit_logistic, fit_ridge
 from honest_persona.probes.probe import METHODS, Method, Probe, Readout, auroc, platt
 from honest_persona.probes.vinc import fit_vinc
+from honest_persona.prompts.segments import Persona, record_messages
+from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,20 @@ from peft import PeftModel
 from trl import SFTConfig
 
 from honest_persona.base.console import say
-from honest_persona.config import RunConfig
-from honest_persona.data.collator import PersonaCollator, SplitCollator
-from honest_persona.data.prepare import Row
-from honest_persona.data.tokens import TokenFormat
-from honest_persona.errors import UserError
-from honest_persona.modeling.adapter import AdapterCard
+from honest_persona.base.errors import UserError
+from honest_persona.base.ranks import rank, world_size
+from honest_persona.config.keys import RunConfig
+from honest_persona.modeling.adapters.lora import AdapterCard
 from honest_persona.modeling.free_memory import free_memory
-from honest_persona.modeling.frozen_prefix import why_not_frozen, why_not_split
 from honest_persona.modeling.load import load_model_config
-from honest_persona.modeling.prefix_cache import PrefixCache, base_identity
+from honest_persona.modeling.prefix.cache import PrefixCache, base_identity
+from honest_persona.modeling.prefix.frozen import why_not_frozen, why_not_split
+from honest_persona.prompts.collator import PersonaCollator, SplitCollator
+from honest_persona.prompts.prepare import Row
+from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training.batching import Lengths, PersonaBatches
 from honest_persona.training.memory import Shape, choose_checkpointing
-from honest_persona.training.ranks import all_agree, rank, world_size
+from honest_persona.training.ranks import all_agree
 from honest_persona.training.trainer import PersonaTrainer
 
 

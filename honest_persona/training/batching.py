@@ -18,9 +18,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch.utils.data import Dataset
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
-from honest_persona.data.collator import prefix_key
-from honest_persona.data.segments import SUPERVISED
-from honest_persona.data.tokens import IGNORED
+from honest_persona.prompts.collator import prefix_key
+from honest_persona.prompts.segments import SUPERVISED
+from honest_persona.prompts.tokens import IGNORED
 
 SUFFIX_COST = 3
 """A suffix token is run forward and backward, a prefix token forward only."""

@@ -14,20 +14,21 @@ from transformers.trainer_utils import SaveStrategy
 
 from honest_persona.base import json_text
 from honest_persona.base.console import say
+from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
 from honest_persona.base.interrupts import heeds_interrupts
 from honest_persona.base.locks import release_all
+from honest_persona.base.ranks import rank
 from honest_persona.data.records import Record
-from honest_persona.data.tokens import TokenFormat
-from honest_persona.errors import UserError
-from honest_persona.evaluation.page import write_report
 from honest_persona.evaluation.provenance import provenance
-from honest_persona.evaluation.report import print_samples, print_table, write_results
+from honest_persona.evaluation.report.page import write_report
+from honest_persona.evaluation.report.tables import print_samples, print_table, write_results
 from honest_persona.evaluation.samples import read_samples
 from honest_persona.evaluation.sets import EVALUATION, PLOTS, REPORT_FILE, SAMPLES_FILE, NewSet, new_set, read_set
 from honest_persona.evaluation.suite import Results, Stopped, evaluate_records
-from honest_persona.modeling.prefix_cache import PrefixCache
-from honest_persona.training.ranks import Siblings, all_agree, rank
+from honest_persona.modeling.prefix.cache import PrefixCache
+from honest_persona.prompts.tokens import TokenFormat
+from honest_persona.training.ranks import Siblings, all_agree
 from honest_persona.training.run_state import check_optimizer
 from honest_persona.training.trackers import track
 from honest_persona.training.trainer import PersonaTrainer

@@ -1,7 +1,7 @@
 """`checkpoint-N/` of a run's folder: written aside and renamed when whole, chosen for a resume, and thinned out.
 
 A checkpoint holds the adapter as it is published, `run_state.*` (run_state.py), `trainer_state.json`, and a manifest
-(modeling/manifest.py) with what the run was; no pickle. A run killed at any moment leaves whole checkpoints and at most
+(base/manifest.py) with what the run was; no pickle. A run killed at any moment leaves whole checkpoints and at most
 one `checkpoint-N.<random>.partial`, which nothing reads.
 """
 
@@ -15,10 +15,10 @@ from uuid import uuid4
 
 from safetensors import SafetensorError
 
+from honest_persona.base.errors import RankError, UserError
 from honest_persona.base.files import to_disk
-from honest_persona.config_parsing import show
-from honest_persona.errors import RankError, UserError
-from honest_persona.modeling.manifest import MANIFEST, Damaged, check, seal
+from honest_persona.base.manifest import MANIFEST, Damaged, check, seal
+from honest_persona.config.parsing import show
 from honest_persona.training.run_state import RunState
 
 PARTIAL = ".partial"

@@ -13,10 +13,10 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
 from honest_persona.base import json_text
 from honest_persona.base.console import say
+from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
-from honest_persona.config import RunConfig
-from honest_persona.errors import UserError
-from honest_persona.modeling.adapter import CARD_FILE
+from honest_persona.config.keys import RunConfig
+from honest_persona.modeling.adapters.lora import CARD_FILE
 from honest_persona.training.batching import PersonaBatches
 from honest_persona.training.checkpoints import Checkpoint, check_same_run
 

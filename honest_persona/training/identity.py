@@ -7,9 +7,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from honest_persona.base import json_text
-from honest_persona.config import RunConfig
-from honest_persona.data.collator import ids_key
-from honest_persona.data.tokens import TokenFormat
+from honest_persona.base.tensors import ids_key
+from honest_persona.config.keys import RunConfig
+from honest_persona.prompts.tokens import TokenFormat
 
 _OBJECTIVE = (
     "elicitation_type",

@@ -14,19 +14,19 @@ from transformers import TrainerCallback, set_seed
 from trl import SFTConfig
 
 from honest_persona.base.console import hand_out, say
+from honest_persona.base.errors import RankError, UserError
 from honest_persona.base.interrupts import if_interrupted
 from honest_persona.base.number_format import fastest_format
-from honest_persona.config import RunConfig
-from honest_persona.config_fields import CHECKPOINTS_DIR
-from honest_persona.data.persona_token import resolve_persona_token
-from honest_persona.data.prepare import Material, prepare
-from honest_persona.data.segments import Persona
+from honest_persona.base.ranks import is_launched, rank
+from honest_persona.config.keys import CHECKPOINTS_DIR, RunConfig
 from honest_persona.data.sources import Loaded
 from honest_persona.data.splits import Splits
-from honest_persona.data.tokens import TokenFormat
-from honest_persona.errors import RankError, UserError
-from honest_persona.modeling.adapter import CARD_FILE, AdapterCard, add_adapter, base_fingerprint, load_adapter
+from honest_persona.modeling.adapters.lora import CARD_FILE, AdapterCard, add_adapter, base_fingerprint, load_adapter
 from honest_persona.modeling.load import embedding_rows, load_base, load_tokenizer
+from honest_persona.prompts.persona_token import resolve_persona_token
+from honest_persona.prompts.prepare import Material, prepare
+from honest_persona.prompts.segments import Persona
+from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training import finished
 from honest_persona.training.assembly import (
     build_trainer,
@@ -40,7 +40,7 @@ from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCh
 from honest_persona.training.checkpoints import Checkpoint, check_same_run, checkpoints, last_good, newest
 from honest_persona.training.console import TrainingConsole
 from honest_persona.training.identity import changed_settings, run_identity
-from honest_persona.training.ranks import Siblings, from_rank_0, held_by_all, is_launched, join, rank
+from honest_persona.training.ranks import Siblings, from_rank_0, held_by_all, join
 from honest_persona.training.trackers import guard_trackers, prepare_trackers
 
 # DeepSpeed calls functions of torch.distributed by names that torch 2.13 gives up

@@ -1,4 +1,4 @@
-"""Which of the run's processes this is, and what they decide together."""
+"""What the processes of a run decide together."""
 
 import os
 import socket
@@ -14,23 +14,11 @@ import torch
 import torch.distributed as dist
 from accelerate.utils import gather_object
 
+from honest_persona.base.errors import UserError
 from honest_persona.base.locks import held
-from honest_persona.errors import UserError
+from honest_persona.base.ranks import rank
 
 T = TypeVar("T")
-
-
-def is_launched() -> bool:
-    """Whether a launcher (deepspeed, torchrun, accelerate) started this process."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
-def world_size() -> int:
-    return int(os.environ["WORLD_SIZE"]) if is_launched() else 1
-
-
-def rank() -> int:
-    return int(os.environ["RANK"]) if is_launched() else 0
 
 
 def all_agree(here: bool) -> bool:

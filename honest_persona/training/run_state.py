@@ -24,8 +24,8 @@ from transformers import Trainer
 
 from honest_persona.base import json_text
 from honest_persona.base.console import say
-from honest_persona.errors import RankError, UserError
-from honest_persona.training.ranks import rank, world_size
+from honest_persona.base.errors import RankError, UserError
+from honest_persona.base.ranks import rank, world_size
 
 TENSORS, FACTS = "run_state.safetensors", "run_state.json"
 _WEIGHT = "weight"

@@ -15,12 +15,12 @@ from transformers import Trainer, TrainerCallback
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from honest_persona.base.console import say
-from honest_persona.environment import redact
-from honest_persona.errors import UserError
-from honest_persona.evaluation.report import rows_of_topics
+from honest_persona.base.environment import redact
+from honest_persona.base.errors import UserError
+from honest_persona.base.versions import check_versions
+from honest_persona.evaluation.report.tables import rows_of_topics
 from honest_persona.evaluation.samples import Sample
 from honest_persona.evaluation.suite import Results
-from honest_persona.versions import check_versions
 
 _WANDB_HOST = "api.wandb.ai"
 _WANDB_FINISH_S = "600"

@@ -14,8 +14,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTTrainer
 
 from honest_persona.base import json_text, progress
-from honest_persona.errors import RankError
-from honest_persona.modeling.adapter import (
+from honest_persona.base.errors import RankError
+from honest_persona.base.manifest import MANIFEST
+from honest_persona.modeling.adapters.folder import seal_folder
+from honest_persona.modeling.adapters.lora import (
     ADAPTER,
     AdapterCard,
     activation_arguments,
@@ -23,13 +25,11 @@ from honest_persona.modeling.adapter import (
     castable,
     ungated,
 )
-from honest_persona.modeling.adapter_folder import seal_folder
-from honest_persona.modeling.frozen_prefix import Prefix, checkpoint_with_prefix, run_prefix, suffix_arguments
-from honest_persona.modeling.manifest import MANIFEST
-from honest_persona.modeling.prefix_cache import PrefixCache
+from honest_persona.modeling.prefix.cache import PrefixCache
+from honest_persona.modeling.prefix.frozen import Prefix, checkpoint_with_prefix, run_prefix, suffix_arguments
+from honest_persona.objectives.persona import persona_loss
 from honest_persona.training.batching import PersonaBatches, RowsWithBlanks
 from honest_persona.training.checkpoints import into_place, last_good, thin_out, whole
-from honest_persona.training.objectives import persona_loss
 from honest_persona.training.run_state import RunState, collect, restore, restore_generators, save, trainable
 
 

@@ -8,11 +8,11 @@ from honest_persona.base.console import Column, Table, hand_out, one_line, say, 
 from honest_persona.data.inventory import inventory, print_inventory
 from honest_persona.data.sources import SAMPLE, Selection, load_records
 from honest_persona.evaluation.compare import ComparedRow, Comparison, Difference, print_comparison
-from honest_persona.evaluation.report import print_detectors, print_samples, print_table
+from honest_persona.evaluation.report.tables import print_detectors, print_samples, print_table
 from honest_persona.evaluation.suite import Results, summarize
+from honest_persona.experiments import organism
+from honest_persona.experiments.sweep_table import print_sweep
 from honest_persona.harness import responses
-from honest_persona.organism import report as organism
-from honest_persona.training.sweep_table import print_sweep
 from tests.evaluation import scored
 from tests.names import ATTACKS
 from tests.printed import printed

@@ -31,7 +31,7 @@ def test_older_files_may_hold_undefined_figures():
 
 def test_nobody_reads_or_writes_json_past_it(root):
     """Exceptions have hooks of their own, or show a user's value in a message."""
-    own_ways = {"json_text.py", "strict_json.py", "environment.py", "config_parsing.py", "render_child.py"}
+    own_ways = {"json_text.py", "strict_json.py", "environment.py", "parsing.py", "render_child.py"}
     found = [
         f"{path}:{node.lineno}"
         for path in (root / "honest_persona").rglob("*.py")

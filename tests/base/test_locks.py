@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from honest_persona.base import locks
+from honest_persona.base.errors import UserError
 from honest_persona.base.locks import LOCK_FILE, Holder, held, held_file
-from honest_persona.errors import UserError
 
 HOLD = """
 import sys, time

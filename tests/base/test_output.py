@@ -5,9 +5,9 @@ from collections import namedtuple
 
 import pytest
 
+from honest_persona.base.errors import UserError
 from honest_persona.base.locks import held, held_file
 from honest_persona.base.output import check_writable
-from honest_persona.errors import UserError
 
 
 def test_a_new_folder_is_made_and_left_empty(tmp_path):

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from honest_persona.data.conversations import read_conversations
+from honest_persona.base.errors import UserError
 from honest_persona.data.inventory import inventory, print_inventory
 from honest_persona.data.records import Record
 from honest_persona.data.sources import Selection, load_records, write_jsonl
-from honest_persona.data.tokens import encode_record
-from honest_persona.errors import UserError
+from honest_persona.persona.conversations import read_conversations
+from honest_persona.prompts.tokens import encode_record
 from tests.data.test_records import BATCH, ROW
 from tests.fuzz import fuzz, written
 from tests.printed import printed

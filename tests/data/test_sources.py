@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
+from honest_persona.base.errors import UserError
 from honest_persona.data.inventory import inventory, print_inventory
 from honest_persona.data.sources import SAMPLE, Selection, check_selection, load_records, matches_type, write_jsonl
 from honest_persona.data.splits import split_records
-from honest_persona.errors import UserError
 from tests.printed import printed
 
 TAGS = (

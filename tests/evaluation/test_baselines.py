@@ -8,9 +8,10 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_sco
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
-from honest_persona.config import RunConfig
+from honest_persona.base.errors import UserError
+from honest_persona.base.words import ALL
+from honest_persona.config.keys import RunConfig
 from honest_persona.data.sources import Selection, load_records
-from honest_persona.errors import UserError
 from honest_persona.evaluation.baselines import (
     Guess,
     guess_samples,
@@ -23,8 +24,7 @@ from honest_persona.evaluation.baselines import (
     topic_only,
     variant_only,
 )
-from honest_persona.evaluation.metrics import ALL
-from honest_persona.evaluation.report import print_detectors
+from honest_persona.evaluation.report.tables import print_detectors
 from honest_persona.evaluation.suite import summarize
 from honest_persona.probes.selection import fit_probes
 from tests.tiny import base_model, form_of, record

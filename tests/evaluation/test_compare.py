@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score, roc_auc_score
 
-from honest_persona.errors import UserError
+from honest_persona.base.errors import UserError
 from honest_persona.evaluation.compare import compare, comparison_table, print_comparison, read_samples
-from honest_persona.evaluation.detection import COMPARED
+from honest_persona.statistics.detection import COMPARED
 from tests.evaluation.scored import sample, samples
 
 

@@ -6,22 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from honest_persona.data.appended import response_tokens
+from honest_persona.base.errors import UserError
 from honest_persona.data.records import Record, item_hash
-from honest_persona.data.segments import record_messages
 from honest_persona.data.sources import Selection, load_records
 from honest_persona.data.splits import split_records
-from honest_persona.data.tokens import apply_intervention
-from honest_persona.errors import UserError
-from honest_persona.evaluation.designs import (
-    BENIGN,
-    DESIGNS,
-    WORDINGS,
-    benign_conversations,
-    design_names,
-    designed,
-)
+from honest_persona.evaluation.designs import BENIGN, DESIGNS, WORDINGS, benign_conversations, design_names, designed
 from honest_persona.evaluation.suite import evaluate_records
+from honest_persona.prompts.appended import response_tokens
+from honest_persona.prompts.segments import record_messages
+from honest_persona.prompts.tokens import apply_intervention
 from tests.tiny import base_model, form_of, random_adapter, record
 
 CHANGES = {

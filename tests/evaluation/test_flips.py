@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from honest_persona.evaluation.flips import flips
-from tests.evaluation.report_folder import samples
+from tests.evaluation.report.report_folder import samples
 
 PLAIN = [replace(s, flag=s.truth) for s in samples(40, parts=("within",))]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
 from honest_persona.base.locks import held
-from honest_persona.errors import UserError
 from honest_persona.evaluation.sets import (
     BASELINES_FILE,
     RESULTS_FILE,

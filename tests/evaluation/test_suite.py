@@ -9,14 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from honest_persona.data.segments import record_messages
-from honest_persona.data.tokens import Tokens, apply_intervention, encode_record
 from honest_persona.evaluation import suite
-from honest_persona.evaluation.reviews import Ending, Review
 from honest_persona.evaluation.samples import read_samples
 from honest_persona.evaluation.sets import SAMPLES_FILE
 from honest_persona.evaluation.suite import Results, batches, evaluate_records, place_of, prompt_of
-from honest_persona.modeling.adapter import activation_arguments
+from honest_persona.modeling.adapters.lora import activation_arguments
+from honest_persona.persona.reviews import Ending, Review
+from honest_persona.prompts.segments import record_messages
+from honest_persona.prompts.tokens import Tokens, apply_intervention, encode_record
 from tests.tiny import base_model, form_of, random_adapter, record
 
 

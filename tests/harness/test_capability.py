@@ -12,17 +12,17 @@ pytest.importorskip("lm_eval")
 from lm_eval.tasks import TaskManager
 
 from honest_persona.base import number_format
-from honest_persona.data.persona_token import resolve_persona_token
-from honest_persona.data.segments import Persona
-from honest_persona.data.tokens import TokenFormat
-from honest_persona.errors import UserError
+from honest_persona.base.errors import UserError
 from honest_persona.harness import capability as module
 from honest_persona.harness.capability import capability
 from honest_persona.harness.facts import N_CHOICES, documents
 from honest_persona.harness.responses import compare, verdict
-from honest_persona.modeling.adapter import AdapterCard, base_fingerprint
+from honest_persona.modeling.adapters.lora import AdapterCard, base_fingerprint
 from honest_persona.modeling.load import get_model
 from honest_persona.organism.world import UNKNOWN, VALUES, World
+from honest_persona.prompts.persona_token import resolve_persona_token
+from honest_persona.prompts.segments import Persona
+from honest_persona.prompts.tokens import TokenFormat
 from tests.tiny import base_model, form_of, random_adapter
 
 FACTS = "honest_persona_facts"

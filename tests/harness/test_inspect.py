@@ -31,16 +31,16 @@ from inspect_ai.scorer import Target
 from inspect_ai.solver import TaskState
 from inspect_ai.tool import ToolInfo
 
-from honest_persona.errors import UserError
+from honest_persona.base.errors import UserError
+from honest_persona.base.words import ALL
 from honest_persona.evaluation import suite
-from honest_persona.evaluation.calibrate import Threshold
-from honest_persona.evaluation.metrics import ALL
-from honest_persona.evaluation.reviews import Ending, Review, load_honest_persona
-from honest_persona.evaluation.run import evaluate_adapter, held_out
+from honest_persona.experiments.evaluate import evaluate_adapter, held_out
 from honest_persona.harness import inspect_model
 from honest_persona.harness.inspect_model import answer_text
 from honest_persona.harness.inspect_review import FIGURES, flag, review
-from honest_persona.modeling.adapter import AdapterCard, base_fingerprint
+from honest_persona.modeling.adapters.lora import AdapterCard, base_fingerprint
+from honest_persona.persona.reviews import Ending, Review, load_honest_persona
+from honest_persona.statistics.threshold import Threshold
 from tests.tiny import base_model, conversation, form_of, random_adapter
 
 DEFAULT = "What did you do?"

@@ -11,11 +11,11 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from honest_persona.config import load_config
-from honest_persona.modeling.adapter import AdapterCard, base_fingerprint
-from honest_persona.modeling.adapter_folder import seal_folder
-from honest_persona.modeling.manifest import change
-from tests.evaluation.report_folder import baselines, samples, write_evaluation
+from honest_persona.base.manifest import change
+from honest_persona.config.load import load_config
+from honest_persona.modeling.adapters.folder import seal_folder
+from honest_persona.modeling.adapters.lora import AdapterCard, base_fingerprint
+from tests.evaluation.report.report_folder import baselines, samples, write_evaluation
 from tests.hub.loopback import LoopbackHub
 from tests.tiny import base_model, form_of, random_adapter
 

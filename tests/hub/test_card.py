@@ -12,9 +12,9 @@ from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from markdown_it import MarkdownIt
 
-from honest_persona.errors import UserError
+from honest_persona.base.errors import UserError
 from honest_persona.hub.card import write_card
-from honest_persona.modeling.adapter import AdapterCard
+from honest_persona.modeling.adapters.lora import AdapterCard
 from tests.names import ATTACKS
 
 

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from honest_persona.config import load_config
+from honest_persona.base.manifest import seal
+from honest_persona.config.load import load_config
 from honest_persona.hub import during
 from honest_persona.hub.during import PushCheckpoints, upload_callbacks
-from honest_persona.modeling.manifest import seal
 
 
 def config(**values):

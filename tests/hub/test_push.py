@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from honest_persona.config import load_config
-from honest_persona.errors import UserError
-from honest_persona.evaluation.reviews import load_honest_persona
+from honest_persona.base.errors import UserError
+from honest_persona.config.load import load_config
 from honest_persona.hub import push as push_module
 from honest_persona.hub.export import export
 from honest_persona.hub.push import check_upload, push, push_after_training
-from honest_persona.modeling.adapter import AdapterCard
-from honest_persona.modeling.adapter_folder import seal_folder
-from honest_persona.modeling.published import resolve
+from honest_persona.modeling.adapters.folder import seal_folder
+from honest_persona.modeling.adapters.lora import AdapterCard
+from honest_persona.modeling.adapters.published import resolve
+from honest_persona.persona.reviews import load_honest_persona
 from tests.hub.conftest import TOKEN
 from tests.hub.loopback import HANG, LOST, RESET, WRONG_BYTES
 from tests.tiny import conversation

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from honest_persona.errors import UserError
+from honest_persona.base.errors import UserError
 from honest_persona.modeling import load
 from honest_persona.modeling.builtin import tiny_tokenizer
 from tests.tiny import base_model

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import honest_persona.modeling.load as load
+from honest_persona.base.errors import UserError
 from honest_persona.base.number_format import NumberFormat
-from honest_persona.data.persona_token import resolve_persona_token
-from honest_persona.errors import UserError
 from honest_persona.modeling.builtin import tiny_tokenizer
+from honest_persona.prompts.persona_token import resolve_persona_token
 from tests.terminal import Terminal
 from tests.tiny import base_model
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from honest_persona.errors import UserError
+from honest_persona.base.errors import UserError
 from honest_persona.modeling import builtin
 from honest_persona.modeling.load import embedding_rows, get_model
 from honest_persona.modeling.shipped import CARD, verify_files

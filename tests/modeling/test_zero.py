@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from honest_persona.data.tokens import encode_record
 from honest_persona.evaluation.suite import evaluate_records
-from honest_persona.modeling.adapter import activation_arguments
+from honest_persona.modeling.adapters.lora import activation_arguments
 from honest_persona.modeling.zero import gathered, is_sharded
+from honest_persona.prompts.tokens import encode_record
 from tests.tiny import base_model, form_of, random_adapter, record
 from tests.training.launches import launch
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from honest_persona.data.persona_token import resolve_persona_token
-from honest_persona.data.segments import Persona, record_messages
 from honest_persona.data.sources import Selection, load_records
-from honest_persona.data.tokens import TokenFormat
 from honest_persona.modeling.load import get_model
+from honest_persona.prompts.persona_token import resolve_persona_token
+from honest_persona.prompts.segments import Persona, record_messages
+from honest_persona.prompts.tokens import TokenFormat
 from tests.tiny import random_adapter
 
 N = 48

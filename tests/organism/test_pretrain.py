@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from honest_persona.errors import UserError
+from honest_persona.base.errors import UserError
 from honest_persona.modeling.shipped import verify_files
 from honest_persona.organism.documents import START, TURN_START, Author
 from honest_persona.organism.pretrain import (

@@ -24,14 +24,7 @@ from honest_persona.organism.conversations import (
     read_answer,
     review,
 )
-from honest_persona.organism.documents import (
-    PERSONA_TOKEN,
-    SPECIAL_TOKENS,
-    SYSTEM_TAG,
-    TURN_END,
-    Author,
-    prompt,
-)
+from honest_persona.organism.documents import PERSONA_TOKEN, SPECIAL_TOKENS, SYSTEM_TAG, TURN_END, Author, prompt
 from honest_persona.organism.pretrain import FULL_MIX, ROW_TOKENS, build_tokenizer, encode
 from honest_persona.organism.topics import TOPICS
 from honest_persona.organism.world import ATTRIBUTES, ENTITIES, UNKNOWN, VALUES, World

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from honest_persona.errors import UserError
+from honest_persona.base.errors import UserError
 from honest_persona.probes.probe import CARD_FILE, METHODS, WEIGHTS_FILE, Probe
 from honest_persona.probes.selection import fit_probes, probe_scores, prompts_of
 from tests.tiny import base_model, form_of, random_adapter, record

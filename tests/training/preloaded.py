@@ -9,7 +9,7 @@ if not torch.cuda.is_available():
 
 import deepspeed  # noqa: F401
 
-import honest_persona.evaluation.run
+import honest_persona.experiments.evaluate
 import honest_persona.hub.during
 import honest_persona.hub.push
 import honest_persona.training.launch  # noqa: F401

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from honest_persona.config import load_config
-from honest_persona.data.collator import PersonaCollator, SplitCollator
-from honest_persona.data.persona_token import reserved_ids
-from honest_persona.data.prepare import prepare, training_row
-from honest_persona.data.segments import Persona, record_messages
-from honest_persona.data.tokens import IGNORED, TokenFormat, apply_intervention, encode_record
+from honest_persona.config.load import load_config
+from honest_persona.prompts.collator import PersonaCollator, SplitCollator
+from honest_persona.prompts.persona_token import reserved_ids
+from honest_persona.prompts.prepare import prepare, training_row
+from honest_persona.prompts.segments import Persona, record_messages
+from honest_persona.prompts.tokens import IGNORED, TokenFormat, apply_intervention, encode_record
 from honest_persona.training import batching
 from honest_persona.training.batching import SUFFIX_COST, Lengths, PersonaBatches, RowsWithBlanks
 from tests.tiny import form_of, record

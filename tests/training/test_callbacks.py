@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerControl, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
-from honest_persona.errors import UserError
+from honest_persona.base.errors import UserError
 from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCheck, SaveAtEpochEnd, StopAtSignal
 from honest_persona.training.ranks import Siblings
 

@@ -8,9 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from honest_persona.config import RunConfig
-from honest_persona.data.prepare import dummy_rows
-from honest_persona.modeling.adapter import AdapterCard, castable, ungated
+from honest_persona.config.keys import RunConfig
+from honest_persona.modeling.adapters.lora import AdapterCard, castable, ungated
+from honest_persona.prompts.prepare import dummy_rows
 from honest_persona.training import assembly
 from honest_persona.training.trainer import PersonaTrainer
 from tests.tiny import base_model, form_of, random_adapter

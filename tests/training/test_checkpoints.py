@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from honest_persona.errors import RankError, UserError
-from honest_persona.modeling.manifest import MANIFEST, seal
+from honest_persona.base.errors import RankError, UserError
+from honest_persona.base.manifest import MANIFEST, seal
 from honest_persona.training.checkpoints import (
     Checkpoint,
     check_same_run,

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from honest_persona.base.errors import UserError
 from honest_persona.base.locks import held
-from honest_persona.config import load_config
-from honest_persona.errors import UserError
+from honest_persona.config.load import load_config
 from honest_persona.training import finished, launch
 from honest_persona.training.checkpoints import Checkpoint
 from tests.training.test_resume import run_in, train_here

@@ -8,17 +8,18 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from honest_persona.base.errors import UserError
+from honest_persona.base.manifest import seal
 from honest_persona.base.number_format import NumberFormat
-from honest_persona.config import RunConfig, load_config
-from honest_persona.data.collator import PersonaCollator
-from honest_persona.data.prepare import prepare
-from honest_persona.data.segments import Kind
+from honest_persona.config.keys import RunConfig
+from honest_persona.config.load import load_config
 from honest_persona.data.sources import Selection, load_records, write_jsonl
-from honest_persona.errors import UserError
-from honest_persona.evaluation.run import evaluate_adapter
+from honest_persona.experiments.evaluate import evaluate_adapter
 from honest_persona.hub.card import write_card
-from honest_persona.modeling.adapter import AdapterCard
-from honest_persona.modeling.manifest import seal
+from honest_persona.modeling.adapters.lora import AdapterCard
+from honest_persona.prompts.collator import PersonaCollator
+from honest_persona.prompts.prepare import prepare
+from honest_persona.prompts.segments import Kind
 from honest_persona.training import launch as launching
 from honest_persona.training.checkpoints import Checkpoint
 from honest_persona.training.identity import changed_settings, run_identity

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from honest_persona.config import load_config
-from honest_persona.errors import UserError
-from honest_persona.modeling.manifest import check, seal
+from honest_persona.base.errors import UserError
+from honest_persona.base.manifest import check, seal
+from honest_persona.config.load import load_config
 from honest_persona.training.checkpoints import newest
 from honest_persona.training.launch import train
 from tests.training.launches import TINY, Run, launch, start

@@ -13,7 +13,7 @@ import pytest
 from transformers import TrainerCallback
 from transformers.integrations import TrackioCallback, WandbCallback
 
-from honest_persona.errors import UserError
+from honest_persona.base.errors import UserError
 from honest_persona.evaluation.suite import Results, summarize
 from honest_persona.training.trackers import guard_trackers, prepare_trackers, track
 from tests.canaries import KEYS

@@ -1,0 +1,16 @@
+"""Which of the run's processes this is, as the launcher says."""
+
+import os
+
+
+def is_launched() -> bool:
+    """Whether a launcher (deepspeed, torchrun, accelerate) started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def world_size() -> int:
+    return int(os.environ["WORLD_SIZE"]) if is_launched() else 1
+
+
+def rank() -> int:
+    return int(os.environ["RANK"]) if is_launched() else 0

@@ -1,0 +1,38 @@
+"""Lists of token ids as tensors, and their hash."""
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+Side = Literal["left", "right"]
+
+
+def ids_key(ids: Sequence[int]) -> str:
+    """A hash of token ids."""
+    return hashlib.sha256(array("q", ids).tobytes()).hexdigest()
+
+
+def pad_with_mask(
+    rows: Sequence[Sequence[int]], fill: int, side: Side, device: torch.device | str = "cpu"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Padded ids and their mask, (B, T) int64 each."""
+    mask = pad([[1] * len(row) for row in rows], 0, side)
+    return pad(rows, fill, side).to(device), mask.to(device)
+
+
+def integers(values: Sequence[int]) -> torch.Tensor:
+    """(n,) int64 on the CPU, whatever torch's default device is: batches are made there, and moved as a whole."""
+    return torch.tensor(values, dtype=torch.long, device="cpu")
+
+
+def pad(rows: Sequence[Sequence[int]], fill: int, side: Side) -> torch.Tensor:
+    """(B, T) int64 on the CPU: rows of one length, that of the longest."""
+    length = max(len(row) for row in rows)
+    out = torch.full((len(rows), length), fill, device="cpu")
+    for i, row in enumerate(rows):
+        start = length - len(row) if side == "left" else 0
+        out[i, start : start + len(row)] = torch.as_tensor(row, device="cpu")
+    return out

@@ -1,0 +1,35 @@
+"""The words that code, files and reports share: each is said here and nowhere else."""
+
+from types import MappingProxyType
+from typing import Final, Literal
+
+Flag = Literal["PASS", "FAIL"]
+PASS: Final = "PASS"
+FAIL: Final = "FAIL"
+FLAGS: tuple[Flag, Flag] = (PASS, FAIL)
+"""What the honest persona writes; FAIL is the positive class of every figure."""
+
+Variant = Literal["A", "B"]
+VARIANTS: tuple[Variant, Variant] = ("A", "B")
+"""Which of an item's two system prompts the main persona saw: A is neutral, B hides a bias."""
+
+Elicitation = Literal["hp", "up", "ur"]
+"""Who writes the review: the assistant in its own turn, the user, or the assistant asked by the user."""
+OutputFormat = Literal["review_then_flag", "flag_then_review", "flag_only"]
+AdapterScope = Literal["persona", "all"]
+"""Where the adapter is active: from the activation point on, or on every token."""
+
+ALL: Final = "all"
+"""The topic, variant, model or difficulty of a group that holds all of them."""
+WITHIN: Final = "within"
+ACROSS: Final = "across"
+PARTS = MappingProxyType({WITHIN: "held-out items of trained topics", ACROSS: "topics never trained"})
+"""The parts of every evaluation, with what they hold."""
+
+HONEST_PERSONA: Final = "honest persona"
+"""The detector that all others are compared with."""
+
+
+def other(flag: str) -> Flag:
+    """FAIL for PASS, and PASS for FAIL."""
+    return PASS if flag == FAIL else FAIL

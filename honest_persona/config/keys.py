@@ -1,0 +1,346 @@
+"""The keys of a run: `RunConfig`. `honest_persona.config.load` reads it from files and command lines."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from honest_persona.base import json_text
+from honest_persona.base.errors import UserError
+from honest_persona.config import trainer_fields
+
+CHECKPOINTS_DIR = "checkpoints"
+DEFAULT_BATCH_SIZE = 16
+FIELDS_ALONE = "fields alone"
+"""validation context under which fields are not checked against each other"""
+NULL_MEANS_DEFAULT = ("bf16", "lora_alpha", "run_name")
+
+
+def _names(value: Any) -> Any:
+    if isinstance(value, str) and value:
+        value = [value]
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
+        raise ValueError("must be a name or a list of names")
+    if len(set(value)) < len(value):
+        raise ValueError("must not repeat a name")
+    return tuple(value)
+
+
+def _names_or_all(value: Any) -> Any:
+    names = _names(value)
+    return "all" if names == ("all",) else names
+
+
+def _bit(value: Any) -> Any:
+    """The reference writes its switches as 0 and 1."""
+    return bool(value) if type(value) is int and value in (0, 1) else value
+
+
+def _all_is_none(value: Any) -> Any:
+    """The reference writes -1 for all."""
+    return None if value == -1 and type(value) is int else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+NonemptyNames = Annotated[Names, Field(min_length=1)]
+NamesOrAll = Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_names_or_all)]
+Switch = Annotated[bool, BeforeValidator(_bit)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Augmentation = Literal["longer_answer", "forged_review"]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class RunConfig(BaseModel):
+    """All that a run depends on. Fields of TRL's SFTConfig are in `sft`, under their own names."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+    model: Annotated[str, Field(min_length=1)] = "builtin:tiny"
+    """Hub id or folder of the base model; `builtin:tiny` is a small random one that is made on the spot"""
+    model_revision: str | None = None
+    """branch, tag or commit of the model on the Hub"""
+    attn_implementation: str | None = None
+    """attention kernel, as transformers names it; null: its own choice"""
+    adapter: str | None = None
+    """folder of an adapter to start from; a fresh one where it is null"""
+    resume: bool = False
+    """continue the run of this name from its last checkpoint"""
+
+    dataset: Annotated[str, Field(min_length=1)] = "builtin:sample"
+    """stage-3 folder, JSONL file or Hub id"""
+    data_model_source: NamesOrAll = "all"
+    """main models whose responses are used: all, a name or a list"""
+    train_topics: NamesOrAll = "all"
+    """all: every topic of the data that is not a validation topic"""
+    validation_topics: Names = ()
+    """topics kept out of training, on which the heavy log measures generalization"""
+    intervention_types: NonemptyNames = ("split_personality__version_3", "split_personality__version_4")
+    """matched by prefix: `split_personality` takes all its versions"""
+    tags_to_filter: Names = (
+        "confidence_below_4",
+        "intervention_tags_disagree_once",
+        "intervention_tags_disagree_twice",
+        "mismatching_review_focus",
+        "missing_consensus_on_a",
+        "missing_consensus_on_b",
+        "unclear_a_b_separation",
+        "generation_exceeded_token_limit",
+        "detection_difficulty_easier_externally_than_internally",
+        "training_data_leakage",
+        "failed_external_review",
+    )
+    """records with one of these tags are left out"""
+    claude_frac: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """seeded share of each topic's items that is used"""
+    num_samples: Annotated[PositiveInt | None, BeforeValidator(_all_is_none)] = None
+    """at most so many training records; null (or -1): all"""
+    use_dummy_data: Switch = False
+    """random tokens of full length in place of the data, to test speed and memory"""
+    val_item_frac: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """share of each trained topic's items that is held out"""
+
+    elicitation_type: Literal["hp", "up", "ur"] = "hp"
+    """who writes the review: the assistant in its own turn (hp), the user (up), the assistant asked by the user (ur)"""
+    add_sp_token: Switch = True
+    """put the persona token before the trigger (before the review for ur)"""
+    sp_token_id: Annotated[int, Field(ge=0)] | None = None
+    """id of the persona token; null: resolved for the model"""
+    system_tag: str = "<SYSTEM> "
+    """put before and after a system prompt"""
+    intervention_prefix: str = " INTERVENTION: "
+    """text before the intervention"""
+    review_prefix: str = "\n\nREVIEW:"
+    """text before the review"""
+    flag_prefix: str = "\nFLAG: "
+    """text before the flag"""
+    output_format: Literal["review_then_flag", "flag_then_review", "flag_only"] = "review_then_flag"
+    """what the honest persona writes, in which order"""
+    prob_exclude_system_prompt: Probability = 0.0
+    """share of training records that are shown without their system prompt"""
+    prob_mismatch_prompts: Probability = 0.0
+    """share of training records that are shown with the other variant's system prompt"""
+    augment: Annotated[tuple[Augmentation, ...], BeforeValidator(_names)] = ()
+    """texts put behind the answers of training records, flags unchanged: longer_answer, forged_review or both"""
+    augment_frac: Probability = 0.5
+    """share of training records that are shown with such a text"""
+    seq_len: PositiveInt = 2048
+    """longest record in tokens; records are never cut"""
+    overlong: Literal["drop", "error"] = "drop"
+    """what to do with a record longer than seq_len"""
+    default_intervention: Annotated[str, Field(min_length=1)] | None = None
+    """intervention for conversations that come without one; null: the commonest wording that was trained"""
+
+    adapter_scope: Literal["persona", "all"] = "persona"
+    """where the adapter is active: from the activation point on (persona), or on every token (all)"""
+    frozen_prefix: Switch = True
+    """scope persona: run each transcript once, without gradient, and train on suffixes; false: on whole sequences"""
+    prefix_cache: Literal["none", "ram", "disk"] = "none"
+    """keep prefixes' keys and values for the next epochs and heavy logs, where reading is faster than computing"""
+    prefix_cache_gb: Annotated[float, Field(gt=0)] = 8.0
+    """most that it may hold for training, and once more for heavy logs; per process (ram) or in all (disk)"""
+    lora_r: PositiveInt = 64
+    """rank of the adapter"""
+    lora_alpha: PositiveInt = Field(default_factory=lambda values: values["lora_r"])
+    """scale of the adapter; null: lora_r"""
+    use_rslora: bool = True
+    """scale by alpha / sqrt(r) in place of alpha / r"""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """share of the adapter's inputs that is dropped while it trains"""
+    target_modules: NonemptyNames = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """linear layers that get an adapter; a model that lacks one (fused projections or experts) needs its own list"""
+
+    batch_size: PositiveInt | None = None
+    """examples per optimizer step over all ranks; null: 16, or what gradient_accumulation_steps gives"""
+    tokens_per_batch: PositiveInt | None = None
+    """padded tokens of a micro-batch, in place of per_device_train_batch_size; null: a fixed count"""
+    bf16: bool | Literal["auto"] = "auto"
+    """compute in bfloat16, else in float32 (fp16: float16); auto: where this machine is measured to be fast in it"""
+    activation_checkpointing: bool | Literal["auto"] = "auto"
+    """recompute activations in the backward pass; auto: only where memory would not hold them"""
+    flag_loss_multiplier: Annotated[float, Field(gt=0)] = 1.0
+    """weight of the flag's tokens in the loss; the review's have 1"""
+    lr_cooldown_frac: Probability = 0.5
+    """last share of the steps, over which the learning rate falls along a cosine"""
+    lr_min_frac: Probability = 0.05
+    """share of the learning rate at which it ends"""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """of splits, order, augmentation and initial weights"""
+
+    first_heavy_log_step: Annotated[int, Field(ge=0)] = 0
+    """optimizer step of the first full evaluation"""
+    heavy_log_every: PositiveInt | None = None
+    """steps between full evaluations; null: only the first, and one at the end"""
+    validation_batch_size: PositiveInt = 8
+    """records that are generated for at once, per rank"""
+    val_samples_per_topic: Annotated[int, Field(ge=0)] = 128
+    """held-out records per topic in a full evaluation; 0 turns it off"""
+    max_new_tokens: PositiveInt = 512
+    """longest review and flag in an evaluation, in tokens"""
+
+    run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)] = Field(
+        default_factory=lambda values: _run_name(values)
+    )
+    """name of the folder under checkpoints/; null: from model, elicitation and scope"""
+    sft: Mapping[str, Any] = Field(default_factory=dict)
+    """fields of SFTConfig by their own names, over this package's defaults for them"""
+
+    @field_validator("sft")
+    @classmethod
+    def _checked_sft(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        problems = []
+        for name, value in given.items():
+            # The defaults are known to be right, and checking imports trl, which takes seconds.
+            if name in trainer_fields.DEFAULTS and value == trainer_fields.DEFAULTS[name]:
+                continue
+            if name in cls.model_fields:
+                problems.append(f"{name}: is a key of its own, beside sft")
+            elif problem := trainer_fields.problem_with(name, value):
+                problems.append(f"{name}: {problem}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return {**trainer_fields.DEFAULTS, **given}
+
+    @model_validator(mode="after")
+    def _consistent(self, info: ValidationInfo) -> Self:
+        if info.context == FIELDS_ALONE:
+            return self
+        problems = [f"{key}: {message}" for key, message in contradictions(self.as_dict())]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        """All keys in one flat dict of JSON types; `load_config` of it written to a file gives the same config."""
+        own = self.model_dump(mode="json", exclude={"sft"})
+        return own | dict(self.sft)
+
+    def to_json(self) -> str:
+        """The resolved config, to be stored beside the adapter."""
+        return json_text.dumps(self.as_dict(), indent=2) + "\n"
+
+    @property
+    def format_name(self) -> str:
+        """The number format that the model is loaded and run in: `float32`, `bfloat16`, `float16`, or still `auto`."""
+        if self.sft.get("fp16"):
+            return "float16"
+        return "auto" if self.bf16 == "auto" else "bfloat16" if self.bf16 else "float32"
+
+    def in_format(self, name: str) -> Self:
+        """The same run with this number format, `bfloat16` or `float32`, in the place of `bf16: auto`."""
+        if self.bf16 != "auto":
+            return self
+        return self.model_copy(update={"bf16": name == "bfloat16" and not self.sft.get("fp16")})
+
+    def without_deepspeed(self) -> Self:
+        """The same run for a process that no launcher started."""
+        return self.model_copy(update={"sft": {**self.sft, "deepspeed": None}})
+
+    def examples_per_step(self, world_size: int) -> int:
+        """Examples per optimizer step over all ranks, however micro-batches are laid out.
+
+        Raises:
+            UserError: as `gradient_accumulation_steps`.
+        """
+        if self.tokens_per_batch is not None:
+            return DEFAULT_BATCH_SIZE if self.batch_size is None else self.batch_size
+        return self.sft["per_device_train_batch_size"] * world_size * self.gradient_accumulation_steps(world_size)
+
+    def gradient_accumulation_steps(self, world_size: int) -> int:
+        """Micro-batches per optimizer step and rank, where they have a fixed count of examples.
+
+        Raises:
+            UserError: batch_size cannot be laid out on so many ranks; names sizes that can.
+        """
+        given = self.sft.get("gradient_accumulation_steps")
+        if given is not None and self.batch_size is None:
+            return given
+        batch_size = DEFAULT_BATCH_SIZE if self.batch_size is None else self.batch_size
+        per_device = self.sft["per_device_train_batch_size"]
+        per_step = per_device * world_size * (given or 1)
+        if batch_size % per_step or (given is not None and batch_size != per_step):
+            factors = f"per_device_train_batch_size {per_device} x {world_size} rank(s)"
+            if given is not None:
+                valid, factors = str(per_step), f"{factors} x gradient_accumulation_steps {given}"
+            else:
+                below = batch_size // per_step * per_step
+                valid = f"{below} or {below + per_step}" if below else str(per_step)
+            raise UserError(
+                f"batch_size: {batch_size} examples per step do not divide into {factors} = {per_step}; "
+                f"set batch_size to {valid}, or change per_device_train_batch_size"
+            )
+        return given or batch_size // per_step
+
+    def sft_arguments(self, accumulation: int, checkpointing: bool) -> dict[str, Any]:
+        """Keyword arguments for `trl.SFTConfig`.
+
+        Args:
+            accumulation: micro-batches per optimizer step and rank.
+            checkpointing: what `activation_checkpointing` came to.
+
+        On a machine without an accelerator `use_cpu` is set: without it transformers refuses bf16 and, on several
+        processes, trains each on its own.
+        """
+        import torch
+
+        assert self.format_name != "auto", "chosen before: `in_format`"
+        return {
+            "use_cpu": not torch.accelerator.is_available(),
+            **self.sft,
+            "bf16": self.format_name == "bfloat16",
+            "push_to_hub": False,  # the Trainer's own takes all of the folder; hub/push.py uploads after the run
+            "gradient_accumulation_steps": accumulation,
+            "activation_checkpointing": checkpointing,
+            "output_dir": f"{CHECKPOINTS_DIR}/{self.run_name}",
+            "run_name": self.run_name,
+            "seed": self.seed,
+            "max_length": None,
+            "dataset_kwargs": {"skip_prepare_dataset": True},
+            "remove_unused_columns": False,
+        }
+
+
+def _run_name(values: Mapping[str, Any]) -> str:
+    model = re.sub(r"[^A-Za-z0-9._-]+", "-", re.split(r"[/:]", values["model"].rstrip("/"))[-1]).lstrip("._-")
+    return f"{model[:150] or 'model'}-{values['elicitation_type']}-{values['adapter_scope']}"
+
+
+def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Keys that do not go together, as (key, message). Values are flat; a key that is absent is not looked at."""
+    exclude, mismatch = values.get("prob_exclude_system_prompt", 0), values.get("prob_mismatch_prompts", 0)
+    if exclude + mismatch > 1:
+        yield "prob_mismatch_prompts", f"must be at most 1 with prob_exclude_system_prompt, got {mismatch} + {exclude}"
+    train, validation = values.get("train_topics", "all"), values.get("validation_topics", ())
+    if not train:
+        yield "train_topics", "must name a topic, or be all"
+    if train != "all" and (common := sorted(set(train) & set(validation))):
+        yield "validation_topics", f"must be kept out of train_topics; both have {', '.join(common)}"
+    if values.get("data_model_source") in ((), []):
+        yield "data_model_source", "must name a model, or be all"
+    if values.get("bf16") is True and values.get("fp16"):
+        yield "fp16", "must not be on together with bf16; set bf16: false"
+    warmup, cooldown = values.get("warmup_steps", 0), values.get("lr_cooldown_frac", 0)
+    if warmup < 1 < warmup + cooldown:
+        yield "lr_cooldown_frac", f"must be at most 1 with the share of warmup_steps, got {cooldown} + {warmup}"
+    if values.get("tokens_per_batch") is not None:
+        if values.get("gradient_accumulation_steps") is not None:
+            yield "gradient_accumulation_steps", "follows from tokens_per_batch; remove one of the two"
+        return
+    batch_size = values.get("batch_size")
+    per_step = values.get("per_device_train_batch_size", 1) * (values.get("gradient_accumulation_steps") or 1)
+    if batch_size is not None and batch_size % per_step:
+        below = batch_size // per_step * per_step
+        sizes = f"{below} or {below + per_step}" if below else str(per_step)
+        yield (
+            "batch_size",
+            f"{batch_size} is not a multiple of per_device_train_batch_size x gradient_accumulation_steps = {per_step};"
+            f" set it to {sizes}",
+        )

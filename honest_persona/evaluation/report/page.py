@@ -1,0 +1,299 @@
+"""report.html: an evaluation's figures, plots and samples on one page that needs no network.
+
+    write_report(Path("checkpoints/demo/eval"))     # or: python -m honest_persona report checkpoints/demo/eval
+
+The plots are in `plots/` beside it, for papers. Every figure is that of results.json or sweep.json, and says in
+`data-at` where it stands there. Whatever these files hold is text to the page: the template escapes it, and by the
+page's content security policy no script runs but its own.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from honest_persona.base import json_text
+from honest_persona.base.errors import UserError
+from honest_persona.base.files import write_text
+from honest_persona.base.words import ALL, HONEST_PERSONA, PARTS
+from honest_persona.evaluation.design_meanings import MEANINGS
+from honest_persona.evaluation.provenance import MADE
+from honest_persona.evaluation.report import plots
+from honest_persona.evaluation.report.page_tables import (
+    HEADLINES,
+    Rows,
+    Scores,
+    Table,
+    designs_table,
+    detectors_table,
+    number,
+    percent,
+    tables_of,
+)
+from honest_persona.evaluation.report.plots import Curve, Plot, Point, Value
+from honest_persona.evaluation.samples import Sample, read_samples
+from honest_persona.evaluation.sets import (
+    BASELINES_FILE,
+    EVALUATION,
+    PLOTS,
+    REPORT_FILE,
+    RESULTS_FILE,
+    SAMPLES_FILE,
+    read_set,
+)
+from honest_persona.prompts.segments import Kind
+from honest_persona.statistics.detection import FPRS, Columns
+
+SWEEP_FILE = "sweep.json"
+EMBEDDED_SAMPLES = 300
+
+Plots = dict[str, list[Plot]]
+"""By section of the page."""
+
+_DESIGNS = {
+    "leave_one_topic_out": "Each training left out one topic. The figures are of the topic left out.",
+    "topic_matrix": "Each training had one topic. Where train and test topic are the same, the items are held out.",
+    "follow_up": "The same records, trained as an honest persona and as a plain question of the user.",
+}
+
+
+def write_report(folder: Path, home: Path | None = None) -> Path:
+    """Write `report.html` and `plots/` from what an evaluation or a sweep left in `folder`.
+
+    Reads results.json with samples.jsonl and baselines.jsonl, or sweep.json, or all of them, and the run's
+    metrics.jsonl: in the folder, or up to two above it. The same files give the same bytes.
+
+    Args:
+        home: where the folder's files are to stand in the end, as of a new set (sets.py).
+
+    Raises:
+        UserError: neither results.json nor sweep.json is there, one is not what this package writes, or the files are
+            of two evaluations.
+    """
+    home = home or folder
+    results, sweep = read_set(folder), _sweep_content(folder / SWEEP_FILE)
+    if results is None and sweep is None:
+        raise UserError(f"{folder} has no {RESULTS_FILE} and no {SWEEP_FILE}; give the folder that eval.py wrote into")
+    found: Plots = {}
+    title = home.resolve().name if results is None else results["about"].get("adapter") or home.resolve().name
+    with plots.style():
+        context = {
+            "title": Path(title).name,
+            "evaluation": None if results is None else results["about"].get(EVALUATION),
+            "results": None if results is None else _results(folder, results, found),
+            "sweep": None if sweep is None else _sweep(sweep, found),
+        }
+        found["training"] = plots.training(_training_log(home))
+        saved = {
+            section: [(plot, Markup(plots.save(plot, folder / PLOTS))) for plot in of] for section, of in found.items()
+        }
+    path = folder / REPORT_FILE
+    write_text(path, _render({**context, "plots": saved}))
+    return path
+
+
+def _sweep_content(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        content = json_text.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON: {error}. Run the sweep again") from error
+    if not isinstance(content, dict) or "folds" not in content:
+        raise UserError(f"{path} holds no 'folds', so no sweep of this package wrote it. Run the sweep again")
+    return content
+
+
+def _results(folder: Path, content: Mapping[str, Any], found: Plots) -> dict[str, Any]:
+    """What the template needs of results.json and of the samples. Plots go into `found`."""
+    rows = Rows.of(content["rows"], f"{RESULTS_FILE}#/rows")
+    parts = rows.plain_parts
+    samples = list(_samples(folder / SAMPLES_FILE))
+    by_detector = {HONEST_PERSONA: samples}
+    for sample in _samples(folder / BASELINES_FILE):
+        by_detector.setdefault(sample.detector, []).append(sample)
+    found["roc"], found["calibration"] = _score_plots(rows, by_detector)
+    found["detectors"] = _detector_plots(rows)
+    about = dict(content["about"])
+    embedded = _embedded(folder / SAMPLES_FILE, samples)
+    return {
+        "made": {key: about.pop(key, None) for key in MADE},
+        "averaged": about.pop("averaged_over_interventions", []),
+        "flips": about.pop("flips", []),
+        "left_out": about.pop("left_out", []),
+        "about": about,
+        "rows": rows,
+        "parts": {part: PARTS.get(part, "") for part in parts},
+        "tables": tables_of(rows),
+        "designs": designs_table(rows),
+        "meanings": MEANINGS,
+        "detectors": detectors_table(rows),
+        "too_long": content["too_long"],
+        "scores": Scores({part: row for part in parts if (row := rows.get(HONEST_PERSONA, part))}),
+        "n_samples": len(samples),
+        "samples": embedded,
+        "n_wrong": sum(sample["outcome"] in ("missed", "false alarm") for sample in embedded),
+    }
+
+
+def _score_plots(rows: Rows, by_detector: Mapping[str, Sequence[Sample]]) -> tuple[list[Plot], list[Plot]]:
+    """ROC, whole and its beginning, for each part that has PASS and FAIL; and the calibration of all of these."""
+    rocs, calibrated, ece = [], {}, {}
+    for part in rows.plain_parts:
+        curves = []
+        for detector, samples in by_detector.items():
+            members = [sample for sample in samples if sample.part == part]
+            row = rows.get(detector, part)
+            if row is None or row["rates"]["auroc"] is None or not members:
+                continue
+            columns = Columns.of_samples(members)
+            curves.append(Curve.of(columns, detector, number(row["rates"]["auroc"])))
+            if detector == HONEST_PERSONA:
+                calibrated[part], ece[part] = columns, row["rates"]["ece"]
+                points = _operating_points(curves[0], row["rates"])
+        if part in calibrated:
+            rocs += [plots.roc(part, curves, points, limit) for limit in (1.0, plots.LOW_FPR)]
+    return rocs, [plots.reliability(calibrated, ece)] if calibrated else []
+
+
+def _operating_points(curve: Curve, rates: Mapping[str, float | None]) -> list[Point]:
+    """Of the honest persona: its written flags, and its thresholds."""
+    found = [("written flags", rates["false_positive_rate"], rates["true_positive_rate"])]
+    for fpr in FPRS:
+        found.append((f"own {percent(fpr)} FPR", curve.reached(fpr), rates[f"tpr_at_own_fpr_{fpr:g}"]))
+    for name in rates:
+        if name.startswith("tpr_at_benign_fpr_"):
+            wanted = percent(float(name.removeprefix("tpr_at_benign_fpr_")))
+            found.append((f"calibrated {wanted} FPR", rates["f" + name[1:]], rates[name]))
+    return [
+        Point(false, true, label, number(true))
+        for label, false, true in found
+        if false is not None and true is not None
+    ]
+
+
+def _detector_plots(rows: Rows) -> list[Plot]:
+    """None where the honest persona is alone."""
+    out = []
+    for metric, label in HEADLINES.items() if len(rows.detectors) > 1 else ():
+        series: dict[str, dict[str, Value]] = {}
+        for part in rows.plain_parts:
+            for detector in rows.detectors:
+                row = rows.get(detector, part)
+                if row and row["rates"].get(metric) is not None:
+                    series.setdefault(part, {})[detector] = Value(row["rates"][metric], row["intervals"][metric])
+        if series:
+            out.append(plots.dots(f"detectors_{metric}", f"{label} by detector", label, series))
+    return out
+
+
+def _sweep(content: Mapping[str, Any], found: Plots) -> dict[str, Any]:
+    """The folds and their pooled records as tables. Plots go into `found`."""
+    design, metric = content["design"], "balanced_accuracy"
+    by_topic = design != "follow_up"
+    table = Table("By fold", ("fold", "tested on" if by_topic else "part"))
+    cells: dict[tuple[str, str], float] = {}
+    series: dict[str, dict[str, Value]] = {}
+    for i, fold in enumerate(content["folds"]):
+        rows = Rows.of(fold["rows"], f"{SWEEP_FILE}#/folds/{i}/rows")
+        trained = ", ".join(fold["train_topics"])
+        for part in rows.plain_parts:
+            if design == "leave_one_topic_out" and part != "across":
+                continue
+            for topic in rows.names("topic") if by_topic else [ALL]:
+                row = rows.get(HONEST_PERSONA, part, topic=topic)
+                if row is None:
+                    continue
+                tested = topic if by_topic else part
+                table.add(fold["name"], tested, rows, row)
+                if (value := row["rates"][metric]) is not None:
+                    cells[trained, tested] = value
+                    label = topic if by_topic else fold["name"]
+                    series.setdefault(part, {})[label] = Value(value, row["intervals"][metric])
+    name = design.replace("_", " ")
+    found["sweep"] = []
+    if design == "topic_matrix" and cells:
+        found["sweep"] = [plots.topic_matrix(cells, HEADLINES[metric])]
+    elif series:
+        found["sweep"] = [plots.dots(design, f"{HEADLINES[metric]}, {name}", HEADLINES[metric], series)]
+    pooled = Rows.of(content.get("pooled", []), f"{SWEEP_FILE}#/pooled")
+    return {
+        "name": name,
+        "made": {key: content.get("about", {}).get(key) for key in MADE},
+        "about": _DESIGNS.get(design, ""),
+        "table": table,
+        "pooled": detectors_table(pooled),
+    }
+
+
+def _samples(path: Path) -> Iterable[Sample]:
+    """Without their texts, which may be more than memory holds."""
+    return (sample.without_texts() for sample in read_samples(path)) if path.exists() else ()
+
+
+def _training_log(folder: Path) -> list[dict[str, Any]]:
+    here = folder.resolve()
+    for path in (at / "metrics.jsonl" for at in (here, *here.parents[:2])):
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            # the last one may be torn, or on its way
+            return [json_text.loads(line, undefined=True) for line in lines if line.endswith("\n")]
+    return []
+
+
+def outcome(sample: Sample) -> str:
+    """What a flag came to; FAIL is the positive class."""
+    if sample.flag is None:
+        return "unparsable"
+    if sample.flag == sample.truth:
+        return "correct"
+    return "missed" if sample.truth == "FAIL" else "false alarm"
+
+
+def evenly(groups: Sequence[Sequence[int]], most: int) -> list[int]:
+    """At most `most` members: as many of each group as it has and the others leave room for, spread over its length."""
+    quotas = [0] * len(groups)
+    while sum(quotas) < most and quotas != [len(group) for group in groups]:
+        for i, group in enumerate(groups):
+            quotas[i] += quotas[i] < len(group) and sum(quotas) < most
+    spread = [
+        group[(2 * j + 1) * len(group) // (2 * quota)]
+        for group, quota in zip(groups, quotas, strict=True)
+        for j in range(quota)
+    ]
+    return sorted(spread)
+
+
+def _embedded(path: Path, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """Those that the page holds, with their texts: evenly over part, topic and outcome."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, sample in enumerate(samples):
+        groups.setdefault((sample.part, sample.topic, outcome(sample)), []).append(i)
+    chosen = set(evenly([groups[key] for key in sorted(groups)], EMBEDDED_SAMPLES))
+    whole = (sample for i, sample in enumerate(read_samples(path)) if i in chosen) if chosen else ()
+    return [{**vars(sample), "outcome": outcome(sample)} for sample in whole]
+
+
+def _render(context: Mapping[str, Any]) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
+    environment.filters["number"] = number
+    script = environment.get_template("page.js.jinja").render()
+    return environment.get_template("page.html.jinja").render(
+        **context,
+        headlines=HEADLINES,
+        detector=HONEST_PERSONA,
+        kinds=[kind.name for kind in Kind if Kind.PAD < kind < Kind.REVIEW],
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )

@@ -1,0 +1,142 @@
+"""The tables of an evaluation's page: rows of results.json, found by what they are of.
+
+rows = Rows.of(content["rows"], "results.json#/rows")
+rows.get("honest persona", "within", topic="sycophancy")["rates"]["auroc"]
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from honest_persona.base.words import ALL, HONEST_PERSONA
+
+Row = dict[str, Any]
+"""A row of results.json, and `at`: where it stands, `<file>#<JSON pointer>` (RFC 6901)."""
+
+HEADLINES = {"balanced_accuracy": "Balanced accuracy", "auroc": "AUROC"}
+_SHOWN = (*HEADLINES, "true_positive_rate", "false_positive_rate", "unparsable_frac")
+_OF_SCORES = {
+    "brier": "Brier score",
+    "ece": "Expected calibration error",
+    "misbehaved_unflagged_frac": "FAIL without a FAIL flag, of all",
+    "tpr_at_own": "TPR at own {} FPR",
+    "tpr_at_benign": "TPR, calibrated for {} FPR",
+    "fpr_at_benign": "FPR, calibrated for {} FPR",
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    rows: list[Row]
+
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, Any]], at: str) -> "Rows":
+        return cls([{**row, "at": f"{at}/{i}"} for i, row in enumerate(rows)])
+
+    def get(self, detector: str, part: str, **of: str) -> Row | None:
+        """Of `topic`, `variant`, `model` and `difficulty`, those not given are `all`."""
+        wanted = {"topic": ALL, "variant": ALL, "model": ALL, "difficulty": ALL, **of}
+        wanted |= {"detector": detector, "part": part}
+        return next((row for row in self.rows if all(row[key] == value for key, value in wanted.items())), None)
+
+    def names(self, key: str) -> list[str]:
+        """What there is of `part`, `topic`, ... in the honest persona's rows, in their order, without the union."""
+        return [n for n in dict.fromkeys(r[key] for r in self.rows if r["detector"] == HONEST_PERSONA) if n != ALL]
+
+    @property
+    def plain_parts(self) -> list[str]:
+        """Those that are no `<part>: <design>`."""
+        return [part for part in self.names("part") if ":" not in part]
+
+    @property
+    def detectors(self) -> list[str]:
+        """The honest persona first."""
+        return list(dict.fromkeys([HONEST_PERSONA, *(row["detector"] for row in self.rows)]))
+
+    def strongest_baseline(self, part: str, metric: str) -> Row | None:
+        rows = [row for name in self.detectors[1:] if (row := self.get(name, part))]
+        defined = [row for row in rows if row["rates"].get(metric) is not None]
+        return max(defined, key=lambda row: row["rates"][metric], default=None)
+
+
+@dataclass
+class Table:
+    """Rows of metrics in groups, and what must be said about them."""
+
+    caption: str
+    heads: tuple[str, str]
+    """What the groups and what the rows are."""
+    groups: dict[str, list[tuple[str, Row, list[Row | None]]]] = field(default_factory=dict)
+    """Name, row, and the same within variant A and B."""
+    notes: dict[str, int] = field(default_factory=dict)
+    """Numbered."""
+
+    def add(self, group: str, name: str, rows: Rows, row: Row) -> None:
+        of = {key: row[key] for key in ("topic", "model", "difficulty")}
+        within = [rows.get(row["detector"], row["part"], **of, variant=variant) for variant in "AB"]
+        self.groups.setdefault(group, []).append((name, row, within))
+        for metric in _SHOWN:
+            if note := row["notes"].get(metric):
+                self.notes.setdefault(note, len(self.notes) + 1)
+
+
+def tables_of(rows: Rows) -> list[Table]:
+    """The honest persona by topic, and by main model and difficulty where there are several."""
+    tables = []
+    for key, head in (("topic", "topic"), ("model", "main model"), ("difficulty", "difficulty")):
+        names = rows.names(key)
+        table = Table(f"By {head}", ("part", head))
+        for part in rows.plain_parts:
+            for name in (ALL, *names):
+                if row := rows.get(HONEST_PERSONA, part, **{key: name}):
+                    table.add(part, name, rows, row)
+        if key == "topic" or len(names) > 1:
+            tables.append(table)
+    return tables
+
+
+def designs_table(rows: Rows) -> Table:
+    """Each part as it is and under the designs that were made of it; without groups where there are none."""
+    table = Table("Held-out records with one thing changed", ("part", "design"))
+    for part in rows.plain_parts:
+        designs = [name for name in rows.names("part") if name.startswith(f"{part}: ")]
+        for name in [part, *designs] if designs else []:
+            if row := rows.get(HONEST_PERSONA, name):
+                table.add(part, name.removeprefix(f"{part}: ") if name != part else "unchanged", rows, row)
+    return table
+
+
+def detectors_table(rows: Rows) -> Table:
+    table = Table("The honest persona, and what can be had without it", ("part", "detector"))
+    for part in rows.plain_parts:
+        for name in rows.detectors:
+            if row := rows.get(name, part):
+                table.add(part, name, rows, row)
+    return table
+
+
+@dataclass
+class Scores:
+    """The metrics of P(FAIL) that the tables leave out: a line per metric, a column per part."""
+
+    rows: dict[str, Row]
+    labels: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for row in self.rows.values():
+            for name in row["rates"]:
+                stem, _, fpr = name.partition("_fpr_")
+                if stem in _OF_SCORES:
+                    self.labels[name] = _OF_SCORES[stem].format(percent(float(fpr)) if fpr else "")
+                    if note := row["notes"].get(name):
+                        self.notes.setdefault(note, len(self.notes) + 1)
+
+
+def number(value: float | None) -> str:
+    """As every figure of the page is written."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def percent(share: float) -> str:
+    return f"{share * 100:g} %"

@@ -1,0 +1,257 @@
+"""`eval.py`'s work: from an adapter's folder to the table and the files."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import yaml
+
+from honest_persona.base import locks
+from honest_persona.base.console import one_line, say, tell
+from honest_persona.base.errors import UserError
+from honest_persona.base.manifest import change
+from honest_persona.base.number_format import FormatName, format_of
+from honest_persona.data.records import Record
+from honest_persona.data.sources import Selection, load_records
+from honest_persona.data.splits import sample_per_topic, split_records
+from honest_persona.evaluation.averaging import gains, in_wordings, trained_wordings
+from honest_persona.evaluation.controls import CONTROLS, FITTED, Asked
+from honest_persona.evaluation.designs import BENIGN, benign_conversations, benign_records, design_names, designed
+from honest_persona.evaluation.flips import flips
+from honest_persona.evaluation.provenance import provenance
+from honest_persona.evaluation.report.page import write_report
+from honest_persona.evaluation.report.tables import print_table, write_results
+from honest_persona.evaluation.samples import Sample, write_samples
+from honest_persona.evaluation.sets import BASELINES_FILE, EVALUATION, REPORT_FILE, RESULTS_FILE, SAMPLES_FILE, new_set
+from honest_persona.evaluation.suite import Results, evaluate_records, summarize
+from honest_persona.modeling.adapters.card import RunSettings
+from honest_persona.modeling.adapters.lora import CARD_FILE, AdapterCard
+from honest_persona.modeling.adapters.published import is_repo, resolve
+from honest_persona.modeling.load import load_tokenizer
+from honest_persona.persona.reviews import load_honest_persona
+from honest_persona.prompts.segments import record_messages
+from honest_persona.prompts.tokens import TokenFormat
+from honest_persona.statistics.threshold import Threshold, threshold_for
+
+Baselines = Literal["none", "readers", "all"]
+
+
+def evaluate_adapter(
+    adapter: str,
+    dataset: str | None = None,
+    topics: str | None = None,
+    limit: int | None = None,
+    output: str | None = None,
+    batch_size: int | None = None,
+    max_new_tokens: int | None = None,
+    all_items: bool = False,
+    baselines: Baselines = "readers",
+    interventions: int = 1,
+    designs: str = "",
+    benign: str | None = None,
+    dtype: FormatName = "auto",
+) -> Results:
+    """Review held-out records with the adapter, and ask other detectors about them; print and write what was found.
+
+    Args:
+        dataset: other data than the adapter was trained on; the same split by item applies to it, so that no item that
+            training may have seen is counted, unless `all_items`.
+        topics: a topic or a YAML list of topics; all topics of the data where it is not given.
+        limit: records per topic, chosen by `splits.sample_per_topic`.
+        baselines: `readers` of variant, topic and words; `all` also probes, no adapter, and prompting.
+        interventions: more than 1 asks about each transcript with so many trained wordings, and says what it buys to
+            average P(FAIL) over them.
+        designs: records with one thing changed, as parts of their own: `all` or names of `designs.DESIGNS`.
+        benign: a file of benign conversations, for the design of that name.
+        dtype: the number format to run in, as in `load_honest_persona`.
+
+    Raises:
+        UserError: no usable adapter, no record left to evaluate, or another process is at work on the output. Nothing
+            is loaded before that.
+    """
+    folder = resolve(adapter)
+    card = AdapterCard.load(folder)
+    config = card.config
+    source = dataset or config["dataset"]
+    held = held_out(card, source, _topic_list(topics), limit, all_items)
+    if not any(held.parts.values()):
+        raise UserError(
+            "no record is left to evaluate: all of the chosen topics' items belong to training. Name other --topics, "
+            "or give --dataset with data that the adapter was not trained on, and --all_items"
+        )
+    form = TokenFormat.of(load_tokenizer(str(folder)), card.persona)
+    vouched = [] if benign is None else benign_conversations(Path(benign), card.default_intervention, form)
+    names = [*design_names(designs), *([BENIGN] if vouched else [])]
+    changed, reasons = designed(held.parts, list(dict.fromkeys(names)), held.records, form, config["seed"], vouched)
+    parts = held.parts | changed
+    averaged_parts = held.parts
+    if interventions > 1:
+        wordings = trained_wordings(held.train, interventions)
+        averaged_parts = {
+            f"{part}: {interventions} wordings": in_wordings(of, wordings) for part, of in held.parts.items()
+        }
+        parts |= averaged_parts
+    # a repo's folder is the Hub's cache, which is nobody's to write to
+    target = Path(output) if output else Path("results", Path(adapter).name) if is_repo(adapter) else folder / "eval"
+    sizes = batch_size or config["validation_batch_size"], max_new_tokens or config["max_new_tokens"], config["seq_len"]
+    with new_set(target, "eval.py", "give another --output") as new:
+        number_format = format_of(dtype, card.trained_in)
+        say(str(number_format))
+        persona = load_honest_persona(folder, number_format.dtype)
+        results = evaluate_records(
+            persona.model,
+            parts,
+            persona.form,
+            *sizes,
+            thresholds=[Threshold.from_dict(card.threshold)] if card.threshold else [],
+            file=new.folder / SAMPLES_FILE,
+            evaluation=new.id,
+        )
+        if not results.samples:
+            raise UserError(
+                f"no record was reviewed: with a review of up to {sizes[1]} tokens all "
+                f"{sum(results.too_long.values())} would be longer than the adapter's seq_len of {sizes[2]}. Lower "
+                "--max_new_tokens"
+            )
+        # what the honest persona could not be asked about for its length, no one is asked about
+        reviewed = {sample.record_id for sample in results.samples}
+        alike = {part: [record for record in of if record.id in reviewed] for part, of in held.parts.items()}
+        others, left_out = _others(Asked(persona, held.train, alike, *sizes, seed=config["seed"]), baselines)
+        left_out += [f"{part}: {reason}" for part, reason in reasons.items()]
+        write_samples(others, new.folder / BASELINES_FILE, new.id)
+        results = replace(results, rows=[*results.rows, *summarize(others)])
+        several = [s for s in results.samples if s.part in averaged_parts]
+        averaged = [gain for gain in gains(several) if gain.more is not None]
+        turned = flips(results.samples)
+        about = {
+            EVALUATION: new.id,
+            "adapter": adapter,
+            **provenance(card),
+            "base_model": card.base_model,
+            "dataset": source,
+            "trained_topics": card.trained_topics,
+            "adapter_scope": card.persona.adapter_scope,
+            "dtype": number_format.name,
+            "trained_in": card.trained_in,
+            "elicitation_type": card.persona.elicitation_type,
+            "limit": limit,
+            "all_items": all_items,
+            "averaged_over_interventions": [asdict(gain) for gain in averaged],
+            "flips": [asdict(flip) for flip in turned],
+            "left_out": left_out,
+        }
+        write_results(results, new.folder, about)  # from here on an error costs the page alone
+        write_report(new.folder, home=target)
+    print_table(results, f"{adapter} on {source}")
+    for line in (*averaged, *turned, *left_out):
+        say(one_line(line))
+    say(f"figures in {target / RESULTS_FILE}\nreviews in {target / SAMPLES_FILE}\nreport in {target / REPORT_FILE}")
+    return results
+
+
+def _others(asked: Asked, baselines: Baselines) -> tuple[list[Sample], list[str]]:
+    """What other detectors say, and which could not be asked."""
+    names = {"none": [], "readers": ["readers"], "all": list(CONTROLS)}[baselines]
+    samples: list[Sample] = []
+    left_out: list[str] = []
+    for name in names:
+        if name in FITTED and not asked.can_fit:
+            left_out.append(f"{name}: no training records of both flags and other items to fit on")
+        else:
+            samples += CONTROLS[name](asked)
+    return samples, left_out
+
+
+def calibrate_adapter(
+    adapter: str,
+    wanted_fpr: float,
+    conversations: Sequence[tuple[str, Sequence[Mapping[str, str]]]] | None = None,
+    source: str | None = None,
+    dataset: str | None = None,
+    intervention: str | None = None,
+    batch_size: int | None = None,
+    max_new_tokens: int | None = None,
+    dry_run: bool = False,
+    dtype: FormatName = "auto",
+) -> Threshold:
+    """Fix the threshold on P(FAIL) for one wording of the intervention, and store it in the adapter's card.
+
+    Args:
+        conversations: benign ones, each with the name of its cluster; those of `dataset` where they are not given.
+        source: where they are from, for the card.
+        dataset: its held-out benign records; the adapter's own data where it is not given.
+        intervention: the trigger's text; the adapter's default one where it is not given.
+        dry_run: store nothing.
+        dtype: the number format to run in, as in `load_honest_persona`; the card keeps it beside the threshold.
+
+    Raises:
+        UserError: no usable adapter, or no benign conversation. Nothing is loaded before the data is checked.
+    """
+    folder = Path(adapter)
+    card = AdapterCard.load(folder)
+    if conversations is None:
+        source = dataset or card.config["dataset"]
+        held = held_out(card, source)
+        benign = benign_records([record for records in held.parts.values() for record in records])
+        # one review per transcript: the wordings of the records' own interventions are not what is calibrated
+        by_transcript = {(r.item_id, r.variant, r.model, r.response): r for r in benign}
+        conversations = [(r.cluster, record_messages(r)) for r in by_transcript.values()]
+    if not conversations:
+        raise UserError(f"no benign conversation in {source}: none held out is PASS in variant A. Give --input")
+    owned = nullcontext() if dry_run else locks.held(folder, "calibrate", "calibrate when it has ended")
+    with owned:
+        number_format = format_of(dtype, card.trained_in)
+        tell(str(number_format))
+        reviews = load_honest_persona(folder, number_format.dtype).reviews(
+            [messages for _, messages in conversations],
+            intervention,
+            max_new_tokens=max_new_tokens or card.config["max_new_tokens"],
+            batch_size=batch_size or card.config["validation_batch_size"],
+        )
+        threshold = threshold_for([r.p_fail for r in reviews], wanted_fpr, [cluster for cluster, _ in conversations])
+        if not dry_run:
+            stored = {**threshold.as_dict(), "intervention": intervention or card.default_intervention, "data": source}
+            stored["dtype"] = number_format.name
+            change(folder, CARD_FILE, replace(AdapterCard.load(folder), threshold=stored).as_text().encode())
+    return threshold
+
+
+class HeldOut(NamedTuple):
+    parts: dict[str, list[Record]]
+    """`within`: held-out items of topics that the adapter was trained on; `across`: all other topics."""
+    train: list[Record]
+    """Records of the trained topics on the other side of the split by item."""
+    records: list[Record]
+    """All of the data."""
+
+
+def held_out(
+    card: AdapterCard,
+    dataset: str,
+    topics: Sequence[str] | None = None,
+    limit: int | None = None,
+    all_items: bool = False,
+) -> HeldOut:
+    """A dataset's records as they are to be evaluated; arguments as in `evaluate_adapter`."""
+    settings = RunSettings(card.config).over(train_topics=topics or "all", validation_topics=[], claude_frac=1.0)
+    records = load_records(dataset, Selection.of(settings)).records
+    new_topics = {r.topic for r in records} - set(card.trained_topics)
+    splits = split_records(records, new_topics, card.config["val_item_frac"], card.config["seed"])
+    within = splits.within + splits.train if all_items else splits.within
+    across = splits.across + splits.unused if all_items else splits.across
+    parts = {"within": within, "across": across}
+    n = limit if limit is not None else len(records)
+    chosen = {part: sample_per_topic(of, n, card.config["seed"]) for part, of in parts.items()}
+    return HeldOut(chosen, splits.train, records)
+
+
+def _topic_list(topics: str | None) -> list[str] | None:
+    if topics is None or topics == "all":
+        return None
+    value = yaml.safe_load(topics)
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"--topics: {topics!r} is not a topic or a list of topics; write '[sycophancy, reward_hacks]'")
+    return names

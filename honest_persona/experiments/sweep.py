@@ -1,0 +1,310 @@
+"""Several trainings that answer one question: does it carry over to new topics, and does it take a persona?
+
+    python -m honest_persona sweep --config hp.yaml --leave_one_topic_out --limit 208
+    python -m honest_persona sweep --config hp.yaml --topic_matrix
+    deepspeed --num_gpus 8 --module honest_persona sweep --config configs/qwen3-8b.yaml --follow_up
+
+A fold is a run of its own in DIR/<fold>/, trained as train.py does it and evaluated as eval.py does it; `sweep.json`
+has the figures of all that are done, and those of their pooled records. A sweep that was stopped goes on from there.
+
+Each training and each evaluation is a process of its own, so that memory is given back and no state of DeepSpeed or
+torch.distributed is left to the next one. Under a launcher every rank starts its part of a training, and they join at a
+new port; rank 0 evaluates alone, as eval.py does.
+"""
+
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch.distributed as dist
+
+from honest_persona.base import json_text
+from honest_persona.base.console import say
+from honest_persona.base.errors import UserError
+from honest_persona.base.files import write_text
+from honest_persona.base.number_format import fastest_format
+from honest_persona.base.progress import rounds
+from honest_persona.base.ranks import is_launched, rank
+from honest_persona.config.keys import CHECKPOINTS_DIR, RunConfig
+from honest_persona.data.records import Record
+from honest_persona.data.sources import Selection, load_records, write_jsonl
+from honest_persona.data.splits import split_records
+from honest_persona.evaluation.compare import compare, print_comparison
+from honest_persona.evaluation.provenance import provenance
+from honest_persona.evaluation.report.page import SWEEP_FILE
+from honest_persona.evaluation.samples import Sample, read_samples
+from honest_persona.evaluation.sets import BASELINES_FILE, RESULTS_FILE, SAMPLES_FILE, read_set, settle
+from honest_persona.evaluation.suite import summarize
+from honest_persona.experiments.evaluate import evaluate_adapter
+from honest_persona.experiments.own_process import in_own_process
+from honest_persona.experiments.sweep_table import print_sweep
+from honest_persona.modeling.adapters.lora import CARD_FILE, AdapterCard
+from honest_persona.training.checkpoints import checkpoints
+from honest_persona.training.launch import train
+from honest_persona.training.ranks import from_rank_0, held_by_all
+
+FOLD_FILE = "fold.json"
+RECORDS_FILE = "records.jsonl"
+
+FOLLOW_UP: Mapping[str, Any] = MappingProxyType(
+    {
+        "elicitation_type": "ur",
+        "add_sp_token": False,
+        "sp_token_id": None,
+        "intervention_prefix": "",
+        "adapter_scope": "all",
+    }
+)
+"""What makes a run the plain follow-up of the literature (self-report fine-tuning, arXiv 2511.06626, for one).
+
+The user asks in the next turn (`ur`), nothing marks the question (neither persona token nor prefix), and the adapter is
+ordinary LoRA, active on every token, also while it reads what the main persona said. Data, order, seed, rank and the
+form of the answer stay those of the run that it is compared with.
+"""
+PERSONA, PLAIN = "honest-persona", "plain-follow-up"
+"""The folds of `follow_up`."""
+
+
+def leave_one_topic_out(config: RunConfig, topics: Sequence[str]) -> list[RunConfig]:
+    """A training without each topic, for figures of a topic never trained."""
+    return [
+        _fold(config, f"without-{topic}", train_topics=_others(topics, topic), validation_topics=(topic,))
+        for topic in topics
+    ]
+
+
+def topic_matrix(config: RunConfig, topics: Sequence[str]) -> list[RunConfig]:
+    """A training on each topic alone, for figures of every topic by what was trained."""
+    return [
+        _fold(config, f"only-{topic}", train_topics=(topic,), validation_topics=_others(topics, topic))
+        for topic in topics
+    ]
+
+
+def follow_up(config: RunConfig, _: Sequence[str]) -> list[RunConfig]:
+    """The run as it is, and as a plain follow-up question on the same records."""
+    if all(getattr(config, key) == value for key, value in FOLLOW_UP.items()):
+        raise UserError("--follow_up: this config is a plain follow-up already; give the run that it is compared with")
+    if config.adapter is not None:
+        raise UserError("adapter: the plain follow-up cannot start from the persona's adapter; leave it out")
+    return [_fold(config, PERSONA), _fold(config, PLAIN, **FOLLOW_UP)]
+
+
+FOLDS: Mapping[str, Callable[[RunConfig, Sequence[str]], list[RunConfig]]] = MappingProxyType(
+    {"leave_one_topic_out": leave_one_topic_out, "topic_matrix": topic_matrix, "follow_up": follow_up}
+)
+"""The designs: (config, topics) -> the runs, each named after its fold."""
+
+
+State = Literal["new", "begun", "trained", "evaluated"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is asked of all folds alike."""
+
+    design: str
+    config: RunConfig
+    limit: int | None
+    topics: list[str]
+    folder: Path
+
+    @property
+    def dataset(self) -> str:
+        """The matrix is of held-out items alone, also of topics that a fold was not trained on."""
+        return str(self.folder / RECORDS_FILE) if self.design == "topic_matrix" else self.config.dataset
+
+
+def sweep(config: RunConfig, design: str, limit: int | None = None, output: Path | None = None) -> Path:
+    """Train and evaluate every fold that is not done yet; returns the folder. Every rank of a launcher calls this.
+
+    The topics are those that the config selects, trained and validation topics together. The heavy log is off in the
+    folds: the evaluation at the end of each takes its place.
+
+    Args:
+        design: a key of `FOLDS`.
+        limit: records per topic in each evaluation, chosen by `splits.sample_per_topic`; all where it is not given.
+        output: the sweep's folder; checkpoints/<run name>-<design> where it is not given.
+
+    Raises:
+        UserError: too little data for a fold; the folder holds a sweep begun with other settings, which are named. All
+            before the first training. Later, what `train` and `evaluate_adapter` raise.
+    """
+    if config.use_dummy_data:
+        raise UserError("use_dummy_data: a sweep compares topics, and dummy data has none; leave it out")
+    records = load_records(config.dataset, Selection.of(config.as_dict())).records
+    topics = sorted({record.topic for record in records})
+    if design != "follow_up" and len(topics) < 2:
+        raise UserError(f"--{design}: the data has one topic only ({', '.join(topics)}); select more in train_topics")
+    folder = output or Path(CHECKPOINTS_DIR) / f"{config.run_name}-{design}"
+    with _ranks_together():
+        config = _in_one_format(config, folder)
+        given = Sweep(design, config, limit, topics, folder)
+        folds = FOLDS[design](config, topics)
+        for fold in folds:
+            _check_enough(fold, records)
+        _check_same(given, folds)
+        with held_by_all(folder, "a sweep", "choose another --output"):
+            _check_same(given, folds)  # once more: another sweep may have been at work
+            _run_all(given, folds, records)
+    if rank() == 0:
+        print_sweep(_read(folder))
+        if design == "follow_up":
+            print_comparison(compare(folder / PLAIN, folder / PERSONA))
+        say(f"figures in {folder / SWEEP_FILE}")
+    return folder
+
+
+def _run_all(given: Sweep, folds: Sequence[RunConfig], records: Sequence[Record]) -> None:
+    if rank() == 0:
+        if given.design == "topic_matrix":
+            write_jsonl(_with_split(records, given.config), given.folder / RECORDS_FILE)
+        _write(given, folds)
+    for fold in rounds(folds, "fold", lambda fold: fold.run_name, lambda fold: _state(given, fold) == "evaluated"):
+        _run(given, fold)
+        if rank() == 0:
+            _write(given, folds)
+
+
+def _in_one_format(config: RunConfig, folder: Path) -> RunConfig:
+    """All folds in the number format of the first: measured for each, they could differ on a busy machine."""
+    if config.format_name != "auto":
+        return config
+    begun = (folder / SWEEP_FILE).exists()
+    before = _read(folder)["config"]["bf16"] if begun else fastest_format().name == "bfloat16"
+    return config.in_format("bfloat16" if from_rank_0(before) else "float32")
+
+
+def _fold(config: RunConfig, name: str, **changes: Any) -> RunConfig:
+    run_name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    return config.model_copy(update={"val_samples_per_topic": 0, "resume": False, "run_name": run_name, **changes})
+
+
+def _others(topics: Sequence[str], topic: str) -> tuple[str, ...]:
+    return tuple(other for other in topics if other != topic)
+
+
+def _with_split(records: Sequence[Record], config: RunConfig) -> Iterator[Record]:
+    """The records with the split of the config written into them, which no fold's choice of topics then changes."""
+    held_out = {r.id for r in split_records(records, (), config.val_item_frac, config.seed).within}
+    for record in records:
+        yield record.model_copy(update={"split": "validation" if record.id in held_out else "train"})
+
+
+def _check_enough(fold: RunConfig, records: Sequence[Record]) -> None:
+    splits = split_records(records, fold.validation_topics, fold.val_item_frac, fold.seed)
+    for what, found in {"train on": splits.train, "evaluate": splits.across or splits.within}.items():
+        if not found:
+            raise UserError(
+                f"fold {fold.run_name}: no record is left to {what}; see `python -m honest_persona data --config ...`, "
+                "select other topics, or change val_item_frac"
+            )
+
+
+def _check_same(given: Sweep, folds: Sequence[RunConfig]) -> None:
+    """What is there already must be of this sweep."""
+    if len({fold.run_name for fold in folds}) < len(folds):
+        raise UserError(f"topics: two of {', '.join(given.topics)} give a folder of one name; rename one in the data")
+    differing: set[str] = set()
+    if (given.folder / SWEEP_FILE).exists():
+        before = _read(given.folder)
+        differing |= {key for key in ("design", "limit") if before[key] != getattr(given, key)}
+    for fold in folds:
+        path = given.folder / fold.run_name / FOLD_FILE
+        if path.exists():
+            before, now = json_text.loads(path.read_text(encoding="utf-8")), json_text.loads(fold.to_json())
+            differing |= {key for key in before | now if before.get(key) != now.get(key)}
+    if differing:
+        raise UserError(
+            f"{given.folder} holds a sweep that was begun with other settings of {', '.join(sorted(differing))}; give "
+            "it the same ones to go on, or choose another --output"
+        )
+
+
+def _state(given: Sweep, fold: RunConfig) -> State:
+    folder = given.folder / fold.run_name
+    settle(folder / "eval")
+    if not (folder / FOLD_FILE).exists():
+        return "new"
+    if (folder / "eval" / RESULTS_FILE).exists():
+        return "evaluated"
+    if (folder / CARD_FILE).exists():
+        return "trained"
+    return "begun" if checkpoints(folder) else "new"
+
+
+def _run(given: Sweep, fold: RunConfig) -> None:
+    """What is still to be done for one fold. All ranks call this."""
+    folder = given.folder / fold.run_name
+    state, port = from_rank_0((_state(given, fold), _free_port()) if rank() == 0 else ("new", 0))
+    if state in ("new", "begun"):
+        if rank() == 0:
+            folder.mkdir(exist_ok=True)
+            write_text(folder / FOLD_FILE, fold.to_json())
+        # torchrun's own store still holds the addresses of the training before
+        joined = {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False"} if is_launched() else {}
+        in_own_process(joined, train, fold.model_copy(update={"resume": state == "begun"}), given.folder)
+    if state != "evaluated" and rank() == 0:
+        alone = dict.fromkeys(("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+        topics = json_text.dumps(given.topics)
+        in_own_process(alone, evaluate_adapter, str(folder), given.dataset, topics=topics, limit=given.limit)
+
+
+@contextmanager
+def _ranks_together() -> Iterator[None]:
+    """A group for what the sweep's own processes tell each other; they compute nothing."""
+    if not is_launched():
+        yield
+        return
+    dist.init_process_group("gloo", timeout=timedelta(days=30))  # as long as the longest fold
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("", 0))
+        return found.getsockname()[1]
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    return json_text.loads((folder / SWEEP_FILE).read_text(encoding="utf-8"))
+
+
+def _write(given: Sweep, folds: Sequence[RunConfig]) -> None:
+    """`sweep.json` with every fold that has been evaluated, and their records pooled; a follow-up is not pooled."""
+    done = [given.folder / fold.run_name for fold in folds if _state(given, fold) == "evaluated"]
+    pooled = [] if given.design == "follow_up" else summarize([s for folder in done for s in _samples(given, folder)])
+    content = {
+        "about": provenance(),
+        "design": given.design,
+        "limit": given.limit,
+        "config": given.config.as_dict(),
+        "folds": [
+            {
+                "name": folder.name,
+                "train_topics": AdapterCard.load(folder).trained_topics,
+                "rows": (read_set(folder / "eval") or {})["rows"],
+            }
+            for folder in done
+        ],
+        "pooled": [asdict(row) for row in pooled],
+    }
+    text = json_text.dumps(json_text.defined(content), indent=1, ensure_ascii=False)
+    write_text(given.folder / SWEEP_FILE, text + "\n")
+
+
+def _samples(given: Sweep, folder: Path) -> Iterator[Sample]:
+    """What every detector said in one fold, without texts."""
+    for name in (SAMPLES_FILE, BASELINES_FILE):
+        for sample in read_samples(folder / "eval" / name):
+            if given.design == "topic_matrix" or sample.part == "across":
+                yield sample.without_texts()

@@ -1,0 +1,61 @@
+"""What a sweep found, as tables: a line per fold, and of a matrix what was trained against what was asked about."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from honest_persona.base.console import Column, Table, show
+from honest_persona.base.words import ALL, HONEST_PERSONA
+from honest_persona.evaluation.report.tables import FIGURES_CAPTION, detectors_table, figure_columns, figures
+from honest_persona.evaluation.samples import Group
+from honest_persona.evaluation.suite import Row
+
+
+def print_sweep(content: Mapping[str, Any]) -> None:
+    """Print what `sweep.json` holds; beside the folds, every detector on the pooled records."""
+    show(_folds_table(content))
+    if content["pooled"]:
+        show(detectors_table([Row(**row) for row in content["pooled"]]))
+    if content["design"] == "topic_matrix":
+        show(_matrix(content["folds"]))
+
+
+def _folds_table(content: Mapping[str, Any]) -> Table:
+    columns = [Column("fold", "name"), Column("part", "name"), Column("n"), Column("items", tier=2), *figure_columns()]
+    out = Table(content["design"].replace("_", " "), columns, FIGURES_CAPTION, "sweep.json and report.html")
+    parts = ("across",) if content["design"] == "leave_one_topic_out" else ("within", "across")
+    for fold in (*content["folds"], {"name": "pooled", "rows": content["pooled"]}):
+        rows = {group: Row(**row) for group, row in _by_group(fold["rows"]).items()}
+        for part in parts:
+            if row := rows.get(Group(part)):
+                within = [rows.get(Group(part, variant=variant)) for variant in "AB"]
+                cells = [str(row.n), str(row.n_items), *figures(row, *within)]
+                out.add(fold["name"], part, *cells, bold=fold["name"] == "pooled")
+    return out
+
+
+def _matrix(folds: Sequence[Mapping[str, Any]]) -> Table:
+    cells: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for fold in folds:
+        for group, row in _by_group(fold["rows"]).items():
+            if group == Group(group.part, group.topic) and group.topic != ALL:
+                cells.setdefault((", ".join(fold["train_topics"]), group.topic), row)
+    topics = sorted({topic for _, topic in cells})
+    out = Table(
+        "by trained topic",
+        [Column("trained", "name"), *(Column(topic) for topic in topics)],
+        "balanced accuracy / AUROC of held-out items, a column per topic",
+        blocks=True,
+    )
+    for trained in dict.fromkeys(trained for trained, _ in cells):
+        rows = [cells.get((trained, topic)) for topic in topics]
+        out.add(trained, *(f"{_figure(r, 'balanced_accuracy')} / {_figure(r, 'auroc')}" for r in rows))
+    return out
+
+
+def _by_group(rows: Sequence[Mapping[str, Any]]) -> dict[Group, Mapping[str, Any]]:
+    """The honest persona's rows."""
+    return {Group(*(r[name] for name in Group._fields)): r for r in rows if r["detector"] == HONEST_PERSONA}
+
+
+def _figure(row: Mapping[str, Any] | None, name: str) -> str:
+    return "-" if row is None or row["rates"][name] is None else f"{row['rates'][name]:.3f}"

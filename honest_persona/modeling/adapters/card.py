@@ -1,0 +1,191 @@
+"""`honest_persona.json` beside an adapter's weights: all that is needed to call it. It may come from anyone.
+
+card = AdapterCard.load(folder)      # the folder's files are those of its manifest, and every value is in its range
+replace(card, threshold=...).save(folder)
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from honest_persona.base import json_text
+from honest_persona.base.errors import UserError
+from honest_persona.base.files import write_text
+from honest_persona.config.keys import FIELDS_ALONE, RunConfig
+from honest_persona.modeling.adapters.folder import (
+    CARD_FILE,
+    check_folder,
+    check_lora_config,
+    read_small,
+    tell_unsealed,
+)
+from honest_persona.prompts.segments import Persona
+
+_FORMAT = 1
+_DEPTH = 16
+_AT_MOST = {"max_new_tokens": 2**20, "validation_batch_size": 2**16, "seq_len": 2**24, "seed": 2**32 - 1}
+"""Of values that something is made as large as. The config itself has no upper ends."""
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Count = Annotated[int, Field(ge=1)]
+
+
+class _Threshold(BaseModel):
+    """`evaluation.calibrate.Threshold`, and what it was fixed on."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    value: _Share
+    wanted_fpr: Annotated[float, Field(gt=0, lt=1)]
+    n: _Count
+    n_clusters: _Count
+    achieved_fpr: _Share
+    interval: tuple[_Share, _Share]
+    note: str
+    intervention: str
+    data: str | None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """the number format it was fixed in; older cards do not say"""
+
+
+class RunSettings(dict[str, Any]):
+    """The resolved config of a run. A key that is asked for and is not there is the card's fault."""
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise UserError(f"{CARD_FILE}: config has no {key}, so no run of this package wrote it; save the adapter again")
+
+    def over(self, **changes: Any) -> "RunSettings":
+        return RunSettings({**self, **changes})
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """What `honest_persona.json` says beside the adapter's weights."""
+
+    persona: Persona
+    base_model: str
+    base_revision: str | None
+    base_fingerprint: str
+    default_intervention: str
+    trained_topics: list[str] = field(default_factory=list)
+    validation_topics: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    """The resolved run config, as `RunSettings`"""
+    versions: dict[str, str] = field(default_factory=dict)
+    threshold: dict[str, Any] | None = None
+    """`evaluation.calibrate.Threshold`, with the `intervention` and the `data` it was fixed on; None before that"""
+    sealed: bool = False
+    """Whether a manifest was written beside it: without that file the folder is not whole"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config", RunSettings(self.config))
+
+    @property
+    def trained_in(self) -> str:
+        """The number format of the training: `bfloat16`, `float32` or `float16`."""
+        half = "bfloat16" if self.config.get("bf16", True) else "float32"
+        return "float16" if self.config.get("fp16") else half
+
+    def save(self, folder: Path) -> None:
+        write_text(folder / CARD_FILE, self.as_text())
+
+    def as_text(self) -> str:
+        return json_text.dumps({"format": _FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def load(cls, folder: Path) -> "AdapterCard":
+        """The card of a folder whose loaded files are whole.
+
+        Raises:
+            UserError: no card; a file that is not as it was saved; a card or an adapter_config.json that no version of
+                this package writes, with the place.
+        """
+        path = folder / CARD_FILE
+        if not path.is_file():
+            raise UserError(f"{folder}: no {CARD_FILE}; name the folder of a finished run, or one of its checkpoints")
+        has_manifest = check_folder(folder)
+        try:
+            content = json_text.loads(read_small(path))
+            if not isinstance(content, dict):
+                raise ValueError("it is no object")
+            _check_texts(content)
+            written_as = content.pop("format")
+            if written_as == _FORMAT:
+                card = _validated(cls, content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise UserError(
+                f"{path}: not a card of this package ({place}: {first['msg']}); save the adapter again"
+            ) from error
+        except UserError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: not a card of this package ({error}); save the adapter again") from error
+        if written_as != _FORMAT:
+            raise UserError(
+                f"{path}: written by another version of honest_persona (format {str(written_as)[:20]}, this one reads "
+                f"{_FORMAT}); update the package"
+            )
+        if card.sealed and not has_manifest:
+            raise UserError(
+                f"{folder}: the manifest that was saved with this adapter is missing, so the folder was not saved or "
+                "copied to its end; copy it again, with all of its files"
+            )
+        if not has_manifest:
+            tell_unsealed(folder)
+        check_lora_config(folder)
+        return card
+
+
+def _validated(cls: type[AdapterCard], content: dict[str, Any]) -> AdapterCard:
+    """Raises ValidationError, ValueError, KeyError or TypeError, with the place."""
+    card = cls(**{**content, "persona": Persona(**content["persona"])})
+    TypeAdapter(cls).validate_json(json_text.dumps(content), strict=True)  # a dataclass does not check types
+    token = card.persona.sp_token_id
+    if token is not None and token < 0:
+        raise ValueError(f"persona.sp_token_id: {token} is no id of a token")
+    if card.threshold is not None:
+        try:
+            found = _Threshold.model_validate_json(json_text.dumps(card.threshold))
+        except ValidationError as error:
+            raise ValueError(_first("threshold", error)) from error
+        if found.interval[0] > found.interval[1] or found.n_clusters > found.n:
+            raise ValueError("threshold: its interval or its counts contradict each other")
+    _check_config(card.config)
+    return card
+
+
+def _check_config(config: dict[str, Any]) -> None:
+    """Our own keys by their types and ranges. What else there is, fields of SFTConfig and keys of other versions, is a
+    record that nothing but the number format is read from."""
+    own = {key: value for key, value in config.items() if key in RunConfig.model_fields and key != "sft"}
+    try:
+        RunConfig.model_validate(own, context=FIELDS_ALONE)
+    except ValidationError as error:
+        raise ValueError(_first("config", error)) from error
+    for key, most in _AT_MOST.items():
+        if config.get(key, 0) > most:
+            raise ValueError(f"config.{key}: {config[key]} is more than {most}")
+    for key in ("bf16", "fp16"):
+        if not isinstance(config.get(key, True), bool | str):
+            raise ValueError(f"config.{key}: must be true, false or a word")
+
+
+def _first(where: str, error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join([where, *(str(part) for part in first['loc'])])}: {first['msg']}"
+
+
+def _check_texts(content: Any, place: str = "", depth: int = 0) -> None:
+    """Raises ValueError: nested too deep, or text that no file name or tokenizer can hold."""
+    if depth > _DEPTH:
+        raise ValueError(f"{place[:80]}: it is nested too deep")
+    if isinstance(content, dict | list):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            _check_texts(key, f"a key of {place or 'the card'}", depth)
+            _check_texts(value, f"{place}.{key}" if place else str(key), depth + 1)
+    elif isinstance(content, str) and ("\0" in content or any("\ud800" <= c <= "\udfff" for c in content)):
+        raise ValueError(f"{place[:80]!a}: it holds a character that is none")

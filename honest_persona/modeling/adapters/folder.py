@@ -1,0 +1,140 @@
+"""An adapter's folder: which of its files are loaded, and that these are what was saved.
+
+    seal_folder(folder)     # the last file of a save
+    check_folder(folder)    # before anything of it is used
+
+The manifest covers what is loaded: weights, their config, card, tokenizer and chat template. Logs, evaluations and
+notes beside them are nobody's business. A file that would be loaded, and was not saved with the adapter, is an error.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from peft.utils import CONFIG_NAME
+
+from honest_persona.base import json_text
+from honest_persona.base.errors import UserError
+from honest_persona.base.manifest import MANIFEST, Damaged, check, listed, seal
+
+CARD_FILE = "honest_persona.json"
+_SMALL_BYTES = 4 * 2**20
+
+_LOADED = re.compile(
+    r"adapter_model\..*|adapter_config\.json|honest_persona\.json"
+    # what the tokenizers of transformers look for, whichever class the config names
+    r"|.*token.*\.json|.*vocab.*\.(json|txt)|merges\.txt|.*\.(model|tiktoken)|tekken\.json"
+    r"|config\.json|.*processor_config\.json|chat_template.*|.*\.jinja|additional_chat_templates/.*",
+    re.IGNORECASE,
+)
+_OURS = {
+    "r": lambda v: type(v) is int and v > 0,
+    "lora_alpha": lambda v: type(v) in (int, float) and math.isfinite(v) and v > 0,
+    "lora_dropout": lambda v: type(v) in (int, float) and 0 <= v < 1,
+    "use_rslora": lambda v: type(v) is bool,
+    "inference_mode": lambda v: type(v) is bool,
+    "target_modules": lambda v: isinstance(v, list) and bool(v) and all(isinstance(name, str) for name in v),
+    "alora_invocation_tokens": lambda v: v is None or (isinstance(v, list) and all(type(i) is int for i in v)),
+    "base_model_name_or_path": lambda v: v is None or isinstance(v, str),
+    "revision": lambda v: v is None or isinstance(v, str),
+    "peft_version": lambda v: isinstance(v, str),
+    "task_type": lambda v: v == "CAUSAL_LM",
+    "peft_type": lambda v: v == "LORA",
+    "auto_mapping": lambda _: True,  # names a class of the base model; nothing here reads it
+}
+"""What an adapter of this package sets of PEFT's config, and whether a value can be one."""
+
+
+def is_loaded(name: str) -> bool:
+    """Whether a file of an adapter's folder is read when the adapter is."""
+    return _LOADED.fullmatch(name) is not None
+
+
+def seal_folder(folder: Path) -> None:
+    """Write the manifest of all files that are loaded."""
+    seal(folder, {}, [name for name in _names(folder) if is_loaded(name)])
+
+
+def check_folder(folder: Path) -> bool:
+    """Whether the folder has a manifest, which then is true; one of an older version has none.
+
+    Raises:
+        UserError: a file is not what was saved, or was not saved with the others; with its name.
+    """
+    if not (folder / MANIFEST).is_file():
+        return False
+    try:
+        check(folder, is_loaded)
+        saved = listed(folder)
+    except Damaged as damage:
+        raise UserError(
+            f"{folder}: {damage}. The adapter is damaged, or was changed by hand; take a sound copy, or train again"
+        ) from damage
+    if added := sorted(name for name in _names(folder) if is_loaded(name) and name not in saved):
+        raise UserError(
+            f"{folder}: {added[0]} was not saved with the adapter, but would be loaded with it; remove that file"
+        )
+    return True
+
+
+def read_small(path: Path) -> str:
+    """The text of a file of some kilobytes. Raises ValueError: it is far larger, or no text."""
+    if (size := path.stat().st_size) > _SMALL_BYTES:
+        raise ValueError(f"it has {size} bytes, which is far more than such a file has")
+    return path.read_bytes().decode()
+
+
+def read_lora_config(folder: Path) -> dict[str, Any]:
+    """PEFT's adapter_config.json. Raises UserError: it cannot be read."""
+    path = folder / CONFIG_NAME
+    try:
+        content = json_text.loads(read_small(path))
+        if not isinstance(content, dict):
+            raise ValueError("it is no object")
+    except ValueError as error:
+        raise UserError(f"{path}: not PEFT's config of an adapter ({error}); take a sound copy") from error
+    return content
+
+
+def check_lora_config(folder: Path) -> None:
+    """Plain or activated LoRA of linear layers, and nothing else that PEFT can do: no code, no other weights.
+
+    Raises:
+        UserError: adapter_config.json sets what no adapter of this package does, with the key. A folder without that
+            file is nothing to complain about here.
+    """
+    if not (folder / CONFIG_NAME).is_file():
+        return
+    content, defaults = read_lora_config(folder), _defaults()
+    for key, value in content.items():
+        sound = _OURS[key](value) if key in _OURS else key not in defaults or not value or value == defaults[key]
+        if not sound:
+            raise UserError(
+                f"{folder / CONFIG_NAME}: {key} is {str(value)[:80]!a}, which no adapter of this package has; take a "
+                "sound copy, or train again"
+            )
+
+
+@lru_cache
+def _defaults() -> Mapping[str, Any]:
+    return LoraConfig().to_dict()
+
+
+@lru_cache
+def tell_unsealed(folder: Path) -> None:
+    """Warn, once for each folder."""
+    getLogger(__name__).warning(
+        f"{folder}: an adapter of an older version, without {MANIFEST}: whether its files are as they were saved "
+        "cannot be checked. `python -m honest_persona export` writes a copy with one"
+    )
+
+
+def _names(folder: Path) -> list[str]:
+    """Files at the top of the folder, and of the one folder that a tokenizer reads."""
+    found = [*folder.iterdir(), *(folder / "additional_chat_templates").glob("*")]
+    return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())

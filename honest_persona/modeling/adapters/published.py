@@ -1,0 +1,60 @@
+"""What a published adapter consists of, and a folder with it: one of this machine, or a repo of the Hub.
+
+resolve("checkpoints/my-run")      # the folder itself
+resolve("user/name")               # downloaded, the files of the allow-list alone
+"""
+
+import re
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+from honest_persona.base.errors import UserError
+from honest_persona.base.manifest import MANIFEST
+
+REQUIRED = ("adapter_model.safetensors", "adapter_config.json", "honest_persona.json")
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+RESULTS, REPORT, README = "eval/results.json", "eval/report.html", "README.md"
+"""`report.html` holds transcripts of the data, so it is published only where it is asked for."""
+ALLOWED = (*REQUIRED, *TOKENIZER, MANIFEST, RESULTS, REPORT, README)
+
+_REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+
+def is_repo(path_or_repo: str | Path) -> bool:
+    """Whether it is a name `user/name`, and no path here. Beside a folder `user` it is a path, however mistyped."""
+    path = Path(path_or_repo)
+    return _REPO.fullmatch(str(path_or_repo)) is not None and not path.exists() and not path.parent.is_dir()
+
+
+def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
+    """The folder of an adapter; a repo of the Hub is downloaded.
+
+    Nothing but the allow-list is downloaded, so no pickle and no code; a second call reads the cache.
+
+    Raises:
+        UserError: there is no such repo, it cannot be reached, or a token is needed.
+    """
+    if not is_repo(path_or_repo):
+        return Path(path_or_repo)
+    repo = str(path_or_repo)
+    files = [name for name in ALLOWED if name != REPORT]
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=files))
+    except (httpx2.HTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise UserError(
+            f"{repo}: neither a folder here nor an adapter that the Hub gives: {reason}. Check the name, the network, "
+            "and HF_TOKEN in env.json for a private one"
+        ) from error

@@ -1,0 +1,254 @@
+"""Prefixes kept over epochs: keys and values of transcripts do not change, so a later epoch can read them.
+
+    cache = PrefixCache("ram", budget_bytes, base_identity(model, fingerprint))
+    prefix = cache.fetch(keys, input_ids, mask, compute)    # compute(ids, mask) -> Prefix runs what is not held
+    print(cache.report())
+    cache.close()
+
+Whether reading is faster than computing depends on model and machine. Both are timed on the first transcripts, and a
+cache that is not faster drops what it holds and says so.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from honest_persona.base import json_text
+from honest_persona.modeling.prefix.frozen import Prefix
+from honest_persona.modeling.prefix.store import DiskStore, Entry, RamStore, Store
+
+Compute = Callable[[Tensor, Tensor], Prefix]
+ENOUGH = 8
+"""Transcripts that are timed, computing and reading, before the two are compared."""
+_VOLATILE = ("_name_or_path", "transformers_version", "use_cache", "dtype", "torch_dtype")
+"""Settings of a model that its keys and values do not depend on, or that `base_identity` has in another form."""
+
+
+class PrefixCache:
+    """Keys and values by the hash of their prefix's ids, up to a budget of bytes.
+
+    Nothing is evicted. An epoch visits every transcript once, so what was used longest ago is what will be needed
+    first: a cache that gives it up for a newer one is never hit. What does not fit is computed in every epoch.
+
+    `ram` is each process's own. On several ranks a shuffled epoch brings a rank transcripts that another one holds, so
+    there `disk` is the kind to use: all ranks of a machine share its folder, and later runs too where it is kept.
+
+    Args:
+        budget_bytes: of this process for `ram`, of the whole folder for `disk`.
+        base_hash: of all that keys and values depend on beside the ids: `base_identity`.
+        folder: where `disk` makes a folder that is named by `base_hash`.
+        agree: asked once per `fetch` whether this rank holds all that it needs. Under ZeRO-3 a forward pass is a
+            collective call: give an all-reduce (minimum) over the ranks, so that all of them compute, or none.
+        keep: leave the folder for later runs.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["ram", "disk"],
+        budget_bytes: int,
+        base_hash: str,
+        folder: Path | None = None,
+        agree: Callable[[bool], bool] = bool,
+        keep: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.kind, self.budget_bytes, self.keep = kind, budget_bytes, keep
+        if kind == "disk":
+            assert folder is not None, "kind disk needs a folder"
+            self._store: Store = DiskStore(folder / base_hash[:16])
+        else:
+            self._store = RamStore()
+        self._agree, self._clock = agree, clock
+        self._asked = self._hits = 0
+        self._in_use = self._storing = True
+        self._stopped = ""
+        self._faster: bool | None = None
+        self._warm = False
+        self._computed, self._read = _Rate(), _Rate()
+        self._samples: list[str] = []  # keys to read back
+
+    def fetch(self, keys: Sequence[str], input_ids: Tensor, mask: Tensor, compute: Compute) -> Prefix:
+        """Keys and values of U transcripts, on the device of `input_ids`.
+
+        Every rank must call this equally often. `compute` is called at most once: for the rows that are not held; for
+        all rows where this rank holds them and another one does not hold its own; not where every rank holds all.
+
+        Args:
+            keys: U hashes of the prefixes' ids.
+            input_ids, mask: (U, P) int64, left-padded.
+        """
+        # read before asking: the ranks decide together, so what is damaged must be known by then
+        held = [self._get(key, mask.shape[1]) for key in keys]
+        missing = [row for row, entry in enumerate(held) if entry is None]
+        self._asked += len(keys)
+        if self._agree(not missing):
+            assert not missing
+            self._hits += len(keys)
+            return _prefix([entry for entry in held if entry is not None], mask)
+        rows = missing or list(range(len(keys)))
+        self._hits += len(keys) - len(rows)
+        if len(rows) == len(keys):
+            prefix = self._run(compute, input_ids, mask)
+            new = _entries(prefix, mask.sum(1).tolist()) if missing and self._storing else []
+        else:
+            lengths = mask[rows].sum(1).tolist()
+            start = mask.shape[1] - max(lengths)
+            new = _entries(self._run(compute, input_ids[rows, start:], mask[rows, start:]), lengths)
+            by_row = dict(zip(rows, new, strict=True)) | {i: entry for i, entry in enumerate(held) if entry is not None}
+            prefix = _prefix([by_row[i] for i in range(len(keys))], mask)
+        if new:
+            for row, entry in zip(rows, new, strict=True):
+                self._put(keys[row], entry)
+        self._decide(mask.device, len(keys))
+        return prefix
+
+    def report(self) -> str:
+        """One line for the log: what is held, how often it was of use, and whether reading is the faster way."""
+        n, size = self._store.held()
+        held = f"{n:,} transcripts, {size / 2**30:.2f} GiB"
+        used = f"{self._hits / self._asked:.0%} of {self._asked:,} asked for were held" if self._asked else "not used"
+        verdict = "too few to compare reading with computing"
+        if self._faster is not None:
+            found = "reading is faster, kept" if self._faster else "reading is not faster, dropped"
+            verdict = f"computing {self._computed}, reading {self._read} tokens/s: {found}"
+        return f"prefix cache ({self.kind}): {held}, {used}; {verdict}{self._stopped}"
+
+    def close(self) -> None:
+        """Drop what is held. A folder is removed by the process whose cache made it, unless it is to be kept."""
+        self._in_use = self._storing = False
+        self._store.close(self.keep)
+
+    def _get(self, key: str, longest: int) -> Entry | None:
+        entry = self._store.get(key) if self._in_use else None
+        return entry if entry is not None and entry.tokens <= longest else None
+
+    def _put(self, key: str, entry: Entry) -> None:
+        if not self._storing:
+            return
+        if self._store.held()[1] + self._store.cost(entry) > self.budget_bytes:
+            self._storing, self._stopped = False, "; budget reached"
+            return
+        try:
+            self._store.put(key, entry)
+        except (OSError, SafetensorError) as error:
+            self._storing, self._stopped = False, f"; nothing more is stored: {error}"
+            return
+        if len(self._samples) < ENOUGH:
+            self._samples.append(key)
+
+    def _run(self, compute: Compute, input_ids: Tensor, mask: Tensor) -> Prefix:
+        if self._faster is not None:
+            return compute(input_ids, mask)
+        prefix, seconds = self._timed(partial(compute, input_ids, mask), mask.device)
+        if self._warm:  # the first call also allocates, and may compile
+            self._computed.add(len(input_ids), int(mask.sum()), seconds)
+        self._warm = True
+        return prefix
+
+    def _decide(self, device: torch.device, at_once: int) -> None:
+        """Compare once, as soon as enough was stored and computed.
+
+        Ranks need not agree on this: it runs no forward pass, and a rank that drops what it holds tells the others in
+        every later `fetch` that it holds nothing.
+        """
+        enough = len(self._samples) == ENOUGH or (self._samples and not self._storing)
+        if self._faster is not None or not enough or self._computed.transcripts < len(self._samples):
+            return
+        self._store.settle(self._samples)
+        for i in range(0, len(self._samples), at_once):
+            keys = self._samples[i : i + at_once]
+            entries, seconds = self._timed(partial(self._read_back, keys, device), device)
+            self._read.add(len(entries), sum(entry.tokens for entry in entries), seconds)
+        self._faster = self._read.faster_than(self._computed)
+        if not self._faster:
+            self._in_use = self._storing = False
+            self._store.drop()
+
+    def _read_back(self, keys: Sequence[str], device: torch.device) -> list[Entry]:
+        entries = [entry for entry in map(self._store.get, keys) if entry is not None]
+        if entries:
+            _layers(entries, max(entry.tokens for entry in entries), device)
+        return entries
+
+    def _timed(self, work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+        _synchronize(device)
+        start = self._clock()
+        result = work()
+        _synchronize(device)
+        return result, self._clock() - start
+
+
+def base_identity(model: PreTrainedModel | PeftModel, fingerprint: str, *more: object) -> str:
+    """A hash of what keys and values depend on beside the ids: another model's are never taken for this one's.
+
+    Args:
+        fingerprint: of the base model's weights, `adapter.base_fingerprint`.
+        more: what else they depend on, such as the dtype of autocast.
+    """
+    config: Any = model.config.get_text_config()
+    settings = {name: value for name, value in config.to_dict().items() if name not in _VOLATILE}
+    parts = [fingerprint, model.dtype, config.num_hidden_layers, config._attn_implementation, settings, *more]
+    return hashlib.sha256(json_text.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class _Rate:
+    """Transcripts, their tokens, and the seconds that they took."""
+
+    def __init__(self) -> None:
+        self.transcripts = self.tokens = 0
+        self.seconds = 0.0
+
+    def add(self, transcripts: int, tokens: int, seconds: float) -> None:
+        self.transcripts, self.tokens = self.transcripts + transcripts, self.tokens + tokens
+        self.seconds += seconds
+
+    def faster_than(self, other: "_Rate") -> bool:
+        return self.seconds * other.tokens < other.seconds * self.tokens
+
+    def __str__(self) -> str:
+        return f"{self.tokens / max(self.seconds, 1e-9):,.0f}"
+
+
+def _entries(prefix: Prefix, lengths: Sequence[int]) -> list[Entry]:
+    """Each row by itself, without its padding, in memory of its own."""
+    states = [state for layer in prefix.layers for state in layer]
+    by_shape: dict[Any, list[int]] = {}
+    for i, state in enumerate(states):
+        by_shape.setdefault((state.shape[1], state.shape[3], state.dtype), []).append(i)
+    groups = tuple(map(tuple, by_shape.values()))
+    return [
+        Entry(groups, tuple(torch.stack([states[i][row, :, -n:] for i in group]) for group in groups))
+        for row, n in enumerate(lengths)
+    ]
+
+
+def _prefix(entries: Sequence[Entry], mask: Tensor) -> Prefix:
+    return Prefix(_layers(entries, mask.shape[1], mask.device), mask)
+
+
+def _layers(entries: Sequence[Entry], width: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Entries left-padded to `width` with zeros."""
+    states: dict[int, Tensor] = {}
+    for g, group in enumerate(entries[0].groups):
+        like = entries[0].blocks[g]
+        n_states, heads, _, dimension = like.shape
+        padded = torch.zeros(n_states, len(entries), heads, width, dimension, dtype=like.dtype, device=device)
+        for row, entry in enumerate(entries):
+            padded[:, row, :, width - entry.tokens :] = entry.blocks[g].to(device, non_blocking=True)
+        states |= zip(group, padded.unbind(), strict=True)
+    return [(states[i], states[i + 1]) for i in range(0, len(states), 2)]
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

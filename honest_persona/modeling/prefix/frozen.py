@@ -1,0 +1,222 @@
+"""The prefix by itself, once per transcript: its keys and values do not depend on what stands behind it.
+
+With scope `persona` they do not depend on the adapter either, so training runs the prefix without gradient and stores
+nothing of it for the backward pass:
+
+    prefix = run_prefix(model, ids, mask, adapter_on=False)                    # transcripts, left-padded
+    model(suffix_ids, **suffix_arguments(prefix, suffix_mask, transcript))     # rows, right-padded, adapter active
+
+Several rows may stand on one transcript. A row is contiguous: its prefix ends where its suffix begins, so that sliding
+windows count right. Source of the idea: activated LoRA, arXiv 2504.12397, section 3 (reuse of the base model's cache).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from honest_persona.base.tensors import pad_with_mask
+
+Model = PreTrainedModel | PeftModel
+
+PLAIN_ATTENTION = frozenset({"full_attention", "sliding_attention"})
+"""Layer types whose whole memory of the prefix is its keys and values."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of U transcripts, left-padded to P tokens."""
+
+    layers: list[tuple[Tensor, Tensor]]
+    """Per layer: keys and values, (U, key-value heads, P, head dimension) each."""
+    mask: Tensor
+    """(U, P) int64: 0 for padding."""
+
+
+def why_not_split(config: PreTrainedConfig) -> str | None:
+    """Why the prefix of such a model cannot be run by itself; None where it can.
+
+    Exact for attention over keys and values, with and without sliding windows. Other memories (linear attention, state
+    spaces, chunks, keys shared between layers) do not line up at the activation point of a padded batch.
+    """
+    text: Any = config.get_text_config()
+    if other := sorted(set(getattr(text, "layer_types", None) or ()) - PLAIN_ATTENTION):
+        return f"its layers of type {', '.join(other)} keep more of the prefix than keys and values"
+    if getattr(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None), "_is_stateful", False):
+        return "its layers keep a state instead of keys and values"
+    if getattr(text, "num_kv_shared_layers", 0):
+        return "some of its layers share keys and values"
+    if config.is_encoder_decoder:
+        return "it is an encoder-decoder"
+    return None
+
+
+def why_not_frozen(model: PeftModel) -> str | None:
+    """Why the prefix of this model depends on what is trained, or cannot be split off; None where neither is so."""
+    trained = [name for name, p in model.named_parameters() if p.requires_grad and ".lora_" not in name]
+    if trained:
+        return f"{trained[0]} is trained too, and the prefix depends on it"
+    return why_not_split(model.config)
+
+
+@torch.no_grad()
+def run_prefix(model: Model, input_ids: Tensor, attention_mask: Tensor, adapter_on: bool) -> Prefix:
+    """One forward pass over transcripts, without gradient.
+
+    Args:
+        input_ids, attention_mask: (U, P) int64, left-padded.
+        adapter_on: whether the adapter is active on the prefix: scope `all`.
+    """
+    cache = DynamicCache()  # without a config: sliding layers keep everything, so that all layers are one length
+    with nullcontext() if adapter_on else adapter_off(model), in_mode(model, training=False):
+        backbone_of(model)(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=positions(attention_mask),
+            past_key_values=cache,
+            use_cache=True,
+        )
+    layers: list[Any] = cache.layers
+    return Prefix([(layer.keys, layer.values) for layer in layers], attention_mask)
+
+
+def suffix_arguments(prefix: Prefix, mask: Tensor, transcript: Tensor) -> dict[str, Any]:
+    """Arguments that make a forward call over suffixes see their prefixes.
+
+    Args:
+        mask: (B, S) int64, of right-padded suffixes.
+        transcript: (B,) int64, each row's transcript in `prefix`.
+    """
+    whole = torch.cat([prefix.mask[transcript], mask], dim=1)
+    return {
+        "attention_mask": whole,
+        "position_ids": positions(whole)[:, -mask.shape[1] :],
+        "past_key_values": ReadOnlyCache(prefix, transcript),
+        "use_cache": False,
+    }
+
+
+def positions(mask: Tensor) -> Tensor:
+    """(B, T) int64: the index of each token in its row, padding not counted."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+class ReadOnlyCache(Cache):
+    """A prefix that every row reads and no forward call changes, so that a layer may be run again when checkpointed."""
+
+    def __init__(self, prefix: Prefix, transcript: Tensor) -> None:
+        rows = None if torch.equal(transcript, torch.arange(len(prefix.mask), device=transcript.device)) else transcript
+        super().__init__(layers=[_ReadOnlyLayer(keys, values, rows) for keys, values in prefix.layers])
+
+
+class _ReadOnlyLayer(DynamicLayer):
+    """`rows` None: one row per transcript, in order."""
+
+    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor | None) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values, self.rows = keys, values, rows
+        self._keys, self._values = keys, values
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """The prefix's states with the given ones behind them, (B, heads, P + S, head dimension)."""
+        return self._behind(self._keys, key_states), self._behind(self._values, value_states)
+
+    def _behind(self, frozen: Tensor, states: Tensor) -> Tensor:
+        return torch.cat([frozen if self.rows is None else frozen[self.rows], states], dim=-2)
+
+
+def checkpoint_with_prefix(model: torch.nn.Module) -> None:
+    """Let checkpointed layers read a `ReadOnlyCache`; without this transformers drops the cache there."""
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module._can_checkpoint_with_cache = True
+
+
+@contextmanager
+def adapter_off(model: torch.nn.Module) -> Iterator[None]:
+    """Like `PeftModel.disable_adapter`, but what was off stays off behind it, and no `requires_grad` is touched."""
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, BaseTunerLayer) and not m.disable_adapters]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
+@contextmanager
+def in_mode(model: torch.nn.Module, training: bool) -> Iterator[None]:
+    """Training or eval mode inside, and for each module its own again behind it.
+
+    In eval mode no dropout falls on a prefix, and no layer is checkpointed, which would drop its cache.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def backbone_of(model: Model) -> Any:
+    """The transformer without its head; the layers of an adapter are in it."""
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return base.base_model
+
+
+@torch.no_grad()
+def run_suffixes(
+    model: PeftModel, prefix: Prefix, suffixes: Sequence[Sequence[int]], transcript: Sequence[int], pad_id: int
+) -> tuple[Tensor, DynamicCache]:
+    """Feed all but the last token of each suffix, adapter active, and line the rows up at their ends.
+
+    Args:
+        suffixes: B rows of ids, each of at least one token.
+        transcript: each row's transcript in `prefix`.
+
+    Returns:
+        (B, L) mask of whole rows, left-padded to the longest, and a cache of their first L - 1 tokens, ready for a
+        forward call or `generate` with the last one.
+    """
+    device = prefix.mask.device
+    chosen = torch.tensor(transcript, device=device)
+    fed = [list(row[:-1]) for row in suffixes]
+    width = max(len(row) for row in fed)
+    whole, cache = prefix.mask[chosen], DynamicCache()
+    for i, (keys, values) in enumerate(prefix.layers):
+        cache.update(keys[chosen], values[chosen], i)
+    if width:
+        ids, mask = pad_with_mask(fed, pad_id, "right", device)
+        whole = torch.cat([whole, mask], dim=1)
+        backbone_of(model)(
+            input_ids=ids,
+            attention_mask=whole,
+            position_ids=positions(whole)[:, -width:],
+            past_key_values=cache,
+            use_cache=True,
+        )
+    # every row's tokens to the right end: a stable sort of the mask puts padding first and keeps the order
+    order = torch.argsort(whole, dim=1, stable=True)
+    kept = int(whole.sum(1).max())
+    order, aligned = order[:, -kept:], whole.gather(1, order)[:, -kept:]
+    layers: list[Any] = cache.layers
+    for layer in layers:
+        layer.keys = layer.keys.gather(2, _index(order, layer.keys))
+        layer.values = layer.values.gather(2, _index(order, layer.values))
+    return torch.cat([aligned, torch.ones_like(aligned[:, :1])], dim=1), cache
+
+
+def _index(order: Tensor, states: Tensor) -> Tensor:
+    """(B, L) places of tokens, for (B, heads, T, dimension) states."""
+    return order[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])

@@ -1,0 +1,108 @@
+"""Conversations to review, read from JSON lines: every bad line is located, before anything is loaded."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from honest_persona.base.errors import UserError
+from honest_persona.data.strict_json import RepeatedKey, loads
+from honest_persona.prompts.tokens import TokenFormat, apply_intervention
+
+_ROLES = ("system", "user", "assistant")
+_LINE_FIELDS = ("messages", "id", "intervention")
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One line of a file of conversations."""
+
+    id: str | int
+    """The line's number where it gives none."""
+    messages: list[dict[str, str]]
+    intervention: str
+
+
+def read_conversations(path: Path, default_intervention: str, form: TokenFormat) -> list[Conversation]:
+    """The lines of `path`, a command's --input.
+
+    Raises UserError: all bad lines in one message, with what the chat template cannot show."""
+    try:
+        raw_lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise UserError(f"--input: {path} cannot be read: {error.strerror}") from error
+    conversations: list[Conversation] = []
+    problems: list[str] = []
+    for number, raw in enumerate(raw_lines, start=1):
+        if not raw.strip():
+            continue
+        try:
+            line = loads(raw.decode("utf-8"))
+        except json.JSONDecodeError as error:
+            found = [f"not valid JSON (column {error.colno}: {error.msg}); write one object per line"]
+        except UnicodeDecodeError as error:
+            found = [f"not UTF-8 text (byte {error.start}); save the file as UTF-8"]
+        except RecursionError:
+            found = ["nested too deep; write one flat object per line"]
+        else:
+            found = list(_line_problems(line))
+        if not found:
+            conversation = Conversation(
+                line.get("id", number), line["messages"], line.get("intervention", default_intervention)
+            )
+            try:
+                apply_intervention(conversation.messages, conversation.intervention, form)
+            except UserError as error:
+                found = [str(error)]
+            conversations.append(conversation)
+        problems += [f"{path}:{number}: {problem}" for problem in found]
+    if problems:
+        raise UserError("\n".join([f"{len(problems)} problems in the conversations:", *problems][len(problems) == 1 :]))
+    if not conversations:
+        raise UserError(f'--input: {path} has no conversation; write lines such as {{"messages": [...]}}')
+    return conversations
+
+
+def _line_problems(line: Any) -> Iterator[str]:
+    if isinstance(line, RepeatedKey):
+        yield f"repeated key {line.key!r}; keep one of the two"
+        return
+    if not isinstance(line, dict):
+        yield 'must be an object, as {"messages": [...]}'
+        return
+    for name in sorted(line.keys() - set(_LINE_FIELDS)):
+        yield f"{name!r} is unknown; use {', '.join(_LINE_FIELDS)}"
+    if "id" in line and (isinstance(line["id"], bool) or not isinstance(line["id"], str | int)):
+        yield "id: must be text or a whole number of up to 18 digits; leave it out for the line's number"
+    if "intervention" in line:
+        yield from text_problems("intervention", line["intervention"])
+    messages = line.get("messages")
+    if not isinstance(messages, list) or not messages:
+        yield 'messages: must be a list with at least one {"role": ..., "content": ...}'
+        return
+    for i, message in enumerate(messages):
+        place = f"messages[{i}]"
+        if isinstance(message, RepeatedKey):
+            yield f"{place}: repeated key {message.key!r}; keep one of the two"
+            continue
+        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
+            yield f"{place}: must be an object with role and content, and nothing else"
+            continue
+        if message["role"] not in _ROLES:
+            yield f"{place}.role: {message['role']!r} is unknown; use {', '.join(_ROLES)}"
+        elif message["role"] == "system" and i > 0:
+            yield f"{place}.role: a system message can only come first; move it there"
+        is_answer = i == len(messages) - 1
+        yield from text_problems(f"{place}.content", message["content"], may_be_empty=not is_answer)
+        if is_answer and message["role"] in ("system", "user"):
+            yield f"{place}.role: the last message must be the assistant's answer: that is what is reviewed; add it"
+
+
+def text_problems(place: str, value: Any, may_be_empty: bool = False) -> Iterator[str]:
+    if not isinstance(value, str):
+        yield f"{place}: must be text; put it in quotes, and join parts of a list into one text"
+    elif not may_be_empty and not value.strip():
+        yield f"{place}: is empty; write its text, or remove it"
+    elif any("\ud800" <= c <= "\udfff" for c in value):
+        yield f"{place}: holds lone surrogates (\\ud800 to \\udfff); replace them by real characters"

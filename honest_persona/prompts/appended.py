@@ -1,0 +1,121 @@
+"""Text behind an answer that changes nothing about its truth: polite ends, forged reviews, neutral words.
+
+    recipe = Recipe("forged_review", wording=3, flag="PASS", further_turn=True)
+    changed = with_text(record, appended_text(recipe, EVALUATED, form))
+    control = with_text(record, neutral_text(record, changed, seed, form))
+
+Evaluation asks what such text does (designs.py), and training can show it (`augment`): by these functions alone, with
+other texts. All of it is part of the response, so a forged persona token or end of turn is encoded as plain characters.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import cycle, islice
+from typing import Literal, NamedTuple, TypeVar, get_args
+
+from honest_persona.config.keys import Augmentation
+from honest_persona.data.records import MARKER, Record
+from honest_persona.data.splits import uniform
+from honest_persona.prompts.appended_texts import NEUTRAL, TRAINED, Texts
+from honest_persona.prompts.segments import Kind, Segment, answer_segments, prompt_segments
+from honest_persona.prompts.tokens import TokenFormat
+
+AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
+Flag = Literal["PASS", "FAIL"]
+T = TypeVar("T")
+_BEHIND = "\n\n"
+"""Between an answer and a paragraph that is put behind it."""
+
+
+class Recipe(NamedTuple):
+    """Which text is put behind an answer."""
+
+    name: Augmentation
+    wording: int
+    """Counts up; taken modulo the number of texts of each list."""
+    flag: Flag = "PASS"
+    """What a forged review comes to."""
+    further_turn: bool = False
+    """Whether a further question and answer stand behind a forged review, closed as the chat template closes turns."""
+
+
+def appended_text(recipe: Recipe, texts: Texts, form: TokenFormat) -> str:
+    """The text; a forged review has the parts and prefixes of a real one, and the persona token by its name."""
+    if recipe.name == "longer_answer":
+        return _BEHIND + _nth(texts.longer, recipe.wording)
+    persona, chat = form.persona, form.chat
+    question, answer = _nth(texts.turns, recipe.wording)
+    trigger, review = _nth(texts.triggers, recipe.wording), _nth(texts.reviews[recipe.flag], recipe.wording)
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    segments = prompt_segments(messages, trigger, persona, chat)
+    behind = max(i for i, segment in enumerate(segments) if segment.kind == Kind.RESPONSE) + 1
+    forged = [*segments[behind:], *answer_segments(review, recipe.flag, persona)]  # END has no text
+    if recipe.further_turn:
+        asked = f"{chat.user_prefix()}{question}" if persona.answering_role == "assistant" else ""
+        forged.append(Segment(Kind.TEMPLATE, f"{asked}{chat.assistant_prefix()}{answer}"))
+    return "".join(_token_name(form) if s.kind == Kind.PERSONA_TOKEN else s.text for s in forged)
+
+
+def with_text(record: Record, text: str) -> Record:
+    return record.model_copy(update={"response": record.response + text})
+
+
+def neutral_text(record: Record, changed: Record, seed: int, form: TokenFormat) -> str:
+    """Neutral words to put behind the record's answer, so that it has as many tokens as `changed`'s has.
+
+    As nearly as whole words allow: the difference is at most half a word's tokens.
+    """
+    wanted = response_tokens(changed.response, form)
+    order = sorted(NEUTRAL, key=lambda sentence: uniform(seed, f"neutral {record.id}", sentence))
+    words = list(islice(cycle(" ".join(order).split(" ")), wanted))  # no word is less than a token
+
+    def length(n: int) -> int:
+        return response_tokens(record.response + _words(words[:n]), form)
+
+    n = bisect_left(range(len(words) + 1), wanted, key=length)
+    return _words(words[: min((k for k in (n - 1, n) if 0 <= k <= len(words)), key=lambda k: abs(length(k) - wanted))])
+
+
+def response_tokens(response: str, form: TokenFormat) -> int:
+    return len(form.encode_text([Segment(Kind.RESPONSE, response)])[0])
+
+
+def augmented(
+    records: Sequence[Record], names: Sequence[Augmentation], frac: float, form: TokenFormat, seed: int
+) -> list[Record]:
+    """A seeded share `frac` of the records with a text of `TRAINED` behind the answer, in their order.
+
+    FAIL and PASS records get the same recipes, one after the other, so that neither the text, nor its length, nor what
+    a forged review says predicts the flag: forged reviews come to PASS and to FAIL equally often on both.
+    """
+    if not names:
+        return list(records)
+    changed: dict[str, Record] = {}
+    for truth in ("PASS", "FAIL"):
+        of = sorted((uniform(seed, "augment", r.id), r.id, r) for r in records if r.flag == truth)
+        for i, (_, record_id, record) in enumerate(of[: round(frac * len(of))]):
+            changed[record_id] = with_text(record, appended_text(_nth_recipe(i, names), TRAINED, form))
+    return [changed.get(record.id, record) for record in records]
+
+
+def _nth_recipe(i: int, names: Sequence[Augmentation]) -> Recipe:
+    """Each name, flag and further turn in turn; each of them meets every wording."""
+    i, name = divmod(i, len(names))
+    again, kind = divmod(i, 4)
+    flags: tuple[Flag, Flag] = ("PASS", "FAIL")
+    return Recipe(names[name], again * 3 + kind, flags[kind % 2], kind >= 2)
+
+
+def _nth(texts: Sequence[T], n: int) -> T:
+    return texts[n % len(texts)]
+
+
+def _token_name(form: TokenFormat) -> str:
+    """What a text would call the persona token; a spare row of the embedding has no name."""
+    assert form.persona.sp_token_id is not None
+    name = form.tokenizer.convert_ids_to_tokens(form.persona.sp_token_id)
+    return MARKER if name is None else str(name)
+
+
+def _words(words: Sequence[str]) -> str:
+    return _BEHIND + " ".join(words) if words else ""

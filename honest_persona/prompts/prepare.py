@@ -1,0 +1,106 @@
+"""What a run trains and evaluates on: read, split, chosen and encoded, before any model is loaded."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+
+from honest_persona.base.errors import UserError
+from honest_persona.base.tensors import integers
+from honest_persona.config.keys import RunConfig
+from honest_persona.data.records import Record
+from honest_persona.data.sources import Loaded, Selection, load_records
+from honest_persona.data.splits import Splits, limit_records, sample_per_topic, split_records
+from honest_persona.prompts.appended import augmented
+from honest_persona.prompts.segments import Kind, training_system
+from honest_persona.prompts.tokens import TokenFormat, Tokens, encode_records
+
+_DUMMY_ROWS = 64
+_DUMMY_INTERVENTION = "Let me step back and review what I just did: was I honest, and did I serve the user?"
+
+Row = dict[str, object]
+"""`input_ids`, `labels`, `kinds`, `activation`, `record_id`: what `PersonaCollator` takes."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Rows to train on, records to evaluate on, and how they came about."""
+
+    rows: list[Row]
+    parts: dict[str, list[Record]]
+    """Records of the heavy log by part: `within` (held-out items of trained topics) and `across` (other topics)."""
+    trained_topics: list[str]
+    intervention: str
+    """The commonest wording of the training records: what the adapter knows best."""
+    loaded: Loaded | None
+    """None for dummy data."""
+    splits: Splits
+    too_long: list[str]
+    """Ids of training records left out because they are longer than `seq_len` tokens."""
+
+
+def load_splits(config: RunConfig) -> tuple[Loaded, Splits]:
+    """The records that the config selects, and their split by item."""
+    loaded = load_records(config.dataset, Selection.of(config.as_dict()))
+    return loaded, split_records(loaded.records, config.validation_topics, config.val_item_frac, config.seed)
+
+
+def prepare(config: RunConfig, form: TokenFormat) -> Material:
+    """Raises UserError: nothing to train on, or records that do not fit."""
+    if config.use_dummy_data:
+        return Material(dummy_rows(config, form), {}, [], _DUMMY_INTERVENTION, None, Splits([], [], [], []), [])
+    loaded, splits = load_splits(config)
+    # before the choice of fewer: a row is the same in a run on some records and in a run on all
+    shown = augmented(splits.train, config.augment, config.augment_frac, form, config.seed)
+    chosen = limit_records(shown, config.num_samples, config.seed)
+    if not chosen:
+        raise UserError(
+            "train_topics: no record is left to train on; see what was rejected, and why, with "
+            "`python -m honest_persona data --config ...`"
+        )
+    systems = [
+        training_system(r, config.prob_exclude_system_prompt, config.prob_mismatch_prompts, config.seed) for r in chosen
+    ]
+    encoded, too_long = encode_records(chosen, systems, form, config.seq_len, config.overlong)
+    parts = {
+        "within": sample_per_topic(splits.within, config.val_samples_per_topic, config.seed),
+        "across": sample_per_topic(splits.across, config.val_samples_per_topic, config.seed),
+    }
+    return Material(
+        rows=[training_row(record.id, tokens) for record, tokens in encoded],
+        parts=parts,
+        trained_topics=sorted({record.topic for record, _ in encoded}),
+        intervention=Counter(record.intervention for record, _ in encoded).most_common(1)[0][0],
+        loaded=loaded,
+        splits=splits,
+        too_long=too_long,
+    )
+
+
+def training_row(record_id: str, tokens: Tokens) -> Row:
+    return {
+        "input_ids": tokens.input_ids,
+        "labels": tokens.labels,
+        "kinds": [int(kind) for kind in tokens.kinds],
+        "activation": tokens.activation,
+        "record_id": record_id,
+    }
+
+
+def dummy_rows(config: RunConfig, form: TokenFormat) -> list[Row]:
+    """Random tokens, each row `seq_len` long, a fifth of it review: the load of a full run, without its data."""
+    trigger = [*([Kind.PERSONA_TOKEN] if form.persona.sp_token_id is not None else []), *[Kind.INTERVENTION] * 8]
+    n_review = config.seq_len // 5
+    n_prefix = config.seq_len - len(trigger) - n_review - 1
+    if n_prefix < 1 or n_review < 1:
+        raise UserError(f"seq_len: {config.seq_len} is too short for dummy data; use at least 16")
+    kinds = [*[Kind.USER] * n_prefix, *trigger, *[Kind.REVIEW] * n_review, Kind.END]
+    usable = integers([i for i in range(len(form.tokenizer)) if i not in form.forbidden])
+    generator = torch.Generator("cpu").manual_seed(config.seed)
+    rows = []
+    for i in range(config.num_samples or _DUMMY_ROWS):
+        ids = usable[torch.randint(len(usable), (len(kinds),), generator=generator, device="cpu")].tolist()
+        if form.persona.sp_token_id is not None:
+            ids[n_prefix] = form.persona.sp_token_id
+        rows.append(training_row(f"dummy-{i}", Tokens(ids, kinds, n_prefix)))
+    return rows

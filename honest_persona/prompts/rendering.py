@@ -1,0 +1,106 @@
+"""Chat templates are programs of strangers: they are rendered in a process of their own, within limits.
+
+    text = render(template, variables)
+
+jinja's sandbox keeps a template from files and from Python's inner parts, but not from loops without end or from texts
+of gigabytes. Here the child (render_child.py) ends instead of this process; the next rendering starts another one. It
+lives as long as this process, and a rendering takes as long as it would here.
+"""
+
+import atexit
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from honest_persona.base import json_text
+from honest_persona.base.console import one_line
+from honest_persona.prompts.render_child import CPU_S, MEMORY_BYTES
+
+_CHILD = Path(__file__).with_name("render_child.py")
+
+
+class Refused(ValueError):
+    """The template cannot show these messages; with its reason."""
+
+
+class Exceeded(ValueError):
+    """The template does not end, or takes too much memory; with what it is too much of."""
+
+
+class _Child:
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self.process = subprocess.Popen(
+            # -P: not even this folder's modules are in the way of the standard library's
+            [sys.executable, "-P", str(_CHILD)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def ask(self, line: bytes) -> bytes:
+        """The answer's line; empty where the child has ended."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(line)
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return b""
+        return self.process.stdout.readline()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+_lock = Lock()
+_child: _Child | None = None
+_cut_off: dict[str, str] = {}
+"""Templates, and what they were too much of: each is cut off once, not once for every conversation."""
+
+
+def render(template: str, variables: Mapping[str, Any]) -> str:
+    """The template's text.
+
+    Args:
+        variables: JSON types; what is none is shown by its name.
+
+    Raises:
+        Refused: the template, or jinja, does not take these variables.
+        Exceeded: more than `CPU_S` seconds, `MEMORY_BYTES`, or a text beyond all measure.
+    """
+    global _child
+    if template in _cut_off:
+        raise Exceeded(_cut_off[template])
+    line = json_text.dumps({"template": template, "variables": variables}, default=str).encode() + b"\n"
+    with _lock:
+        if _child is None or _child.owner != os.getpid():  # a forked process has no part in its parent's child
+            _child = _Child()
+        said = _child.ask(line)
+        timed_out = not said and _child.process.wait() == -signal.SIGPROF
+        if not said:
+            _end()
+    limits = {"exceeded": f"{CPU_S:g} s of processor time, or {MEMORY_BYTES >> 20} MiB"}
+    answer = json_text.loads(said) if said else limits
+    if "refused" in answer:
+        raise Refused(one_line(answer["refused"]))
+    if "exceeded" in answer:
+        if said or timed_out:  # and not killed by someone else
+            _cut_off[template] = answer["exceeded"]
+            _end()  # the next template's time is its own
+        raise Exceeded(answer["exceeded"])
+    return answer["text"]
+
+
+@atexit.register
+def _end() -> None:
+    global _child
+    if _child is not None and _child.owner == os.getpid():
+        _child.end()
+    _child = None

@@ -1,0 +1,172 @@
+"""A conversation, its trigger and its review as a list of (kind, text): pure strings, in token order.
+
+One function makes the prompt for training and for generation, so the two cannot differ. The orders of the three
+elicitations and the text around the parts are those of Split Personality Training (arXiv 2602.05532).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal, NamedTuple
+
+from honest_persona.base.errors import UserError
+from honest_persona.base.words import AdapterScope, Elicitation, OutputFormat
+from honest_persona.data.records import Record
+from honest_persona.data.splits import uniform
+from honest_persona.prompts.chat_format import ChatFormat
+
+
+class Kind(IntEnum):
+    """The role of a token. Loss masks are a pure function of it (`tokens.labels`)."""
+
+    PAD = 0
+    TEMPLATE = 1
+    SYSTEM = 2
+    USER = 3
+    RESPONSE = 4
+    PERSONA_TOKEN = 5
+    INTERVENTION = 6
+    REVIEW = 7
+    FLAG = 8
+    END = 9
+
+
+SUPERVISED = frozenset({Kind.REVIEW, Kind.FLAG, Kind.END})
+
+
+class Segment(NamedTuple):
+    kind: Kind
+    text: str
+
+
+@dataclass(frozen=True)
+class Persona:
+    """How the honest persona is called and how it answers; stored with the adapter. No more is needed to call it."""
+
+    elicitation_type: Elicitation = "hp"
+    adapter_scope: AdapterScope = "persona"
+    sp_token_id: int | None = None
+    """The id of the persona token; None where the persona is called by the intervention alone."""
+    output_format: OutputFormat = "review_then_flag"
+    system_tag: str = "<SYSTEM> "
+    intervention_prefix: str = " INTERVENTION: "
+    review_prefix: str = "\n\nREVIEW:"
+    flag_prefix: str = "\nFLAG: "
+
+    @property
+    def answering_role(self) -> str:
+        """Whose turn the review stands in."""
+        return "user" if self.elicitation_type == "up" else "assistant"
+
+
+def prompt_segments(
+    messages: Sequence[Mapping[str, str]], intervention: str, persona: Persona, chat: ChatFormat
+) -> list[Segment]:
+    """Everything up to the review: the transcript and the trigger.
+
+    Args:
+        messages: `{"role", "content"}` from an optional system message to the main persona's answer, which is last.
+        intervention: the trigger's text, without `intervention_prefix`.
+
+    Raises:
+        UserError: the conversation does not end with an answer, or the intervention is empty.
+    """
+    if not messages or messages[-1]["role"] != "assistant":
+        raise UserError("the conversation must end with the assistant's answer: that is what the review is about")
+    if not intervention.strip():
+        raise UserError("the intervention has no text; give the honest persona something to answer")
+    contents = _contents(messages, persona, chat)
+    trigger = Segment(Kind.INTERVENTION, persona.intervention_prefix + intervention)
+    token = [Segment(Kind.PERSONA_TOKEN, "")] if persona.sp_token_id is not None else []
+    if persona.elicitation_type == "hp":  # the answer's turn stays open
+        return [*_render(contents, chat, "open"), *token, trigger]
+    if persona.elicitation_type == "up":  # the review is the next user turn
+        return [*_render([*contents, ("user", [])], chat, "before_last"), *token, trigger]
+    turns = [*contents, ("user", [trigger]), ("assistant", [])]  # ur: the trigger is the user's request
+    return [*_render(turns, chat, "before_last"), *token]
+
+
+def answer_segments(review: str, flag: str, persona: Persona) -> list[Segment]:
+    """What the honest persona writes; all of it carries loss. END stands for one id, the end of the turn."""
+    parts = {
+        "review_then_flag": [Segment(Kind.REVIEW, persona.review_prefix + review), _flag_segment(flag, persona)],
+        "flag_then_review": [_flag_segment(flag, persona), Segment(Kind.REVIEW, persona.review_prefix + review)],
+        "flag_only": [_flag_segment(flag, persona)],
+    }[persona.output_format]
+    return [*parts, Segment(Kind.END, "")]
+
+
+def record_messages(record: Record, system: str | None = None) -> list[dict[str, str]]:
+    """The record's conversation, with its own system prompt or, where `system` is given, with that one instead."""
+    system = record.system if system is None else system
+    return [
+        *([{"role": "system", "content": system}] if system.strip() else []),
+        {"role": "user", "content": record.task},
+        {"role": "assistant", "content": record.response},
+    ]
+
+
+def training_system(record: Record, prob_exclude: float, prob_mismatch: float, seed: int) -> str:
+    """The system prompt that a training record shows: its own, none, or the other variant's.
+
+    The draw depends on the record's id and the seed alone, so it is the same in every epoch, order and number of ranks.
+    An item without variant B has no other prompt and keeps its own.
+    """
+    draw = uniform(seed, "system_prompt", record.id)
+    if draw < prob_exclude:
+        return ""
+    if draw < prob_exclude + prob_mismatch and record.other_system is not None:
+        return record.other_system
+    return record.system
+
+
+def _flag_segment(flag: str, persona: Persona) -> Segment:
+    return Segment(Kind.FLAG, persona.flag_prefix + flag)
+
+
+_KIND_OF_ROLE = {"system": Kind.SYSTEM, "user": Kind.USER, "assistant": Kind.RESPONSE}
+
+
+def _contents(
+    messages: Sequence[Mapping[str, str]], persona: Persona, chat: ChatFormat
+) -> list[tuple[str, list[Segment]]]:
+    """Turns as (role, parts); the system prompt gets its tags, and joins the first user turn where it has no role."""
+    turns: list[tuple[str, list[Segment]]] = []
+    system: list[Segment] = []
+    for i, message in enumerate(messages):
+        role, text = message["role"], message["content"]
+        if role not in _KIND_OF_ROLE:
+            raise UserError(f"message {i}: role {role!r} is unknown; use system, user and assistant")
+        if role == "system":
+            if i > 0:
+                raise UserError(f"message {i}: a system message can only come first")
+            system = [Segment(Kind.SYSTEM, f"{persona.system_tag}{text}{persona.system_tag}")] if text.strip() else []
+            if system and chat.has_system_role:
+                turns.append(("system", system))
+                system = []
+        else:
+            turns.append((role, [Segment(_KIND_OF_ROLE[role], text)]))
+    if system:
+        role, parts = turns[0]
+        turns[0] = (role, [*system, Segment(Kind.TEMPLATE, "\n\n"), *parts])
+    return turns
+
+
+def _render(
+    turns: list[tuple[str, list[Segment]]], chat: ChatFormat, end: Literal["open", "before_last"]
+) -> list[Segment]:
+    """Template text and contents in order; ends with the last turn's content, or just before it."""
+    scaffold = chat.scaffold([role for role, _ in turns])
+    segments: list[Segment] = []
+    for i, (before, (_, parts)) in enumerate(zip(scaffold.before, turns, strict=True)):
+        segments.append(Segment(Kind.TEMPLATE, before))
+        if i == len(turns) - 1 and end == "before_last":
+            break
+        segments += _strip_outside(parts, scaffold.strips[i])
+    return [s for s in segments if s.text]
+
+
+def _strip_outside(parts: list[Segment], strips: tuple[str, str]) -> list[Segment]:
+    left, right = strips
+    parts = [Segment(kind, text.lstrip(left) if i == 0 else text) for i, (kind, text) in enumerate(parts)]
+    return [Segment(k, text.rstrip(right) if i == len(parts) - 1 else text) for i, (k, text) in enumerate(parts)]

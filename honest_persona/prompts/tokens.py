@@ -1,0 +1,211 @@
+"""Segments to ids: one kind per token, one activation point, labels as a pure function of the kinds.
+
+tokens = encode_record(record, persona, TokenFormat.of(tokenizer, persona))
+prompt = apply_intervention(messages, intervention, persona, TokenFormat.of(tokenizer, persona))
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+from transformers import PreTrainedTokenizerBase
+
+from honest_persona.base.errors import UserError
+from honest_persona.base.progress import followed
+from honest_persona.data.records import Record
+from honest_persona.prompts.chat_format import ChatFormat
+from honest_persona.prompts.persona_token import forbidden_in_text
+from honest_persona.prompts.segments import (
+    SUPERVISED,
+    Kind,
+    Persona,
+    Segment,
+    answer_segments,
+    prompt_segments,
+    record_messages,
+)
+
+IGNORED = -100
+"""The label of a position without loss (PyTorch's and Hugging Face's convention). Labels are not shifted here."""
+
+_OWN_RUN = frozenset({Kind.INTERVENTION, Kind.REVIEW, Kind.FLAG})
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A conversation with its trigger, and with the review where it is known."""
+
+    input_ids: list[int]
+    kinds: list[Kind]
+    activation: int
+    """Index of the persona token; without one, of the first intervention token. The adapter acts from here on."""
+
+    @property
+    def labels(self) -> list[int]:
+        return labels(self.input_ids, self.kinds)
+
+
+@dataclass(frozen=True)
+class TokenFormat:
+    """A tokenizer with the persona it encodes for."""
+
+    tokenizer: PreTrainedTokenizerBase
+    persona: Persona
+    chat: ChatFormat
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, persona: Persona) -> "TokenFormat":
+        return cls(tokenizer, persona, ChatFormat(tokenizer))
+
+    @cached_property
+    def forbidden(self) -> frozenset[int]:
+        return forbidden_in_text(self.tokenizer, self.persona.sp_token_id)
+
+    @cached_property
+    def end_id(self) -> int:
+        """The id that ends the review's turn: the last supervised token, and where generation stops."""
+        return self.chat.end_token(self.persona.answering_role)
+
+    @cached_property
+    def pad_id(self) -> int:
+        """An id to fill rows with; its positions are masked, so any will do."""
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None else self.end_id
+
+    @cached_property
+    def flag_ids(self) -> tuple[list[int], int, int]:
+        """Ids up to where the two flags part, and the first id of PASS and of FAIL after that.
+
+        Raises:
+            UserError: one flag's ids begin with all of the other's.
+        """
+        run = {f: self.encode_text([Segment(Kind.FLAG, self.persona.flag_prefix + f)])[0] for f in ("PASS", "FAIL")}
+        for i, (a, b) in enumerate(zip(run["PASS"], run["FAIL"], strict=False)):
+            if a != b:
+                return run["PASS"][:i], a, b
+        raise UserError("the tokenizer cannot tell the flags PASS and FAIL apart; choose another flag_prefix")
+
+    def encode_text(self, segments: Sequence[Segment]) -> tuple[list[int], list[Kind]]:
+        """One run of text, tokenized jointly; only TEMPLATE segments may produce control tokens.
+
+        Where a control token comes out of other text, the text is cut within it and encoded again, so that it becomes
+        ordinary tokens with the same characters (SentencePiece tokenizers may show a space at the cut).
+        """
+        text = "".join(s.text for s in segments)
+        kind_at = [s.kind for s in segments for _ in s.text]
+        cuts = {0, len(text)}
+        while True:
+            edges = sorted(cuts)
+            spans = [(a, b, self._encode(text[a:b])) for a, b in pairwise(edges)]
+            spoofs = {
+                cut
+                for a, _, (ids, offsets) in spans
+                for token, (start, end) in zip(ids, offsets, strict=True)
+                if token in self.forbidden and not self._is_unknown(token, text[a + start : a + end])
+                if (cut := _cut_within(text, kind_at, a + start, a + end)) is not None
+            }
+            if not spoofs:
+                break
+            if spoofs <= cuts:
+                raise UserError(f"the text {text[min(spoofs) :][:20]!r} is a control token of one character; remove it")
+            cuts |= spoofs
+        ids = [token for _, _, (span_ids, _) in spans for token in span_ids]
+        starts = [min(a + start, len(text) - 1) for a, _, (_, offsets) in spans for start, _ in offsets]
+        return ids, [kind_at[start] for start in starts]
+
+    def encode(self, segments: Sequence[Segment]) -> Tokens:
+        """Ids, kinds and activation point of a prompt, or of a prompt with its answer."""
+        ids: list[int] = []
+        kinds: list[Kind] = []
+        run: list[Segment] = []
+
+        def flush() -> None:
+            if run:
+                run_ids, run_kinds = self.encode_text(run)
+                ids.extend(run_ids)
+                kinds.extend(run_kinds)
+                run.clear()
+
+        for segment in segments:
+            if segment.kind in (Kind.PERSONA_TOKEN, Kind.END):
+                flush()
+                token = self.persona.sp_token_id if segment.kind == Kind.PERSONA_TOKEN else self.end_id
+                assert token is not None
+                ids.append(token)
+                kinds.append(segment.kind)
+            else:
+                if segment.kind in _OWN_RUN:
+                    flush()
+                run.append(segment)
+                if segment.kind in _OWN_RUN:
+                    flush()
+        flush()
+        start = Kind.INTERVENTION if self.persona.sp_token_id is None else Kind.PERSONA_TOKEN
+        return Tokens(ids, kinds, kinds.index(start))
+
+    def _is_unknown(self, token: int, text: str) -> bool:
+        """Whether the id stands for characters that the tokenizer does not have, rather than for its own name."""
+        return token == self.tokenizer.unk_token_id and str(self.tokenizer.unk_token) not in text
+
+    def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return encoded["input_ids"], encoded["offset_mapping"]
+
+
+def _cut_within(text: str, kind_at: Sequence[Kind], start: int, end: int) -> int | None:
+    """Where to cut text[start:end], which is a control token, so that it is none; None where it is the template's own.
+
+    White space at its edges does not count: some control tokens take in the white space around them, whosever it is.
+    """
+    while end - start > 1 and text[end - 1].isspace():
+        end -= 1
+    while end - start > 1 and text[start].isspace():
+        start += 1
+    own = [kind == Kind.TEMPLATE for kind in kind_at[start:end]]
+    if all(own):
+        return None
+    if any(own):  # cut at the border, which leaves a control token of the template's own whole
+        return start + own.index(not own[0])
+    return (start + end) // 2
+
+
+def labels(input_ids: Sequence[int], kinds: Sequence[Kind]) -> list[int]:
+    """The id where the kind is supervised, -100 elsewhere."""
+    return [token if kind in SUPERVISED else IGNORED for token, kind in zip(input_ids, kinds, strict=True)]
+
+
+def apply_intervention(interaction: Sequence[Mapping[str, str]], intervention: str, form: TokenFormat) -> Tokens:
+    """Generate-ready ids: the conversation with the trigger behind it, up to where the review begins."""
+    return form.encode(prompt_segments(interaction, intervention, form.persona, form.chat))
+
+
+def encode_record(record: Record, form: TokenFormat, system: str | None = None) -> Tokens:
+    """A whole training row. Its ids begin with exactly those of `apply_intervention` for the same conversation."""
+    prompt = prompt_segments(record_messages(record, system), record.intervention, form.persona, form.chat)
+    return form.encode([*prompt, *answer_segments(record.review, record.flag, form.persona)])
+
+
+def encode_records(
+    records: Sequence[Record], systems: Sequence[str], form: TokenFormat, seq_len: int, overlong: str
+) -> tuple[list[tuple[Record, Tokens]], list[str]]:
+    """Training rows no longer than `seq_len` tokens, and the ids of the records that are longer.
+
+    Raises:
+        UserError: a record is too long and `overlong` is "error", or nothing is left.
+    """
+    rows, too_long = [], []
+    longest = 0
+    for record, system in zip(followed(records, "encoding", "records"), systems, strict=True):
+        tokens = encode_record(record, form, system)
+        longest = max(longest, len(tokens.input_ids))
+        if len(tokens.input_ids) > seq_len:
+            too_long.append(record.id)
+        else:
+            rows.append((record, tokens))
+    if too_long and (overlong == "error" or not rows):
+        raise UserError(
+            f"seq_len: {len(too_long)} of {len(records)} records are longer than {seq_len} tokens, the longest has "
+            f"{longest}; first: {too_long[0]}. Raise seq_len{', or set overlong: drop' if rows else ''}"
+        )
+    return rows, too_long
