@@ -25,6 +25,7 @@ from typing import Any, Literal
 import torch.distributed as dist
 
 from honest_persona.base import json_text
+from honest_persona.base.collectives import from_rank_0, held_by_all
 from honest_persona.base.console import say
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
@@ -47,7 +48,6 @@ from honest_persona.experiments.sweep_table import print_sweep
 from honest_persona.modeling.adapters.lora import CARD_FILE, AdapterCard
 from honest_persona.training.checkpoints import checkpoints
 from honest_persona.training.launch import train
-from honest_persona.training.ranks import from_rank_0, held_by_all
 
 FOLD_FILE = "fold.json"
 RECORDS_FILE = "records.jsonl"

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
+from honest_persona.base.collectives import any_rank
 from honest_persona.modeling.free_memory import free_memory
 
 _FREE_FRAC = 0.5
@@ -43,15 +43,6 @@ def gathered(model: nn.Module, gather: bool | None = None) -> Iterator[bool]:
 
     with deepspeed.zero.GatheredParameters(list(model.parameters())), _without_hooks(model):
         yield True
-
-
-def any_rank(here: bool) -> bool:
-    """Whether it is so on at least one rank. All ranks must call this; for models that DeepSpeed has set up."""
-    from deepspeed.accelerator import get_accelerator
-
-    there = torch.tensor(int(here), device=get_accelerator().current_device_name())
-    dist.all_reduce(there, op=dist.ReduceOp.MAX)
-    return bool(there.item())
 
 
 def _fits(model: nn.Module) -> bool:

@@ -16,12 +16,13 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import DynamicLayer
 
+from honest_persona.base.collectives import any_rank
 from honest_persona.base.errors import RankError
 from honest_persona.base.tensors import ids_key, integers, pad_with_mask
 from honest_persona.modeling.adapters.lora import ADAPTER, activation_arguments, ungated
 from honest_persona.modeling.prefix.cache import PrefixCache
 from honest_persona.modeling.prefix.frozen import positions, run_prefix, run_suffixes, suffix_arguments, why_not_frozen
-from honest_persona.modeling.zero import any_rank, is_sharded
+from honest_persona.modeling.zero import is_sharded
 from honest_persona.prompts.tokens import TokenFormat, Tokens
 
 _ROOM_TOKENS = 64

@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from trl import SFTConfig
 
+from honest_persona.base.collectives import all_agree
 from honest_persona.base.console import say
 from honest_persona.base.errors import UserError
 from honest_persona.base.ranks import rank, world_size
@@ -24,7 +25,6 @@ from honest_persona.prompts.prepare import Row
 from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training.batching import Lengths, PersonaBatches
 from honest_persona.training.memory import Shape, choose_checkpointing
-from honest_persona.training.ranks import all_agree
 from honest_persona.training.trainer import PersonaTrainer
 
 

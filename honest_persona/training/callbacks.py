@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
 from honest_persona.base import json_text
+from honest_persona.base.collectives import all_agree
 from honest_persona.base.console import say
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
@@ -28,7 +29,7 @@ from honest_persona.evaluation.sets import EVALUATION, PLOTS, REPORT_FILE, SAMPL
 from honest_persona.evaluation.suite import Results, Stopped, evaluate_records
 from honest_persona.modeling.prefix.cache import PrefixCache
 from honest_persona.prompts.tokens import TokenFormat
-from honest_persona.training.ranks import Siblings, all_agree
+from honest_persona.training.ranks import Siblings
 from honest_persona.training.run_state import check_optimizer
 from honest_persona.training.trackers import track
 from honest_persona.training.trainer import PersonaTrainer

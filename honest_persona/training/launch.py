@@ -13,6 +13,7 @@ import torch.distributed as dist
 from transformers import TrainerCallback, set_seed
 from trl import SFTConfig
 
+from honest_persona.base.collectives import from_rank_0, held_by_all
 from honest_persona.base.console import hand_out, say
 from honest_persona.base.errors import RankError, UserError
 from honest_persona.base.interrupts import if_interrupted
@@ -40,7 +41,7 @@ from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCh
 from honest_persona.training.checkpoints import Checkpoint, check_same_run, checkpoints, last_good, newest
 from honest_persona.training.console import TrainingConsole
 from honest_persona.training.identity import changed_settings, run_identity
-from honest_persona.training.ranks import Siblings, from_rank_0, held_by_all, join
+from honest_persona.training.ranks import Siblings, join
 from honest_persona.training.trackers import guard_trackers, prepare_trackers
 
 # DeepSpeed calls functions of torch.distributed by names that torch 2.13 gives up

@@ -1,62 +1,16 @@
-"""What the processes of a run decide together."""
+"""The processes of a run: they join a group, and notice when one of them has ended."""
 
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from pathlib import Path
-from typing import TypeVar
 
 import psutil
 import torch
 import torch.distributed as dist
 from accelerate.utils import gather_object
 
-from honest_persona.base.errors import UserError
-from honest_persona.base.locks import held
 from honest_persona.base.ranks import rank
-
-T = TypeVar("T")
-
-
-def all_agree(here: bool) -> bool:
-    """Whether it is so on every rank."""
-    if not dist.is_initialized():
-        return here
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    agreed = torch.tensor(int(here), device=device)
-    dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
-    return bool(agreed.item())
-
-
-def from_rank_0(value: T) -> T:
-    """The first rank's value, on every rank. All ranks must call this together."""
-    if not dist.is_initialized():
-        return value
-    box = [value]
-    dist.broadcast_object_list(box)
-    return box[0]
-
-
-@contextmanager
-def held_by_all(folder: Path, what: str, remedy: str) -> Iterator[None]:
-    """`locks.held` on the first rank, for all. All ranks must enter together.
-
-    Raises:
-        UserError: on every rank, where the first one does not get the folder.
-    """
-    refusal = ""
-    with ExitStack() as owned:
-        if rank() == 0:
-            try:
-                owned.enter_context(held(folder, what, remedy))
-            except UserError as error:
-                refusal = str(error)
-        if refusal := from_rank_0(refusal):
-            raise UserError(refusal)
-        yield
 
 
 def join(use_deepspeed: bool, backend: str | None = None, timeout_s: float = 1800) -> None:
