@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         lora_r=setup.lora_r,
         activation_checkpointing=given.checkpointing == "on",
         bf16=bf16,
-        sft={**options, "deepspeed": given.deepspeed if is_launched() else None},
+        trainer={**options, "deepspeed": given.deepspeed if is_launched() else None},
     )
     device = torch.device(setup.device)
     if is_launched():
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     rows = dummy_rows(config, form)
     batches = make_batches(config, rows, True)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = config.sft_arguments(batches.accumulation, given.checkpointing == "on")
+        arguments = config.trainer_arguments(batches.accumulation, given.checkpointing == "on")
         args = SFTConfig(**{**arguments, "output_dir": folder})  # before the model, which ZeRO-3 shards as it is made
         base = random_base(setup)
         zero3 = args.deepspeed_plugin is not None

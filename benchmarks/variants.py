@@ -160,7 +160,7 @@ class Bench:
             lora_r=self.setup.lora_r,
             activation_checkpointing=name == "G",
             bf16=self.setup.dtype == torch.bfloat16,
-            sft=arguments,
+            trainer=arguments,
             **options,
         )
 
@@ -168,7 +168,7 @@ class Bench:
         """The trainer of a run, as `train.py` builds it."""
         config = self.config(name)
         batches = make_batches(config, self.rows, True)
-        arguments = config.sft_arguments(batches.accumulation, checkpointing=name == "G")
+        arguments = config.trainer_arguments(batches.accumulation, checkpointing=name == "G")
         args = SFTConfig(**{**arguments, "output_dir": str(self.folder / name)})
         model = add_adapter(twin(self.base), self.form, lora_settings(self.setup))
         card = AdapterCard(self.form.persona, str(self.base.config.name_or_path), None, "random", "none")

@@ -299,7 +299,7 @@ def _check_intervention(text: str | None) -> None:
 
 
 def _check_no_upload(config: Any) -> None:
-    if config.sft.get("push_to_hub"):
+    if config.trainer.get("push_to_hub"):
         raise UserError("push_to_hub: these trainings are for comparison; push the one that you choose")
 
 

@@ -33,7 +33,7 @@ CONFIG = RunConfig(
     seq_len=40,
     num_samples=6,
     batch_size=2,
-    sft={"per_device_train_batch_size": 2, "num_train_epochs": 1},
+    trainer={"per_device_train_batch_size": 2, "num_train_epochs": 1},
 )
 
 

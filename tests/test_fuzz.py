@@ -17,6 +17,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.config import trainer_fields
 from honest_persona.config.keys import NULL_MEANS_DEFAULT, RunConfig
 from honest_persona.config.load import _SWITCHES, ALIASES, load_config
+from honest_persona.config.trainer_options import options_of
 from honest_persona.data.sources import Selection, check_selection
 from tests.fuzz import NESTED, ODD, damaged, fuzz
 
@@ -50,7 +51,7 @@ YAML_SOURCES = [
     ("0x" + "f" * 5000, BROKEN),
     ("9" * 5000, BROKEN),
 ]
-UNKNOWN = ["lora_rr", "", "sft", "<<", "1", "max_length", "HF_TOKEN", "Seed", "train", "好", "cv_fold"]
+UNKNOWN = ["lora_rr", "", "trainer", "<<", "1", "max_length", "HF_TOKEN", "Seed", "train", "好", "cv_fold"]
 
 
 def source_of(value: Any) -> str:
@@ -67,7 +68,11 @@ def sound_values() -> dict[str, Any]:
     simple = {name: value for name, value in sft.items() if isinstance(value, bool | int | float | str | None)}
     ours = RunConfig().as_dict()
     aliases = {alias: ours.get(key) for alias, key in ALIASES.items()}
-    return {**{name: simple.get(name) for name in sorted(trainer_fields.allowed_names())}, **aliases, **ours}
+    return {
+        **{name: simple.get(name) for name in sorted(trainer_fields.allowed_names(options_of("persona")))},
+        **aliases,
+        **ours,
+    }
 
 
 @st.composite

@@ -39,11 +39,11 @@ def trained(folder, use_cpu):
         batch_size=4,
         activation_checkpointing=False,
         bf16=False,
-        sft={"per_device_train_batch_size": 2, "num_train_epochs": 1, "learning_rate": 2e-3},
+        trainer={"per_device_train_batch_size": 2, "num_train_epochs": 1, "learning_rate": 2e-3},
     )
     rows = dummy_rows(config, FORM)
     batches = make_batches(config, rows, True)
-    arguments = config.sft_arguments(batches.accumulation, False)
+    arguments = config.trainer_arguments(batches.accumulation, False)
     args = SFTConfig(**{**arguments, "output_dir": str(folder), "save_strategy": "no", "use_cpu": use_cpu})
     model = random_adapter(base_model(), FORM)
     trainer = build_trainer(

@@ -4,11 +4,21 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.config import trainer_fields
+from honest_persona.config.trainer_options import DEFAULT_OBJECTIVE, TrainerOptions, objectives, options_of
 
 CHECKPOINTS_DIR = "checkpoints"
 DEFAULT_BATCH_SIZE = 16
@@ -42,6 +52,12 @@ def _all_is_none(value: Any) -> Any:
     return None if value == -1 and type(value) is int else value
 
 
+def _objective(value: str) -> str:
+    if value not in objectives():
+        raise ValueError(f"must be one of {', '.join(objectives())}")
+    return value
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 NonemptyNames = Annotated[Names, Field(min_length=1)]
 NamesOrAll = Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_names_or_all)]
@@ -52,7 +68,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 
 
 class RunConfig(BaseModel):
-    """All that a run depends on. Fields of TRL's SFTConfig are in `sft`, under their own names."""
+    """All that a run depends on. Fields of the trainer's config class are in `trainer`, under their own names."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -64,6 +80,8 @@ class RunConfig(BaseModel):
         protected_namespaces=(),
     )
 
+    objective: Annotated[str, AfterValidator(_objective)] = DEFAULT_OBJECTIVE
+    """what is optimized; persona: review and flag of the honest persona"""
     model: Annotated[str, Field(min_length=1)] = "builtin:tiny"
     """Hub id or folder of the base model; `builtin:tiny` is a small random one that is made on the spot"""
     model_revision: str | None = None
@@ -190,24 +208,25 @@ class RunConfig(BaseModel):
         default_factory=lambda values: _run_name(values)
     )
     """name of the folder under checkpoints/; null: from model, elicitation and scope"""
-    sft: Mapping[str, Any] = Field(default_factory=dict)
-    """fields of SFTConfig by their own names, over this package's defaults for them"""
+    trainer: Mapping[str, Any] = Field(default_factory=dict)
+    """fields of the trainer's config class (`options`) by their own names, over this package's defaults for them"""
 
-    @field_validator("sft")
+    @field_validator("trainer")
     @classmethod
-    def _checked_sft(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _checked_trainer(cls, given: Mapping[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        options = options_of(info.data.get("objective", DEFAULT_OBJECTIVE))
         problems = []
         for name, value in given.items():
             # The defaults are known to be right, and checking imports trl, which takes seconds.
-            if name in trainer_fields.DEFAULTS and value == trainer_fields.DEFAULTS[name]:
+            if name in options.defaults and value == options.defaults[name]:
                 continue
             if name in cls.model_fields:
-                problems.append(f"{name}: is a key of its own, beside sft")
-            elif problem := trainer_fields.problem_with(name, value):
+                problems.append(f"{name}: is a key of its own, beside trainer")
+            elif problem := trainer_fields.problem_with(options, name, value):
                 problems.append(f"{name}: {problem}")
         if problems:
             raise ValueError("; ".join(problems))
-        return {**trainer_fields.DEFAULTS, **given}
+        return {**options.defaults, **given}
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Self:
@@ -220,17 +239,22 @@ class RunConfig(BaseModel):
 
     def as_dict(self) -> dict[str, Any]:
         """All keys in one flat dict of JSON types; `load_config` of it written to a file gives the same config."""
-        own = self.model_dump(mode="json", exclude={"sft"})
-        return own | dict(self.sft)
+        own = self.model_dump(mode="json", exclude={"trainer"})
+        return own | dict(self.trainer)
 
     def to_json(self) -> str:
         """The resolved config, to be stored beside the adapter."""
         return json_text.dumps(self.as_dict(), indent=2) + "\n"
 
     @property
+    def options(self) -> TrainerOptions:
+        """What the objective asks of its trainer."""
+        return options_of(self.objective)
+
+    @property
     def format_name(self) -> str:
         """The number format that the model is loaded and run in: `float32`, `bfloat16`, `float16`, or still `auto`."""
-        if self.sft.get("fp16"):
+        if self.trainer.get("fp16"):
             return "float16"
         return "auto" if self.bf16 == "auto" else "bfloat16" if self.bf16 else "float32"
 
@@ -238,11 +262,11 @@ class RunConfig(BaseModel):
         """The same run with this number format, `bfloat16` or `float32`, in the place of `bf16: auto`."""
         if self.bf16 != "auto":
             return self
-        return self.model_copy(update={"bf16": name == "bfloat16" and not self.sft.get("fp16")})
+        return self.model_copy(update={"bf16": name == "bfloat16" and not self.trainer.get("fp16")})
 
     def without_deepspeed(self) -> Self:
         """The same run for a process that no launcher started."""
-        return self.model_copy(update={"sft": {**self.sft, "deepspeed": None}})
+        return self.model_copy(update={"trainer": {**self.trainer, "deepspeed": None}})
 
     def examples_per_step(self, world_size: int) -> int:
         """Examples per optimizer step over all ranks, however micro-batches are laid out.
@@ -252,7 +276,7 @@ class RunConfig(BaseModel):
         """
         if self.tokens_per_batch is not None:
             return DEFAULT_BATCH_SIZE if self.batch_size is None else self.batch_size
-        return self.sft["per_device_train_batch_size"] * world_size * self.gradient_accumulation_steps(world_size)
+        return self.trainer["per_device_train_batch_size"] * world_size * self.gradient_accumulation_steps(world_size)
 
     def gradient_accumulation_steps(self, world_size: int) -> int:
         """Micro-batches per optimizer step and rank, where they have a fixed count of examples.
@@ -260,11 +284,11 @@ class RunConfig(BaseModel):
         Raises:
             UserError: batch_size cannot be laid out on so many ranks; names sizes that can.
         """
-        given = self.sft.get("gradient_accumulation_steps")
+        given = self.trainer.get("gradient_accumulation_steps")
         if given is not None and self.batch_size is None:
             return given
         batch_size = DEFAULT_BATCH_SIZE if self.batch_size is None else self.batch_size
-        per_device = self.sft["per_device_train_batch_size"]
+        per_device = self.trainer["per_device_train_batch_size"]
         per_step = per_device * world_size * (given or 1)
         if batch_size % per_step or (given is not None and batch_size != per_step):
             factors = f"per_device_train_batch_size {per_device} x {world_size} rank(s)"
@@ -279,8 +303,8 @@ class RunConfig(BaseModel):
             )
         return given or batch_size // per_step
 
-    def sft_arguments(self, accumulation: int, checkpointing: bool) -> dict[str, Any]:
-        """Keyword arguments for `trl.SFTConfig`.
+    def trainer_arguments(self, accumulation: int, checkpointing: bool) -> dict[str, Any]:
+        """Keyword arguments for the trainer's config class, `options.load_class()`.
 
         Args:
             accumulation: micro-batches per optimizer step and rank.
@@ -294,17 +318,14 @@ class RunConfig(BaseModel):
         assert self.format_name != "auto", "chosen before: `in_format`"
         return {
             "use_cpu": not torch.accelerator.is_available(),
-            **self.sft,
+            **self.trainer,
+            **self.options.fixed,
             "bf16": self.format_name == "bfloat16",
-            "push_to_hub": False,  # the Trainer's own takes all of the folder; hub/push.py uploads after the run
             "gradient_accumulation_steps": accumulation,
             "activation_checkpointing": checkpointing,
             "output_dir": f"{CHECKPOINTS_DIR}/{self.run_name}",
             "run_name": self.run_name,
             "seed": self.seed,
-            "max_length": None,
-            "dataset_kwargs": {"skip_prepare_dataset": True},
-            "remove_unused_columns": False,
         }
 
 

@@ -1,7 +1,8 @@
 """The configuration of a run: one flat YAML or JSON file, and every key as a command-line flag.
 
 `load_config` reports everything that is wrong with a file and a command line in one `UserError`, with line numbers.
-The keys themselves are in `keys.py` (ours) and in TRL's SFTConfig, as far as `trainer_fields.py` admits them.
+The keys themselves are in `keys.py` (ours) and in the config class of the objective's trainer (TRL's SFTConfig), as far
+as `trainer_options.py` admits them.
 """
 
 import difflib
@@ -19,6 +20,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.config import trainer_fields
 from honest_persona.config.keys import FIELDS_ALONE, NULL_MEANS_DEFAULT, RunConfig, contradictions
 from honest_persona.config.parsing import SECRET_MESSAGE, Entry, Problem, read_arguments, read_file, show
+from honest_persona.config.trainer_options import DEFAULT_OBJECTIVE, TrainerOptions, objectives, options_of
 
 __all__ = ["ALIASES", "Check", "RunConfig", "load_config"]
 
@@ -48,7 +50,7 @@ ALIASES: Mapping[str, str] = {
     "grad_clip": "max_grad_norm",
     "log_every": "logging_steps",
 }
-"""The reference's names -> ours, or SFTConfig's."""
+"""The reference's names -> ours, or the trainer's."""
 
 _WITHOUT_COUNTERPART: Mapping[str, str] = {
     "heavy_log_increment_percent": "the interval does not grow; use heavy_log_every",
@@ -87,10 +89,11 @@ def load_config(path: str | None, argv: Sequence[str] = (), checks: Sequence[Che
     sources = [read_file(path) if path else ([], []), read_arguments(argv)]
     if path:
         sources[0] = [_found(entry, Path(path)) for entry in sources[0][0]], sources[0][1]
+    options = options_of(_objective(entry for entries, _ in sources for entry in entries))
     for entries, found in sources:
         problems += found
-        given |= _by_canonical_key(entries, problems)
-    values = _valid_values(given, problems)
+        given |= _by_canonical_key(entries, options, problems)
+    values = _valid_values(given, options, problems)
     in_file, problems_in_file = sources[0]
     if problems_in_file and not in_file:
         # An unreadable file: checks would complain about defaults that it may well replace.
@@ -129,12 +132,18 @@ def _is_there(path: str) -> bool:
         return False
 
 
-def _by_canonical_key(entries: Iterable[Entry], problems: list[Problem]) -> dict[str, Entry]:
-    """Entries of one source under the names of RunConfig and SFTConfig; unknown and refused keys become problems."""
+def _objective(entries: Iterable[Entry]) -> str:
+    """The one that counts, as others may have other keys; the default where none is given, or a wrong one."""
+    *_, last = DEFAULT_OBJECTIVE, *(entry.value for entry in entries if entry.key == "objective")
+    return last if last in objectives() else DEFAULT_OBJECTIVE
+
+
+def _by_canonical_key(entries: Iterable[Entry], options: TrainerOptions, problems: list[Problem]) -> dict[str, Entry]:
+    """Entries of one source under our names and the trainer's; unknown and refused keys become problems."""
     by_key: dict[str, Entry] = {}
     for entry in entries:
         key = ALIASES.get(entry.key, entry.key)
-        if reason := _refusal(key):
+        if reason := _refusal(key, options):
             problems.append(Problem(entry.place, reason))
         elif key in by_key:
             problems.append(Problem(entry.place, f"means the same as {by_key[key].place}; keep one of the two"))
@@ -146,15 +155,15 @@ def _by_canonical_key(entries: Iterable[Entry], problems: list[Problem]) -> dict
     return by_key
 
 
-def _refusal(key: str) -> str | None:
-    own = set(RunConfig.model_fields) - {"sft"}
+def _refusal(key: str, options: TrainerOptions) -> str | None:
+    own = set(RunConfig.model_fields) - {"trainer"}
     if key in own:
         return None
     if key in _WITHOUT_COUNTERPART:
         return f"not a key; {_WITHOUT_COUNTERPART[key]}"
-    if key in trainer_fields.REFUSED:
-        return f"cannot be set; {trainer_fields.REFUSED[key]}"
-    allowed = trainer_fields.allowed_names()
+    if key in options.refused:
+        return f"cannot be set; {options.refused[key]}"
+    allowed = trainer_fields.allowed_names(options)
     if key in allowed:
         return None
     if is_secret_name(key):
@@ -172,22 +181,22 @@ def _alias_problem(entry: Entry) -> str | None:
 
 
 def _as_fields(given: Mapping[str, Entry]) -> dict[str, Any]:
-    """The keyword arguments of RunConfig: our keys, and the rest in `sft`."""
+    """The keyword arguments of RunConfig: our keys, and the rest in `trainer`."""
     values = {
         key: entry.value for key, entry in given.items() if entry.value is not None or key not in NULL_MEANS_DEFAULT
     }
     own = {key: value for key, value in values.items() if key in RunConfig.model_fields}
-    return own | {"sft": {key: value for key, value in values.items() if key not in own}}
+    return own | {"trainer": {key: value for key, value in values.items() if key not in own}}
 
 
-def _valid_values(given: Mapping[str, Entry], problems: list[Problem]) -> dict[str, Any]:
+def _valid_values(given: Mapping[str, Entry], options: TrainerOptions, problems: list[Problem]) -> dict[str, Any]:
     """All keys with their values, defaults included, less those whose own value is wrong."""
     messages: dict[str, str] = {}
     fields = _as_fields(given)
-    for key, value in fields["sft"].items():
-        if message := trainer_fields.problem_with(key, value):
+    for key, value in fields["trainer"].items():
+        if message := trainer_fields.problem_with(options, key, value):
             messages[key] = message
-    fields["sft"] = {key: value for key, value in fields["sft"].items() if key not in messages}
+    fields["trainer"] = {key: value for key, value in fields["trainer"].items() if key not in messages}
     try:
         config = RunConfig.model_validate(fields, context=FIELDS_ALONE)
     except ValidationError as error:

@@ -35,5 +35,5 @@ class PushCheckpoints(TrainerCallback):
 
 
 def upload_callbacks(config: RunConfig) -> list[TrainerCallback]:
-    wanted = config.sft.get("push_to_hub") and config.sft.get("hub_strategy") == "every_save"
+    wanted = config.trainer.get("push_to_hub") and config.trainer.get("hub_strategy") == "every_save"
     return [PushCheckpoints(config)] if wanted else []

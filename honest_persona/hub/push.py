@@ -181,9 +181,9 @@ def check_upload(config: RunConfig) -> None:
     Raises:
         UserError: no hub_model_id, or a base model that is a folder of this machine.
     """
-    if not config.sft.get("push_to_hub"):
+    if not config.trainer.get("push_to_hub"):
         return
-    repo = config.sft.get("hub_model_id")
+    repo = config.trainer.get("hub_model_id")
     if repo is None or not _REPO.fullmatch(repo):
         raise UserError(f"hub_model_id: push_to_hub needs a repo as user/name, got {repo!r}")
     published_base(config.model)
@@ -194,14 +194,14 @@ def push_after_training(config: RunConfig, folder: Path) -> None:
 
     A run never fails for its upload: what went wrong is printed, with the command that does it later.
     """
-    if config.sft.get("push_to_hub") and rank() == 0:
+    if config.trainer.get("push_to_hub") and rank() == 0:
         push_run(config, folder)
 
 
 def push_run(config: RunConfig, folder: Path) -> None:
     """Upload a run, or one of its checkpoints, to the repo of its config; prints how that went."""
-    repo, private = config.sft["hub_model_id"], bool(config.sft.get("hub_private_repo"))
-    revision = config.sft.get("hub_revision")
+    repo, private = config.trainer["hub_model_id"], bool(config.trainer.get("hub_private_repo"))
+    revision = config.trainer.get("hub_revision")
     try:
         say(f"pushed: {push(folder, repo, private=private, revision=revision).url}")
     except (UserError, OSError) as error:  # OSError: an old checkpoint may be deleted meanwhile

@@ -41,10 +41,10 @@ def make_batches(config: RunConfig, rows: list[Row], frozen: bool) -> PersonaBat
     """This rank's micro-batches for all epochs. Raises UserError: batch_size does not go with the number of ranks."""
     world = world_size()
     batch_size = config.examples_per_step(world)
-    max_steps = config.sft.get("max_steps", -1)
-    drop_last = config.sft.get("dataloader_drop_last", False)
+    max_steps = config.trainer.get("max_steps", -1)
+    drop_last = config.trainer.get("dataloader_drop_last", False)
     steps = len(rows) // batch_size if drop_last else -(-len(rows) // batch_size)
-    epochs = -(-max_steps // max(steps, 1)) if max_steps > 0 else math.ceil(config.sft["num_train_epochs"])
+    epochs = -(-max_steps // max(steps, 1)) if max_steps > 0 else math.ceil(config.trainer["num_train_epochs"])
     try:
         return PersonaBatches(
             Lengths.split(rows) if frozen else Lengths.whole(rows),
@@ -54,7 +54,7 @@ def make_batches(config: RunConfig, rows: list[Row], frozen: bool) -> PersonaBat
             seed=config.seed,
             epochs=epochs,
             tokens_per_batch=config.tokens_per_batch,
-            micro_batch=None if config.tokens_per_batch else config.sft["per_device_train_batch_size"],
+            micro_batch=None if config.tokens_per_batch else config.trainer["per_device_train_batch_size"],
             drop_last=drop_last,
         )
     except ValueError as error:

@@ -19,6 +19,7 @@ from honest_persona.base.errors import RankError, UserError
 from honest_persona.base.files import to_disk
 from honest_persona.base.manifest import MANIFEST, Damaged, check, seal
 from honest_persona.config.parsing import show
+from honest_persona.config.trainer_options import DEFAULT_OBJECTIVE
 from honest_persona.training.run_state import RunState
 
 PARTIAL = ".partial"
@@ -127,7 +128,8 @@ def thin_out(folder: Path, keep: int | None) -> None:
 
 def check_same_run(checkpoint: Checkpoint, run: Mapping[str, Any]) -> None:
     """Raises UserError: the checkpoint is of another run; with what differs."""
-    differing = differences(checkpoint.about["run"], run)
+    one = {"objective": DEFAULT_OBJECTIVE}  # in a checkpoint that does not name it yet
+    differing = differences({**one, **checkpoint.about["run"]}, {**one, **run})
     if differing:
         raise UserError(
             f"resume: {checkpoint.folder} is of another run: {'; '.join(differing)}. Give the same settings and data, "

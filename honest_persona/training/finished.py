@@ -33,8 +33,8 @@ class Finished(NamedTuple):
 
 def planned_steps(config: RunConfig, batches: PersonaBatches) -> int:
     """Optimizer steps of the whole run, as the Trainer counts them."""
-    max_steps = config.sft.get("max_steps", -1)
-    return max_steps if max_steps > 0 else math.ceil(config.sft["num_train_epochs"] * batches.num_global_batches)
+    max_steps = config.trainer.get("max_steps", -1)
+    return max_steps if max_steps > 0 else math.ceil(config.trainer["num_train_epochs"] * batches.num_global_batches)
 
 
 def mark(folder: Path, step: int, run: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from honest_persona.config.keys import RunConfig
 from honest_persona.prompts.tokens import TokenFormat
 
 _OBJECTIVE = (
+    "objective",
     "elicitation_type",
     "adapter_scope",
     "output_format",

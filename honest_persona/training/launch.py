@@ -88,9 +88,9 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it has looked for one
-    if config.sft.get("deepspeed") and not is_launched():
+    if config.trainer.get("deepspeed") and not is_launched():
         say(
-            f"No launcher: running on one process without DeepSpeed ({config.sft['deepspeed']} is not used). "
+            f"No launcher: running on one process without DeepSpeed ({config.trainer['deepspeed']} is not used). "
             "For ZeRO: deepspeed --num_gpus N train.py ..."
         )
         config = config.without_deepspeed()
@@ -103,7 +103,11 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
     if material.too_long:
         say(f"{len(material.too_long)} training records are longer than seq_len {config.seq_len} and are left out")
     if is_launched():
-        join(bool(config.sft.get("deepspeed")), config.sft.get("ddp_backend"), config.sft.get("ddp_timeout") or 1800)
+        join(
+            bool(config.trainer.get("deepspeed")),
+            config.trainer.get("ddp_backend"),
+            config.trainer.get("ddp_timeout") or 1800,
+        )
     try:
         with if_interrupted(lambda: f"the run is in {folder}; {last_good(folder)}"):
             return _train(config, form, material, folder, callbacks)
@@ -272,7 +276,7 @@ def _nothing_to_resume(folder: Path) -> UserError:
 
 def _in_format(config: RunConfig, checkpoint: Checkpoint | None) -> RunConfig:
     """The config with its number format chosen: that of the run it resumes, else what rank 0's machine is fast in."""
-    if config.bf16 != "auto" or config.sft.get("fp16"):
+    if config.bf16 != "auto" or config.trainer.get("fp16"):
         return config.in_format("float16")  # nothing is open: float16 at most, which fp16 asks for
     before = None if checkpoint is None else checkpoint.about["config"]
     if before is not None and not before.get("fp16") and isinstance(before.get("bf16"), bool):
@@ -310,7 +314,7 @@ def _check_same_persona(adapter: str, persona: Persona) -> None:
 
 
 def _sft_config(config: RunConfig, folder: Path, batches: PersonaBatches, checkpointing: bool) -> SFTConfig:
-    arguments = config.sft_arguments(batches.accumulation, checkpointing)
+    arguments = config.trainer_arguments(batches.accumulation, checkpointing)
     try:
         return SFTConfig(**{**arguments, "output_dir": str(folder)})
     except ValueError as error:

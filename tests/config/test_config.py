@@ -5,18 +5,21 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from honest_persona.base.errors import UserError
-from honest_persona.config import trainer_fields
+from honest_persona.config import trainer_fields, trainer_options
 from honest_persona.config.keys import RunConfig
 from honest_persona.config.load import ALIASES, load_config
 from honest_persona.config.parsing import read_file
+from honest_persona.config.trainer_options import options_of
 
 ROOT = Path(__file__).parents[2]
+OPTIONS = options_of("persona")
 KEY = "hf_" + "a1B2" * 8
 CONFIGS = [ROOT / "hp.yaml", *sorted((ROOT / "configs").iterdir())]
 
@@ -64,7 +67,7 @@ def test_shipped_config_loads(path):
 
 def test_default_run():
     config = load_config("hp.yaml")
-    assert config.sft["deepspeed"] == "ds_configs/zero3.json"
+    assert config.trainer["deepspeed"] == "ds_configs/zero3.json"
     assert (config.model, config.dataset) == ("builtin:organism", "builtin:organism")
 
 
@@ -76,7 +79,9 @@ def test_shipped_deepspeed_config(name):
     assert all(content[key] == "auto" for key in (*batch_keys, "gradient_clipping"))
     assert content["bf16"]["enabled"] == "auto"
     assert not {"optimizer", "scheduler"} & set(content)
-    assert load_config("hp.yaml", ["--deepspeed", f"ds_configs/{name}.json"]).sft["deepspeed"].endswith(f"{name}.json")
+    assert (
+        load_config("hp.yaml", ["--deepspeed", f"ds_configs/{name}.json"]).trainer["deepspeed"].endswith(f"{name}.json")
+    )
 
 
 def test_reference_file_means_what_the_reference_means():
@@ -87,7 +92,7 @@ def test_reference_file_means_what_the_reference_means():
     assert config.num_samples is None
     expected = {"learning_rate": 1e-5, "num_train_epochs": 4, "warmup_steps": 0.1, "adam_beta1": 0.9}
     expected |= {"adam_beta2": 0.99, "adam_epsilon": 1e-8, "logging_steps": 32, "max_grad_norm": 1.0}
-    assert {key: config.sft[key] for key in expected} == expected
+    assert {key: config.trainer[key] for key in expected} == expected
 
 
 def test_defaults_are_the_references():
@@ -99,19 +104,19 @@ def test_defaults_are_the_references():
     assert (config.review_prefix, config.flag_prefix) == ("\n\nREVIEW:", "\nFLAG: ")
     expected = {"learning_rate": 1e-5, "adam_beta1": 0.9, "adam_beta2": 0.99, "warmup_steps": 0.1}
     expected |= {"max_grad_norm": 1.0, "num_train_epochs": 4, "lr_scheduler_type": "warmup_stable_decay"}
-    assert {key: config.sft[key] for key in expected} == expected
-    assert config.gradient_accumulation_steps(1) * config.sft["per_device_train_batch_size"] == 16
+    assert {key: config.trainer[key] for key in expected} == expected
+    assert config.gradient_accumulation_steps(1) * config.trainer["per_device_train_batch_size"] == 16
 
 
 def test_our_defaults_for_sftconfig_are_valid():
     assert {
-        name: trainer_fields.problem_with(name, value) for name, value in trainer_fields.DEFAULTS.items()
-    } == dict.fromkeys(trainer_fields.DEFAULTS)
+        name: trainer_fields.problem_with(OPTIONS, name, value) for name, value in OPTIONS.defaults.items()
+    } == dict.fromkeys(OPTIONS.defaults)
 
 
 def test_aliases_end_at_keys_that_exist():
-    assert set(ALIASES.values()) <= set(RunConfig.model_fields) | trainer_fields.allowed_names()
-    assert not set(ALIASES) & (set(RunConfig.model_fields) | trainer_fields.allowed_names())
+    assert set(ALIASES.values()) <= set(RunConfig.model_fields) | trainer_fields.allowed_names(OPTIONS)
+    assert not set(ALIASES) & (set(RunConfig.model_fields) | trainer_fields.allowed_names(OPTIONS))
 
 
 def test_every_key_has_a_docstring():
@@ -140,7 +145,7 @@ def test_yaml_is_read_by_the_core_schema(write):
 def test_json_is_read_with_tabs_and_escapes(write):
     path = write('{\n\t"lr":\t0.001,\n\t"review_prefix": "\\u263a\\ud83d\\ude00\\t\\/",\n\t"seed":1}', "cfg.json")
     config = load_config(path)
-    assert config.sft["learning_rate"] == 0.001
+    assert config.trainer["learning_rate"] == 0.001
     assert config.review_prefix == "☺😀\t/"
     assert config.seed == 1
 
@@ -225,8 +230,8 @@ def test_command_line_values_are_yaml_and_win(write):
     ]
     config = load_config(path, argv)
     assert config.train_topics == ("sycophancy", "reward_hacks")
-    assert (config.lora_r, config.sft["learning_rate"], config.resume) == (4, 2e-5, True)
-    assert config.sft["max_steps"] == -1
+    assert (config.lora_r, config.trainer["learning_rate"], config.resume) == (4, 2e-5, True)
+    assert config.trainer["max_steps"] == -1
 
 
 @pytest.mark.parametrize("word", ["--local_rank=1", "--local-rank=1"])
@@ -260,7 +265,7 @@ def test_bad_command_line(argv, message):
         ("learning_rat: 1", "unknown key; did you mean learning_rate?"),
         ("lora_rr: 1", "unknown key; did you mean lora_r?"),
         ("zzzz: 1", "unknown key"),
-        ("sft: {}", "unknown key"),
+        ("trainer: {}", "unknown key"),
         ("lora_r: '8'", 'must be a whole number, got "8"'),
         ("lora_r: 8.0", "must be a whole number, got 8.0"),
         ("lora_r: true", "must be a whole number, got true"),
@@ -327,16 +332,16 @@ def test_bad_value(write, text, message):
     assert only_problem(write(f"# first line\n{text}\n")).startswith(f"hp.yaml:2: {key}: {message}")
 
 
-@pytest.mark.parametrize("key", sorted(trainer_fields.REFUSED))
+@pytest.mark.parametrize("key", sorted(OPTIONS.refused))
 def test_fields_that_are_not_the_users_are_refused_with_a_reason(write, key):
-    assert only_problem(write(f"{key}: 1\n")) == f"hp.yaml:1: {key}: cannot be set; {trainer_fields.REFUSED[key]}"
+    assert only_problem(write(f"{key}: 1\n")) == f"hp.yaml:1: {key}: cannot be set; {OPTIONS.refused[key]}"
 
 
 @pytest.mark.parametrize(
     "key", ["packing", "max_length", "loss_type", "completion_only_loss", "output_dir", "use_liger_kernel"]
 )
 def test_what_would_break_the_masking_is_refused(key):
-    assert key in trainer_fields.REFUSED
+    assert key in OPTIONS.refused
 
 
 def test_old_names_point_to_the_new_ones():
@@ -348,9 +353,9 @@ def test_old_names_point_to_the_new_ones():
 def test_any_other_field_of_sftconfig_is_taken_with_its_type():
     argv = ["--dataloader_num_workers", "1", "--report_to", "[wandb]", "--save_steps", "0.5", "--weight_decay", "1"]
     config = load_config(None, [*argv, "--lr_scheduler_kwargs", "{num_cycles: 2}", "--optim", "sgd", "--tf32", "null"])
-    assert config.sft["dataloader_num_workers"] == 1
-    assert config.sft["report_to"] == ["wandb"]
-    assert config.sft["lr_scheduler_kwargs"] == {"num_cycles": 2}
+    assert config.trainer["dataloader_num_workers"] == 1
+    assert config.trainer["report_to"] == ["wandb"]
+    assert config.trainer["lr_scheduler_kwargs"] == {"num_cycles": 2}
 
 
 def test_alias_and_target_together_are_an_error_but_the_command_line_may_use_either(write):
@@ -358,7 +363,7 @@ def test_alias_and_target_together_are_an_error_but_the_command_line_may_use_eit
     found = only_problem(path)
     assert found == "hp.yaml:2: learning_rate: means the same as hp.yaml:1: lr; keep one of the two"
     assert "means the same" in only_problem(None, ["--lora_rank", "4", "--lora_r", "4"])
-    assert load_config(write("learning_rate: 1e-4\n"), ["--lr", "1e-3"]).sft["learning_rate"] == 1e-3
+    assert load_config(write("learning_rate: 1e-4\n"), ["--lr", "1e-3"]).trainer["learning_rate"] == 1e-3
 
 
 @pytest.mark.parametrize(("alias", "target"), sorted(ALIASES.items()))
@@ -373,6 +378,43 @@ def test_alias_lands_on_its_target(alias, target):
 
 def test_unpatched_lora_of_the_reference_is_scope_all():
     assert load_config(None, ["--lora_patch", "false"]).adapter_scope == "all"
+
+
+# The objective.
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """An objective that may not set the learning rate, and has another default for the number of epochs."""
+    refused = {**OPTIONS.refused, "learning_rate": "toys do not learn"}
+    options = replace(OPTIONS, defaults={"num_train_epochs": 7}, refused=refused)
+    monkeypatch.setattr(trainer_options, "_OPTIONS", trainer_options._OPTIONS.copy())
+    trainer_options.register("toy", options)
+    return options
+
+
+def test_an_objective_has_its_own_trainer_options(write, toy):
+    config = load_config(write("num_train_epochs: 3\n"), ["--objective", "toy"])
+    assert (config.objective, config.options, dict(config.trainer)) == ("toy", toy, {"num_train_epochs": 3})
+    assert RunConfig(objective="toy").trainer == {"num_train_epochs": 7}
+    assert only_problem(write("learning_rate: 1e-4\nobjective: toy\n")) == (
+        "hp.yaml:1: learning_rate: cannot be set; toys do not learn"
+    )
+    assert load_config(write(config.to_json(), "resolved.json")) == config
+
+
+def test_an_unknown_objective_is_named_and_the_rest_is_checked_as_ever(write):
+    found = problems(write("objective: dpo\npacking: true\n"))
+    assert found[0] == 'hp.yaml:1: objective: must be one of persona, got "dpo"'
+    assert found[1].startswith("hp.yaml:2: packing: cannot be set")
+    assert only_problem(write("objective: [persona]\n")).startswith("hp.yaml:1: objective: must be text")
+
+
+def test_a_config_of_before_there_were_objectives_is_personas():
+    old = RunConfig().as_dict()
+    del old["objective"]
+    own = {key: value for key, value in old.items() if key not in OPTIONS.defaults}
+    assert RunConfig.model_validate(own) == RunConfig()
 
 
 # Values that depend on each other.
@@ -397,10 +439,10 @@ def test_contradiction(write, text, message):
 def test_contradictions_are_refused_without_a_file_too():
     with pytest.raises(ValidationError, match="prob_mismatch_prompts: must be at most 1"):
         RunConfig(prob_exclude_system_prompt=0.6, prob_mismatch_prompts=0.5)
-    with pytest.raises(ValidationError, match="bf16: is a key of its own, beside sft"):
-        RunConfig(sft={"bf16": True})
+    with pytest.raises(ValidationError, match="bf16: is a key of its own, beside trainer"):
+        RunConfig(trainer={"bf16": True})
     with pytest.raises(ValidationError, match="learning_rate: must be a number"):
-        RunConfig(sft={"learning_rate": "fast"})
+        RunConfig(trainer={"learning_rate": "fast"})
 
 
 def test_warmup_in_steps_leaves_the_cooldown_alone():
@@ -424,7 +466,7 @@ def test_the_number_format_is_open_until_it_is_chosen(flags, before, after):
         resolved = config.in_format(chosen)
         assert resolved.format_name == name
         assert resolved.as_dict()["bf16"] is (name == "bfloat16")
-        assert resolved.sft_arguments(1, False)["bf16"] is (name == "bfloat16")
+        assert resolved.trainer_arguments(1, False)["bf16"] is (name == "bfloat16")
 
 
 def test_resolved_defaults(write):
@@ -533,14 +575,14 @@ def test_deepspeed_file_is_looked_at(write, tmp_path):
     assert "must hold a JSON object" in only_problem(None, ["--deepspeed", write("[]", "ds.json")])
     for section in ("optimizer", "scheduler"):
         assert f"section '{section}'" in only_problem(None, ["--deepspeed", write(f'{{"{section}": {{}}}}', "ds.json")])
-    assert load_config("hp.yaml", ["--deepspeed", "null"]).sft["deepspeed"] is None
+    assert load_config("hp.yaml", ["--deepspeed", "null"]).trainer["deepspeed"] is None
 
 
 def test_without_deepspeed():
     config = load_config("hp.yaml")
     plain = config.without_deepspeed()
-    assert plain.sft == {**config.sft, "deepspeed": None}
-    assert config.sft["deepspeed"] is not None
+    assert plain.trainer == {**config.trainer, "deepspeed": None}
+    assert config.trainer["deepspeed"] is not None
 
 
 def test_accumulation_follows_from_the_global_batch():
@@ -571,12 +613,12 @@ def test_a_token_budget_takes_the_place_of_a_count():
     assert "gradient_accumulation_steps: follows from tokens_per_batch" in message
 
 
-def test_sft_arguments_make_an_sftconfig(tmp_path, monkeypatch):
+def test_trainer_arguments_make_an_sftconfig(tmp_path, monkeypatch):
     from trl import SFTConfig
 
     config = load_config("tests/tiny_run.yaml", ["--bf16", "true", "--seed", "7"]).without_deepspeed()
     monkeypatch.chdir(tmp_path)
-    arguments = SFTConfig(**config.sft_arguments(accumulation=2, checkpointing=False))
+    arguments = SFTConfig(**config.trainer_arguments(accumulation=2, checkpointing=False))
     assert arguments.output_dir == "checkpoints/tiny-hp-persona"
     assert arguments.gradient_accumulation_steps * arguments.per_device_train_batch_size == 8
     assert arguments.max_length is None
@@ -588,7 +630,7 @@ def test_sft_arguments_make_an_sftconfig(tmp_path, monkeypatch):
 
 
 def test_the_user_may_force_the_cpu():
-    assert load_config(None, ["--use_cpu", "--bf16", "false"]).sft_arguments(1, False)["use_cpu"] is True
+    assert load_config(None, ["--use_cpu", "--bf16", "false"]).trainer_arguments(1, False)["use_cpu"] is True
 
 
 # The resolved config.
@@ -623,10 +665,10 @@ def test_paths_of_a_file_are_found_beside_it(tmp_path, monkeypatch, root):
     monkeypatch.chdir(here)
     config = load_config(str(there / "my.yaml"))
     assert config.dataset == str(there / "data.jsonl")
-    assert config.sft["deepspeed"] == str(there.parent / "ds.json")
+    assert config.trainer["deepspeed"] == str(there.parent / "ds.json")
     assert (config.model, config.adapter) == ("org/name", "absent")
     assert load_config("../project/configs/my.yaml").dataset == config.dataset
     assert load_config(str(there / "my.yaml"), ["--dataset", "data.jsonl"]).dataset == "data.jsonl"
     (here / "data.jsonl").write_text("")
     assert load_config(str(there / "my.yaml")).dataset == "data.jsonl"
-    assert load_config(str(root / "configs" / "qwen3-8b.yaml")).sft["deepspeed"].startswith(str(root))
+    assert load_config(str(root / "configs" / "qwen3-8b.yaml")).trainer["deepspeed"].startswith(str(root))

@@ -15,7 +15,9 @@ from honest_persona.hub.during import PushCheckpoints, upload_callbacks
 
 def config(**values):
     plain = load_config(None, ["--model", "builtin:tiny"])
-    return plain.model_copy(update={"sft": {**plain.sft, "push_to_hub": True, "hub_model_id": "user/name", **values}})
+    return plain.model_copy(
+        update={"trainer": {**plain.trainer, "push_to_hub": True, "hub_model_id": "user/name", **values}}
+    )
 
 
 def save(callback, run, step, first_rank=True):

@@ -290,7 +290,7 @@ class TestLoading:
 class TestAfterTraining:
     def config(self, **values):
         config = load_config(None, ["--model", "builtin:tiny"])
-        return config.model_copy(update={"sft": {**config.sft, **values}})
+        return config.model_copy(update={"trainer": {**config.trainer, **values}})
 
     def test_a_run_that_asks_for_it(self, hub, run_folder, capsys):
         config = self.config(push_to_hub=True, hub_model_id="user/name", hub_private_repo=True)

@@ -61,11 +61,11 @@ def trained(folder, checkpointing=False):
         batch_size=MICRO_BATCHES * 2,
         activation_checkpointing=checkpointing,
         bf16=True,
-        sft={"per_device_train_batch_size": 2, "num_train_epochs": 1, "learning_rate": 0.1},
+        trainer={"per_device_train_batch_size": 2, "num_train_epochs": 1, "learning_rate": 0.1},
     )
     rows = dummy_rows(config, FORM)
     batches = assembly.make_batches(config, rows, True)
-    arguments = config.sft_arguments(batches.accumulation, checkpointing)
+    arguments = config.trainer_arguments(batches.accumulation, checkpointing)
     args = SFTConfig(**{**arguments, "output_dir": str(folder), "save_strategy": "no", "use_cpu": True})
     model = random_adapter(base_model(dtype=torch.bfloat16), FORM)
     trainer = assembly.build_trainer(

@@ -121,6 +121,7 @@ def test_another_run_is_refused_with_what_differs():
     before = {"data": "a" * 64, "lora_r": 16, "target_modules": ["q_proj"]}
     checkpoint = Checkpoint(3, Path("checkpoint-3"), {"run": before})
     check_same_run(checkpoint, dict(before))
+    check_same_run(checkpoint, {**before, "objective": "persona"})  # older checkpoints do not name it
     with pytest.raises(UserError, match=r"lora_r: 16 there, 32 here; elicitation: null there, \"hp\" here") as error:
         check_same_run(checkpoint, {**before, "lora_r": 32, "elicitation": "hp"})
     assert "data" not in str(error.value).partition("Give")[0]

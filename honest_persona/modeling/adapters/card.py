@@ -161,7 +161,7 @@ def _validated(cls: type[AdapterCard], content: dict[str, Any]) -> AdapterCard:
 def _check_config(config: dict[str, Any]) -> None:
     """Our own keys by their types and ranges. What else there is, fields of SFTConfig and keys of other versions, is a
     record that nothing but the number format is read from."""
-    own = {key: value for key, value in config.items() if key in RunConfig.model_fields and key != "sft"}
+    own = {key: value for key, value in config.items() if key in RunConfig.model_fields and key != "trainer"}
     try:
         RunConfig.model_validate(own, context=FIELDS_ALONE)
     except ValidationError as error:

@@ -1,0 +1,149 @@
+"""What each objective asks of its trainer: the config class of TRL, our defaults for its fields, and the refused ones.
+
+The class's fields are not mirrored: `trainer_fields.py` reads their names, types and choices from the class. Only what
+this package sets itself, or what would change the loss, the batch or the trigger, is listed here, with the reason.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True, eq=False)
+class TrainerOptions:
+    """The fields of a trainer's config class, as a run of one objective may set them."""
+
+    config_class: str
+    """dotted name, as trl.SFTConfig: the class is imported only when a trainer is made"""
+    defaults: Mapping[str, Any]
+    """what this package prefers to the class's own defaults"""
+    fixed: Mapping[str, Any]
+    """what every run sets"""
+    refused: Mapping[str, str]
+    """field -> why no run may set it, and what to use in its place; fields that the class has no more too"""
+
+    def load_class(self) -> Any:
+        """The config class. Imports its library, which takes seconds."""
+        module, _, name = self.config_class.rpartition(".")
+        return getattr(import_module(module), name)
+
+
+_SFT_DEFAULTS: Mapping[str, Any] = {
+    "learning_rate": 1e-5,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.99,
+    "adam_epsilon": 1e-8,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "warmup_steps": 0.1,  # below 1: a share of all steps
+    "lr_scheduler_type": "warmup_stable_decay",
+    "num_train_epochs": 4,
+    "per_device_train_batch_size": 1,
+    "logging_steps": 1,
+    "save_strategy": "epoch",
+    "report_to": "none",
+}
+"""The reference's optimizer and schedule, and what this package prefers to SFTConfig's own defaults."""
+
+NO_TRAINER_EVALUATION = "the heavy log evaluates; use first_heavy_log_step, heavy_log_every and validation_batch_size"
+_OWN_ROWS = "rows come tokenized and labelled from this package's own data code"
+_OWN_LOSS = "the loss is fixed: the mean over the tokens of review, flag and end of turn"
+_OWN_BATCH = "the batch is laid out by batch_size, and by per_device_train_batch_size or tokens_per_batch"
+_OWN_MODEL = "the model is loaded by this package; use model, model_revision and attn_implementation"
+_ONLY_DEEPSPEED = "sharding is DeepSpeed's: deepspeed: ds_configs/zero3.json"
+
+# fmt: off
+_EVALUATION_FIELDS = (
+    "do_eval", "do_predict", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "eval_do_concat_batches",
+    "eval_use_gather_object", "eval_accumulation_steps", "batch_eval_metrics", "include_for_metrics",
+    "prediction_loss_only", "per_device_eval_batch_size", "bf16_full_eval", "fp16_full_eval",
+    "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
+)
+# fmt: on
+
+_SFT_REFUSED: Mapping[str, str] = {
+    "output_dir": "the run is written to checkpoints/<run_name>; use run_name",
+    "resume_from_checkpoint": "use resume: true; it continues checkpoints/<run_name>",
+    "max_length": "use seq_len and overlong; a record cut at max_length would lose its review",
+    "truncation_mode": "records are never cut; use seq_len and overlong",
+    "save_only_model": "a checkpoint without the optimizer's state cannot be gone on from",
+    "save_on_each_node": "rank 0 writes all of a checkpoint, to a folder that every node reads",
+    "enable_jit_checkpoint": "SIGTERM always saves and ends the run",
+    "ignore_data_skip": "a resumed run goes on with the next record",
+    "restore_callback_states_from_checkpoint": "the callbacks of this package have no state of their own",
+    "packing": "packed rows have more than one trigger, and the adapter is active from one only",
+    "packing_strategy": "rows are not packed",
+    "eval_packing": "rows are not packed",
+    "padding_free": "flattened rows have more than one trigger, and the adapter is active from one only",
+    "pad_to_multiple_of": "rows are padded to the longest of their batch",
+    "completion_only_loss": _OWN_LOSS,
+    "assistant_only_loss": _OWN_LOSS,
+    "loss_type": _OWN_LOSS,
+    "label_smoothing_factor": _OWN_LOSS,
+    "use_liger_kernel": _OWN_LOSS,
+    "liger_kernel_config": _OWN_LOSS,
+    "average_tokens_across_devices": _OWN_LOSS,
+    "router_aux_loss_coef": _OWN_LOSS,
+    "neftune_noise_alpha": "noise in the embeddings changes the prefix, which must be the base model's own",
+    "dataset_text_field": _OWN_ROWS,
+    "dataset_kwargs": _OWN_ROWS,
+    "dataset_num_proc": _OWN_ROWS,
+    "shuffle_dataset": _OWN_ROWS,
+    "remove_unused_columns": _OWN_ROWS,
+    "label_names": _OWN_ROWS,
+    "chat_template_path": "the chat template is the model's own",
+    "eos_token": "the end of a turn is derived from the chat template",
+    "pad_token": "the padding token is derived from the tokenizer",
+    "model_init_kwargs": _OWN_MODEL,
+    "trust_remote_code": "models that bring their own code are not supported",
+    "auto_find_batch_size": _OWN_BATCH,
+    "train_sampling_strategy": "the order is a seeded shuffle of transcripts; tokens_per_batch lays out micro-batches",
+    "accelerator_config": _OWN_BATCH,
+    "parallelism_config": _ONLY_DEEPSPEED,
+    "fsdp": _ONLY_DEEPSPEED,
+    "fsdp_config": _ONLY_DEEPSPEED,
+    "gradient_checkpointing": "renamed in transformers 5; use activation_checkpointing",
+    "gradient_checkpointing_kwargs": "renamed in transformers 5; use activation_checkpointing_kwargs",
+    "hub_always_push": "while an upload is under way, a save is left to the next one",
+    **dict.fromkeys(_EVALUATION_FIELDS, NO_TRAINER_EVALUATION),
+    # Names that SFTConfig has no more.
+    "evaluation_strategy": NO_TRAINER_EVALUATION,
+    "max_seq_length": "use seq_len and overlong",
+    "warmup_ratio": "gone in transformers 5; use warmup_steps, which below 1 is a share of all steps",
+    "group_by_length": "gone in transformers 5; micro-batches are sorted by length, and tokens_per_batch sizes them",
+    "no_cuda": "gone in transformers 5; use use_cpu",
+    "logging_dir": "gone in transformers 5; logs are in checkpoints/<run_name>",
+    "overwrite_output_dir": "gone in transformers 5; use another run_name, or resume: true",
+    "save_safetensors": "gone in transformers 5; weights are always safetensors",
+}
+
+_OPTIONS = {
+    "persona": TrainerOptions(
+        config_class="trl.SFTConfig",
+        defaults=_SFT_DEFAULTS,
+        fixed={
+            "push_to_hub": False,  # the Trainer's own takes all of the folder; hub/push.py uploads after the run
+            "max_length": None,
+            "dataset_kwargs": {"skip_prepare_dataset": True},
+            "remove_unused_columns": False,
+        },
+        refused=_SFT_REFUSED,
+    )
+}
+DEFAULT_OBJECTIVE = "persona"
+
+
+def register(objective: str, options: TrainerOptions) -> None:
+    """Make a name known as the config's `objective`."""
+    assert objective not in _OPTIONS, objective
+    _OPTIONS[objective] = options
+
+
+def objectives() -> tuple[str, ...]:
+    """The names that the config's `objective` may have."""
+    return tuple(_OPTIONS)
+
+
+def options_of(objective: str) -> TrainerOptions:
+    return _OPTIONS[objective]
