@@ -1,6 +1,6 @@
 """What else could tell? Every baseline, on the records that the honest persona is measured on, into the same table.
 
-    asked = Asked(persona, train, parts, batch_size=64, max_new_tokens=64)
+    asked = Asked(persona, train, parts, EvalSettings(batch_size=64, max_new_tokens=64))
     samples = CONTROLS["probes"](asked)
 
 Readers and probes are fitted on training records alone. They look at what the honest persona was trained on, so what
@@ -16,7 +16,8 @@ from honest_persona.data.records import Record
 from honest_persona.data.splits import sample_per_topic
 from honest_persona.evaluation.baselines import guess_samples, probe_guesses, shortcuts_of
 from honest_persona.evaluation.samples import Sample
-from honest_persona.evaluation.suite import evaluate_records
+from honest_persona.evaluation.settings import EvalSettings
+from honest_persona.evaluation.suite import review_records
 from honest_persona.modeling.prefix.frozen import adapter_off
 from honest_persona.persona.reviews import HonestPersona
 from honest_persona.probes.probe import METHODS
@@ -45,9 +46,7 @@ class Asked:
     persona: HonestPersona
     train: Sequence[Record]
     parts: Mapping[str, Sequence[Record]]
-    batch_size: int
-    max_new_tokens: int
-    seq_len: int | None = None
+    settings: EvalSettings
     seed: int = 0
 
     @property
@@ -75,8 +74,8 @@ def probes(asked: Asked) -> list[Sample]:
     """Readouts of the base model's hidden states; layer, place and strength are chosen on training records."""
     model, form = asked.persona.model, asked.persona.form
     known = sample_per_topic(asked.known, FITTED_PER_TOPIC, asked.seed)
-    fitted = fit_probes(model, known, form, METHODS, batch_size=asked.batch_size)
-    return guess_samples(asked.parts, probe_guesses(fitted, model, form, asked.records, asked.batch_size))
+    fitted = fit_probes(model, known, form, METHODS, batch_size=asked.settings.batch_size)
+    return guess_samples(asked.parts, probe_guesses(fitted, model, form, asked.records, asked.settings.batch_size))
 
 
 def no_adapter(asked: Asked) -> list[Sample]:
@@ -84,11 +83,11 @@ def no_adapter(asked: Asked) -> list[Sample]:
     return _without_adapter(asked, asked.parts, "no adapter")
 
 
-def prompted(asked: Asked, request: str, what: str = "prompt only") -> list[Sample]:
+def prompted(asked: Asked, request: str, what: str = "") -> list[Sample]:
     """The base model, asked by the user. An answer without a flag gets the one that is likelier behind it.
 
     Args:
-        what: the progress is of.
+        what: the progress bar's title.
     """
     asking = {
         part: [record.model_copy(update={"intervention": request}) for record in records]
@@ -111,21 +110,12 @@ def best_prompted(answers: Sequence[list[Sample]]) -> list[Sample]:
 
 
 def _without_adapter(
-    asked: Asked, parts: Mapping[str, Sequence[Record]], detector: str, what: str | None = None, **changes: Any
+    asked: Asked, parts: Mapping[str, Sequence[Record]], detector: str, what: str = "", **changes: Any
 ) -> list[Sample]:
     model, form = asked.persona.model, asked.persona.form
     with adapter_off(model):
-        return evaluate_records(
-            model,
-            parts,
-            TokenFormat.of(form.tokenizer, replace(form.persona, **changes)),
-            asked.batch_size,
-            asked.max_new_tokens,
-            asked.seq_len,
-            detector=detector,
-            what=what,
-            figures=False,
-        ).samples
+        asking = TokenFormat.of(form.tokenizer, replace(form.persona, **changes))
+        return review_records(model, parts, asking, asked.settings, detector, what=what).samples
 
 
 CONTROLS: Mapping[str, Callable[[Asked], list[Sample]]] = MappingProxyType(  # each may bring several detectors

@@ -2,7 +2,7 @@
 
     parts = {"within": held_out}
     more, reasons = designed(parts, design_names("other_system,no_system"), records, form, seed=42)
-    evaluate_records(model, {**parts, **more}, form, ...)      # parts "within", "within: other_system", ...
+    evaluate_records(model, {**parts, **more}, form, settings)      # parts "within", "within: other_system", ...
 
 A figure that moves from a part to its design tells what the detector goes by. Every function is pure: records in,
 records out, by the seed. A changed record has an id of its own and keeps item and cluster, so nothing that was held out

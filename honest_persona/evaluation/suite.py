@@ -1,13 +1,15 @@
 """The evaluation, one path for the heavy log and for eval.py: reviews of held-out records, counted by topic.
 
 All ranks call `evaluate_records` together; each reviews its share, and every rank returns the whole result.
+
+    settings = EvalSettings(batch_size=8, max_new_tokens=96)
+    results = evaluate_records(model, {"within": records}, form, settings)
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +22,8 @@ from honest_persona.base.words import ALL, HONEST_PERSONA
 from honest_persona.data.records import Record
 from honest_persona.evaluation.baselines import variant_only
 from honest_persona.evaluation.samples import Group, Runs, Sample, SampleFile, groups_of, sample_of
-from honest_persona.modeling.prefix.cache import PrefixCache
+from honest_persona.evaluation.sets import SAMPLES_FILE, NewSet
+from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.modeling.prefix.frozen import in_mode
 from honest_persona.modeling.zero import gathered
 from honest_persona.persona.reviews import Review, write_reviews
@@ -95,6 +98,12 @@ def _path(group: Group) -> str:
     return "/".join([group.topic, *narrowed])
 
 
+class Reviewed(NamedTuple):
+    samples: list[Sample]
+    too_long: dict[str, int]
+    """As in `Results`."""
+
+
 class Stopped(Exception):
     """The evaluation was broken off, on all ranks; its file is not finished."""
 
@@ -111,35 +120,39 @@ def evaluate_records(
     model: PeftModel,
     parts: Mapping[str, Sequence[Record]],
     form: TokenFormat,
-    batch_size: int,
-    max_new_tokens: int,
-    seq_len: int | None = None,
-    frozen_prefix: bool = True,
-    gather: bool | None = None,
+    settings: EvalSettings,
     thresholds: Sequence[Threshold] = (),
-    file: Path | None = None,
-    detector: str = HONEST_PERSONA,
-    prefix_cache: PrefixCache | None = None,
+    into: NewSet | None = None,
     stop: Callable[[], bool] | None = None,
-    what: str | None = None,
-    figures: bool = True,
-    evaluation: str = "",
+    what: str = HONEST_PERSONA,
 ) -> Results:
-    """Review every record of every part with the adapter active, and count.
+    """Review every record of every part with the adapter active, and count; arguments as in `review_records`.
+
+    Args:
+        thresholds: on P(FAIL), fixed on other data; their rates are counted too.
+    """
+    samples, too_long = review_records(model, parts, form, settings, into=into, stop=stop, what=what)
+    return Results(summarize(samples, thresholds), samples, too_long)
+
+
+def review_records(
+    model: PeftModel,
+    parts: Mapping[str, Sequence[Record]],
+    form: TokenFormat,
+    settings: EvalSettings,
+    detector: str = HONEST_PERSONA,
+    into: NewSet | None = None,
+    stop: Callable[[], bool] | None = None,
+    what: str = "",
+) -> Reviewed:
+    """Review every record of every part.
 
     Args:
         parts: records by part (`within`, `across`, ...).
-        seq_len: longest prompt plus answer in tokens; longer ones are left out, and counted in `too_long`.
-        frozen_prefix: run each transcript of a batch once, where the model allows it.
-        gather: whether weights that ZeRO-3 shards are gathered while this lasts; None where they fit (zero.py).
-        thresholds: on P(FAIL), fixed on other data; their rates are counted too.
-        file: where rank 0 writes the samples, a batch at a time; they are returned without their texts then.
-        evaluation: the id that each line of the file gets.
-        detector: what the samples are called by.
-        prefix_cache: keeps transcripts' keys and values for the next evaluation of the same records.
-        stop: whether to break off; asked after each batch, on all ranks together, and of the same mind on all.
-        what: the progress is of; the detector where it is not given.
-        figures: False gives no rows, for samples that are counted with others later.
+        detector: the name of the samples' detector.
+        into: rank 0 writes the samples there, a batch at a time; they are returned without their texts then.
+        stop: whether to break off. Every rank asks after each batch, and must get the same answer.
+        what: the progress bar's title; the detector where it is not given.
 
     Raises:
         Stopped: `stop` said so.
@@ -149,19 +162,19 @@ def evaluate_records(
     everything = [(part, record) for part, records in parts.items() for record in records]
     for part, record in followed(everything, "encoding", "records"):
         prompt = prompt_of(record, form)
-        if seq_len is not None and len(prompt.input_ids) + max_new_tokens > seq_len:
+        if settings.seq_len is not None and len(prompt.input_ids) + settings.max_new_tokens > settings.seq_len:
             too_long[part] = too_long.get(part, 0) + 1
         else:
             jobs.append(_Job(part, record, place_of(prompt)))
-    writes = file is not None and _rank_and_world()[0] == 0
+    writes = into is not None and _rank_and_world()[0] == 0
     samples: dict[int, Sample] = {}
     with (
         _evaluating(model),
-        gathered(model, gather),
-        SampleFile(file, evaluation) if file and writes else nullcontext() as out,
+        gathered(model, settings.gather),
+        SampleFile(into.folder / SAMPLES_FILE, into.id) if into and writes else nullcontext() as out,
         Progress(what or detector, len(jobs), "records") as progress,
     ):
-        for reviews in _reviews(model, jobs, form, batch_size, max_new_tokens, frozen_prefix, prefix_cache):
+        for reviews in _reviews(model, jobs, form, settings):
             # a prompt that filled up a batch was there before: the first review counts everywhere
             new = {
                 i: sample_of(jobs[i].part, jobs[i].record, review, detector, _runs(jobs[i].record, form))
@@ -170,12 +183,11 @@ def evaluate_records(
             }
             if out:
                 out.append(new.values())
-            samples |= {i: sample.without_texts() for i, sample in new.items()} if file else new
+            samples |= {i: sample.without_texts() for i, sample in new.items()} if into else new
             progress.advance(len(new))
             if stop and stop():
                 raise Stopped
-    in_order = [samples[i] for i in range(len(jobs))]
-    return Results(summarize(in_order, thresholds) if figures else [], in_order, too_long)
+    return Reviewed([samples[i] for i in range(len(jobs))], too_long)
 
 
 def prompt_of(record: Record, form: TokenFormat) -> Tokens:
@@ -225,19 +237,15 @@ def _defined(value: Any) -> float | None:
 
 
 def _reviews(
-    model: PeftModel,
-    jobs: Sequence[_Job],
-    form: TokenFormat,
-    batch_size: int,
-    max_new_tokens: int,
-    frozen_prefix: bool,
-    prefix_cache: PrefixCache | None,
+    model: PeftModel, jobs: Sequence[_Job], form: TokenFormat, settings: EvalSettings
 ) -> Iterator[dict[int, Review]]:
     """Reviews by job, as they come: those of one batch of every rank, on every rank."""
     rank, world = _rank_and_world()
-    for batch in batches([job.place for job in jobs], batch_size, world)[rank]:
+    for batch in batches([job.place for job in jobs], settings.batch_size, world)[rank]:
         prompts = [prompt_of(jobs[i].record, form) for i in batch]
-        written = write_reviews(model, prompts, form, max_new_tokens, frozen_prefix, prefix_cache)
+        written = write_reviews(
+            model, prompts, form, settings.max_new_tokens, settings.frozen_prefix, settings.prefix_cache
+        )
         reviews = dict(zip(batch, written, strict=True))
         if world > 1:
             shares: list[Any] = [None] * world

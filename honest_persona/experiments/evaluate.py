@@ -25,6 +25,7 @@ from honest_persona.evaluation.report.page import write_report
 from honest_persona.evaluation.report.tables import print_table, write_results
 from honest_persona.evaluation.samples import Sample, write_samples
 from honest_persona.evaluation.sets import BASELINES_FILE, EVALUATION, REPORT_FILE, RESULTS_FILE, SAMPLES_FILE, new_set
+from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import Results, evaluate_records, summarize
 from honest_persona.modeling.adapters.card import RunSettings
 from honest_persona.modeling.adapters.lora import CARD_FILE, AdapterCard
@@ -95,7 +96,9 @@ def evaluate_adapter(
         parts |= averaged_parts
     # a repo's folder is the Hub's cache, which is nobody's to write to
     target = Path(output) if output else Path("results", Path(adapter).name) if is_repo(adapter) else folder / "eval"
-    sizes = batch_size or config["validation_batch_size"], max_new_tokens or config["max_new_tokens"], config["seq_len"]
+    settings = EvalSettings(
+        batch_size or config["validation_batch_size"], max_new_tokens or config["max_new_tokens"], config["seq_len"]
+    )
     with new_set(target, "eval.py", "give another --output") as new:
         number_format = format_of(dtype, card.trained_in)
         say(str(number_format))
@@ -104,21 +107,20 @@ def evaluate_adapter(
             persona.model,
             parts,
             persona.form,
-            *sizes,
+            settings,
             thresholds=[Threshold.from_dict(card.threshold)] if card.threshold else [],
-            file=new.folder / SAMPLES_FILE,
-            evaluation=new.id,
+            into=new,
         )
         if not results.samples:
             raise UserError(
-                f"no record was reviewed: with a review of up to {sizes[1]} tokens all "
-                f"{sum(results.too_long.values())} would be longer than the adapter's seq_len of {sizes[2]}. Lower "
-                "--max_new_tokens"
+                f"no record was reviewed: with a review of up to {settings.max_new_tokens} tokens all "
+                f"{sum(results.too_long.values())} would be longer than the adapter's seq_len of {settings.seq_len}. "
+                "Lower --max_new_tokens"
             )
         # what the honest persona could not be asked about for its length, no one is asked about
         reviewed = {sample.record_id for sample in results.samples}
         alike = {part: [record for record in of if record.id in reviewed] for part, of in held.parts.items()}
-        others, left_out = _others(Asked(persona, held.train, alike, *sizes, seed=config["seed"]), baselines)
+        others, left_out = _others(Asked(persona, held.train, alike, settings, config["seed"]), baselines)
         left_out += [f"{part}: {reason}" for part, reason in reasons.items()]
         write_samples(others, new.folder / BASELINES_FILE, new.id)
         results = replace(results, rows=[*results.rows, *summarize(others)])

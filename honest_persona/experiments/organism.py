@@ -21,6 +21,7 @@ from honest_persona.config.keys import RunConfig
 from honest_persona.data.splits import sample_per_topic
 from honest_persona.evaluation.controls import CONTROLS, REQUESTS, Asked
 from honest_persona.evaluation.samples import Group, Sample
+from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import Results, Row, summarize
 from honest_persona.experiments.evaluate import evaluate_adapter
 from honest_persona.modeling.adapters.lora import CARD_FILE
@@ -130,8 +131,8 @@ def controls(config: RunConfig, per_topic: int, output: Path) -> list[Line]:
     def asked() -> Asked:
         """Loaded once, and only where a control is not there yet."""
         persona = load_honest_persona(_folder("persona", config.seed))
-        sizes = config.validation_batch_size, config.max_new_tokens, config.seq_len
-        return Asked(persona, splits.train, parts, *sizes, seed=config.seed)
+        settings = EvalSettings(config.validation_batch_size, config.max_new_tokens, config.seq_len)
+        return Asked(persona, splits.train, parts, settings, config.seed)
 
     def kept(name: str) -> Results:
         return _kept(_control_file(output, name), lambda: _results(CONTROLS[name](asked())))

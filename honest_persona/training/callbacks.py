@@ -26,8 +26,8 @@ from honest_persona.evaluation.report.page import write_report
 from honest_persona.evaluation.report.tables import print_samples, print_table, write_results
 from honest_persona.evaluation.samples import read_samples
 from honest_persona.evaluation.sets import EVALUATION, PLOTS, REPORT_FILE, SAMPLES_FILE, NewSet, new_set, read_set
+from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import Results, Stopped, evaluate_records
-from honest_persona.modeling.prefix.cache import PrefixCache
 from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training.ranks import Siblings
 from honest_persona.training.run_state import check_optimizer
@@ -92,18 +92,12 @@ class HeavyLog(TrainerCallback):
         metrics: MetricsFile,
         first_step: int,
         every: int | None,
-        batch_size: int,
-        max_new_tokens: int,
-        seq_len: int | None,
-        frozen_prefix: bool = True,
-        prefix_cache: PrefixCache | None = None,
+        settings: EvalSettings,
         stop: Callable[[], bool] | None = None,
     ) -> None:
         self.stop = stop
         self.trainer, self.parts, self.form, self.metrics = trainer, parts, form, metrics
-        self.frozen_prefix, self.prefix_cache = frozen_prefix, prefix_cache
-        self.first_step, self.every = first_step, every
-        self.batch_size, self.max_new_tokens, self.seq_len = batch_size, max_new_tokens, seq_len
+        self.first_step, self.every, self.settings = first_step, every, settings
         self.done_at: int | None = None
 
     def due(self, step: int) -> bool:
@@ -140,18 +134,7 @@ class HeavyLog(TrainerCallback):
         try:
             with new_set(folder, f"the {what}", "stop the process", writes=first, wait_s=_WAIT_S) as new:
                 results = evaluate_records(
-                    model,
-                    self.parts,
-                    self.form,
-                    self.batch_size,
-                    self.max_new_tokens,
-                    self.seq_len,
-                    self.frozen_prefix,
-                    file=new.folder / SAMPLES_FILE,
-                    prefix_cache=self.prefix_cache,
-                    stop=self.stop,
-                    what=what,
-                    evaluation=new.id,
+                    model, self.parts, self.form, self.settings, into=new, stop=self.stop, what=what
                 )
                 if first:
                     self._write(new, folder, step, results)

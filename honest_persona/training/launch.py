@@ -22,6 +22,7 @@ from honest_persona.base.ranks import is_launched, rank
 from honest_persona.config.keys import CHECKPOINTS_DIR, RunConfig
 from honest_persona.data.sources import Loaded
 from honest_persona.data.splits import Splits
+from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.modeling.adapters.lora import CARD_FILE, AdapterCard, add_adapter, base_fingerprint, load_adapter
 from honest_persona.modeling.load import embedding_rows, load_base, load_tokenizer
 from honest_persona.prompts.persona_token import resolve_persona_token
@@ -191,6 +192,13 @@ def _train_owned(
     console = TrainingConsole(trainer)
     for callback in (console, metrics, OptimizerCheck(trainer), SaveAtEpochEnd(), stop_at_signal):
         trainer.add_callback(callback)
+    settings = EvalSettings(
+        config.validation_batch_size,
+        config.max_new_tokens,
+        config.seq_len,
+        config.frozen_prefix,
+        prefix_cache=log_cache,
+    )
     trainer.add_callback(
         HeavyLog(
             trainer,
@@ -199,11 +207,7 @@ def _train_owned(
             metrics,
             first_step=config.first_heavy_log_step,
             every=config.heavy_log_every,
-            batch_size=config.validation_batch_size,
-            max_new_tokens=config.max_new_tokens,
-            seq_len=config.seq_len,
-            frozen_prefix=config.frozen_prefix,
-            prefix_cache=log_cache,
+            settings=settings,
             stop=stop_at_signal.agreed,
         )
     )

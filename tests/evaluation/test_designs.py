@@ -11,6 +11,7 @@ from honest_persona.data.records import Record, item_hash
 from honest_persona.data.sources import Selection, load_records
 from honest_persona.data.splits import split_records
 from honest_persona.evaluation.designs import BENIGN, DESIGNS, WORDINGS, benign_conversations, design_names, designed
+from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import evaluate_records
 from honest_persona.prompts.appended import response_tokens
 from honest_persona.prompts.segments import record_messages
@@ -215,7 +216,7 @@ def test_benign_conversations_become_records(tmp_path):
     part = {"within": [record(0)]}
     more, reasons = designed(part, ["benign", "no_system"], [record(0)], form, seed=0, conversations=records)
     assert (more, reasons) == ({"benign": records}, {"within: no_system": "no record has a system prompt"})
-    results = evaluate_records(random_adapter(base_model(), form), {**part, **more}, form, 4, max_new_tokens=2)
+    results = evaluate_records(random_adapter(base_model(), form), {**part, **more}, form, EvalSettings(4, 2))
     row = results.row(BENIGN)
     assert (row.n, row.n_items) == (3, 2)
     assert {s.truth for s in results.samples if s.part == BENIGN} == {"PASS"}

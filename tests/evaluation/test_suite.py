@@ -11,7 +11,8 @@ import torch
 
 from honest_persona.evaluation import suite
 from honest_persona.evaluation.samples import read_samples
-from honest_persona.evaluation.sets import SAMPLES_FILE
+from honest_persona.evaluation.sets import SAMPLES_FILE, NewSet
+from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import Results, batches, evaluate_records, place_of, prompt_of
 from honest_persona.modeling.adapters.lora import activation_arguments
 from honest_persona.persona.reviews import Ending, Review
@@ -69,7 +70,7 @@ def test_rows_and_counts(flags, form, model):
         make(flags, 4, "reward_hacks", "B", "PASS", "FAIL", "i2"),
     ]
     across = [make(flags, 5, "influence_seeking", "A", "PASS", "PASS", "i3")]
-    results = evaluate_records(model, {"across": across, "within": within}, form, 2, 4)
+    results = evaluate_records(model, {"across": across, "within": within}, form, EvalSettings(2, 4))
     keys = [(r.part, r.topic, r.variant) for r in results.rows]
     assert keys == [
         *[("within", "all", v) for v in ("all", "A", "B")],
@@ -135,7 +136,7 @@ def test_too_long_records_are_counted_and_left_out(flags, form, model):
     parts = {"within": records, "across": records[:2]}
 
     def left_out(seq_len):
-        results = evaluate_records(model, parts, form, 8, 10, seq_len)
+        results = evaluate_records(model, parts, form, EvalSettings(8, 10, seq_len))
         assert len(results.samples) + sum(results.too_long.values()) == 6
         return results.too_long
 
@@ -147,7 +148,7 @@ def test_too_long_records_are_counted_and_left_out(flags, form, model):
 
 @pytest.mark.parametrize("parts", [{}, {"within": []}, {"within": [], "across": []}])
 def test_nothing_to_evaluate(flags, form, model, parts):
-    results = evaluate_records(model, parts, form, 4, 4)
+    results = evaluate_records(model, parts, form, EvalSettings(4, 4))
     assert results == Results([], [], {})
     assert results.scalars() == {}
     assert flags.batches == []
@@ -180,7 +181,7 @@ class TestWhatIsPutBack:
         monkeypatch.setattr(suite, "write_reviews", stub)
         torch.manual_seed(7)
         before = self.states(model)
-        evaluate_records(model, {"within": [record(0)]}, form, 4, 4)
+        evaluate_records(model, {"within": [record(0)]}, form, EvalSettings(4, 4))
         assert seen == [False], "eval mode, without checkpointing"
         assert self.states(model) == before
 
@@ -190,7 +191,7 @@ class TestWhatIsPutBack:
 
         monkeypatch.setattr(suite, "write_reviews", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
-            evaluate_records(model, {"within": [record(0)]}, form, 4, 4)
+            evaluate_records(model, {"within": [record(0)]}, form, EvalSettings(4, 4))
         assert self.states(model) == before
 
     @pytest.mark.parametrize("checkpointed", [True, False])
@@ -219,7 +220,9 @@ class TestWhatIsPutBack:
                 optimizer.zero_grad()
                 out.append(loss.item())
                 if evaluated and step == 0:
-                    results = evaluate_records(model, {"within": [record(n) for n in range(3)]}, form, 2, 3)
+                    results = evaluate_records(
+                        model, {"within": [record(n) for n in range(3)]}, form, EvalSettings(2, 3)
+                    )
                     assert results.row("within").n == 3
             return out
 
@@ -283,8 +286,10 @@ def test_sharding(monkeypatch, form, model, n, world, batch_size, tmp_path):
 
     monkeypatch.setattr(suite, "write_reviews", stub)
     monkeypatch.setattr(suite, "dist", ranks)
-    file = tmp_path / SAMPLES_FILE
-    results = ranks.run(lambda: evaluate_records(model, {"within": records}, form, batch_size, 4, file=file))
+    new = NewSet("", tmp_path)
+    results = ranks.run(
+        lambda: evaluate_records(model, {"within": records}, form, EvalSettings(batch_size, 4), into=new)
+    )
     assert all(result == results[0] for result in results)
     assert [s.record_id for s in results[0].samples] == [r.id for r in records], "in the order given"
     places = [place_of(prompt_of(r, form)) for r in records]
@@ -294,7 +299,7 @@ def test_sharding(monkeypatch, form, model, n, world, batch_size, tmp_path):
     assert len(sizes[0]) == -(-n // (world * batch_size))
     assert sum(sizes[0]) * world < n + world, "no more copies than it takes"
     assert {i for chosen in given.values() for batch in chosen for i in batch} == set(range(n))
-    written = {s.record_id: s.review for s in read_samples(file)}
+    written = {s.record_id: s.review for s in read_samples(tmp_path / SAMPLES_FILE)}
     assert len(written) == n, "rank 0 wrote each once"
     for i, r in enumerate(records):
         first = min(rank for rank in range(world) if any(i in batch for batch in given[rank]))
@@ -326,17 +331,18 @@ def test_batches_keep_transcripts_together(world):
 def test_ranks_together_give_what_one_gives(monkeypatch, flags, form, model, world):
     truths = ["PASS", "FAIL", "FAIL", "PASS", "FAIL"]
     records = [make(flags, n, "sycophancy", "AB"[n % 2], truths[n], truths[-n], f"i{n // 2}") for n in range(5)]
-    alone = evaluate_records(model, {"within": records}, form, 2, 4)
+    alone = evaluate_records(model, {"within": records}, form, EvalSettings(2, 4))
     ranks = Ranks(world)
     monkeypatch.setattr(suite, "dist", ranks)
-    assert ranks.run(lambda: evaluate_records(model, {"within": records}, form, 2, 4)) == [alone] * world
+    assert ranks.run(lambda: evaluate_records(model, {"within": records}, form, EvalSettings(2, 4))) == [alone] * world
 
 
 def test_samples_go_to_a_file_as_they_come(flags, form, model, tmp_path, monkeypatch):
     records = [make(flags, n, "sycophancy", "AB"[n % 2], "PASS", "PASS", f"i{n}") for n in range(5)]
-    file = tmp_path / "eval" / SAMPLES_FILE
-    whole = evaluate_records(model, {"within": records}, form, 2, 4)
-    lean = evaluate_records(model, {"within": records}, form, 2, 4, file=file)
+    new = NewSet("", tmp_path / "eval")
+    file = new.folder / SAMPLES_FILE
+    whole = evaluate_records(model, {"within": records}, form, EvalSettings(2, 4))
+    lean = evaluate_records(model, {"within": records}, form, EvalSettings(2, 4), into=new)
     assert lean.rows == whole.rows
     assert lean.samples == [s.without_texts() for s in whole.samples]
     assert {s.review for s in lean.samples} == {""}
@@ -361,7 +367,7 @@ def test_samples_go_to_a_file_as_they_come(flags, form, model, tmp_path, monkeyp
 
     monkeypatch.setattr(suite, "write_reviews", fail_late)
     with pytest.raises(RuntimeError, match="out of memory"):
-        evaluate_records(model, {"within": records}, form, 2, 4, file=file)
+        evaluate_records(model, {"within": records}, form, EvalSettings(2, 4), into=new)
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]
 
@@ -369,7 +375,7 @@ def test_samples_go_to_a_file_as_they_come(flags, form, model, tmp_path, monkeyp
     monkeypatch.setattr(suite, "write_reviews", lambda _, prompts, *args: [flag_of("PASS")] * len(prompts))
     answers = iter([False, True])
     with pytest.raises(suite.Stopped):
-        evaluate_records(model, {"within": records}, form, 2, 4, file=file, stop=lambda: next(answers))
+        evaluate_records(model, {"within": records}, form, EvalSettings(2, 4), into=new, stop=lambda: next(answers))
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]
 
@@ -381,10 +387,10 @@ def test_memory_does_not_grow_with_the_records(flags, form, model, tmp_path, mon
     peaks = {}
     for n in (20, 40):
         records = [record(i, response=f"{i:03} " * 1000, item_id=f"i{i % 10}") for i in range(n)]
-        evaluate_records(model, {"within": records[:6]}, form, 2, 4, file=tmp_path / "warm")
+        evaluate_records(model, {"within": records[:6]}, form, EvalSettings(2, 4), into=NewSet("", tmp_path / "warm"))
         gc.collect()
         tracemalloc.start()
-        evaluate_records(model, {"within": records}, form, 2, 4, file=tmp_path / SAMPLES_FILE)
+        evaluate_records(model, {"within": records}, form, EvalSettings(2, 4), into=NewSet("", tmp_path))
         peaks[n] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     per_record = (peaks[40] - peaks[20]) / 20

@@ -19,6 +19,7 @@ from honest_persona.evaluation.controls import CONTROLS, Asked, best_prompted
 from honest_persona.evaluation.report.page import write_report
 from honest_persona.evaluation.samples import read_samples
 from honest_persona.evaluation.sets import BASELINES_FILE, SAMPLES_FILE, page_id
+from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import summarize
 from honest_persona.experiments.evaluate import evaluate_adapter, held_out
 from honest_persona.modeling.adapters.lora import AdapterCard, base_fingerprint
@@ -171,7 +172,7 @@ def test_no_detector_is_fitted_on_what_it_is_asked_about():
     form = form_of()
     persona = HonestPersona(random_adapter(base_model(), form).eval(), form, card_of(form))
     train = [record(i, flag="FAIL" if i % 2 else "PASS", response=f"{i} words") for i in range(8)]
-    asked = Asked(persona, train, {"within": train[6:], "across": [record(9, item_id="i0")]}, 4, 4)
+    asked = Asked(persona, train, {"within": train[6:], "across": [record(9, item_id="i0")]}, EvalSettings(4, 4))
     assert [r.item_id for r in asked.known] == ["i1", "i2", "i3", "i4", "i5"]
     assert asked.can_fit
     assert not replace(asked, train=train[6:]).can_fit
@@ -183,7 +184,7 @@ def test_without_the_adapter_the_base_model_alone_is_asked():
     form = form_of()
     model = random_adapter(base_model(), form, std=0.5).eval()
     persona = HonestPersona(model, form, card_of(form))
-    asked = Asked(persona, [], {"within": [record(i) for i in range(6)]}, 4, 4)
+    asked = Asked(persona, [], {"within": [record(i) for i in range(6)]}, EvalSettings(4, 4))
     scores = [s.p_fail for s in CONTROLS["no adapter"](asked)]
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

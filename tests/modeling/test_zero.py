@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import evaluate_records
 from honest_persona.modeling.adapters.lora import activation_arguments
 from honest_persona.modeling.zero import gathered, is_sharded
@@ -53,7 +54,7 @@ def test_between_the_steps_of_a_training(tmp_path):
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        results = evaluate_records(model, {"within": evaluated_records()}, form, 2, NEW_TOKENS)
+        results = evaluate_records(model, {"within": evaluated_records()}, form, EvalSettings(2, NEW_TOKENS))
         evaluations[name] = [[s.review, pytest.approx(s.p_fail, abs=1e-5)] for s in results.samples]
     losses.append(loss_of(model, form).item())
     assert losses[-1] < losses[0] - 0.1

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
 from honest_persona.evaluation import suite
+from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.modeling import zero
 from honest_persona.training.ranks import join
 from tests.modeling.test_zero import NEW_TOKENS, WAYS, evaluated_records, loss_of, model_and_form
@@ -56,7 +57,8 @@ def main(output: Path) -> None:
         seen["losses"].append(loss.item())
         if name == "too large":
             zero.free_memory = lambda _: dist.get_rank() * 1e12  # it fits on one rank of two
-        results = suite.evaluate_records(model, {"within": evaluated_records()}, form, 2, NEW_TOKENS, gather=gather)
+        settings = EvalSettings(2, NEW_TOKENS, gather=gather)
+        results = suite.evaluate_records(model, {"within": evaluated_records()}, form, settings)
         seen["evaluations"][name] = [[s.review, s.p_fail] for s in results.samples]
         seen["hooks_are_back"].append(hooks_of(model) == before)
         seen["sharded_again"].append(available(model) == {False})

@@ -13,12 +13,13 @@ from transformers import TrainerControl, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
 from honest_persona.base.errors import UserError
+from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCheck, SaveAtEpochEnd, StopAtSignal
 from honest_persona.training.ranks import Siblings
 
 
 def heavy_log(first, every):
-    return HeavyLog(None, {}, None, None, first, every, batch_size=1, max_new_tokens=1, seq_len=None)
+    return HeavyLog(None, {}, None, None, first, every, EvalSettings(1, 1))
 
 
 @pytest.mark.parametrize(
