@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
 
     # imported only now: torch and its libraries read the environment when they are imported, and run_entry fills it
     from honest_persona.config.load import load_config
-    from honest_persona.data.sources import check_selection
+    from honest_persona.data.load import check_selection
 
     config = load_config(args.config, overrides, checks=[check_selection])
 

@@ -34,8 +34,7 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print what a config's data holds: what is kept, how it is split, and what is rejected and why."""
     from honest_persona.config.load import load_config
     from honest_persona.data.inventory import inventory, print_inventory
-    from honest_persona.data.sources import check_selection
-    from honest_persona.prompts.prepare import load_splits
+    from honest_persona.data.load import check_selection, load_splits
 
     def check_names(values: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         # without the seed the check cannot ask whether records are left to train on: the counts will tell why not
@@ -52,7 +51,7 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print training rows token by token, as the collator gets them."""
     from honest_persona.config.load import load_config
-    from honest_persona.data.sources import check_selection
+    from honest_persona.data.load import check_selection
     from honest_persona.prompts import show
     from honest_persona.prompts.prepare import prepare
     from honest_persona.training.launch import token_format
@@ -77,7 +76,8 @@ def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 def shortcuts(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print what a config's data gives away: flags predicted from variant, topic and words alone, of held-out items."""
     from honest_persona.config.load import load_config
-    from honest_persona.data.sources import Selection, check_selection, load_records
+    from honest_persona.data.load import check_selection, load_records
+    from honest_persona.data.selection import Selection
     from honest_persona.evaluation.baselines import shortcut_samples
     from honest_persona.evaluation.report.tables import print_detectors
     from honest_persona.evaluation.suite import summarize
@@ -98,7 +98,7 @@ def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Measure the honest persona on the embedded model organism, beside the controls that must fail."""
     from honest_persona.base.locks import held
     from honest_persona.config.load import load_config
-    from honest_persona.data.sources import check_selection
+    from honest_persona.data.load import check_selection
     from honest_persona.experiments.organism import TRAINED, report
 
     if unknown := set(filter(None, args.only.split(","))) - set(TRAINED):
@@ -222,7 +222,7 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from honest_persona.base.locks import held
     from honest_persona.base.ranks import rank
     from honest_persona.config.load import load_config
-    from honest_persona.data.sources import check_selection
+    from honest_persona.data.load import check_selection
     from honest_persona.evaluation.report.page import write_report
     from honest_persona.experiments.sweep import sweep as run_sweep
 

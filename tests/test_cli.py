@@ -13,11 +13,11 @@ import yaml
 from honest_persona.base import progress
 from honest_persona.cli import _parser, main
 from honest_persona.config.load import load_config
+from honest_persona.data.load import load_splits
 from honest_persona.entry import run_entry
 from honest_persona.modeling.adapters.lora import AdapterCard
 from honest_persona.modeling.builtin import TINY, tiny_tokenizer
 from honest_persona.persona import reviews as reviews_module
-from honest_persona.prompts.prepare import load_splits
 from honest_persona.prompts.segments import SUPERVISED, Kind, training_system
 from honest_persona.prompts.tokens import IGNORED, encode_record
 from honest_persona.training.launch import token_format, train

@@ -10,8 +10,9 @@ import torch
 from honest_persona import cli
 from honest_persona.base.errors import UserError
 from honest_persona.base.manifest import check, seal
+from honest_persona.data.load import load_records
 from honest_persona.data.records import Record
-from honest_persona.data.sources import Selection, load_records
+from honest_persona.data.selection import Selection
 from honest_persona.experiments import evaluate as run
 from honest_persona.modeling.adapters.lora import AdapterCard
 from honest_persona.persona.reviews import Ending, HonestPersona, Review

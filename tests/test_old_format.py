@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from honest_persona.config.load import load_config
-from honest_persona.data.sources import Selection, load_records
+from honest_persona.data.load import load_records
+from honest_persona.data.selection import Selection
 from honest_persona.evaluation.compare import compare
 from honest_persona.evaluation.report.page import write_report
 from honest_persona.evaluation.sets import RESULTS_FILE

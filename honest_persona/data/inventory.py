@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from honest_persona.base.console import Column, Table, one_line, say, show
-from honest_persona.data.records import Record, Rejection, remedy_for
-from honest_persona.data.sources import Loaded
+from honest_persona.data.load import Loaded
+from honest_persona.data.records import Record
+from honest_persona.data.rejections import Rejection, remedy_for
 from honest_persona.data.splits import Splits
 
 EXAMPLES_PER_REASON = 3

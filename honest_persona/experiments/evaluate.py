@@ -13,8 +13,9 @@ from honest_persona.base.console import one_line, say, tell
 from honest_persona.base.errors import UserError
 from honest_persona.base.manifest import change
 from honest_persona.base.number_format import FormatName, format_of
+from honest_persona.data.load import load_records
 from honest_persona.data.records import Record
-from honest_persona.data.sources import Selection, load_records
+from honest_persona.data.selection import Selection
 from honest_persona.data.splits import sample_per_topic, split_records
 from honest_persona.evaluation.averaging import gains, in_wordings, trained_wordings
 from honest_persona.evaluation.controls import CONTROLS, FITTED, Asked

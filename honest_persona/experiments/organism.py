@@ -18,6 +18,7 @@ from honest_persona.base.files import write_text
 from honest_persona.base.number_format import fastest_format
 from honest_persona.base.progress import rounds
 from honest_persona.config.keys import RunConfig
+from honest_persona.data.load import load_splits
 from honest_persona.data.splits import sample_per_topic
 from honest_persona.evaluation.controls import CONTROLS, REQUESTS, Asked
 from honest_persona.evaluation.samples import Group, Sample
@@ -27,7 +28,6 @@ from honest_persona.experiments.evaluate import evaluate_adapter
 from honest_persona.modeling.adapters.lora import CARD_FILE
 from honest_persona.persona.reviews import load_honest_persona
 from honest_persona.probes.probe import METHODS
-from honest_persona.prompts.prepare import load_splits
 from honest_persona.training.checkpoints import checkpoints
 from honest_persona.training.launch import train
 

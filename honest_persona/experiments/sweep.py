@@ -33,8 +33,10 @@ from honest_persona.base.number_format import fastest_format
 from honest_persona.base.progress import rounds
 from honest_persona.base.ranks import is_launched, rank
 from honest_persona.config.keys import CHECKPOINTS_DIR, RunConfig
+from honest_persona.data.load import load_records
 from honest_persona.data.records import Record
-from honest_persona.data.sources import Selection, load_records, write_jsonl
+from honest_persona.data.selection import Selection
+from honest_persona.data.sources.jsonl import write_jsonl
 from honest_persona.data.splits import split_records
 from honest_persona.evaluation.compare import compare, print_comparison
 from honest_persona.evaluation.provenance import provenance

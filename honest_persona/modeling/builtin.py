@@ -14,7 +14,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from honest_persona.base.errors import UserError
-from honest_persona.data.sources import SAMPLE, Selection, load_records
+from honest_persona.data.load import load_records
+from honest_persona.data.selection import Selection
+from honest_persona.data.sources.builtin import SAMPLE
 from honest_persona.modeling.shipped import verify_files
 
 BUILTIN = "builtin:"

@@ -8,9 +8,9 @@ import torch
 from honest_persona.base.errors import UserError
 from honest_persona.base.tensors import integers
 from honest_persona.config.keys import RunConfig
+from honest_persona.data.load import Loaded, load_splits
 from honest_persona.data.records import Record
-from honest_persona.data.sources import Loaded, Selection, load_records
-from honest_persona.data.splits import Splits, limit_records, sample_per_topic, split_records
+from honest_persona.data.splits import Splits, limit_records, sample_per_topic
 from honest_persona.prompts.appended import augmented
 from honest_persona.prompts.segments import Kind, training_system
 from honest_persona.prompts.tokens import TokenFormat, Tokens, encode_records
@@ -37,12 +37,6 @@ class Material:
     splits: Splits
     too_long: list[str]
     """Ids of training records left out because they are longer than `seq_len` tokens."""
-
-
-def load_splits(config: RunConfig) -> tuple[Loaded, Splits]:
-    """The records that the config selects, and their split by item."""
-    loaded = load_records(config.dataset, Selection.of(config.as_dict()))
-    return loaded, split_records(loaded.records, config.validation_topics, config.val_item_frac, config.seed)
 
 
 def prepare(config: RunConfig, form: TokenFormat) -> Material:

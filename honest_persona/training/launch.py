@@ -20,7 +20,7 @@ from honest_persona.base.interrupts import if_interrupted
 from honest_persona.base.number_format import fastest_format
 from honest_persona.base.ranks import is_launched, rank
 from honest_persona.config.keys import CHECKPOINTS_DIR, RunConfig
-from honest_persona.data.sources import Loaded
+from honest_persona.data.load import Loaded
 from honest_persona.data.splits import Splits
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.modeling.adapters.lora import CARD_FILE, AdapterCard, add_adapter, base_fingerprint, load_adapter

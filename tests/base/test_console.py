@@ -6,7 +6,9 @@ import pytest
 
 from honest_persona.base.console import Column, Table, hand_out, one_line, say, show, tell, visible
 from honest_persona.data.inventory import inventory, print_inventory
-from honest_persona.data.sources import SAMPLE, Selection, load_records
+from honest_persona.data.load import load_records
+from honest_persona.data.selection import Selection
+from honest_persona.data.sources.builtin import SAMPLE
 from honest_persona.evaluation.compare import ComparedRow, Comparison, Difference, print_comparison
 from honest_persona.evaluation.report.tables import print_detectors, print_samples, print_table
 from honest_persona.evaluation.suite import Results, summarize

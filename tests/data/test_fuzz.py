@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 from honest_persona.base.errors import UserError
 from honest_persona.data.inventory import inventory, print_inventory
+from honest_persona.data.load import load_records
 from honest_persona.data.records import Record
-from honest_persona.data.sources import Selection, load_records, write_jsonl
+from honest_persona.data.selection import Selection
+from honest_persona.data.sources.jsonl import write_jsonl
 from honest_persona.persona.conversations import read_conversations
 from honest_persona.prompts.tokens import encode_record
-from tests.data.test_records import BATCH, ROW
+from tests.data.sources.test_parsing import BATCH, ROW
 from tests.fuzz import fuzz, written
 from tests.printed import printed
 from tests.tiny import form_of

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 import honest_persona.data
-from honest_persona.data.sources import SAMPLE, Selection, load_records
+from honest_persona.data.load import load_records
+from honest_persona.data.selection import Selection
+from honest_persona.data.sources.builtin import SAMPLE
 
 FOLDER = Path(honest_persona.data.__file__).parent / "sample"
 TAGS = ("confidence_below_4", "mismatching_review_focus", "unclear_a_b_separation", "failed_external_review")

@@ -5,8 +5,9 @@ from collections import Counter
 
 import pytest
 
+from honest_persona.data.load import load_records
 from honest_persona.data.records import Record
-from honest_persona.data.sources import Selection, load_records
+from honest_persona.data.selection import Selection
 from honest_persona.data.splits import in_share, limit_records, sample_per_topic, split_records, uniform
 
 

@@ -11,7 +11,8 @@ from sklearn.pipeline import make_pipeline
 from honest_persona.base.errors import UserError
 from honest_persona.base.words import ALL
 from honest_persona.config.keys import RunConfig
-from honest_persona.data.sources import Selection, load_records
+from honest_persona.data.load import load_records
+from honest_persona.data.selection import Selection
 from honest_persona.evaluation.baselines import (
     Guess,
     guess_samples,

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from honest_persona.base.errors import UserError
+from honest_persona.data.load import load_records
 from honest_persona.data.records import Record, item_hash
-from honest_persona.data.sources import Selection, load_records
+from honest_persona.data.selection import Selection
 from honest_persona.data.splits import split_records
 from honest_persona.evaluation.designs import BENIGN, DESIGNS, WORDINGS, benign_conversations, design_names, designed
 from honest_persona.evaluation.settings import EvalSettings

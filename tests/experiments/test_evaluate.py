@@ -12,7 +12,8 @@ from honest_persona.base import progress
 from honest_persona.base.errors import UserError
 from honest_persona.base.locks import held
 from honest_persona.base.words import HONEST_PERSONA
-from honest_persona.data.sources import Selection, load_records
+from honest_persona.data.load import load_records
+from honest_persona.data.selection import Selection
 from honest_persona.evaluation import controls
 from honest_persona.evaluation.compare import compare
 from honest_persona.evaluation.controls import CONTROLS, Asked, best_prompted

@@ -14,12 +14,12 @@ import pytest
 from honest_persona.base.errors import UserError
 from honest_persona.base.words import ALL, HONEST_PERSONA
 from honest_persona.config.load import load_config
-from honest_persona.data.sources import Selection, load_records
+from honest_persona.data.load import load_records, load_splits
+from honest_persona.data.selection import Selection
 from honest_persona.evaluation.samples import read_samples
 from honest_persona.experiments import sweep as sweep_module
 from honest_persona.experiments.sweep import FOLDS, FOLLOW_UP, sweep
 from honest_persona.modeling.adapters.lora import AdapterCard
-from honest_persona.prompts.prepare import load_splits
 from tests.training.launches import ROOT, launch
 
 TOPICS = ["confidence_assessment", "fabricated_statistics", "reward_hacks", "sycophancy"]

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 import torch
 
-from honest_persona.data.sources import Selection, load_records
+from honest_persona.data.load import load_records
+from honest_persona.data.selection import Selection
 from honest_persona.data.splits import split_records
 from honest_persona.organism import dataset
 from honest_persona.organism.conversations import INTERVENTIONS, Scenario, draw_answer, draw_statement, read_answer

@@ -7,8 +7,9 @@ from itertools import product
 import pytest
 
 from honest_persona.config.keys import Augmentation, RunConfig
+from honest_persona.data.load import load_records
 from honest_persona.data.records import MARKER
-from honest_persona.data.sources import Selection, load_records
+from honest_persona.data.selection import Selection
 from honest_persona.evaluation.suite import prompt_of
 from honest_persona.prompts.appended import (
     AUGMENTATIONS,

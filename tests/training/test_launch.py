@@ -13,7 +13,9 @@ from honest_persona.base.manifest import seal
 from honest_persona.base.number_format import NumberFormat
 from honest_persona.config.keys import RunConfig
 from honest_persona.config.load import load_config
-from honest_persona.data.sources import Selection, load_records, write_jsonl
+from honest_persona.data.load import load_records
+from honest_persona.data.selection import Selection
+from honest_persona.data.sources.jsonl import write_jsonl
 from honest_persona.experiments.evaluate import evaluate_adapter
 from honest_persona.hub.card import write_card
 from honest_persona.modeling.adapters.lora import AdapterCard

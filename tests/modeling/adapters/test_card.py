@@ -7,7 +7,7 @@ import pytest
 
 from honest_persona.base.errors import UserError
 from honest_persona.config.load import load_config
-from honest_persona.data.sources import Selection
+from honest_persona.data.selection import Selection
 from honest_persona.hub.staging import on_hub
 from honest_persona.modeling.adapters.card import CARD_FILE, AdapterCard, RunSettings
 from honest_persona.statistics.threshold import Threshold

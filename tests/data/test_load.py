@@ -7,7 +7,10 @@ import pytest
 
 from honest_persona.base.errors import UserError
 from honest_persona.data.inventory import inventory, print_inventory
-from honest_persona.data.sources import SAMPLE, Selection, check_selection, load_records, matches_type, write_jsonl
+from honest_persona.data.load import check_selection, load_records
+from honest_persona.data.selection import Selection, matches_type
+from honest_persona.data.sources.builtin import SAMPLE
+from honest_persona.data.sources.jsonl import write_jsonl
 from honest_persona.data.splits import split_records
 from tests.printed import printed
 

@@ -5,17 +5,10 @@ import json
 
 import pytest
 
-from honest_persona.data.records import (
-    REMEDIES,
-    Candidate,
-    Record,
-    Rejection,
-    item_hash,
-    parse_batch,
-    parse_row,
-    remedy_for,
-    strip_marker,
-)
+from honest_persona.data.records import Record, item_hash, strip_marker
+from honest_persona.data.rejections import REMEDIES, Candidate, Rejection, remedy_for
+from honest_persona.data.sources.rows import parse_row
+from honest_persona.data.sources.stage3 import parse_batch
 
 INTERVENTION = {
     "I": "<split-personality-token> Be honest.",

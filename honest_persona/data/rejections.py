@@ -1,0 +1,118 @@
+"""What the readers say of each intervention: a `Candidate` (sound), or a `Rejection` with its place, reason and remedy.
+
+Every intervention is counted once, under the first reason that applies, in this order:
+
+1. Defects of the data, whatever was selected: missing_field, wrong_type, repeated_key, not_unicode, unknown_field,
+   unknown_variant, unknown_split, item_id_mismatch, empty_response, empty_intervention, empty_review, unknown_flag,
+   variant_b_without_prompt; and malformed_json, unreadable_file, topic_mismatch, topic_without_files, which reject a
+   whole line, file or folder.
+2. What the run did not ask for: topic_not_selected, model_not_selected, intervention_type_not_selected.
+3. What cannot train: flag_not_trainable:AMBIGUOUS and :ERROR.
+4. Quality filters: tag:<the first of tags_to_filter that the record carries>.
+5. Sampling: outside_topic_share; and last duplicate_id, among what is left.
+
+So a defect of the files shows in every run over them, and a quality filter counts only records that the run would
+otherwise have used. Group 1 is found by the readers (sources/), groups 2 to 5 by load.py and selection.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from honest_persona.base.words import FLAGS
+
+UNTRAINABLE_FLAGS = ("AMBIGUOUS", "ERROR")
+"""Known, and not trained on."""
+
+REMEDIES = {
+    "malformed_json": "Mend the JSON at this place, or restore the file from its source.",
+    "unreadable_file": "Make it a file that can be read (no folder, no broken link, permitted), or remove it.",
+    "topic_without_files": "Add batch_*.json files to this folder, or remove the folder.",
+    "missing_field": "Add the field `{detail}` (for `tags`: an empty list where there are none).",
+    "wrong_type": "Give `{detail}` the type that the format asks for: text, list of texts, or object.",
+    "repeated_key": "Keep one of the keys `{detail}` of the object that stands here.",
+    "not_unicode": "Replace the lone surrogates (\\ud800 to \\udfff) in `{detail}` by real characters.",
+    "unknown_field": "Remove `{detail}`: a row has the columns of a Record and no others.",
+    "unknown_variant": "Use A or B as the variant.",
+    "unknown_split": "Use train or validation, or leave `split` out for the seeded split by item.",
+    "topic_mismatch": "Move the file to the folder of the topic it names, or correct its `topic` field.",
+    "item_id_mismatch": "Remove `item_id`: it is computed from the system prompts and the task.",
+    "empty_response": "Generate the response again, or remove the inference.",
+    "empty_intervention": "Write the trigger text, or remove the intervention.",
+    "empty_review": "Write the review, or remove the intervention.",
+    "unknown_flag": "Use PASS or FAIL (AMBIGUOUS and ERROR are known, and not trained on).",
+    "variant_b_without_prompt": "Give the item a system prompt B, or remove its B inferences.",
+    "topic_not_selected": "Name the topic in train_topics or validation_topics to use it.",
+    "model_not_selected": "Name the model in data_model_source to use it.",
+    "intervention_type_not_selected": "Name the type in intervention_types to use it.",
+    "flag_not_trainable": "Nothing to do: only PASS and FAIL train. Review it again to decide on one of them.",
+    "tag": "Remove `{detail}` from tags_to_filter to use such records.",
+    "outside_topic_share": "Raise claude_frac to use a larger share of each topic's items.",
+    "duplicate_id": "Keep one of the records with this id, or give them different ids.",
+}
+"""What to do about each reason; `{detail}` is what stands behind the colon of a reason such as `missing_field:T`."""
+
+
+class Rejection(NamedTuple):
+    """One intervention (or one unreadable file, line or folder) that is not used, and why."""
+
+    file: str
+    place: str
+    """Path of the offending value inside the file."""
+    field: str
+    """The field's own name in that file."""
+    reason: str
+    """Stable snake_case code, with a detail behind a colon where there is one."""
+    record_id: str | None = None
+
+    @property
+    def remedy(self) -> str:
+        return remedy_for(self.reason)
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.place}: {self.reason}. {self.remedy}"
+
+
+class Candidate(NamedTuple):
+    """A sound intervention; whether the run wants it is not asked yet."""
+
+    file: str
+    place: str
+    values: dict[str, Any]
+    """A Record's columns; the flag may still be AMBIGUOUS or ERROR."""
+    inference_place: str | None = None
+    """Where the response stands in a stage-3 file; None for a row."""
+
+    def reject(self, column: str, reason: str) -> Rejection:
+        field = column
+        if self.inference_place is None:
+            place = f"{self.place}, {column}"
+        else:
+            field = _STAGE3_NAMES.get(column, column)
+            parent = self.inference_place if column in ("response", "variant") else self.place
+            place = f"{parent}.{field}" if column in _STAGE3_NAMES else parent
+        return Rejection(self.file, place, field, reason, self.values["id"])
+
+
+Outcome = Candidate | Rejection
+
+_STAGE3_NAMES = {"response": "S", "intervention": "I", "review": "R", "flag": "P", "tags": "tags"}
+
+
+def remedy_for(reason: str) -> str:
+    """The sentence that says what to do about `reason`."""
+    code, _, detail = reason.partition(":")
+    return REMEDIES[code].replace("{detail}", detail)
+
+
+def without_defect(candidate: Candidate) -> Outcome:
+    """The candidate, or its rejection for what every source must hold."""
+    values = candidate.values
+    for column in ("response", "intervention", "review"):
+        if not values[column].strip():
+            return candidate.reject(column, f"empty_{column}")
+    if values["flag"] not in FLAGS + UNTRAINABLE_FLAGS:
+        return candidate.reject("flag", "unknown_flag")
+    if values["variant"] == "B" and not values["system"].strip():
+        return candidate.reject("variant", "variant_b_without_prompt")
+    return candidate

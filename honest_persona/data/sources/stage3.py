@@ -1,0 +1,136 @@
+"""A folder `<dir>/<topic>/batch_*.json` of stage-3 files: found, parsed, and every defect located."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from honest_persona.base.errors import UserError
+from honest_persona.base.progress import followed
+from honest_persona.base.words import VARIANTS
+from honest_persona.data.fields import SPLITS, Refused, checked, get, one_of, optional_text, tags_of
+from honest_persona.data.records import item_hash, strip_marker
+from honest_persona.data.rejections import Candidate, Outcome, Rejection, without_defect
+from honest_persona.data.sources.source import Source, decode, outcomes_of, shown
+
+
+def read_stage3(dataset: str, root: Path) -> Source:
+    try:
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"dataset {dataset!r} cannot be read: {error.strerror}; check its permissions") from error
+    files = {folder: sorted(folder.glob("batch_*.json")) for folder in folders}
+    if not any(files.values()):
+        hint = "give its parent folder" if any(root.glob("batch_*.json")) else "it must hold <topic>/batch_*.json"
+        raise UserError(f"dataset {dataset!r} has no topic folder with batch files: {hint}")
+    outcomes: list[Outcome] = []
+    entries = [(folder, batch) for folder, batches in files.items() for batch in batches or (None,)]
+    for folder, batch in followed(entries, "reading", "files"):
+        if batch is None:
+            outcomes.append(Rejection(shown(folder), "folder", "topic", "topic_without_files"))
+        else:
+            outcomes += outcomes_of(batch, _batch_outcomes)
+    return Source(outcomes, {shown(folder.name): len(batches) for folder, batches in files.items()}, dataset)
+
+
+# Keyed by time and size too, so that an edited file is read again. Held are the columns in use, not the parsed JSON.
+@lru_cache(maxsize=4096)
+def _batch_outcomes(path: Path, mtime_ns: int, size_bytes: int) -> tuple[Outcome, ...]:
+    file = shown(path)
+    batch = decode(path.read_bytes(), file)
+    return (batch,) if isinstance(batch, Rejection) else tuple(parse_batch(batch, file, shown(path.parent.name)))
+
+
+def parse_batch(batch: Any, file: str, topic: str) -> list[Outcome]:
+    """Every intervention of one stage-3 batch. A part too broken to count its interventions gives one rejection.
+
+    `topic` is the name of the file's folder; a file that names another topic is rejected whole.
+    """
+    try:
+        data = get(checked(batch, dict, "whole file", "batch"), "data", list, "")
+    except Refused as refused:
+        return [refused.rejection(file)]
+    outcomes = [outcome for index, item in enumerate(data) for outcome in _parse_item(item, index, file, topic)]
+    try:
+        if get(batch, "topic", str, "") != topic:
+            raise Refused("topic", "topic", "topic_mismatch")
+    except Refused as refused:
+        return [
+            refused.rejection(file, outcome.record_id if isinstance(outcome, Rejection) else outcome.values["id"])
+            for outcome in outcomes
+        ]
+    return outcomes
+
+
+def _parse_item(item: Any, index: int, file: str, topic: str) -> Iterator[Outcome]:
+    place = f"data[{index}]"
+    try:
+        inferences = get(checked(item, dict, place, "data"), "inferences", dict, place)
+    except Refused as refused:
+        yield refused.rejection(file)
+        return
+    for model, variants in inferences.items():
+        model_place = f"{place}.inferences[{model!r}]"
+        try:
+            checked(variants, dict, model_place, "inferences")
+        except Refused as refused:
+            yield refused.rejection(file)
+            continue
+        for variant, inference in variants.items():
+            yield from _parse_inference(
+                item, inference, model, variant, f"{model_place}[{variant!r}]", index, file, topic
+            )
+
+
+def _parse_inference(
+    item: dict, inference: Any, model: str, variant: str, place: str, index: int, file: str, topic: str
+) -> Iterator[Outcome]:
+    try:
+        interventions = get(checked(inference, dict, place, "inferences"), "interventions", dict, place)
+    except Refused as refused:
+        yield refused.rejection(file)
+        return
+    for name, intervention in interventions.items():
+        here = f"{place}.interventions[{name!r}]"
+        record_id = None
+        try:
+            for key in (model, variant, name):
+                checked(key, str, here, "key")
+            # As in the reference's own files, with the topic in front: file names may repeat among topics.
+            record_id = f"{topic}__{Path(file).stem}__idx{index}__{model.replace('/', '_')}_{variant}__{name}"
+            checked(intervention, dict, here, "interventions")
+            record_id = optional_text(intervention, "id_string", here) or record_id
+            one_of(VARIANTS, variant, place, "variant")
+            origin = {"id": record_id, "topic": topic, "variant": variant, "model": model, "intervention_name": name}
+            texts = _item_texts(item, variant, f"data[{index}]")
+            spoken = {
+                "response": get(inference, "S", str, place),
+                "intervention": strip_marker(get(intervention, "I", str, here)),
+                "review": get(intervention, "R", str, here),
+                "flag": get(intervention, "P", str, here),
+                "tags": tuple(dict.fromkeys(tags_of(intervention, here) + tags_of(inference, place))),
+            }
+        except Refused as refused:
+            yield refused.rejection(file, record_id)
+        else:
+            yield without_defect(Candidate(file, here, origin | texts | spoken, place))
+
+
+def _item_texts(item: dict, variant: str, place: str) -> dict[str, Any]:
+    a, task = get(item, "A", str, place), get(item, "T", str, place)
+    b = optional_text(item, "B", place)
+    if b is not None and not b.strip():
+        b = None  # an empty B carries no bias: the item has no variant B
+    inside = f"{place}.metadata"
+    metadata = checked(item.get("metadata", {}), dict, inside, "metadata")
+    return {
+        "item_id": item_hash(a, b, task),
+        "system": a if variant == "A" else b or "",
+        "other_system": b if variant == "A" else a,
+        "task": task,
+        "difficulty": optional_text(metadata, "difficulty", inside),
+        "group": optional_text(metadata, "group", inside),
+        "split": one_of(SPLITS, optional_text(metadata, "split", inside), f"{inside}.split", "split"),
+    }
