@@ -23,7 +23,8 @@ from honest_persona.modeling.prefix.frozen import why_not_frozen, why_not_split
 from honest_persona.prompts.collator import PersonaCollator, SplitCollator
 from honest_persona.prompts.prepare import Row
 from honest_persona.prompts.tokens import TokenFormat
-from honest_persona.training.batching import Lengths, PersonaBatches
+from honest_persona.training.batching.lengths import Lengths
+from honest_persona.training.batching.sampler import PersonaBatches
 from honest_persona.training.memory import Shape, choose_checkpointing
 from honest_persona.training.trainer import PersonaTrainer
 

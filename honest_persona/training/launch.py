@@ -37,7 +37,7 @@ from honest_persona.training.assembly import (
     make_batches,
     make_prefix_cache,
 )
-from honest_persona.training.batching import PersonaBatches
+from honest_persona.training.batching.sampler import PersonaBatches
 from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCheck, SaveAtEpochEnd, StopAtSignal
 from honest_persona.training.checkpoints import Checkpoint, check_same_run, checkpoints, last_good, newest
 from honest_persona.training.console import TrainingConsole

@@ -28,7 +28,7 @@ from honest_persona.modeling.adapters.lora import (
 from honest_persona.modeling.prefix.cache import PrefixCache
 from honest_persona.modeling.prefix.frozen import Prefix, checkpoint_with_prefix, run_prefix, suffix_arguments
 from honest_persona.objectives.persona import persona_loss
-from honest_persona.training.batching import PersonaBatches, RowsWithBlanks
+from honest_persona.training.batching.sampler import PersonaBatches, RowsWithBlanks
 from honest_persona.training.checkpoints import into_place, last_good, thin_out, whole
 from honest_persona.training.run_state import RunState, collect, restore, restore_generators, save, trainable
 

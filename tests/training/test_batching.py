@@ -16,8 +16,9 @@ from honest_persona.prompts.persona_token import reserved_ids
 from honest_persona.prompts.prepare import prepare, training_row
 from honest_persona.prompts.segments import Persona, record_messages
 from honest_persona.prompts.tokens import IGNORED, TokenFormat, apply_intervention, encode_record
-from honest_persona.training import batching
-from honest_persona.training.batching import SUFFIX_COST, Lengths, PersonaBatches, RowsWithBlanks
+from honest_persona.training.batching import layout
+from honest_persona.training.batching.lengths import SUFFIX_COST, Lengths
+from honest_persona.training.batching.sampler import PersonaBatches, RowsWithBlanks, fill
 from tests.tiny import form_of, record
 
 
@@ -127,7 +128,7 @@ def test_transcripts_stay_together_in_steps():
     starts = np.cumsum([0, *sizes]).tolist()
     groups = [list(range(start, end)) for start, end in pairwise(starts)]
     a, b, c, d, e, f = groups
-    assert batching._fill(groups, 8) == [a + b + d, c + e + f[:3], f[3:11], f[11:19], f[19:]]
+    assert fill(groups, 8) == [a + b + d, c + e + f[:3], f[3:11], f[11:19], f[19:]]
 
 
 @given(some_lengths(most_rows=4))
@@ -229,7 +230,7 @@ def test_ranks_have_equal_work(monkeypatch):
     waiting = batches.plan().waiting_frac
     assert waiting == pytest.approx(1 - work.mean() / work.max(2).mean())
     assert waiting < 0.1
-    monkeypatch.setattr(batching, "_EVENNESS", (0.0,))
+    monkeypatch.setattr(layout, "_EVENNESS", (0.0,))
     assert waiting < 0.8 * batches.plan().waiting_frac, "negative control: least padding alone leaves ranks waiting"
 
 

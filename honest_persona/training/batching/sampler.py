@@ -9,92 +9,20 @@ over ranks and micro-batches is a matter of speed. Rows that stand on one transc
 
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby, islice, pairwise
-from typing import Any, NamedTuple
+from itertools import groupby, islice
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
 from torch.utils.data import Dataset
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
-from honest_persona.prompts.collator import prefix_key
 from honest_persona.prompts.segments import SUPERVISED
 from honest_persona.prompts.tokens import IGNORED
+from honest_persona.training.batching.layout import Ranges, deal, lay_out
+from honest_persona.training.batching.lengths import Lengths, MicroBatch, Plan
 
-SUFFIX_COST = 3
-"""A suffix token is run forward and backward, a prefix token forward only."""
-_EVENNESS = (0.0, 0.25, 1.0, 4.0)
-"""Weights of a micro-batch's squared cost: layouts to choose from where ranks wait for each other."""
-_SPLIT = 1e9
-"""Weight of running a transcript in one more micro-batch; those of costs are near 1."""
 _AT_ONCE = 2**21  # entries of an array that steps are laid out in
-
-
-class Lengths(NamedTuple):
-    """Tokens of N rows; arrays of shape (N,), int64."""
-
-    prefix: np.ndarray
-    suffix: np.ndarray
-    transcript: np.ndarray
-    """Rows with one number share their prefix."""
-
-    @classmethod
-    def split(cls, rows: Sequence[Mapping[str, Any]]) -> "Lengths":
-        """Of rows that `SplitCollator` cuts at their activation points."""
-        numbers: dict[str, int] = {}
-        prefix = np.array([row["activation"] for row in rows])
-        suffix = np.array([len(row["input_ids"]) for row in rows]) - prefix
-        return cls(prefix, suffix, np.array([numbers.setdefault(prefix_key(row), len(numbers)) for row in rows]))
-
-    @classmethod
-    def whole(cls, rows: Sequence[Mapping[str, Any]]) -> "Lengths":
-        """Of rows that are run as they are: all suffix. They keep their transcripts, and so their order."""
-        prefix, suffix, transcript = cls.split(rows)
-        return cls(np.zeros_like(prefix), prefix + suffix, transcript)
-
-
-class MicroBatch(NamedTuple):
-    rows: list[int]
-    """~i stands for row i without its review."""
-    tokens: int
-    """Of the padded batch: transcripts x the longest prefix + rows x the longest suffix."""
-    cost: int
-    """The same with a suffix token counted `SUFFIX_COST` times."""
-
-
-class Plan(NamedTuple):
-    """What the planned epochs amount to, over all ranks."""
-
-    accumulation: int
-    """Micro-batches of an optimizer step on each rank."""
-    represented_tokens: int
-    """Every row's prefix and suffix."""
-    computed_tokens: int
-    """Each micro-batch's transcripts once, and its suffixes: what the model is run over, padding not counted."""
-    padding_tokens: int
-    """Padding, and rows without their reviews that keep ranks in step."""
-    largest_tokens: int
-    """The largest micro-batch, padded."""
-    rows_over_budget: int
-    """Rows that are longer than the budget and stand alone."""
-    waiting_frac: float
-    """Share of the ranks' time in which they wait for the one with the costliest micro-batch."""
-    imbalance_frac: float
-    """1 - least / greatest cost of the ranks in one micro-step, where they differ most."""
-
-    @property
-    def padding_frac(self) -> float:
-        """Share of padding in all that is run."""
-        return self.padding_tokens / (self.computed_tokens + self.padding_tokens)
-
-    def line(self) -> str:
-        over = f"; {self.rows_over_budget} rows exceed the budget and stand alone" if self.rows_over_budget else ""
-        return (
-            f"micro-batches: {self.accumulation} per rank and step, at most {self.largest_tokens:,} tokens each; of "
-            f"{self.represented_tokens:,} tokens {self.computed_tokens:,} are run (shared prefixes once), with "
-            f"{self.padding_frac:.1%} padding and {self.waiting_frac:.1%} waiting between ranks{over}"
-        )
 
 
 class PersonaBatches(BatchRebalanceSampler):
@@ -167,17 +95,19 @@ class PersonaBatches(BatchRebalanceSampler):
         if self.shuffle:
             generator = torch.Generator("cpu").manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
             groups = [groups[g] for g in torch.randperm(len(groups), generator=generator, device="cpu").tolist()]
-        return _fill(groups, self.effective_batch_size)[: self.num_global_batches]
+        return fill(groups, self.effective_batch_size)[: self.num_global_batches]
 
     def steps(self, epoch: int) -> Iterator[list[list[MicroBatch]]]:
         """The layout of each optimizer step of an epoch, over all ranks: [micro-step][rank]."""
         assert epoch < self.epochs, f"epoch {epoch} was not planned: there are {self.epochs}"
         n_bins = self.accumulation * self.dp_size
+        even = self.dp_size > 1 and self.tokens_per_batch is not None
         for rows in self._sorted_steps(epoch):
-            for bins in self._lay_out(rows, min(n_bins, rows.shape[1])):
+            few = min(n_bins, rows.shape[1])
+            for bins in lay_out(rows, self._ranges(rows), few, self.dp_size, even):
                 least = min(bins, key=lambda batch: batch.cost)
                 blank = least._replace(rows=[~least.rows[0]])
-                yield _deal([*bins, *[blank] * (n_bins - len(bins))], self.dp_size)
+                yield deal([*bins, *[blank] * (n_bins - len(bins))], self.dp_size)
 
     def plan(self) -> Plan:
         """Lays out all planned epochs and adds them up. Every rank gets the same."""
@@ -210,22 +140,9 @@ class PersonaBatches(BatchRebalanceSampler):
                 order = np.lexsort((suffix[rows], shared[rows], prefix[rows]), axis=1)
                 yield np.take_along_axis(rows, order, axis=1)
 
-    def _ranges(self, rows: np.ndarray) -> "_Ranges":
+    def _ranges(self, rows: np.ndarray) -> Ranges:
         lengths = Lengths(*(values[rows] for values in self.row_lengths))
-        return _Ranges.of(lengths, min(rows.shape[1], self._most_rows), self.tokens_per_batch)
-
-    def _lay_out(self, rows: np.ndarray, n_bins: int) -> Iterator[list[MicroBatch]]:
-        """Cut each of (B, n) sorted rows into the micro-batches that take the ranks least time."""
-        ranges = self._ranges(rows)
-        choices = _EVENNESS if self.dp_size > 1 and self.tokens_per_batch is not None else _EVENNESS[:1]
-        cuts = np.stack([ranges.cut(n_bins, evenness) for evenness in choices])
-        costs = np.sort(np.stack([ranges.at(ranges.cost, cut) for cut in cuts]))[..., ::-1]
-        best = costs[..., :: self.dp_size].sum(-1).argmin(0)  # a micro-step takes as long as its costliest micro-batch
-        ends = cuts[best, np.arange(len(rows))]
-        tokens, cost = (ranges.at(values, ends).tolist() for values in (ranges.tokens, ranges.cost))
-        for b, step in enumerate(rows.tolist()):
-            parts = [step[start:end] for start, end in pairwise([0, *ends[b].tolist()])]
-            yield [MicroBatch(*batch) for batch in zip(parts, tokens[b], cost[b], strict=True)]
+        return Ranges.of(lengths, min(rows.shape[1], self._most_rows), self.tokens_per_batch)
 
 
 class RowsWithBlanks(Dataset):
@@ -253,80 +170,7 @@ class RowsWithBlanks(Dataset):
         self.batches.set_epoch(epoch)
 
 
-class _Ranges(NamedTuple):
-    """Micro-batches that sorted rows can be cut into; at [b, j, k] of the k + 1 rows of step b that end with row j."""
-
-    tokens: np.ndarray
-    """(B, n, most rows of a micro-batch)"""
-    cost: np.ndarray
-    weight: np.ndarray
-    """Infinite where it is not allowed, `_SPLIT` where it begins within a transcript, else 0."""
-    work: np.ndarray
-    """(B, 1, 1) cost of the whole step without padding."""
-
-    @classmethod
-    def of(cls, lengths: Lengths, most: int, budget: int | None) -> "_Ranges":
-        """Of (B, n) rows. A row alone is always allowed."""
-        prefix, suffix, transcript = lengths
-        first = (np.diff(transcript, axis=1, prepend=-1) != 0) | (prefix == 0)  # no prefix: nothing to share
-        started, n_rows = first.cumsum(1), np.arange(1, most + 1)
-        prefixes = (started[:, :, None] - _before(started, most) + 1) * prefix[:, :, None]
-        suffixes = n_rows * np.maximum.accumulate(_before(suffix, most), axis=2)
-        tokens = prefixes + suffixes
-        keeps = True if budget is None else (tokens <= budget) | (n_rows == 1)
-        allowed = keeps & (np.arange(1, prefix.shape[1] + 1)[:, None] >= n_rows)
-        weight = np.where(allowed, _SPLIT * ~_before(first, most), np.inf)
-        work = (prefix * first).sum(1) + SUFFIX_COST * suffix.sum(1)
-        return cls(tokens, prefixes + SUFFIX_COST * suffixes, weight, work[:, None, None])
-
-    def fewest_bins(self) -> np.ndarray:
-        """(B,) micro-batches that are enough for each step without splitting transcripts that fit in one."""
-        steps, n, most = self.weight.shape
-        total = np.full((steps, most + n), np.inf)  # of the rows before an edge, behind most - 1 columns of infinity
-        total[:, most - 1] = 0
-        for j in range(n):
-            total[:, most + j] = (total[:, j : most + j][:, ::-1] + self.weight[:, j]).min(1) + 1
-        return (total[:, -1] % _SPLIT).astype(np.int64)
-
-    def cut(self, n_bins: int, evenness: float) -> np.ndarray:
-        """(B, n_bins) ends of micro-batches that split fewest transcripts, then have least cost + evenness x cost²."""
-        steps, n, most = self.weight.shape
-        share = self.cost / self.work
-        weight = share + evenness * n_bins * share**2 + self.weight
-        before = np.full((steps, n), np.inf)  # least weight of the rows before each, in k micro-batches
-        before[:, 0] = 0
-        taken = []
-        for _ in range(n_bins):
-            sums = _before(before, most, np.inf) + weight
-            taken.append(sums.argmin(2))
-            before = np.pad(sums.min(2)[:, :-1], ((0, 0), (1, 0)), constant_values=np.inf)
-        ends = np.full((steps, n_bins), n)
-        for k in range(n_bins - 1, 0, -1):
-            ends[:, k - 1] = ends[:, k] - 1 - taken[k][np.arange(steps), ends[:, k] - 1]
-        return ends
-
-    @staticmethod
-    def at(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """(B, n_bins) values of the micro-batches with these ends."""
-        return values[np.arange(len(ends))[:, None], ends - 1, np.diff(ends, axis=1, prepend=0) - 1]
-
-
-def _before(values: np.ndarray, most: int, fill: float = 0) -> np.ndarray:
-    """(B, n) to (B, n, most): at [b, j, k] the value at j - k; `fill` before the first."""
-    return sliding_window_view(np.pad(values, ((0, 0), (most - 1, 0)), constant_values=fill), most, axis=1)[:, :, ::-1]
-
-
-def _deal(bins: list[MicroBatch], world: int) -> list[list[MicroBatch]]:
-    """Micro-batches of like cost side by side, costly ones first; the costlier to the rank that has less so far."""
-    ordered = sorted(bins, key=lambda batch: -batch.cost)
-    step, totals = [], np.zeros(world)
-    for i in range(0, len(ordered), world):
-        step.append([ordered[i + place] for place in totals.argsort(kind="stable").argsort()])
-        totals += [batch.cost for batch in step[-1]]
-    return step
-
-
-def _fill(groups: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+def fill(groups: Sequence[Sequence[int]], size: int) -> list[list[int]]:
     """Whole groups, in order, into steps of exactly `size` rows; the last may be smaller.
 
     One that does not fit is put off to the next step, and the next one that fits is taken. A group is cut only where

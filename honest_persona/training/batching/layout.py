@@ -1,0 +1,104 @@
+"""The layout of a step: sorted rows cut into micro-batches that take the ranks least time."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from honest_persona.training.batching.lengths import SUFFIX_COST, Lengths, MicroBatch
+
+_EVENNESS = (0.0, 0.25, 1.0, 4.0)
+"""Weights of a micro-batch's squared cost: layouts to choose from where ranks wait for each other."""
+_SPLIT = 1e9
+"""Weight of running a transcript in one more micro-batch; those of costs are near 1."""
+
+
+def lay_out(rows: np.ndarray, ranges: "Ranges", n_bins: int, world: int, even: bool) -> Iterator[list[MicroBatch]]:
+    """Cut each of (B, n) sorted rows into the micro-batches that take the ranks least time.
+
+    Args:
+        even: whether micro-batches of more equal cost are tried too: worth it where ranks wait for each other.
+    """
+    cuts = np.stack([ranges.cut(n_bins, evenness) for evenness in (_EVENNESS if even else _EVENNESS[:1])])
+    costs = np.sort(np.stack([ranges.at(ranges.cost, cut) for cut in cuts]))[..., ::-1]
+    best = costs[..., ::world].sum(-1).argmin(0)  # a micro-step takes as long as its costliest micro-batch
+    ends = cuts[best, np.arange(len(rows))]
+    tokens, cost = (ranges.at(values, ends).tolist() for values in (ranges.tokens, ranges.cost))
+    for b, step in enumerate(rows.tolist()):
+        parts = [step[start:end] for start, end in pairwise([0, *ends[b].tolist()])]
+        yield [MicroBatch(*batch) for batch in zip(parts, tokens[b], cost[b], strict=True)]
+
+
+def deal(bins: list[MicroBatch], world: int) -> list[list[MicroBatch]]:
+    """Micro-batches of like cost side by side, costly ones first; the costlier to the rank that has less so far."""
+    ordered = sorted(bins, key=lambda batch: -batch.cost)
+    step, totals = [], np.zeros(world)
+    for i in range(0, len(ordered), world):
+        step.append([ordered[i + place] for place in totals.argsort(kind="stable").argsort()])
+        totals += [batch.cost for batch in step[-1]]
+    return step
+
+
+class Ranges(NamedTuple):
+    """Micro-batches that sorted rows can be cut into; at [b, j, k] of the k + 1 rows of step b that end with row j."""
+
+    tokens: np.ndarray
+    """(B, n, most rows of a micro-batch)"""
+    cost: np.ndarray
+    weight: np.ndarray
+    """Infinite where it is not allowed, `_SPLIT` where it begins within a transcript, else 0."""
+    work: np.ndarray
+    """(B, 1, 1) cost of the whole step without padding."""
+
+    @classmethod
+    def of(cls, lengths: Lengths, most: int, budget: int | None) -> "Ranges":
+        """Of (B, n) rows. A row alone is always allowed."""
+        prefix, suffix, transcript = lengths
+        first = (np.diff(transcript, axis=1, prepend=-1) != 0) | (prefix == 0)  # no prefix: nothing to share
+        started, n_rows = first.cumsum(1), np.arange(1, most + 1)
+        prefixes = (started[:, :, None] - _before(started, most) + 1) * prefix[:, :, None]
+        suffixes = n_rows * np.maximum.accumulate(_before(suffix, most), axis=2)
+        tokens = prefixes + suffixes
+        keeps = True if budget is None else (tokens <= budget) | (n_rows == 1)
+        allowed = keeps & (np.arange(1, prefix.shape[1] + 1)[:, None] >= n_rows)
+        weight = np.where(allowed, _SPLIT * ~_before(first, most), np.inf)
+        work = (prefix * first).sum(1) + SUFFIX_COST * suffix.sum(1)
+        return cls(tokens, prefixes + SUFFIX_COST * suffixes, weight, work[:, None, None])
+
+    def fewest_bins(self) -> np.ndarray:
+        """(B,) micro-batches that are enough for each step without splitting transcripts that fit in one."""
+        steps, n, most = self.weight.shape
+        total = np.full((steps, most + n), np.inf)  # of the rows before an edge, behind most - 1 columns of infinity
+        total[:, most - 1] = 0
+        for j in range(n):
+            total[:, most + j] = (total[:, j : most + j][:, ::-1] + self.weight[:, j]).min(1) + 1
+        return (total[:, -1] % _SPLIT).astype(np.int64)
+
+    def cut(self, n_bins: int, evenness: float) -> np.ndarray:
+        """(B, n_bins) ends of micro-batches that split fewest transcripts, then have least cost + evenness x cost²."""
+        steps, n, most = self.weight.shape
+        share = self.cost / self.work
+        weight = share + evenness * n_bins * share**2 + self.weight
+        before = np.full((steps, n), np.inf)  # least weight of the rows before each, in k micro-batches
+        before[:, 0] = 0
+        taken = []
+        for _ in range(n_bins):
+            sums = _before(before, most, np.inf) + weight
+            taken.append(sums.argmin(2))
+            before = np.pad(sums.min(2)[:, :-1], ((0, 0), (1, 0)), constant_values=np.inf)
+        ends = np.full((steps, n_bins), n)
+        for k in range(n_bins - 1, 0, -1):
+            ends[:, k - 1] = ends[:, k] - 1 - taken[k][np.arange(steps), ends[:, k] - 1]
+        return ends
+
+    @staticmethod
+    def at(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """(B, n_bins) values of the micro-batches with these ends."""
+        return values[np.arange(len(ends))[:, None], ends - 1, np.diff(ends, axis=1, prepend=0) - 1]
+
+
+def _before(values: np.ndarray, most: int, fill: float = 0) -> np.ndarray:
+    """(B, n) to (B, n, most): at [b, j, k] the value at j - k; `fill` before the first."""
+    return sliding_window_view(np.pad(values, ((0, 0), (most - 1, 0)), constant_values=fill), most, axis=1)[:, :, ::-1]

@@ -1,0 +1,77 @@
+"""How long rows are, what a micro-batch of them costs, and what a plan of micro-batches amounts to."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from honest_persona.prompts.collator import prefix_key
+
+SUFFIX_COST = 3
+"""A suffix token is run forward and backward, a prefix token forward only."""
+
+
+class Lengths(NamedTuple):
+    """Tokens of N rows; arrays of shape (N,), int64."""
+
+    prefix: np.ndarray
+    suffix: np.ndarray
+    transcript: np.ndarray
+    """Rows with one number share their prefix."""
+
+    @classmethod
+    def split(cls, rows: Sequence[Mapping[str, Any]]) -> "Lengths":
+        """Of rows that `SplitCollator` cuts at their activation points."""
+        numbers: dict[str, int] = {}
+        prefix = np.array([row["activation"] for row in rows])
+        suffix = np.array([len(row["input_ids"]) for row in rows]) - prefix
+        return cls(prefix, suffix, np.array([numbers.setdefault(prefix_key(row), len(numbers)) for row in rows]))
+
+    @classmethod
+    def whole(cls, rows: Sequence[Mapping[str, Any]]) -> "Lengths":
+        """Of rows that are run as they are: all suffix. They keep their transcripts, and so their order."""
+        prefix, suffix, transcript = cls.split(rows)
+        return cls(np.zeros_like(prefix), prefix + suffix, transcript)
+
+
+class MicroBatch(NamedTuple):
+    rows: list[int]
+    """~i stands for row i without its review."""
+    tokens: int
+    """Of the padded batch: transcripts x the longest prefix + rows x the longest suffix."""
+    cost: int
+    """The same with a suffix token counted `SUFFIX_COST` times."""
+
+
+class Plan(NamedTuple):
+    """What the planned epochs amount to, over all ranks."""
+
+    accumulation: int
+    """Micro-batches of an optimizer step on each rank."""
+    represented_tokens: int
+    """Every row's prefix and suffix."""
+    computed_tokens: int
+    """Each micro-batch's transcripts once, and its suffixes: what the model is run over, padding not counted."""
+    padding_tokens: int
+    """Padding, and rows without their reviews that keep ranks in step."""
+    largest_tokens: int
+    """The largest micro-batch, padded."""
+    rows_over_budget: int
+    """Rows that are longer than the budget and stand alone."""
+    waiting_frac: float
+    """Share of the ranks' time in which they wait for the one with the costliest micro-batch."""
+    imbalance_frac: float
+    """1 - least / greatest cost of the ranks in one micro-step, where they differ most."""
+
+    @property
+    def padding_frac(self) -> float:
+        """Share of padding in all that is run."""
+        return self.padding_tokens / (self.computed_tokens + self.padding_tokens)
+
+    def line(self) -> str:
+        over = f"; {self.rows_over_budget} rows exceed the budget and stand alone" if self.rows_over_budget else ""
+        return (
+            f"micro-batches: {self.accumulation} per rank and step, at most {self.largest_tokens:,} tokens each; of "
+            f"{self.represented_tokens:,} tokens {self.computed_tokens:,} are run (shared prefixes once), with "
+            f"{self.padding_frac:.1%} padding and {self.waiting_frac:.1%} waiting between ranks{over}"
+        )
