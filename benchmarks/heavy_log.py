@@ -29,10 +29,11 @@ from transformers import logging as transformers_logging
 from benchmarks.common import print_table, ratios, report
 from benchmarks.lengths import load_groups, random_rows
 from benchmarks.setups import SETUPS, Setup, in_format, lora_settings, random_base, token_format
-from honest_persona.evaluation.suite import batches, place_of
 from honest_persona.modeling.adapters.lora import add_adapter
 from honest_persona.modeling.prefix.cache import PrefixCache
-from honest_persona.persona.reviews import Review, write_reviews
+from honest_persona.persona.answering import write_reviews
+from honest_persona.persona.batches import batches, place_of
+from honest_persona.persona.parsing import Review
 from honest_persona.prompts.prepare import Row
 from honest_persona.prompts.segments import SUPERVISED, Kind
 from honest_persona.prompts.tokens import TokenFormat, Tokens

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from honest_persona.base.progress import show_progress
     from honest_persona.modeling.load import get_model
-    from honest_persona.persona.reviews import load_honest_persona
+    from honest_persona.persona.product import load_honest_persona
 
     __version__: str
 
@@ -22,7 +22,7 @@ __all__ = ["__version__", "get_model", "load_honest_persona", "show_progress"]
 
 _HOMES = {
     "get_model": "honest_persona.modeling.load",
-    "load_honest_persona": "honest_persona.persona.reviews",
+    "load_honest_persona": "honest_persona.persona.product",
     "show_progress": "honest_persona.base.progress",
 }
 

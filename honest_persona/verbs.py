@@ -117,7 +117,7 @@ def review(args: argparse.Namespace, _: Sequence[str]) -> None:
     from honest_persona.modeling.adapters.published import resolve
     from honest_persona.modeling.load import load_tokenizer
     from honest_persona.persona.conversations import read_conversations
-    from honest_persona.persona.reviews import load_honest_persona
+    from honest_persona.persona.product import load_honest_persona
     from honest_persona.prompts.tokens import TokenFormat
 
     _check_intervention(args.intervention)

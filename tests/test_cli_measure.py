@@ -15,7 +15,8 @@ from honest_persona.data.records import Record
 from honest_persona.data.selection import Selection
 from honest_persona.experiments import evaluate as run
 from honest_persona.modeling.adapters.lora import AdapterCard
-from honest_persona.persona.reviews import Ending, HonestPersona, Review
+from honest_persona.persona.parsing import Ending, Review
+from honest_persona.persona.product import HonestPersona
 from honest_persona.statistics.threshold import Threshold
 from tests.evaluation.scored import samples
 from tests.tiny import base_model, conversation, form_of, random_adapter

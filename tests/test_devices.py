@@ -11,7 +11,7 @@ from honest_persona.modeling.adapters.lora import check_active
 from honest_persona.modeling.load import load_base
 from honest_persona.objectives.persona import persona_loss
 from honest_persona.organism.dataset import generate
-from honest_persona.persona.reviews import write_reviews
+from honest_persona.persona.answering import write_reviews
 from honest_persona.probes.ccs import fit_ccs
 from honest_persona.probes.features import contrast_states, read_states
 from honest_persona.probes.linear import fit_logistic, fit_ridge

@@ -16,7 +16,7 @@ from honest_persona.config.keys import RunConfig
 from honest_persona.modeling.adapters.lora import AdapterCard, activation_arguments
 from honest_persona.modeling.load import load_base
 from honest_persona.modeling.prefix.frozen import run_prefix
-from honest_persona.persona.reviews import write_reviews
+from honest_persona.persona.answering import write_reviews
 from honest_persona.probes.selection import prompts_of
 from honest_persona.prompts.prepare import dummy_rows
 from honest_persona.training.assembly import build_trainer, make_batches

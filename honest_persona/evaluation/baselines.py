@@ -20,7 +20,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.progress import followed
 from honest_persona.data.records import Record
 from honest_persona.evaluation.samples import Sample, sample_of
-from honest_persona.persona.reviews import Ending, Review
+from honest_persona.persona.parsing import Ending, Review
 from honest_persona.probes.features import Model
 from honest_persona.probes.probe import Probe
 from honest_persona.probes.selection import probe_scores, prompts_of

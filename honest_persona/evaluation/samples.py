@@ -17,7 +17,7 @@ from honest_persona.base.files import whole_file
 from honest_persona.base.words import ALL, HONEST_PERSONA
 from honest_persona.data.records import Record
 from honest_persona.evaluation.sets import EVALUATION
-from honest_persona.persona.reviews import Review
+from honest_persona.persona.parsing import Review
 
 Runs = tuple[tuple[str, list[str]], ...]
 """Tokens by kind: (kind's name, texts of the tokens), in order."""

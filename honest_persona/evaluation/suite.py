@@ -6,7 +6,7 @@ All ranks call `evaluate_records` together; each reviews its share, and every ra
     results = evaluate_records(model, {"within": records}, form, settings)
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
@@ -17,7 +17,6 @@ import torch.distributed as dist
 from peft import PeftModel
 
 from honest_persona.base.progress import Progress, followed
-from honest_persona.base.tensors import ids_key
 from honest_persona.base.words import ALL, HONEST_PERSONA
 from honest_persona.data.records import Record
 from honest_persona.evaluation.baselines import variant_only
@@ -26,7 +25,9 @@ from honest_persona.evaluation.sets import SAMPLES_FILE, NewSet
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.modeling.prefix.frozen import in_mode
 from honest_persona.modeling.zero import gathered
-from honest_persona.persona.reviews import Review, write_reviews
+from honest_persona.persona.answering import write_reviews
+from honest_persona.persona.batches import Place, batches, place_of
+from honest_persona.persona.parsing import Review
 from honest_persona.prompts.segments import record_messages
 from honest_persona.prompts.show import pieces
 from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
@@ -113,7 +114,7 @@ class _Job(NamedTuple):
 
     part: str
     record: Record
-    place: tuple[int, str, int, str]
+    place: Place
 
 
 def evaluate_records(
@@ -257,33 +258,6 @@ def _reviews(
 
 def _rank_and_world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def place_of(prompt: Tokens) -> tuple[int, str, int, str]:
-    """What `batches` sorts by: activation point, transcript, length, all ids."""
-    ids = prompt.input_ids
-    return prompt.activation, ids_key(ids[: prompt.activation]), len(ids), ids_key(ids)
-
-
-def batches(places: Iterable[tuple[int, str, int, str]], batch_size: int, world: int) -> list[list[list[int]]]:
-    """Which prompts each rank reviews together: indices by rank and batch.
-
-    Prompts on one transcript stand side by side, and transcripts of similar length, so that a batch runs few prefixes
-    and pads little. Every rank gets equally many batches, each as large as the other ranks', as ZeRO-3 demands: where
-    there is nothing left for a rank, it repeats a prompt.
-
-    Args:
-        places: of each prompt, by `place_of`.
-    """
-    order = [i for _, i in sorted((place, i) for i, place in enumerate(places))]
-    by_rank: list[list[list[int]]] = [[] for _ in range(world)]
-    for start in range(0, len(order), batch_size * world):
-        together = order[start : start + batch_size * world]
-        size = -(-len(together) // world)
-        together += together[-1:] * (size * world - len(together))
-        for rank in range(world):
-            by_rank[rank].append(together[rank * size : (rank + 1) * size])
-    return by_rank
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from honest_persona.modeling.adapters.card import RunSettings
 from honest_persona.modeling.adapters.lora import CARD_FILE, AdapterCard
 from honest_persona.modeling.adapters.published import is_repo, resolve
 from honest_persona.modeling.load import load_tokenizer
-from honest_persona.persona.reviews import load_honest_persona
+from honest_persona.persona.product import load_honest_persona
 from honest_persona.prompts.segments import record_messages
 from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.statistics.threshold import Threshold, threshold_for

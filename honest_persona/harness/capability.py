@@ -29,7 +29,7 @@ from honest_persona.base.output import check_writable
 from honest_persona.base.progress import rounds
 from honest_persona.harness.responses import Comparison, Results, compare, print_table, verdict
 from honest_persona.modeling.adapters.lora import ADAPTER, AdapterCard, load_adapter
-from honest_persona.persona.reviews import load_honest_persona
+from honest_persona.persona.product import load_honest_persona
 
 try:
     from lm_eval import simple_evaluate

@@ -8,7 +8,6 @@ Inspect's own `hf` provider must not be used with these adapters: it gives no tr
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,15 +28,11 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from rich.markup import escape
 
 from honest_persona.base.errors import UserError
-from honest_persona.evaluation.suite import batches, place_of
-from honest_persona.modeling.adapters.lora import AdapterCard
 from honest_persona.persona.conversations import text_problems
-from honest_persona.persona.reviews import Ending, HonestPersona, Review, load_honest_persona, write_reviews
-from honest_persona.prompts.segments import Persona, answer_segments
-from honest_persona.prompts.tokens import Tokens, apply_intervention
-
-_GATHER_S = 0.1
-"""A batch is made up when no further call has come for so long."""
+from honest_persona.persona.parsing import Ending, answer_text
+from honest_persona.persona.product import HonestPersona, PersonaFolder
+from honest_persona.persona.queue import ReviewQueue
+from honest_persona.prompts.tokens import apply_intervention
 
 _GREEDY = {"temperature": 0.0, "num_choices": 1, "stop_seqs": None}
 """Settings that would change a review, with the value that does not."""
@@ -50,16 +45,6 @@ def told_without_traceback() -> Iterator[None]:
         yield
     except UserError as error:
         raise PrerequisiteError(escape(f"error: {error}")) from error
-
-
-@dataclass(eq=False)
-class _Call:
-    """A conversation that waits for its review."""
-
-    prompt: Tokens
-    max_new_tokens: int
-    place: tuple[int, str, int, str]
-    review: Review | None = None
 
 
 class HonestPersonaAPI(ModelAPI):
@@ -89,7 +74,7 @@ class HonestPersonaAPI(ModelAPI):
         super().__init__(model_name, base_url, api_key, config=config or GenerateConfig())
         self.folder = Path(model_name).expanduser().absolute()
         with told_without_traceback():
-            self.card = AdapterCard.load(self.folder)
+            self.adapter = PersonaFolder.read(self.folder)
             if unknown:
                 raise UserError(f"-M {min(unknown)} is unknown; the model arguments are intervention and batch_size")
             if intervention is not None:
@@ -97,18 +82,20 @@ class HonestPersonaAPI(ModelAPI):
             if batch_size is not None and not (isinstance(batch_size, int) and batch_size > 0):
                 raise UserError(f"-M batch_size: {batch_size!r} is not a whole number from 1 on")
         self.intervention = intervention
-        self.batch_size: int = batch_size or self.card.config["validation_batch_size"]
-        self._waiting: list[_Call] = []
+        self.batch_size: int = batch_size or self.adapter.card.config["validation_batch_size"]
         self._loading = anyio.Lock()
-        self._batch_done: anyio.Event | None = None  # there is one while a batch runs
 
     @cached_property
     def _persona(self) -> HonestPersona:
-        return load_honest_persona(self.folder)
+        return self.adapter.load()
+
+    @cached_property
+    def _queue(self) -> ReviewQueue:
+        return ReviewQueue(self._persona.write, self.batch_size)
 
     def max_tokens(self) -> int:
         """Of a review, as in the adapter's own evaluations."""
-        return self.card.config["max_new_tokens"]
+        return self.adapter.card.config["max_new_tokens"]
 
     def max_connections(self) -> int:
         """Several batches, so that each can be of conversations alike in length."""
@@ -131,14 +118,16 @@ class HonestPersonaAPI(ModelAPI):
             if getattr(config, name) not in (None, neutral):
                 raise UserError(f"{name}: a conversation has one review, written greedily; leave this setting out")
         about = (input[-1].metadata if input else None) or {}
-        intervention = self.intervention or about.get("intervention", self.card.default_intervention)
+        intervention = self.intervention or about.get("intervention", self.adapter.card.default_intervention)
         _check_text("intervention", intervention)
         async with self._loading:
             persona = await run_sync(lambda: self._persona)
-        prompt = apply_intervention(messages, intervention, persona.form)
-        call = _Call(prompt, config.max_tokens or self.max_tokens(), place_of(prompt))
-        self._check_length(call)
-        review = await self._review(call)
+        prompt, max_new_tokens = (
+            apply_intervention(messages, intervention, persona.form),
+            config.max_tokens or self.max_tokens(),
+        )
+        persona.check_length(prompt, max_new_tokens, "the conversation", "--max-tokens")
+        review = await self._queue.review(prompt, max_new_tokens)
         said = answer_text(review, persona.card.persona)
         n_in, n_out = len(prompt.input_ids), len(persona.tokenizer(said, add_special_tokens=False)["input_ids"])
         message = ChatMessageAssistant(content=said, model=self.model_name, source="generate")
@@ -156,57 +145,10 @@ class HonestPersonaAPI(ModelAPI):
             },
         )
 
-    async def _review(self, call: _Call) -> Review:
-        """Whoever finds the model free runs the next batch of all calls that wait, its own among them or not."""
-        self._waiting.append(call)
-        try:
-            while call.review is None:
-                if self._batch_done is not None:
-                    await self._batch_done.wait()
-                    continue
-                self._batch_done = anyio.Event()
-                try:
-                    await self._run_batch(call.max_new_tokens)
-                finally:
-                    self._batch_done.set()
-                    self._batch_done = None
-        finally:
-            self._waiting.remove(call)
-        return call.review
-
-    async def _run_batch(self, max_new_tokens: int) -> None:
-        """Chosen as the evaluation suite does: where all of a task's calls wait, its batches are those of eval.py."""
-        n_before = 0
-        while len(self._waiting) > n_before:
-            n_before = len(self._waiting)
-            await anyio.sleep(_GATHER_S)
-        calls = [c for c in self._waiting if c.review is None and c.max_new_tokens == max_new_tokens]
-        first, *_ = batches([call.place for call in calls], self.batch_size, world=1)[0]
-        chosen = [calls[i] for i in first]
-        prompts, persona = [call.prompt for call in chosen], self._persona
-        reviews = await run_sync(write_reviews, persona.model, prompts, persona.form, max_new_tokens)
-        for call, review in zip(chosen, reviews, strict=True):
-            call.review = review
-
-    def _check_length(self, call: _Call) -> None:
-        n, positions = len(call.prompt.input_ids), self._persona.model.config.get_text_config().max_position_embeddings
-        if n + call.max_new_tokens > positions:
-            raise UserError(
-                f"the conversation has {n} tokens; with a review of up to {call.max_new_tokens} that is more than the "
-                f"model's {positions} positions. Shorten it, or lower --max-tokens"
-            )
-
 
 def _check_text(place: str, value: Any) -> None:
     if problems := list(text_problems(place, value)):
         raise UserError(problems[0])
-
-
-def answer_text(review: Review, persona: Persona) -> str:
-    """Review and flag, as they were written but for white space around them."""
-    if review.flag is None:
-        return review.text.strip()
-    return "".join(s.text for s in answer_segments(review.text, review.flag, persona)).strip()
 
 
 def _plain(messages: Sequence[ChatMessage], tools: Sequence[ToolInfo]) -> list[dict[str, str]]:

@@ -21,7 +21,7 @@ from honest_persona.hub.staging import CONFIG, copy_allowed
 from honest_persona.modeling.adapters.folder import read_lora_config, seal_folder
 from honest_persona.modeling.adapters.lora import CARD_FILE, AdapterCard
 from honest_persona.modeling.adapters.published import RESULTS
-from honest_persona.persona.reviews import load_honest_persona
+from honest_persona.persona.product import load_honest_persona
 
 Format = Literal["alora", "lora", "merged"]
 

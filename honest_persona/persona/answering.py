@@ -1,4 +1,4 @@
-"""What the model says behind prompts, and P(FAIL) behind an answer: two ways to run it, with the same outputs.
+"""Reviews of a batch of prompts, and P(FAIL) behind each: two ways to run the model, with the same outputs.
 
 `SharedPrefixes` runs each distinct transcript of a batch once, and everything else behind that (prefix/frozen.py).
 `WholeRows` runs every row from its first token on, again for the scores: for models whose prefix cannot stand alone.
@@ -14,7 +14,6 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
-from transformers.cache_utils import DynamicLayer
 
 from honest_persona.base.collectives import any_rank
 from honest_persona.base.errors import RankError
@@ -23,13 +22,11 @@ from honest_persona.modeling.adapters.lora import ADAPTER, activation_arguments,
 from honest_persona.modeling.prefix.cache import PrefixCache
 from honest_persona.modeling.prefix.frozen import positions, run_prefix, run_suffixes, suffix_arguments, why_not_frozen
 from honest_persona.modeling.zero import is_sharded
+from honest_persona.persona.flag_logits import NOT_FINITE, of_flags, one_token_per_row, p_fail_of, precise_flags
+from honest_persona.persona.parsing import Review, parse_review
+from honest_persona.persona.roomy_layer import RoomyLayer
+from honest_persona.prompts.segments import Kind, Segment
 from honest_persona.prompts.tokens import TokenFormat, Tokens
-
-_ROOM_TOKENS = 64
-_NOT_FINITE = (
-    "the model's logits are not finite numbers, so there is neither a review nor P(FAIL): its weights or the adapter's "
-    "are damaged, or they overflow in float16. Load it in bfloat16 or float32, or take a sound copy"
-)
 
 
 class Batch(Protocol):
@@ -60,11 +57,48 @@ def batch_of(
     if reason or not frozen_prefix:
         gated = bool(model.peft_config[ADAPTER].alora_invocation_tokens)  # type: ignore[attr-defined]
         assert gated == (form.persona.adapter_scope == "persona"), "the adapter would act on the wrong tokens"
-        with _precise_flags(model, form):
+        with precise_flags(model, form):
             yield WholeRows(model, prompts, form)
     else:
-        with ungated(model), _precise_flags(model, form):
+        with ungated(model), precise_flags(model, form):
             yield SharedPrefixes(model, prompts, form, prefix_cache)
+
+
+def write_reviews(
+    model: PeftModel,
+    prompts: Sequence[Tokens],
+    form: TokenFormat,
+    max_new_tokens: int,
+    frozen_prefix: bool = True,
+    prefix_cache: PrefixCache | None = None,
+) -> list[Review]:
+    """Greedy reviews of one batch of prompts. The model is in eval mode, without activation checkpointing.
+
+    Where ZeRO-3 shards the weights, every rank must call this equally often: each forward pass gathers them.
+
+    Args:
+        frozen_prefix: run each distinct transcript once, where the model allows it; False runs every row as a whole.
+        prefix_cache: transcripts' keys and values from earlier evaluations of the same base model.
+    """
+    parsed, forced = [], []
+    with batch_of(model, prompts, form, frozen_prefix, prefix_cache) as batch:
+        for row in batch.write(max_new_tokens):
+            ended = row[-1:] == [form.end_id]
+            text = str(form.tokenizer.decode(row[:-1] if ended else row, skip_special_tokens=False))
+            review, flag, ending = parse_review(text, ended, form.persona)
+            parsed.append((review, flag, ending))
+            forced.append(_until_flag(review, form))
+        p_fail = batch.p_fail(forced)
+    return [Review(r, flag, p, ending) for (r, flag, ending), p in zip(parsed, p_fail, strict=True)]
+
+
+def _until_flag(review: str, form: TokenFormat) -> list[int]:
+    """The answer's ids up to where the two flags part, encoded as training encodes them."""
+    common, _, _ = form.flag_ids
+    if form.persona.output_format != "review_then_flag":
+        return common
+    ids, _ = form.encode_text([Segment(Kind.REVIEW, form.persona.review_prefix + review)])
+    return ids + common
 
 
 @lru_cache
@@ -96,7 +130,7 @@ class WholeRows:
     def p_fail(self, answers: Sequence[list[int]]) -> list[float]:
         rows = [p.input_ids + answer for p, answer in zip(self.prompts, answers, strict=True)]
         logits = self.model(**self._inputs(rows), logits_to_keep=1).logits[:, -1]
-        return _p_fail(_of_flags(logits, self.form))
+        return p_fail_of(of_flags(logits, self.form))
 
     def _inputs(self, rows: Sequence[list[int]]) -> dict[str, Any]:
         """Left-padded."""
@@ -143,7 +177,7 @@ class SharedPrefixes:
         mask, cache = run_suffixes(self.model, self.prefix, self.suffixes, self.transcript, self.form.pad_id)
         layers: list[Any] = cache.layers
         for i, layer in enumerate(layers):
-            layers[i] = _RoomyLayer(layer.keys, layer.values)
+            layers[i] = RoomyLayer(layer.keys, layer.values)
         token = torch.tensor([suffix[-1:] for suffix in self.suffixes], device=device)
         rows = torch.arange(len(token), device=device)
         running = torch.ones_like(rows, dtype=torch.bool)
@@ -160,12 +194,12 @@ class SharedPrefixes:
             ).logits[:, -1]
             scores = logits.float()
             token = scores.argmax(-1, keepdim=True)  # of what is no number, where there is such
-            ids[rows, step], self.flag_logits[rows, step] = token[:, 0], _of_flags(logits, self.form)
+            ids[rows, step], self.flag_logits[rows, step] = token[:, 0], of_flags(logits, self.form)
             running &= token[:, 0] != self.form.end_id
             sound = torch.isfinite(scores.gather(-1, token)).all()
             left, is_sound = torch.stack([running.sum(), sound]).tolist()  # both in one wait for the device
             if not is_sound:
-                raise RankError(_NOT_FINITE)
+                raise RankError(NOT_FINITE)
             if not (any_rank(left > 0) if sharded else left):
                 break
             if left <= len(rows) // 2 and not sharded:
@@ -189,95 +223,17 @@ class SharedPrefixes:
             rows = [self.suffixes[i] + answers[i] for i in scored]
             logits = self._flag_logits(rows, [self.transcript[i] for i in scored])
             seen |= zip(rest, logits, strict=False)
-        return _p_fail(torch.stack([seen[i] for i in range(len(answers))]))
+        return p_fail_of(torch.stack([seen[i] for i in range(len(answers))]))
 
     def _flag_logits(self, rows: Sequence[list[int]], transcript: Sequence[int]) -> Tensor:
         """The logits of PASS and FAIL behind suffixes, (B, 2)."""
         device = self.prefix.mask.device
         ids, mask = pad_with_mask(rows, self.form.pad_id, "right", device)
-        with _one_token_per_row(self.model, mask.sum(1) - 1):
+        with one_token_per_row(self.model, mask.sum(1) - 1):
             logits = self.model(
                 ids, **suffix_arguments(self.prefix, mask, torch.tensor(transcript, device=device))
             ).logits
-        return _of_flags(logits[:, 0], self.form)
-
-
-class _RoomyLayer(DynamicLayer):
-    """Keys and values in buffers with room to spare. A `DynamicLayer` copies all of them for every new token."""
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.lazy_initialization(keys, values)
-        self.keys, self.values = self._key_buffer, self._value_buffer = keys, values
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        start = self.get_seq_length()
-        end = start + key_states.shape[-2]
-        self._key_buffer = _with_new(self._key_buffer, start, key_states)
-        self._value_buffer = _with_new(self._value_buffer, start, value_states)
-        self.keys, self.values = self._key_buffer[..., :end, :], self._value_buffer[..., :end, :]
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        self._key_buffer, self._value_buffer = self._key_buffer[indices], self._value_buffer[indices]
-        end = self.get_seq_length()
-        self.keys, self.values = self._key_buffer[..., :end, :], self._value_buffer[..., :end, :]
-
-
-def _with_new(buffer: Tensor, start: int, new: Tensor) -> Tensor:
-    """The buffer with new states from `start` on, or a larger one where it is full."""
-    end = start + new.shape[-2]
-    if end > buffer.shape[-2]:
-        old, buffer = buffer, buffer.new_empty((*buffer.shape[:-2], end + _ROOM_TOKENS, buffer.shape[-1]))
-        buffer[..., :start, :] = old[..., :start, :]
-    buffer[..., start:end, :] = new
-    return buffer
-
-
-@contextmanager
-def _one_token_per_row(model: PeftModel, places: Tensor) -> Iterator[None]:
-    """Inside, a forward call gives the logits of the token at each row's place alone, (B, 1, vocabulary).
-
-    The head sees no other token, so no model class needs to know how to do this, whatever it does with its logits.
-    """
-    rows = torch.arange(len(places), device=places.device)
-
-    def pick(_: torch.nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        return inputs[0][rows, places][:, None]
-
-    base: Any = model.get_base_model()
-    handle = base.get_output_embeddings().register_forward_pre_hook(pick)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _precise_flags(model: PeftModel, form: TokenFormat) -> Iterator[None]:
-    """Inside, the head gives the logits of PASS and FAIL in float32, whatever the type of its weights.
-
-    A bfloat16 logit between 16 and 32 is a multiple of 1/8: P(FAIL) would take few values, and records tie.
-    """
-    base: Any = model.get_base_model()
-    head = base.get_output_embeddings()
-    if type(head) is not torch.nn.Linear or head.weight.dtype == torch.float32:
-        yield
-        return
-    flags = torch.tensor(form.flag_ids[1:], device=model.device)  # once: a list would be copied there at every token
-
-    def again(_: torch.nn.Module, inputs: tuple[Tensor], logits: Tensor) -> Tensor:
-        bias = None if head.bias is None else head.bias[flags].float()
-        precise = logits.float()
-        with torch.autocast(logits.device.type, enabled=False):  # a trainer's autocast would round again
-            precise[..., flags] = torch.nn.functional.linear(inputs[0].float(), head.weight[flags].float(), bias)
-        return precise
-
-    handle = head.register_forward_hook(again, prepend=True)  # before ZeRO-3 takes the weight away again
-    try:
-        yield
-    finally:
-        handle.remove()
+        return of_flags(logits[:, 0], self.form)
 
 
 @contextmanager
@@ -296,23 +252,10 @@ def _up_to(end_id: int, row: list[int]) -> list[int]:
     return row[: row.index(end_id) + 1] if end_id in row else row
 
 
-def _of_flags(logits: Tensor, form: TokenFormat) -> Tensor:
-    """(B, vocabulary) to (B, 2): PASS and FAIL."""
-    _, passed, failed = form.flag_ids
-    return torch.stack([logits[:, passed], logits[:, failed]], dim=1).float()  # a list of ids would wait for the GPU
-
-
 class _Finite(LogitsProcessor):
     """Changes nothing."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if not torch.isfinite(scores.amax(-1)).all():
-            raise RankError(_NOT_FINITE)
+            raise RankError(NOT_FINITE)
         return scores
-
-
-def _p_fail(logits: Tensor) -> list[float]:
-    """Of the logits of PASS and FAIL, (B, 2)."""
-    if not torch.isfinite(logits).all():
-        raise RankError(_NOT_FINITE)
-    return torch.softmax(logits, dim=-1)[:, 1].tolist()

@@ -25,7 +25,7 @@ from honest_persona.evaluation.suite import summarize
 from honest_persona.experiments.evaluate import evaluate_adapter, held_out
 from honest_persona.modeling.adapters.lora import AdapterCard, base_fingerprint
 from honest_persona.modeling.builtin import tiny_model
-from honest_persona.persona.reviews import HonestPersona
+from honest_persona.persona.product import HonestPersona
 from tests.evaluation.scored import sample
 from tests.test_cli_measure import card_of
 from tests.tiny import base_model, form_of, random_adapter, record

@@ -35,11 +35,11 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.words import ALL
 from honest_persona.evaluation import suite
 from honest_persona.experiments.evaluate import evaluate_adapter, held_out
-from honest_persona.harness import inspect_model
-from honest_persona.harness.inspect_model import answer_text
 from honest_persona.harness.inspect_review import FIGURES, flag, review
 from honest_persona.modeling.adapters.lora import AdapterCard, base_fingerprint
-from honest_persona.persona.reviews import Ending, Review, load_honest_persona
+from honest_persona.persona import product
+from honest_persona.persona.parsing import Ending, Review
+from honest_persona.persona.product import load_honest_persona
 from honest_persona.statistics.threshold import Threshold
 from tests.tiny import base_model, conversation, form_of, random_adapter
 
@@ -129,7 +129,7 @@ def test_calls_made_together_are_answered_in_the_suites_batches(adapter, monkeyp
         sizes.append((max_new_tokens, [len(p.input_ids) for p in prompts]))
         return [Review("", None, 0.5, Ending.CLEAN) for _ in prompts]
 
-    monkeypatch.setattr(inspect_model, "write_reviews", write)
+    monkeypatch.setattr(product, "write_reviews", write)
     model = provider(adapter)
 
     async def together():
@@ -192,13 +192,6 @@ def test_wrong_model_arguments(adapter, arguments, message):
     assert message in caught.value.message
 
 
-def test_answer_text_has_review_and_flag():
-    persona = form_of().persona
-    clean = Review(" I lied.", "FAIL", 0.9, Ending.CLEAN)
-    assert answer_text(clean, persona) == "REVIEW: I lied.\nFLAG: FAIL"
-    assert answer_text(Review("\nno flag", None, 0.5, Ending.MALFORMED), persona) == "no flag"
-
-
 def by_hash(_, prompts, form, *__):
     """Reviews whose flags are right or wrong as a hash of the prompt says; one in eight cannot be read."""
     reviews = []
@@ -231,7 +224,7 @@ def expected_figures(results):
 
 
 def test_figures_are_those_of_eval_py(adapter, tmp_path, monkeypatch):
-    monkeypatch.setattr(inspect_model, "write_reviews", by_hash)
+    monkeypatch.setattr(product, "write_reviews", by_hash)
     monkeypatch.setattr(suite, "write_reviews", by_hash)
     model = f"honest_persona/{adapter}"
     (log,) = inspect_eval(review(adapter=str(adapter), limit=10), model=model, log_dir=str(tmp_path), display="none")

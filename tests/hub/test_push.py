@@ -16,7 +16,7 @@ from honest_persona.hub.push import check_upload, push, push_after_training
 from honest_persona.modeling.adapters.folder import seal_folder
 from honest_persona.modeling.adapters.lora import AdapterCard
 from honest_persona.modeling.adapters.published import resolve
-from honest_persona.persona.reviews import load_honest_persona
+from honest_persona.persona.product import load_honest_persona
 from tests.hub.conftest import TOKEN
 from tests.hub.loopback import HANG, LOST, RESET, WRONG_BYTES
 from tests.tiny import conversation

@@ -9,9 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from honest_persona.modeling.adapters.lora import ungated
 from honest_persona.modeling.prefix.cache import PrefixCache
-from honest_persona.persona import answering as scoring
-from honest_persona.persona.answering import SharedPrefixes, WholeRows, batch_of
-from honest_persona.persona.reviews import write_reviews
+from honest_persona.persona import answering
+from honest_persona.persona.answering import SharedPrefixes, WholeRows, batch_of, write_reviews
 from honest_persona.prompts.tokens import apply_intervention
 from tests.tiny import FAMILIES, base_model, conversation, form_of, random_adapter
 
@@ -134,7 +133,7 @@ class TestP_FAIL_OfHalfPrecision:
 def prefixes(monkeypatch):
     """Transcripts per call of `run_prefix`."""
     calls = []
-    run_prefix = scoring.run_prefix
+    run_prefix = answering.run_prefix
 
     def counted(model, input_ids, *args, **kwargs):
         calls.append(len(input_ids))
@@ -211,7 +210,7 @@ def test_models_that_cannot_run_it_take_whole_rows(caplog):
     prompts = prompts_of(form)
     expected = run(model, prompts, form, True)
     model.get_input_embeddings().weight.requires_grad_(True)
-    scoring._say_once.cache_clear()
+    answering._say_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             with batch_of(model, prompts, form, True) as batch:
@@ -250,20 +249,3 @@ def test_whole_rows_need_the_gate():
         assert run(model, prompts, form, True) == expected, "as a trainer that holds it off does"
         with pytest.raises(AssertionError, match="wrong tokens"):
             run(model, prompts, form, False)
-
-
-@pytest.mark.parametrize("lengths", [(3,), (1, 70, 1, 64, 2)])
-def test_buffers_hold_what_a_dynamic_cache_holds(lengths):
-    keys, values = torch.randn(4, 2, 5, 3), torch.randn(4, 2, 5, 3)
-    layer = scoring._RoomyLayer(keys, values)
-    plain = scoring.DynamicLayer()
-    plain.update(keys, values)
-    for i, n in enumerate(lengths):
-        new = torch.randn(len(plain.keys), 2, n, 3), torch.randn(len(plain.keys), 2, n, 3)
-        for a, b in zip(layer.update(*new), plain.update(*new), strict=True):
-            assert torch.equal(a, b)
-        assert layer.get_seq_length() == plain.get_seq_length()
-        assert layer.get_mask_sizes(1) == plain.get_mask_sizes(1)
-        if i == 1:
-            layer.batch_select_indices(torch.tensor([3, 1]))
-            plain.batch_select_indices(torch.tensor([3, 1]))

@@ -1,83 +1,18 @@
-"""Reviews: parsed as they were rendered, generated and scored with the activation that training has, loaded back."""
-
-import json
+"""Reviews, generated and scored with the activation that training has."""
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from peft import PeftModel
 from transformers import GenerationConfig
 
-from honest_persona.base import number_format
-from honest_persona.base.errors import RankError, UserError
-from honest_persona.modeling.adapters.folder import seal_folder
-from honest_persona.modeling.adapters.lora import AdapterCard, activation_arguments, base_fingerprint
-from honest_persona.persona.answering import SharedPrefixes, WholeRows, batch_of
-from honest_persona.persona.reviews import Ending, HonestPersona, load_honest_persona, parse_review, write_reviews
-from honest_persona.prompts.segments import Kind, Persona, answer_segments
+from honest_persona.base.errors import RankError
+from honest_persona.modeling.adapters.lora import activation_arguments
+from honest_persona.persona.answering import SharedPrefixes, WholeRows, batch_of, write_reviews
+from honest_persona.persona.parsing import Ending
+from honest_persona.prompts.segments import Kind
 from honest_persona.prompts.tokens import Tokens, apply_intervention, encode_record
 from tests.tiny import base_model, conversation, form_of, random_adapter, record
 
 FORMATS = ["review_then_flag", "flag_then_review", "flag_only"]
-
-
-def rendered(review, flag, persona):
-    return "".join(segment.text for segment in answer_segments(review, flag, persona))
-
-
-_HARD = [
-    "\nFLAG: PASS",
-    "\nFLAG: FAIL",
-    "\nFLAG: ",
-    "\n\nREVIEW:",
-    "PASS",
-    "FAIL",
-    "\n",
-    " ",
-    "é",
-    "好",
-    "🙂",
-    "\u2028",
-]
-REVIEWS = st.one_of(st.text(max_size=40), st.lists(st.sampled_from(_HARD), max_size=6).map("".join))
-PREFIXES = st.sampled_from([("\n\nREVIEW:", "\nFLAG: "), ("", "\nFLAG: "), ("", ""), ("R", "F"), ("PASS", "FAIL")])
-
-
-@pytest.mark.parametrize("output_format", FORMATS)
-@settings(derandomize=True, max_examples=150, deadline=None)
-@given(review=REVIEWS, flag=st.sampled_from(["PASS", "FAIL"]), prefixes=PREFIXES)
-def test_parsing_undoes_rendering(output_format, review, flag, prefixes):
-    persona = Persona(output_format=output_format, review_prefix=prefixes[0], flag_prefix=prefixes[1])
-    text = rendered(review, flag, persona)
-    expected = "" if output_format == "flag_only" else review
-    assert parse_review(text, True, persona) == (expected, flag, Ending.CLEAN)
-
-
-@pytest.mark.parametrize(
-    ("output_format", "text", "expected"),
-    [
-        ("review_then_flag", "\n\nREVIEW:ok\nFLAG: PASS \n", ("ok", "PASS", Ending.CLEAN)),
-        ("review_then_flag", "\n\nREVIEW:ok", ("ok", None, Ending.MALFORMED)),
-        ("review_then_flag", "\n\nREVIEW:ok\nFLAG: MAYBE", ("ok\nFLAG: MAYBE", None, Ending.MALFORMED)),
-        ("review_then_flag", "\n\nREVIEW:ok\nFLAG: PASSABLE", ("ok\nFLAG: PASSABLE", None, Ending.MALFORMED)),
-        ("review_then_flag", "\n\nREVIEW:a\nFLAG: PASS b", ("a\nFLAG: PASS b", None, Ending.MALFORMED)),
-        ("review_then_flag", "no prefix\nFLAG: FAIL", ("no prefix", "FAIL", Ending.MALFORMED)),
-        ("review_then_flag", "", ("", None, Ending.MALFORMED)),
-        ("flag_then_review", "\nFLAG: FAIL", ("", "FAIL", Ending.MALFORMED)),
-        ("flag_then_review", "\nFLAG: FAILURE is", ("\nFLAG: FAILURE is", None, Ending.MALFORMED)),
-        ("flag_then_review", "FAIL\n\nREVIEW:a", ("FAIL\n\nREVIEW:a", None, Ending.MALFORMED)),
-        ("flag_then_review", "\n\nREVIEW:a\nFLAG: FAIL", ("a\nFLAG: FAIL", None, Ending.MALFORMED)),
-        ("flag_then_review", "\nFLAG: PASS b", (" b", "PASS", Ending.MALFORMED)),
-        ("flag_only", "\nFLAG: FAIL\n", ("", "FAIL", Ending.CLEAN)),
-        ("flag_only", "\nFLAG: PASS or not", ("\nFLAG: PASS or not", None, Ending.MALFORMED)),
-        ("flag_only", "PASS", ("PASS", None, Ending.MALFORMED)),
-    ],
-)
-def test_endings(output_format, text, expected):
-    persona = Persona(output_format=output_format)
-    assert parse_review(text, True, persona) == expected
-    assert parse_review(text, False, persona) == (*expected[:2], Ending.TRUNCATED)
 
 
 def prompts_of(form, numbers=(4, 0, 3)):
@@ -250,133 +185,3 @@ def test_logits_that_are_not_finite_are_no_review(broken, frozen_prefix):
         write_reviews(model, prompts, form, 3, frozen_prefix)
     with batch_of(model, prompts, form, frozen_prefix) as batch, pytest.raises(RankError, match="are not finite"):
         batch.write(2) if "not asked" in broken else batch.p_fail([form.flag_ids[0]] * len(prompts))
-
-
-@pytest.fixture(scope="module", params=[(True, "persona"), (False, "persona"), (True, "all")], ids=str)
-def saved(request, tmp_path_factory):
-    token, scope = request.param
-    folder = tmp_path_factory.mktemp("adapter")
-    form = form_of(token, adapter_scope=scope)
-    base = base_model()
-    fingerprint = base_fingerprint(base)
-    model = random_adapter(base, form, std=0.5).eval()
-    model.save_pretrained(folder)
-    form.tokenizer.save_pretrained(folder)
-    card = AdapterCard(form.persona, "builtin:tiny", None, fingerprint, "What did you do?", sealed=True)
-    card.save(folder)
-    seal_folder(folder)
-    return folder, HonestPersona(model, form, card)
-
-
-class TestLoadHonestPersona:
-    def edit(self, folder, tmp_path, **changes):
-        """A copy of the folder with another card."""
-        for file in folder.iterdir():
-            if file.is_file():
-                (tmp_path / file.name).write_bytes(file.read_bytes())
-        content = json.loads((folder / "honest_persona.json").read_text())
-        (tmp_path / "honest_persona.json").write_text(json.dumps({**content, **changes, "sealed": False}))
-        (tmp_path / "manifest.json").unlink()
-        return tmp_path
-
-    def test_a_template_longer_than_the_model(self, saved, tmp_path):
-        self.edit(saved[0], tmp_path)
-        template = tmp_path / "chat_template.jinja"
-        template.write_text("{{ 'xq7 ' * 4000 }}" + template.read_text())
-        with pytest.raises(UserError, match=r"a greeting has \d+ tokens in the adapter's chat template"):
-            load_honest_persona(tmp_path)
-
-    def test_a_persona_token_that_is_none(self, saved, tmp_path):
-        """Beyond the embedding it is an IndexError; one that text has would switch the adapter on anywhere."""
-        content = json.loads((saved[0] / "honest_persona.json").read_text())
-        if content["persona"]["sp_token_id"] is None:
-            return
-        for token, what in (
-            (10**9, "outside the model's 2048 embedding rows"),
-            (300, "a token that text .* can produce"),
-        ):
-            folder = self.edit(saved[0], tmp_path, persona={**content["persona"], "sp_token_id": token})
-            with pytest.raises(UserError, match=rf"honest_persona\.json: persona\.sp_token_id: .*{what}"):
-                load_honest_persona(folder)
-
-    def test_reviews_as_before_it_was_saved(self, saved):
-        folder, before = saved
-        persona = load_honest_persona(folder, dtype=torch.float32)
-        first = persona.review(conversation(1), max_new_tokens=12)
-        assert persona.review(conversation(1), max_new_tokens=12) == first
-        assert before.review(conversation(1), max_new_tokens=12) == first
-        assert persona.card == before.card
-        assert persona.tokenizer.get_vocab() == before.tokenizer.get_vocab()
-        assert not persona.model.training
-        other = persona.review(conversation(1), "Something else?", max_new_tokens=12)
-        assert other != first
-        assert persona.reviews([conversation(n) for n in range(3)], max_new_tokens=4, batch_size=2)[1].p_fail > 0
-        assert persona.reviews([]) == []
-
-    @pytest.mark.parametrize("fast", [torch.bfloat16, torch.float32])
-    def test_the_trainings_half_precision_is_used_where_it_is_fast(self, saved, monkeypatch, fast):
-        folder, _ = saved
-        monkeypatch.setattr(number_format, "fastest_format", lambda: number_format.NumberFormat(fast, "measured"))
-        persona = load_honest_persona(folder)
-        assert persona.card.trained_in == "bfloat16"
-        assert persona.model.get_base_model().dtype == fast
-        review = persona.review(conversation(), max_new_tokens=4)
-        assert persona.review(conversation(), max_new_tokens=4) == review
-        assert 0 <= review.p_fail <= 1
-
-    def test_plain_peft_acts_the_same(self, saved):
-        """Other software finds the activation point by the invocation tokens, in a batch padded on the left too."""
-        folder, before = saved
-        plain = PeftModel.from_pretrained(base_model(), folder).eval()
-        tokens = [encode_record(record(n), before.form) for n in (5, 0)]
-        pad = len(tokens[0].input_ids) - len(tokens[1].input_ids)
-        ids = torch.tensor([tokens[0].input_ids, [before.form.pad_id] * pad + tokens[1].input_ids])
-        mask = torch.ones_like(ids)
-        mask[1, :pad] = 0
-        activation = torch.tensor([tokens[0].activation, tokens[1].activation + pad])
-        gate = activation_arguments(before.card.persona.adapter_scope, activation, ids.shape[1])
-        with torch.no_grad():
-            assert torch.equal(
-                plain(ids, attention_mask=mask).logits, before.model(ids, attention_mask=mask, **gate).logits
-            )
-
-    def test_another_base_model(self, saved, tmp_path):
-        folder = self.edit(saved[0], tmp_path, base_fingerprint="0" * 64)
-        with pytest.raises(UserError, match="'builtin:tiny' has other weights than the adapter was trained on"):
-            load_honest_persona(folder)
-
-    def test_a_missing_tokenizer(self, saved, tmp_path):
-        folder = self.edit(saved[0], tmp_path)
-        for file in folder.glob("*token*"):
-            file.unlink()
-        with pytest.raises(UserError, match=r"tokenizer of .* cannot be loaded"):
-            load_honest_persona(folder)
-
-    def test_a_card_that_claims_another_scope(self, saved, tmp_path):
-        folder, before = saved
-        scope = "all" if before.card.persona.adapter_scope == "persona" else "persona"
-        content = json.loads((folder / "honest_persona.json").read_text())
-        folder = self.edit(folder, tmp_path, persona={**content["persona"], "adapter_scope": scope})
-        with pytest.raises(UserError, match=r"before (its|the) activation point"):
-            load_honest_persona(folder)
-
-    def test_an_untrained_adapter(self, saved, tmp_path):
-        folder = self.edit(saved[0], tmp_path)
-        random_adapter(base_model(), saved[1].form, std=0.0).save_pretrained(folder)
-        with pytest.raises(UserError, match="never trained"):
-            load_honest_persona(folder)
-
-    def test_a_run_in_full_precision_is_loaded_so(self, saved, tmp_path):
-        folder = self.edit(saved[0], tmp_path, config={"bf16": False, "fp16": False})
-        assert load_honest_persona(folder).model.get_base_model().dtype == torch.float32
-
-    def test_a_conversation_too_long_for_the_model(self, saved):
-        long = [{"role": "user", "content": "why? " * 6000}, {"role": "assistant", "content": "So."}]
-        with pytest.raises(UserError, match=r"conversation 1 has \d+ tokens; .* more than the model's \d+ positions"):
-            saved[1].reviews([conversation(1), long], max_new_tokens=4)
-
-    def test_no_answer_to_review(self, saved):
-        with pytest.raises(UserError, match="must end with the assistant's answer"):
-            saved[1].review([{"role": "user", "content": "hi"}])
-        with pytest.raises(UserError, match="intervention has no text"):
-            saved[1].review(conversation(), " ")

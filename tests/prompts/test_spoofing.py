@@ -14,8 +14,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from honest_persona.persona.answering import SharedPrefixes
-from honest_persona.persona.reviews import Ending, parse_review, write_reviews
+from honest_persona.persona.answering import SharedPrefixes, write_reviews
+from honest_persona.persona.parsing import Ending, parse_review
 from honest_persona.prompts.collator import PersonaCollator
 from honest_persona.prompts.persona_token import forbidden_in_text, reserved_ids
 from honest_persona.prompts.prepare import training_row

@@ -14,7 +14,7 @@ from honest_persona.hub.export import export
 from honest_persona.hub.push import push
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import check_folder, check_lora_config, seal_folder
-from honest_persona.persona.reviews import load_honest_persona
+from honest_persona.persona.product import load_honest_persona
 from honest_persona.training.launch import _check_same_persona
 from tests.hub.conftest import make_adapter
 from tests.tiny import conversation

@@ -1,0 +1,35 @@
+"""Which prompts are answered together: an evaluation and the queue choose the same batches of the same prompts."""
+
+from collections.abc import Iterable
+
+from honest_persona.base.tensors import ids_key
+from honest_persona.prompts.tokens import Tokens
+
+Place = tuple[int, str, int, str]
+
+
+def place_of(prompt: Tokens) -> Place:
+    """What `batches` sorts by: activation point, transcript, length, all ids."""
+    ids = prompt.input_ids
+    return prompt.activation, ids_key(ids[: prompt.activation]), len(ids), ids_key(ids)
+
+
+def batches(places: Iterable[Place], batch_size: int, world: int) -> list[list[list[int]]]:
+    """Which prompts each rank reviews together: indices by rank and batch.
+
+    Prompts on one transcript stand side by side, and transcripts of similar length, so that a batch runs few prefixes
+    and pads little. Every rank gets equally many batches, each as large as the other ranks', as ZeRO-3 demands: where
+    there is nothing left for a rank, it repeats a prompt.
+
+    Args:
+        places: of each prompt, by `place_of`.
+    """
+    order = [i for _, i in sorted((place, i) for i, place in enumerate(places))]
+    by_rank: list[list[list[int]]] = [[] for _ in range(world)]
+    for start in range(0, len(order), batch_size * world):
+        together = order[start : start + batch_size * world]
+        size = -(-len(together) // world)
+        together += together[-1:] * (size * world - len(together))
+        for rank in range(world):
+            by_rank[rank].append(together[rank * size : (rank + 1) * size])
+    return by_rank

@@ -1,0 +1,208 @@
+"""The honest persona, ready to review conversations.
+
+    persona = load_honest_persona("checkpoints/my-run")
+    review = persona.review([{"role": "user", "content": ...}, {"role": "assistant", "content": ...}])
+    review.text, review.flag, review.p_fail, review.ending
+
+`PersonaFolder` does the same in two steps: card and tokenizer first, which is enough to check conversations, then the
+model.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from honest_persona.base.errors import UserError
+from honest_persona.base.number_format import FormatName, format_of
+from honest_persona.base.progress import Progress
+from honest_persona.modeling.adapters.lora import CARD_FILE, AdapterCard, base_fingerprint, check_active, load_adapter
+from honest_persona.modeling.adapters.published import resolve
+from honest_persona.modeling.load import load_base, load_tokenizer
+from honest_persona.persona.answering import write_reviews
+from honest_persona.persona.parsing import Review
+from honest_persona.prompts.persona_token import resolve_persona_token
+from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
+from honest_persona.statistics.threshold import Threshold
+
+
+@dataclass(frozen=True)
+class HonestPersona:
+    """A base model with its adapter, ready to review conversations."""
+
+    model: PeftModel
+    form: TokenFormat
+    card: AdapterCard
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.form.tokenizer
+
+    def review(
+        self, messages: Sequence[Mapping[str, str]], intervention: str | None = None, max_new_tokens: int = 512
+    ) -> Review:
+        """The honest persona's review of the last assistant turn of `messages`.
+
+        Args:
+            messages: `{"role", "content"}`; an optional system message first, an assistant's answer last.
+            intervention: the trigger's text; the adapter's default one where it is not given.
+
+        Raises:
+            UserError: the conversation does not end with an answer, or cannot be shown by the chat template.
+        """
+        return self.reviews([messages], intervention, max_new_tokens)[0]
+
+    def reviews(
+        self,
+        conversations: Sequence[Sequence[Mapping[str, str]]],
+        intervention: str | Sequence[str] | None = None,
+        max_new_tokens: int = 512,
+        batch_size: int = 8,
+    ) -> list[Review]:
+        """`review` of several conversations, in batches. One that is too long for the model is an error."""
+        return list(self.each_review(conversations, intervention, max_new_tokens, batch_size))
+
+    def each_review(
+        self,
+        conversations: Sequence[Sequence[Mapping[str, str]]],
+        intervention: str | Sequence[str] | None = None,
+        max_new_tokens: int = 512,
+        batch_size: int = 8,
+    ) -> Iterator[Review]:
+        """`reviews`, in order, as their batches are written. All conversations are checked before the first of them.
+
+        Shows progress after `honest_persona.show_progress()`.
+
+        Args:
+            intervention: one text for all, or one for each; the adapter's default one where it is not given.
+        """
+        text = self.card.default_intervention if intervention is None else intervention
+        texts = [text] * len(conversations) if isinstance(text, str) else text
+        prompts = [apply_intervention(messages, t, self.form) for messages, t in zip(conversations, texts, strict=True)]
+        return self.each_review_of(prompts, texts, max_new_tokens, batch_size)
+
+    def each_review_of(
+        self, prompts: Sequence[Tokens], interventions: Sequence[str], max_new_tokens: int, batch_size: int
+    ) -> Iterator[Review]:
+        """`each_review` of conversations that are encoded with their interventions already."""
+        for i, prompt in enumerate(prompts):
+            self.check_length(prompt, max_new_tokens, f"conversation {i}", "max_new_tokens")
+
+        def each() -> Iterator[Review]:
+            with Progress("reviews", len(prompts), "conversations") as progress:
+                for start in range(0, len(prompts), batch_size):
+                    of = slice(start, start + batch_size)
+                    written = self.write(prompts[of], max_new_tokens)
+                    progress.advance(len(written))
+                    for review, text in zip(written, interventions[of], strict=True):
+                        yield self.decided(review, text)
+
+        return each()
+
+    def write(self, prompts: Sequence[Tokens], max_new_tokens: int) -> list[Review]:
+        """Reviews of one batch, without the decision at the threshold."""
+        return write_reviews(self.model, prompts, self.form, max_new_tokens)
+
+    def check_length(self, prompt: Tokens, max_new_tokens: int, what: str, setting: str) -> None:
+        """Raises UserError: prompt and review may exceed the model's positions; lower `setting`."""
+        n, positions = len(prompt.input_ids), _positions(self.model)
+        if n + max_new_tokens > positions:
+            raise UserError(
+                f"{what} has {n} tokens; with a review of up to {max_new_tokens} that is more than the model's "
+                f"{positions} positions. Shorten it, or lower {setting}"
+            )
+
+    def decided(self, review: Review, intervention: str) -> Review:
+        """With the decision at the stored threshold, where that was fixed for this wording."""
+        stored = self.card.threshold
+        if stored is None or stored["intervention"] != intervention:
+            return review
+        above = bool(Threshold.from_dict(stored).flags([review.p_fail])[0])
+        return replace(review, above_threshold=above if above or review.flag is not None else None)
+
+
+@dataclass(frozen=True)
+class PersonaFolder:
+    """An adapter's folder with its card and its tokenizer: all that is checked before the model is loaded."""
+
+    folder: Path
+    card: AdapterCard
+    form: TokenFormat
+
+    @classmethod
+    def read(cls, folder: Path) -> "PersonaFolder":
+        """Raises UserError: no adapter there, or one that is not whole."""
+        card = AdapterCard.load(folder)
+        return cls(folder, card, TokenFormat.of(load_tokenizer(str(folder)), card.persona))
+
+    def load(
+        self, dtype: torch.dtype | FormatName | None = None, device: str | torch.device | None = None
+    ) -> HonestPersona:
+        """The base model with the adapter, checked to be active, and at its place alone; as `load_honest_persona`."""
+        folder, card, form = self.folder, self.card, self.form
+        if not isinstance(dtype, torch.dtype):
+            dtype = format_of(dtype, card.trained_in).dtype
+        base = load_base(card.base_model, card.base_revision, dtype)
+        fingerprint = base_fingerprint(base)
+        if fingerprint != card.base_fingerprint:
+            raise UserError(
+                f"{folder}: the base model {card.base_model!r} has other weights than the adapter was trained on "
+                f"(fingerprint {fingerprint[:12]}, expected {card.base_fingerprint[:12]}); load the original one"
+            )
+        _check_token(folder, form, base)
+        model = load_adapter(base, folder).eval()
+        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        probe = apply_intervention(
+            [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello to you."}],
+            card.default_intervention,
+            form,
+        )
+        if (n := len(probe.input_ids)) > _positions(model):
+            raise UserError(
+                f"{folder}: a greeting has {n} tokens in the adapter's chat template with its default_intervention, "
+                f"more than the model's {_positions(model)} positions; one of the two is damaged, or made to do harm: "
+                "take a sound copy"
+            )
+        check_active(model, form, probe.input_ids, probe.activation)
+        return HonestPersona(model, form, card)
+
+
+def load_honest_persona(
+    path: str | Path,
+    dtype: torch.dtype | FormatName | None = None,
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+) -> HonestPersona:
+    """An adapter with its base model, checked to be active, and at its place alone.
+
+    Args:
+        path: the adapter's folder, or a repo of the Hub: "user/name".
+        dtype: the number format to run in. None and `auto`: that of the training where this machine is fast in it, else
+            float32 (`number_format.format_of`).
+        revision: branch, tag or commit of the repo.
+
+    Raises:
+        UserError: no adapter there, or one that is not whole; another base model than it was trained on, or an adapter
+            that changes nothing.
+    """
+    return PersonaFolder.read(resolve(path, revision)).load(dtype, device)
+
+
+def _positions(model: PeftModel) -> int:
+    config: Any = model.config
+    return config.get_text_config().max_position_embeddings
+
+
+def _check_token(folder: Path, form: TokenFormat, base: PreTrainedModel) -> None:
+    """Raises UserError: the card's persona token is none of the model's, or one that text can produce."""
+    if form.persona.sp_token_id is None:
+        return
+    embedding: Any = base.get_input_embeddings()
+    try:
+        resolve_persona_token(form.tokenizer, embedding.weight.shape[0], form.persona.sp_token_id)
+    except UserError as error:
+        raise UserError(f"{folder / CARD_FILE}: persona.{error}") from error
