@@ -12,16 +12,19 @@ class PersonaLoss(NamedTuple):
 
     loss: torch.Tensor
     """Scalar: sum of the weighted -log p over supervised tokens / `num_items`."""
-    nll_sums: torch.Tensor
-    """(2,): unweighted sums of -log p in nats over review tokens (end of turn included) and over flag tokens."""
-    counts: torch.Tensor
-    """(2,): how many tokens these sums are over."""
+    review_nll: torch.Tensor
+    """Unweighted sum of -log p in nats over the review's tokens, end of turn included."""
+    flag_nll: torch.Tensor
+    """The same over the flag's tokens."""
+    review_tokens: torch.Tensor
+    """How many tokens `review_nll` is summed over."""
+    flag_tokens: torch.Tensor
 
 
 def persona_loss(
     log_probs: torch.Tensor, kinds: torch.Tensor, num_items: torch.Tensor | int, flag_loss_multiplier: float = 1.0
 ) -> PersonaLoss:
-    """Mean -log p of the honest persona's tokens (DESIGN: section 3, Loss).
+    """Mean -log p of the honest persona's tokens: review, flag and the first end-of-turn token.
 
     Args:
         log_probs: (B, T - 1) log p of the token at position t + 1, zero where that token is not supervised.
@@ -36,7 +39,6 @@ def persona_loss(
     is_flag = target == Kind.FLAG
     is_review = (target == Kind.REVIEW) | (target == Kind.END)
     weighted = torch.where(is_flag, nll * flag_loss_multiplier, nll)
+    loss = weighted.sum() / torch.as_tensor(num_items, device=log_probs.device).clamp(min=1)
     with torch.no_grad():
-        sums = torch.stack([nll[is_review].sum(), nll[is_flag].sum()])
-        counts = torch.stack([is_review.sum(), is_flag.sum()])
-    return PersonaLoss(weighted.sum() / torch.as_tensor(num_items, device=log_probs.device).clamp(min=1), sums, counts)
+        return PersonaLoss(loss, nll[is_review].sum(), nll[is_flag].sum(), is_review.sum(), is_flag.sum())

@@ -26,7 +26,7 @@ from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training.batching.lengths import Lengths
 from honest_persona.training.batching.sampler import PersonaBatches
 from honest_persona.training.memory import Shape, choose_checkpointing
-from honest_persona.training.trainer import PersonaTrainer
+from honest_persona.training.supervised import PersonaTrainer
 
 
 def freezes_prefix(config: RunConfig) -> bool:

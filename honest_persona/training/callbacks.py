@@ -30,9 +30,9 @@ from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import Results, Stopped, evaluate_records
 from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training.ranks import Siblings
+from honest_persona.training.resumable import ResumableRun
 from honest_persona.training.run_state import check_optimizer
 from honest_persona.training.trackers import track
-from honest_persona.training.trainer import PersonaTrainer
 
 _ONE_CTRL_C_S = 1.0
 _PRINTED_SAMPLES = 3
@@ -86,7 +86,7 @@ class HeavyLog(TrainerCallback):
 
     def __init__(
         self,
-        trainer: PersonaTrainer,
+        trainer: ResumableRun,
         parts: Mapping[str, Sequence[Record]],
         form: TokenFormat,
         metrics: MetricsFile,
@@ -199,7 +199,7 @@ class SaveAtEpochEnd(TrainerCallback):
 class OptimizerCheck(TrainerCallback):
     """After its first step, rather than at the first save: whether what the optimizer keeps can be saved."""
 
-    def __init__(self, trainer: PersonaTrainer) -> None:
+    def __init__(self, trainer: ResumableRun) -> None:
         self.trainer, self.done = trainer, False
 
     def on_step_end(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -21,8 +21,8 @@ def test_flag_loss_multiplier_weights_the_flag_alone():
     # (1 + 3 * 2 + 4) / 3: the number of tokens stays 3
     result = persona_loss(LOG_PROBS, KINDS, 3, flag_loss_multiplier=3.0)
     assert torch.isclose(result.loss, torch.tensor(11 / 3))
-    assert result.nll_sums.tolist() == [5.0, 2.0], "what is logged is not weighted: review with end of turn, flag"
-    assert result.counts.tolist() == [2, 1]
+    sums = result.review_nll, result.flag_nll, result.review_tokens, result.flag_tokens
+    assert [s.item() for s in sums] == [5.0, 2.0, 2, 1], "what is logged is not weighted; the end of turn is review's"
 
 
 def test_a_batch_without_supervised_tokens_is_zero_and_differentiable():

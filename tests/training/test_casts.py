@@ -12,7 +12,7 @@ from honest_persona.config.keys import RunConfig
 from honest_persona.modeling.adapters.lora import AdapterCard, castable, ungated
 from honest_persona.prompts.prepare import dummy_rows
 from honest_persona.training import assembly
-from honest_persona.training.trainer import PersonaTrainer
+from honest_persona.training.supervised import PersonaTrainer
 from tests.tiny import base_model, form_of, random_adapter
 
 FORM = form_of()

@@ -26,36 +26,11 @@ from honest_persona.training import launch as launching
 from honest_persona.training.checkpoints import Checkpoint
 from honest_persona.training.identity import changed_settings, run_identity
 from honest_persona.training.launch import _checkpoint_to_resume, _in_format, _tell_compiling, token_format
-from honest_persona.training.trainer import PersonaTrainer
 from tests.training.launches import TINY, launch
 
 
 def config_of(*flags):
     return load_config(None, ["--model", "builtin:tiny", *flags])
-
-
-def test_schedule_warms_up_stays_and_cools_down_to_its_floor():
-    class Args:
-        lr_scheduler_type = "warmup_stable_decay"
-
-        @staticmethod
-        def get_warmup_steps(steps):
-            return steps // 10
-
-    trainer = object.__new__(PersonaTrainer)
-    trainer.args, trainer.lr_scheduler, trainer.lr_cooldown_frac, trainer.lr_min_frac = Args, None, 0.5, 0.05
-    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = trainer.create_scheduler(100, optimizer)
-    rates = []
-    for _ in range(100):
-        rates.append(scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
-    assert rates[:10] == sorted(rates[:10])
-    assert rates[10:51] == [1.0] * 41  # warm-up over 10 steps, flat to the middle
-    assert rates[50:] == sorted(rates[50:], reverse=True)
-    assert rates[75] == pytest.approx(0.05 + 0.95 / 2, abs=0.02)  # a half cosine
-    assert scheduler.get_last_lr()[0] == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize("compiles", [True, False])

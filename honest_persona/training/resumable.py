@@ -1,0 +1,213 @@
+"""A training that can be stopped at any step and resumed: the part of a trainer that no loss changes.
+
+    class PersonaTrainer(ResumableRun, SFTTrainer): ...     # before the trainer that has the loss, in any case
+
+It saves whole checkpoints free of pickles, ZeRO stage and number of ranks, and restores weights, optimizer, schedule
+and random generators from them; it refuses a loss that is no number, and measures tokens per second.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from transformers import Trainer, get_wsd_schedule
+from transformers.trainer import TRAINER_STATE_NAME
+
+from honest_persona.base import json_text, progress
+from honest_persona.base.errors import RankError
+from honest_persona.base.manifest import MANIFEST
+from honest_persona.modeling.adapters.folder import seal_folder
+from honest_persona.modeling.adapters.lora import ADAPTER, AdapterCard
+from honest_persona.training.batching.sampler import PersonaBatches, RowsWithBlanks
+from honest_persona.training.checkpoints import into_place, last_good, thin_out, whole
+from honest_persona.training.run_state import RunState, collect, restore, restore_generators, save, trainable
+
+
+class ResumableRun(Trainer):
+    """Trains an adapter.
+
+    Args:
+        card: saved as `honest_persona.json` beside every saved adapter.
+        run: what a run that resumes one of this run's checkpoints must share with it (identity.py).
+        batches: the micro-batches of this rank, of the rows in `train_dataset`; the Trainer's own sampler where it is
+            None.
+        lr_cooldown_frac: share of the steps over which the learning rate falls, at the end (cosine).
+        lr_min_frac: the share of the learning rate that it falls to.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        card: AdapterCard,
+        run: Mapping[str, Any] | None = None,
+        batches: PersonaBatches | None = None,
+        lr_cooldown_frac: float = 0.5,
+        lr_min_frac: float = 0.05,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.card, self.run, self.batches = card, dict(run or {}), batches
+        if batches is not None:
+            self.train_dataset = RowsWithBlanks(cast(Any, self.train_dataset), batches)
+        self.lr_cooldown_frac, self.lr_min_frac = lr_cooldown_frac, lr_min_frac
+        self.sums = Sums(self.accelerator.device)
+        self._logged_at = time.perf_counter()
+        self.peft_model = cast(PeftModel, self.model)
+        self._gate = self._adapter_config.alora_invocation_tokens
+
+    @property
+    def _adapter_config(self) -> Any:
+        return self.peft_model.peft_config[ADAPTER]
+
+    def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """What a line of training logs says beside the Trainer's own figures.
+
+        Args:
+            sums: over all ranks and all micro-batches since the last line, of what was added to `self.sums`. Its
+                `tokens` (of all rows) and `computed_tokens` (without those of shared prefixes) are logged per second.
+        """
+        return {}
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """As the Trainer's.
+
+        Raises:
+            RankError: the loss is not a finite number; names the records. No step is taken with it.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise RankError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1} with the records "
+                f"{', '.join(inputs.get('record_ids', ()))}. Lower learning_rate, or look at them (`python -m "
+                f"honest_persona tokens`); {last_good(Path(str(self.args.output_dir)))}"
+            )
+        return loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return super()._get_train_sampler(train_dataset) if self.batches is None else self.batches
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds `figures` and tokens/s to a line of training logs. All ranks call this."""
+        if "loss" in logs:
+            sums, now = self.sums.taken(self.accelerator), time.perf_counter()
+            logs |= self.figures(sums)
+            logs |= {f"{k}_per_second": sums[k] / (now - self._logged_at) for k in _TOKENS if k in sums}
+            self._logged_at = now
+        super().log(logs, start_time)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What runs inside does not count as time of training, in tokens/s and for the time left."""
+        start = time.perf_counter()
+        with progress.paused():
+            yield
+        self._logged_at += time.perf_counter() - start
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """`warmup_stable_decay` with its lengths as shares of the run; any other scheduler as the Trainer makes it."""
+        if self.lr_scheduler is None and self.args.lr_scheduler_type == "warmup_stable_decay":
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            decay = min(round(self.lr_cooldown_frac * num_training_steps), num_training_steps - warmup)
+            optimizer = optimizer or self.optimizer
+            assert optimizer is not None
+            self.lr_scheduler = get_wsd_schedule(
+                optimizer,
+                num_warmup_steps=warmup,
+                num_decay_steps=decay,
+                num_training_steps=num_training_steps,
+                min_lr_ratio=self.lr_min_frac,
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The adapter with its card and tokenizer, into the run's folder or `output_dir`. All ranks must call this."""
+        state = collect(self, weights_alone=True)
+        folder = Path(output_dir or str(self.args.output_dir))
+        with into_place(folder, MANIFEST, self.args.should_save, state) as partial:
+            self._save_adapter(partial, state)
+            if self.args.should_save:
+                seal_folder(partial)
+
+    def _save_adapter(self, folder: Path, state: RunState) -> None:
+        """Under every ZeRO stage the same: the gathered weights, in the precision that the model has them in."""
+        if not self.args.should_save:
+            return
+        config = self._adapter_config
+        current, config.alora_invocation_tokens = config.alora_invocation_tokens, self._gate
+        try:
+            dtypes = {name: p.dtype for name, p in trainable(self).items()}
+            weights = {name: weight.to(dtypes[name]) for name, weight in state.weights.items()}
+            self.peft_model.save_pretrained(str(folder), state_dict=weights)
+        finally:
+            config.alora_invocation_tokens = current
+        cast(Any, self.processing_class).save_pretrained(folder)
+        replace(self.card, sealed=True).save(folder)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Whole or not at all, without pickles, and free of stage and ranks. All ranks call this together."""
+        self.store_flos()
+        state, step, run_folder = collect(self), self.state.global_step, Path(str(self.args.output_dir))
+        about = {"step": step, "run": self.run, "config": self.card.config, "versions": self.card.versions}
+        with whole(run_folder / f"checkpoint-{step}", about, self.args.should_save, state) as folder:
+            self._save_adapter(folder, state)
+            if self.args.should_save:
+                save(state, folder)
+                # as TrainerState.save_to_json, which writes a gradient norm that overflowed as Infinity
+                text = json_text.dumps(json_text.defined(asdict(self.state)), indent=2, sort_keys=True) + "\n"
+                (folder / TRAINER_STATE_NAME).write_text(text, encoding="utf-8")
+        if self.args.should_save:
+            thin_out(run_folder, self.args.save_total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        """Weights and optimizer come from `run_state`, not from the Trainer's or DeepSpeed's own files."""
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if resume_from_checkpoint is not None:
+            restore(self, Path(resume_from_checkpoint))
+        return prepared
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Not even one step where none is left, as in a run that was killed between its last one and its end."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Nothing: see `_prepare_for_training`."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            restore_generators(self, Path(checkpoint))
+
+
+_TOKENS = ("tokens", "computed_tokens")
+
+
+class Sums:
+    """Named sums since the last line of logs, on this rank. Every rank adds the same names, in the same order."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.names: tuple[str, ...] = ()
+        self._values = torch.zeros(0, dtype=torch.float64, device=device)
+
+    def add(self, **values: torch.Tensor) -> None:
+        """Scalars of one micro-batch."""
+        if not self.names:
+            self.names, self._values = tuple(values), self._values.new_zeros(len(values))
+        assert self.names == tuple(values), f"{tuple(values)} after {self.names}"
+        self._values += torch.stack(list(values.values())).double()
+
+    def taken(self, accelerator: Any) -> dict[str, float]:
+        """The sums over all ranks; they begin again at 0. All ranks must call this together."""
+        if not self.names:
+            return {}
+        totals = accelerator.reduce(self._values, reduction="sum").tolist()
+        self._values.zero_()
+        return dict(zip(self.names, totals, strict=True))

@@ -1,0 +1,99 @@
+"""TRL's SFTTrainer with the persona's loss and its activation point."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from trl import SFTTrainer
+
+from honest_persona.modeling.adapters.lora import activation_arguments, ungated
+from honest_persona.modeling.prefix.cache import PrefixCache
+from honest_persona.modeling.prefix.frozen import Prefix, checkpoint_with_prefix, run_prefix, suffix_arguments
+from honest_persona.objectives.persona import persona_loss
+from honest_persona.training.casts import CastsOncePerStep
+from honest_persona.training.resumable import ResumableRun
+
+
+class PersonaTrainer(ResumableRun, CastsOncePerStep, SFTTrainer):
+    """Trains the adapter on rows of `SplitCollator`, or of `PersonaCollator` where the prefix cannot be frozen.
+
+    The card's persona says where the adapter is active.
+
+    Args:
+        frozen: batches are split at the activation point, and only suffixes are trained on (scope `persona`).
+        prefix_cache: where prefixes are kept for later epochs.
+        flag_loss_multiplier: weight of the flag's tokens in the loss.
+        args, kwargs: as for `ResumableRun` and `SFTTrainer`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        frozen: bool = False,
+        prefix_cache: PrefixCache | None = None,
+        flag_loss_multiplier: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.frozen, self.prefix_cache = frozen, prefix_cache
+        self.flag_loss_multiplier = flag_loss_multiplier
+        if frozen:
+            checkpoint_with_prefix(self.peft_model)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        with ungated(self.peft_model) if self.frozen else nullcontext():
+            return super().train(*args, **kwargs)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The batch's share of the mean over the whole accumulated batch. `return_outputs` gives the fused outputs."""
+        outputs, tokens = self._suffixes(model, inputs) if self.frozen else self._whole_rows(model, inputs)
+        num_items = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
+        sums = persona_loss(outputs.log_probs, inputs["kinds"], num_items, self.flag_loss_multiplier)._asdict()
+        loss = sums.pop("loss")
+        if model.training:
+            self.sums.add(**sums, right_tokens=outputs.is_top1.sum(), tokens=tokens[0], computed_tokens=tokens[1])
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            # num_items counts the tokens of every rank, and the gradients are averaged over the ranks
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Loss of review and flag in nats per token, and the share of supervised tokens that are the likeliest ones."""
+        n_review, n_flag = sums["review_tokens"], sums["flag_tokens"]
+        return {
+            "review_loss": sums["review_nll"] / max(n_review, 1),
+            "flag_loss": sums["flag_nll"] / max(n_flag, 1),
+            "token_accuracy": sums["right_tokens"] / max(n_review + n_flag, 1),
+        }
+
+    def _whole_rows(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, tuple[torch.Tensor, torch.Tensor]]:
+        """Outputs of the fused head over whole rows; how many tokens they have, and how many were computed."""
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        gate = activation_arguments(self.card.persona.adapter_scope, inputs["activation"], ids.shape[1])
+        outputs = model(
+            input_ids=ids, attention_mask=mask, labels=inputs["labels"], **gate, use_cache=False, fused_lm_head=True
+        )
+        return outputs, (mask.sum(), mask.sum())
+
+    def _suffixes(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, tuple[torch.Tensor, torch.Tensor]]:
+        """The same over suffixes, each behind its transcript's prefix, which is run once and without gradient."""
+        transcript, mask = inputs["transcript"], inputs["attention_mask"]
+        prefix, n_run = self._prefix(inputs)
+        behind = suffix_arguments(prefix, mask, transcript)
+        outputs = model(input_ids=inputs["input_ids"], labels=inputs["labels"], **behind, fused_lm_head=True)
+        return outputs, (prefix.mask.sum(1)[transcript].sum() + mask.sum(), n_run + mask.sum())
+
+    def _prefix(self, inputs: dict[str, Any]) -> tuple[Prefix, torch.Tensor]:
+        """The batch's transcripts, computed or from the cache, and how many tokens were computed."""
+        n_run = torch.zeros((), dtype=torch.long, device=self.accelerator.device)
+
+        def compute(ids: torch.Tensor, mask: torch.Tensor) -> Prefix:
+            n_run.add_(mask.sum())
+            with self.accelerator.autocast():  # in the precision that the wrapped model's forward call has
+                return run_prefix(self.peft_model, ids, mask, adapter_on=False)
+
+        ids, mask = inputs["prefix_ids"], inputs["prefix_mask"]
+        cache = self.prefix_cache
+        keys = inputs["prefix_keys"]
+        return (compute(ids, mask) if cache is None else cache.fetch(keys, ids, mask, compute)), n_run
