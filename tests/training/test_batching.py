@@ -95,8 +95,8 @@ def test_no_layout_changes_which_rows_make_a_step(lengths, seed):
     expected = [sorted(rows) for rows in batches_of(lengths, seed=seed).step_rows(1)]
     assert all(len(rows) == 8 for rows in expected[:-1])
     for world in (1, 2, 4):
-        for layout in ({"tokens_per_batch": 60}, {"tokens_per_batch": 400}, {"micro_batch": 1}, {"micro_batch": 2}):
-            ranks = [batches_of(lengths, world=world, rank=rank, seed=seed, **layout) for rank in range(world)]
+        for size in ({"tokens_per_batch": 60}, {"tokens_per_batch": 400}, {"micro_batch": 1}, {"micro_batch": 2}):
+            ranks = [batches_of(lengths, world=world, rank=rank, seed=seed, **size) for rank in range(world)]
             n = ranks[0].accumulation
             per_rank = [yielded(batches, 1) for batches in ranks]
             steps = [
