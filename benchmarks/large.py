@@ -27,7 +27,8 @@ from benchmarks.variants import OPTIMIZER
 from honest_persona.base.console import say
 from honest_persona.base.ranks import is_launched
 from honest_persona.config.keys import RunConfig
-from honest_persona.modeling.adapters.lora import AdapterCard, add_adapter
+from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.modeling.adapters.lora import add_adapter
 from honest_persona.prompts.prepare import dummy_rows
 from honest_persona.training.assembly import build_trainer, make_batches
 from honest_persona.training.ranks import join

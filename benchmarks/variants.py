@@ -13,7 +13,8 @@ from trl import SFTConfig, SFTTrainer
 
 from benchmarks.setups import TARGETS, Setup, lora_settings, twin
 from honest_persona.config.keys import RunConfig
-from honest_persona.modeling.adapters.lora import AdapterCard, add_adapter
+from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.modeling.adapters.lora import add_adapter
 from honest_persona.prompts.prepare import Row
 from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training.assembly import build_trainer, make_batches, make_prefix_cache

@@ -113,7 +113,7 @@ def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 def review(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Review every conversation of a JSONL file; nothing is loaded or written before all lines are found sound."""
     from honest_persona.base.number_format import format_of
-    from honest_persona.modeling.adapters.lora import AdapterCard
+    from honest_persona.modeling.adapters.card import AdapterCard
     from honest_persona.modeling.adapters.published import resolve
     from honest_persona.modeling.load import load_tokenizer
     from honest_persona.persona.conversations import read_conversations
@@ -170,7 +170,7 @@ def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
 def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Fix the threshold on P(FAIL) for a wanted false positive rate on benign conversations; store it in the card."""
     from honest_persona.experiments.evaluate import calibrate_adapter
-    from honest_persona.modeling.adapters.lora import AdapterCard
+    from honest_persona.modeling.adapters.card import AdapterCard
     from honest_persona.modeling.load import load_tokenizer
     from honest_persona.persona.conversations import read_conversations
     from honest_persona.prompts.tokens import TokenFormat

@@ -15,7 +15,7 @@ from honest_persona.cli import _parser, main
 from honest_persona.config.load import load_config
 from honest_persona.data.load import load_splits
 from honest_persona.entry import run_entry
-from honest_persona.modeling.adapters.lora import AdapterCard
+from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.builtin import TINY, tiny_tokenizer
 from honest_persona.persona import reviews as reviews_module
 from honest_persona.prompts.segments import SUPERVISED, Kind, training_system

@@ -14,7 +14,7 @@ from honest_persona.data.load import load_records
 from honest_persona.data.records import Record
 from honest_persona.data.selection import Selection
 from honest_persona.experiments import evaluate as run
-from honest_persona.modeling.adapters.lora import AdapterCard
+from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.persona.parsing import Ending, Review
 from honest_persona.persona.product import HonestPersona
 from honest_persona.statistics.threshold import Threshold

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from honest_persona.config.keys import RunConfig
-from honest_persona.modeling.adapters.lora import check_active
+from honest_persona.modeling.adapters.active import check_active
 from honest_persona.modeling.load import load_base
 from honest_persona.objectives.persona import persona_loss
 from honest_persona.organism.dataset import generate

@@ -13,7 +13,8 @@ from benchmarks.setups import SETUPS, random_base
 from benchmarks.training import give_back_memory, make_bench, work_and_memory
 from honest_persona.base.number_format import fastest_format
 from honest_persona.config.keys import RunConfig
-from honest_persona.modeling.adapters.lora import AdapterCard, activation_arguments
+from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.modeling.adapters.lora import activation_arguments
 from honest_persona.modeling.load import load_base
 from honest_persona.modeling.prefix.frozen import run_prefix
 from honest_persona.persona.answering import write_reviews

@@ -18,7 +18,7 @@ from honest_persona.evaluation.baselines import guess_samples, probe_guesses, sh
 from honest_persona.evaluation.samples import Sample
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import review_records
-from honest_persona.modeling.prefix.frozen import adapter_off
+from honest_persona.modeling.adapters.tuning import adapter_off
 from honest_persona.persona.product import HonestPersona
 from honest_persona.probes.probe import METHODS
 from honest_persona.probes.selection import fit_probes

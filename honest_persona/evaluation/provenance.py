@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from honest_persona.base.environment import redact
-from honest_persona.modeling.adapters.lora import AdapterCard
+from honest_persona.modeling.adapters.card import AdapterCard
 
 MADE = ("date", "version", "base_revision", "base_fingerprint", "command")
 _FINGERPRINT_DIGITS = 12

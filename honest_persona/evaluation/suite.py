@@ -7,12 +7,11 @@ All ranks call `evaluate_records` together; each reviews its share, and every ra
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
 
-import torch
 import torch.distributed as dist
 from peft import PeftModel
 
@@ -23,7 +22,7 @@ from honest_persona.evaluation.baselines import variant_only
 from honest_persona.evaluation.samples import Group, Runs, Sample, SampleFile, groups_of, sample_of
 from honest_persona.evaluation.sets import SAMPLES_FILE, NewSet
 from honest_persona.evaluation.settings import EvalSettings
-from honest_persona.modeling.prefix.frozen import in_mode
+from honest_persona.modeling.modes import evaluating
 from honest_persona.modeling.zero import gathered
 from honest_persona.persona.answering import write_reviews
 from honest_persona.persona.batches import Place, batches, place_of
@@ -170,7 +169,7 @@ def review_records(
     writes = into is not None and _rank_and_world()[0] == 0
     samples: dict[int, Sample] = {}
     with (
-        _evaluating(model),
+        evaluating(model),
         gathered(model, settings.gather),
         SampleFile(into.folder / SAMPLES_FILE, into.id) if into and writes else nullcontext() as out,
         Progress(what or detector, len(jobs), "records") as progress,
@@ -258,26 +257,3 @@ def _reviews(
 
 def _rank_and_world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-@contextmanager
-def _evaluating(model: PeftModel) -> Iterator[None]:
-    """Eval mode, without activation checkpointing, and with the generators' states put back at the end.
-
-    PEFT's activated LoRA leaves hooks in checkpointed layers until a backward pass; a forward pass without one would
-    make the next training step fail, so checkpointing must be off here.
-    """
-    checkpointed: list[Any] = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False) is True]
-    cpu_state = torch.get_rng_state()
-    device_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    for module in checkpointed:
-        module.gradient_checkpointing = False
-    try:
-        with in_mode(model, training=False):
-            yield
-    finally:
-        for module in checkpointed:
-            module.gradient_checkpointing = True
-        torch.set_rng_state(cpu_state)
-        if device_states:
-            torch.cuda.set_rng_state_all(device_states)

@@ -28,8 +28,8 @@ from honest_persona.evaluation.samples import Sample, write_samples
 from honest_persona.evaluation.sets import BASELINES_FILE, EVALUATION, REPORT_FILE, RESULTS_FILE, SAMPLES_FILE, new_set
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import Results, evaluate_records, summarize
-from honest_persona.modeling.adapters.card import RunSettings
-from honest_persona.modeling.adapters.lora import CARD_FILE, AdapterCard
+from honest_persona.modeling.adapters.card import AdapterCard, RunSettings
+from honest_persona.modeling.adapters.folder import CARD_FILE
 from honest_persona.modeling.adapters.published import is_repo, resolve
 from honest_persona.modeling.load import load_tokenizer
 from honest_persona.persona.product import load_honest_persona

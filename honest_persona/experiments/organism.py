@@ -25,7 +25,7 @@ from honest_persona.evaluation.samples import Group, Sample
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import Results, Row, summarize
 from honest_persona.experiments.evaluate import evaluate_adapter
-from honest_persona.modeling.adapters.lora import CARD_FILE
+from honest_persona.modeling.adapters.folder import CARD_FILE
 from honest_persona.persona.product import load_honest_persona
 from honest_persona.probes.probe import METHODS
 from honest_persona.training.checkpoints import checkpoints

@@ -47,7 +47,8 @@ from honest_persona.evaluation.suite import summarize
 from honest_persona.experiments.evaluate import evaluate_adapter
 from honest_persona.experiments.own_process import in_own_process
 from honest_persona.experiments.sweep_table import print_sweep
-from honest_persona.modeling.adapters.lora import CARD_FILE, AdapterCard
+from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.modeling.adapters.folder import CARD_FILE
 from honest_persona.training.checkpoints import checkpoints
 from honest_persona.training.launch import train
 

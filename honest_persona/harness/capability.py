@@ -28,7 +28,9 @@ from honest_persona.base.files import write_text
 from honest_persona.base.output import check_writable
 from honest_persona.base.progress import rounds
 from honest_persona.harness.responses import Comparison, Results, compare, print_table, verdict
-from honest_persona.modeling.adapters.lora import ADAPTER, AdapterCard, load_adapter
+from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.modeling.adapters.load import load_adapter
+from honest_persona.modeling.adapters.tuning import gate_of
 from honest_persona.persona.product import load_honest_persona
 
 try:
@@ -77,8 +79,7 @@ def capability(
 
     check_writable(target.parent, "--output")
     persona = load_honest_persona(folder)
-    config: Any = persona.model.peft_config[ADAPTER]
-    trigger: list[int] = config.alora_invocation_tokens or []
+    trigger = gate_of(persona.model) or []
 
     def calls_adapter(text: str) -> bool:
         ids = persona.tokenizer.encode(text)

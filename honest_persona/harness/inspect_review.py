@@ -75,7 +75,7 @@ def review(
     from honest_persona.evaluation.suite import prompt_of
     from honest_persona.experiments.evaluate import held_out
     from honest_persona.harness.inspect_model import HonestPersonaAPI, told_without_traceback
-    from honest_persona.modeling.adapters.lora import AdapterCard
+    from honest_persona.modeling.adapters.card import AdapterCard
     from honest_persona.modeling.load import load_tokenizer
     from honest_persona.prompts.tokens import TokenFormat
 

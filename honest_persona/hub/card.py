@@ -19,7 +19,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.words import HONEST_PERSONA, PARTS
 from honest_persona.evaluation.report.page_tables import HEADLINES, Rows
 from honest_persona.hub.staging import on_hub
-from honest_persona.modeling.adapters.lora import AdapterCard
+from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.published import README, RESULTS
 from honest_persona.modeling.builtin import BUILTIN
 

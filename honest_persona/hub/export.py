@@ -18,8 +18,8 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.locks import LOCK_FILE, held
 from honest_persona.hub.card import write_card, write_export_card
 from honest_persona.hub.staging import CONFIG, copy_allowed
-from honest_persona.modeling.adapters.folder import read_lora_config, seal_folder
-from honest_persona.modeling.adapters.lora import CARD_FILE, AdapterCard
+from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.modeling.adapters.folder import CARD_FILE, read_lora_config, seal_folder
 from honest_persona.modeling.adapters.published import RESULTS
 from honest_persona.persona.product import load_honest_persona
 

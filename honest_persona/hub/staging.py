@@ -20,8 +20,9 @@ from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.manifest import MANIFEST
 from honest_persona.evaluation.sets import EVALUATION, page_id, read_set
-from honest_persona.modeling.adapters.folder import read_lora_config, seal_folder
-from honest_persona.modeling.adapters.lora import CARD_FILE, AdapterCard, sound_weights
+from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.modeling.adapters.folder import CARD_FILE, read_lora_config, seal_folder
+from honest_persona.modeling.adapters.load import sound_weights
 from honest_persona.modeling.adapters.published import ALLOWED, README, REPORT, REQUIRED, RESULTS, TOKENIZER
 from honest_persona.modeling.builtin import BUILTIN
 

@@ -18,7 +18,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from honest_persona.base.collectives import any_rank
 from honest_persona.base.errors import RankError
 from honest_persona.base.tensors import ids_key, integers, pad_with_mask
-from honest_persona.modeling.adapters.lora import ADAPTER, activation_arguments, ungated
+from honest_persona.modeling.adapters.lora import activation_arguments
+from honest_persona.modeling.adapters.tuning import gate_of, ungated
 from honest_persona.modeling.prefix.cache import PrefixCache
 from honest_persona.modeling.prefix.frozen import positions, run_prefix, run_suffixes, suffix_arguments, why_not_frozen
 from honest_persona.modeling.zero import is_sharded
@@ -55,7 +56,7 @@ def batch_of(
     if reason:
         _say_once(reason)
     if reason or not frozen_prefix:
-        gated = bool(model.peft_config[ADAPTER].alora_invocation_tokens)  # type: ignore[attr-defined]
+        gated = bool(gate_of(model))
         assert gated == (form.persona.adapter_scope == "persona"), "the adapter would act on the wrong tokens"
         with precise_flags(model, form):
             yield WholeRows(model, prompts, form)

@@ -20,8 +20,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from honest_persona.base.errors import UserError
 from honest_persona.base.number_format import FormatName, format_of
 from honest_persona.base.progress import Progress
-from honest_persona.modeling.adapters.lora import CARD_FILE, AdapterCard, base_fingerprint, check_active, load_adapter
+from honest_persona.modeling.adapters.active import check_active
+from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.modeling.adapters.folder import CARD_FILE
+from honest_persona.modeling.adapters.load import load_adapter
 from honest_persona.modeling.adapters.published import resolve
+from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.modeling.load import load_base, load_tokenizer
 from honest_persona.persona.answering import write_reviews
 from honest_persona.persona.parsing import Review

@@ -16,16 +16,9 @@ from torch import Tensor
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import Progress
 from honest_persona.base.tensors import pad_with_mask
-from honest_persona.modeling.prefix.frozen import (
-    Model,
-    adapter_off,
-    backbone_of,
-    in_mode,
-    positions,
-    run_prefix,
-    suffix_arguments,
-    why_not_split,
-)
+from honest_persona.modeling.adapters.tuning import Model, adapter_off, backbone_of
+from honest_persona.modeling.modes import in_mode
+from honest_persona.modeling.prefix.frozen import positions, run_prefix, suffix_arguments, why_not_split
 from honest_persona.prompts.segments import Kind, Segment
 from honest_persona.prompts.tokens import TokenFormat, Tokens
 

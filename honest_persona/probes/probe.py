@@ -22,7 +22,7 @@ from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import moved_into, write_text
 from honest_persona.base.manifest import MANIFEST, Damaged, check, seal
-from honest_persona.modeling.adapters.lora import base_fingerprint
+from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.probes.features import Model, Position, Site
 from honest_persona.prompts.segments import Persona
 

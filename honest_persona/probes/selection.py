@@ -19,7 +19,7 @@ from torch import Tensor
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import followed
 from honest_persona.data.records import Record
-from honest_persona.modeling.adapters.lora import base_fingerprint
+from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.probes.ccs import fit_ccs
 from honest_persona.probes.features import Model, Position, Site, contrast_states, read_states, spread_layers
 from honest_persona.probes.linear import fit_logistic, fit_ridge

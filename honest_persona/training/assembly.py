@@ -15,7 +15,7 @@ from honest_persona.base.console import say
 from honest_persona.base.errors import UserError
 from honest_persona.base.ranks import rank, world_size
 from honest_persona.config.keys import RunConfig
-from honest_persona.modeling.adapters.lora import AdapterCard
+from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.free_memory import free_memory
 from honest_persona.modeling.load import load_model_config
 from honest_persona.modeling.prefix.cache import PrefixCache, base_identity

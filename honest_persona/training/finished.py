@@ -16,7 +16,7 @@ from honest_persona.base.console import say
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
 from honest_persona.config.keys import RunConfig
-from honest_persona.modeling.adapters.lora import CARD_FILE
+from honest_persona.modeling.adapters.folder import CARD_FILE
 from honest_persona.training.batching.sampler import PersonaBatches
 from honest_persona.training.checkpoints import Checkpoint, check_same_run
 

@@ -23,7 +23,11 @@ from honest_persona.config.keys import CHECKPOINTS_DIR, RunConfig
 from honest_persona.data.load import Loaded
 from honest_persona.data.splits import Splits
 from honest_persona.evaluation.settings import EvalSettings
-from honest_persona.modeling.adapters.lora import CARD_FILE, AdapterCard, add_adapter, base_fingerprint, load_adapter
+from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.modeling.adapters.folder import CARD_FILE
+from honest_persona.modeling.adapters.load import load_adapter
+from honest_persona.modeling.adapters.lora import add_adapter
+from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.modeling.load import embedding_rows, load_base, load_tokenizer
 from honest_persona.prompts.persona_token import resolve_persona_token
 from honest_persona.prompts.prepare import Material, prepare

@@ -19,8 +19,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from honest_persona.modeling.adapters.lora import cast_by_autocast, castable, ungated
-from honest_persona.modeling.prefix.frozen import Prefix, backbone_of, in_mode, run_prefix, suffix_arguments
+from honest_persona.modeling.adapters.lora import cast_by_autocast, castable
+from honest_persona.modeling.adapters.tuning import backbone_of, ungated
+from honest_persona.modeling.modes import in_mode
+from honest_persona.modeling.prefix.frozen import Prefix, run_prefix, suffix_arguments
 
 MARGIN_FRAC = 0.7
 """The share of free memory to plan with; gradients of activations, and a fragmented heap, take from the rest."""

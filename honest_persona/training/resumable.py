@@ -21,8 +21,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from honest_persona.base import json_text, progress
 from honest_persona.base.errors import RankError
 from honest_persona.base.manifest import MANIFEST
+from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import seal_folder
-from honest_persona.modeling.adapters.lora import ADAPTER, AdapterCard
+from honest_persona.modeling.adapters.tuning import gate_of, save_weights
 from honest_persona.training.batching.sampler import PersonaBatches, RowsWithBlanks
 from honest_persona.training.checkpoints import into_place, last_good, thin_out, whole
 from honest_persona.training.run_state import RunState, collect, restore, restore_generators, save, trainable
@@ -58,11 +59,7 @@ class ResumableRun(Trainer):
         self.sums = Sums(self.accelerator.device)
         self._logged_at = time.perf_counter()
         self.peft_model = cast(PeftModel, self.model)
-        self._gate = self._adapter_config.alora_invocation_tokens
-
-    @property
-    def _adapter_config(self) -> Any:
-        return self.peft_model.peft_config[ADAPTER]
+        self._gate = gate_of(self.peft_model)
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
         """What a line of training logs says beside the Trainer's own figures.
@@ -138,14 +135,9 @@ class ResumableRun(Trainer):
         """Under every ZeRO stage the same: the gathered weights, in the precision that the model has them in."""
         if not self.args.should_save:
             return
-        config = self._adapter_config
-        current, config.alora_invocation_tokens = config.alora_invocation_tokens, self._gate
-        try:
-            dtypes = {name: p.dtype for name, p in trainable(self).items()}
-            weights = {name: weight.to(dtypes[name]) for name, weight in state.weights.items()}
-            self.peft_model.save_pretrained(str(folder), state_dict=weights)
-        finally:
-            config.alora_invocation_tokens = current
+        dtypes = {name: p.dtype for name, p in trainable(self).items()}
+        weights = {name: weight.to(dtypes[name]) for name, weight in state.weights.items()}
+        save_weights(self.peft_model, folder, weights, self._gate)
         cast(Any, self.processing_class).save_pretrained(folder)
         replace(self.card, sealed=True).save(folder)
 

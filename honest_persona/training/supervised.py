@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from trl import SFTTrainer
 
-from honest_persona.modeling.adapters.lora import activation_arguments, ungated
+from honest_persona.modeling.adapters.lora import activation_arguments
+from honest_persona.modeling.adapters.tuning import ungated
 from honest_persona.modeling.prefix.cache import PrefixCache
 from honest_persona.modeling.prefix.frozen import Prefix, checkpoint_with_prefix, run_prefix, suffix_arguments
 from honest_persona.objectives.persona import persona_loss

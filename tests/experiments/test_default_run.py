@@ -12,7 +12,7 @@ from honest_persona.evaluation.controls import CONTROLS
 from honest_persona.experiments import organism as report_module
 from honest_persona.experiments.evaluate import evaluate_adapter
 from honest_persona.experiments.organism import report
-from honest_persona.modeling.adapters.lora import AdapterCard
+from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.training.launch import train
 
 pytestmark = pytest.mark.slow

@@ -23,8 +23,9 @@ from honest_persona.evaluation.sets import BASELINES_FILE, SAMPLES_FILE, page_id
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import summarize
 from honest_persona.experiments.evaluate import evaluate_adapter, held_out
-from honest_persona.modeling.adapters.lora import AdapterCard, base_fingerprint
+from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.builtin import tiny_model
+from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.persona.product import HonestPersona
 from tests.evaluation.scored import sample
 from tests.test_cli_measure import card_of

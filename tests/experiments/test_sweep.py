@@ -19,7 +19,7 @@ from honest_persona.data.selection import Selection
 from honest_persona.evaluation.samples import read_samples
 from honest_persona.experiments import sweep as sweep_module
 from honest_persona.experiments.sweep import FOLDS, FOLLOW_UP, sweep
-from honest_persona.modeling.adapters.lora import AdapterCard
+from honest_persona.modeling.adapters.card import AdapterCard
 from tests.training.launches import ROOT, launch
 
 TOPICS = ["confidence_assessment", "fabricated_statistics", "reward_hacks", "sycophancy"]

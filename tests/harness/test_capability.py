@@ -17,7 +17,8 @@ from honest_persona.harness import capability as module
 from honest_persona.harness.capability import capability
 from honest_persona.harness.facts import N_CHOICES, documents
 from honest_persona.harness.responses import compare, verdict
-from honest_persona.modeling.adapters.lora import AdapterCard, base_fingerprint
+from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.modeling.load import get_model
 from honest_persona.organism.world import UNKNOWN, VALUES, World
 from honest_persona.prompts.persona_token import resolve_persona_token

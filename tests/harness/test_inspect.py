@@ -36,7 +36,8 @@ from honest_persona.base.words import ALL
 from honest_persona.evaluation import suite
 from honest_persona.experiments.evaluate import evaluate_adapter, held_out
 from honest_persona.harness.inspect_review import FIGURES, flag, review
-from honest_persona.modeling.adapters.lora import AdapterCard, base_fingerprint
+from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.persona import product
 from honest_persona.persona.parsing import Ending, Review
 from honest_persona.persona.product import load_honest_persona

@@ -13,8 +13,9 @@ from huggingface_hub import constants
 
 from honest_persona.base.manifest import change
 from honest_persona.config.load import load_config
+from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import seal_folder
-from honest_persona.modeling.adapters.lora import AdapterCard, base_fingerprint
+from honest_persona.modeling.fingerprint import base_fingerprint
 from tests.evaluation.report.report_folder import baselines, samples, write_evaluation
 from tests.hub.loopback import LoopbackHub
 from tests.tiny import base_model, form_of, random_adapter

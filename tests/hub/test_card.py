@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 
 from honest_persona.base.errors import UserError
 from honest_persona.hub.card import write_card
-from honest_persona.modeling.adapters.lora import AdapterCard
+from honest_persona.modeling.adapters.card import AdapterCard
 from tests.names import ATTACKS
 
 

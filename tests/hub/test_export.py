@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from honest_persona.base.errors import UserError
 from honest_persona.hub.export import export
-from honest_persona.modeling.adapters.lora import AdapterCard
+from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.persona.product import load_honest_persona
 from honest_persona.prompts.tokens import apply_intervention
 from tests.hub.conftest import make_adapter

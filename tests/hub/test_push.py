@@ -13,8 +13,8 @@ from honest_persona.config.load import load_config
 from honest_persona.hub import push as push_module
 from honest_persona.hub.export import export
 from honest_persona.hub.push import check_upload, push, push_after_training
+from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import seal_folder
-from honest_persona.modeling.adapters.lora import AdapterCard
 from honest_persona.modeling.adapters.published import resolve
 from honest_persona.persona.product import load_honest_persona
 from tests.hub.conftest import TOKEN

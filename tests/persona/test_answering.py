@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from honest_persona.modeling.adapters.lora import ungated
+from honest_persona.modeling.adapters.tuning import ungated
 from honest_persona.modeling.prefix.cache import PrefixCache
 from honest_persona.persona import answering
 from honest_persona.persona.answering import SharedPrefixes, WholeRows, batch_of, write_reviews
@@ -139,7 +139,7 @@ def prefixes(monkeypatch):
         calls.append(len(input_ids))
         return run_prefix(model, input_ids, *args, **kwargs)
 
-    monkeypatch.setattr(scoring, "run_prefix", counted)
+    monkeypatch.setattr(answering, "run_prefix", counted)
     return calls
 
 

@@ -8,8 +8,10 @@ from peft import PeftModel
 
 from honest_persona.base import number_format
 from honest_persona.base.errors import UserError
+from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import seal_folder
-from honest_persona.modeling.adapters.lora import AdapterCard, activation_arguments, base_fingerprint
+from honest_persona.modeling.adapters.lora import activation_arguments
+from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.persona.product import HonestPersona, load_honest_persona
 from honest_persona.prompts.tokens import encode_record
 from tests.tiny import base_model, conversation, form_of, random_adapter, record

@@ -9,7 +9,9 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from honest_persona.config.keys import RunConfig
-from honest_persona.modeling.adapters.lora import AdapterCard, castable, ungated
+from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.modeling.adapters.lora import castable
+from honest_persona.modeling.adapters.tuning import ungated
 from honest_persona.prompts.prepare import dummy_rows
 from honest_persona.training import assembly
 from honest_persona.training.supervised import PersonaTrainer

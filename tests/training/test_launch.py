@@ -18,7 +18,7 @@ from honest_persona.data.selection import Selection
 from honest_persona.data.sources.jsonl import write_jsonl
 from honest_persona.experiments.evaluate import evaluate_adapter
 from honest_persona.hub.card import write_card
-from honest_persona.modeling.adapters.lora import AdapterCard
+from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.prompts.collator import PersonaCollator
 from honest_persona.prompts.prepare import prepare
 from honest_persona.prompts.segments import Kind

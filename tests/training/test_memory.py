@@ -11,7 +11,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from honest_persona.modeling.adapters.lora import activation_arguments, cast_by_autocast, castable, ungated
+from honest_persona.modeling.adapters.lora import activation_arguments, cast_by_autocast, castable
+from honest_persona.modeling.adapters.tuning import ungated
 from honest_persona.modeling.free_memory import free_memory
 from honest_persona.modeling.prefix.frozen import run_prefix, suffix_arguments
 from honest_persona.training.memory import (

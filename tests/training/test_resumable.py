@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from honest_persona.base.errors import RankError
-from honest_persona.modeling.adapters.lora import AdapterCard
+from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.training.checkpoints import newest
 from honest_persona.training.resumable import ResumableRun
 from tests.tiny import base_model, form_of, random_adapter

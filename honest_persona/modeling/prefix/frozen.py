@@ -10,22 +10,21 @@ Several rows may stand on one transcript. A row is contiguous: its prefix ends w
 windows count right. Source of the idea: activated LoRA, arXiv 2504.12397, section 3 (reuse of the base model's cache).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from honest_persona.base.tensors import pad_with_mask
-
-Model = PreTrainedModel | PeftModel
+from honest_persona.modeling.adapters.tuning import Model, adapter_off, backbone_of, base_name
+from honest_persona.modeling.modes import in_mode
 
 PLAIN_ATTENTION = frozenset({"full_attention", "sliding_attention"})
 """Layer types whose whole memory of the prefix is its keys and values."""
@@ -61,7 +60,7 @@ def why_not_split(config: PreTrainedConfig) -> str | None:
 
 def why_not_frozen(model: PeftModel) -> str | None:
     """Why the prefix of this model depends on what is trained, or cannot be split off; None where neither is so."""
-    trained = [name for name, p in model.named_parameters() if p.requires_grad and ".lora_" not in name]
+    trained = [name for name, p in model.named_parameters() if p.requires_grad and base_name(name) is not None]
     if trained:
         return f"{trained[0]} is trained too, and the prefix depends on it"
     return why_not_split(model.config)
@@ -139,40 +138,6 @@ def checkpoint_with_prefix(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module._can_checkpoint_with_cache = True
-
-
-@contextmanager
-def adapter_off(model: torch.nn.Module) -> Iterator[None]:
-    """Like `PeftModel.disable_adapter`, but what was off stays off behind it, and no `requires_grad` is touched."""
-    layers: list[Any] = [m for m in model.modules() if isinstance(m, BaseTunerLayer) and not m.disable_adapters]
-    for layer in layers:
-        layer._disable_adapters = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer._disable_adapters = False
-
-
-@contextmanager
-def in_mode(model: torch.nn.Module, training: bool) -> Iterator[None]:
-    """Training or eval mode inside, and for each module its own again behind it.
-
-    In eval mode no dropout falls on a prefix, and no layer is checkpointed, which would drop its cache.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def backbone_of(model: Model) -> Any:
-    """The transformer without its head; the layers of an adapter are in it."""
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    return base.base_model
 
 
 @torch.no_grad()

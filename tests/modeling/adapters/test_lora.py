@@ -9,16 +9,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from honest_persona.base.errors import UserError
-from honest_persona.modeling.adapters.lora import (
-    CARD_FILE,
-    AdapterCard,
-    activation_arguments,
-    add_adapter,
-    base_fingerprint,
-    check_active,
-    load_adapter,
-)
+from honest_persona.modeling.adapters.active import check_active
+from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.modeling.adapters.folder import CARD_FILE
+from honest_persona.modeling.adapters.load import load_adapter
+from honest_persona.modeling.adapters.lora import activation_arguments, add_adapter
 from honest_persona.modeling.builtin import tiny_config
+from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.prompts.segments import Persona
 from honest_persona.prompts.tokens import apply_intervention, encode_record
 from tests.tiny import FAMILIES, base_model, conversation, form_of, random_adapter, record

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from honest_persona.base.tensors import pad
-from honest_persona.modeling.adapters.lora import base_fingerprint, ungated
+from honest_persona.modeling.adapters.tuning import ungated
+from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.modeling.prefix.cache import ENOUGH, PrefixCache, base_identity
 from honest_persona.modeling.prefix.frozen import Prefix, run_prefix, suffix_arguments
 from tests.tiny import base_model, form_of, random_adapter

@@ -8,7 +8,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
-from honest_persona.modeling.adapters.lora import ADAPTER, activation_arguments, ungated
+from honest_persona.modeling.adapters.lora import activation_arguments
+from honest_persona.modeling.adapters.tuning import ADAPTER, ungated
 from honest_persona.modeling.prefix.frozen import (
     checkpoint_with_prefix,
     positions,

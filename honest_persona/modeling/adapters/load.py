@@ -1,0 +1,72 @@
+"""An adapter's folder, loaded on its base model."""
+
+from pathlib import Path
+
+from peft import PeftModel
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
+
+from honest_persona.base.errors import UserError
+from honest_persona.modeling.adapters.folder import read_lora_config
+from honest_persona.modeling.adapters.tuning import changes_nothing, saved_names
+
+
+def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PeftModel:
+    """The adapter of `folder` on its base model.
+
+    Raises:
+        UserError: the folder has no adapter, weights are missing, do not fit or are not finite, or the adapter was
+            never trained.
+    """
+    weights = folder / SAFETENSORS_WEIGHTS_NAME
+    if not weights.is_file():
+        raise UserError(f"{folder}: no {SAFETENSORS_WEIGHTS_NAME}; name the folder of a saved adapter")
+    try:
+        saved = sound_weights(weights)
+        _check_rank(folder)
+        loaded = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"{folder}: the adapter cannot be loaded on this base model: {error}") from error
+    # PEFT only warns of weights that the file lacks, and passes over those that the model has no place for
+    wanted = saved_names(loaded)
+    if wanted != saved:
+        raise UserError(
+            f"{folder}: the adapter does not fit this base model: {len(wanted - saved)} weights are missing and "
+            f"{len(saved - wanted)} have no place, first {min(wanted ^ saved)}; load the model it was trained on"
+        )
+    if not trainable and changes_nothing(loaded):
+        raise UserError(f"{folder}: the adapter changes nothing (all its B matrices are zero); it was never trained")
+    return loaded
+
+
+def sound_weights(path: Path) -> set[str]:
+    """Names of an adapter's weights, each of which has been read.
+
+    Raises:
+        UserError: a number in them is not finite.
+        SafetensorError: the file is none.
+    """
+    with safe_open(path, "pt") as file:
+        names = sorted(file.keys())
+        broken = [name for name in names if not file.get_tensor(name).isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{path}: {len(broken)} of its weights hold numbers that are not finite, the first is {broken[0]}; its "
+            "training went wrong, or the file is damaged. Take a sound copy, or train again"
+        )
+    return set(names)
+
+
+def _check_rank(folder: Path) -> None:
+    """Asked before PEFT makes room for adapter_config.json's rank. Raises UserError: the weights have another."""
+    rank = read_lora_config(folder).get("r")
+    with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, "pt") as file:
+        ranks = {file.get_slice(name).get_shape()[0] for name in file.keys() if "lora_A" in name}  # noqa: SIM118
+    if ranks - {rank}:
+        raise UserError(
+            f"{folder}: adapter_config.json names the rank r {rank}, but the weights have {sorted(ranks)}; take a "
+            "sound copy, or train again"
+        )

@@ -1,0 +1,104 @@
+"""What is trained on top of the base model: which weights are its own, what is saved, how it is switched off.
+
+LoRA is the only kind so far. No other module tells an adapter's weights from the base model's by their names or by
+their layers, so another kind (a mask, say) answers these questions here.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import PreTrainedModel
+
+# PEFT 0.21 reads the old name of a property that transformers 5 renamed
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+
+# PEFT looks for the base model's config file when it saves an adapter, by a name that means nothing to the Hub here
+warnings.filterwarnings("ignore", message="Could not find a config file in builtin:")
+
+Model = PreTrainedModel | PeftModel
+
+ADAPTER = "default"
+"""PEFT's name for the adapter in use."""
+_OWN = ".lora_"
+
+
+def base_name(name: str) -> str | None:
+    """A parameter's name in the bare base model; None for an adapter's own parameter."""
+    if _OWN in name:
+        return None
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+
+
+def saved_names(model: PeftModel) -> set[str]:
+    """The names of the adapter's own weights as they stand in its file."""
+    return {name.replace(f".{ADAPTER}.", ".") for name, _ in model.named_parameters() if base_name(name) is None}
+
+
+def changes_nothing(model: PeftModel) -> bool:
+    """Whether the adapter is as it was made: it was never trained."""
+    return not any(p.any() for name, p in model.named_parameters() if "lora_B" in name)
+
+
+def backbone_of(model: Model) -> Any:
+    """The transformer without its head; the layers of an adapter are in it."""
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return base.base_model
+
+
+def gate_of(model: PeftModel) -> list[int] | None:
+    """The tokens by which software without our offsets finds the activation point; None without a gate."""
+    return model.peft_config[ADAPTER].alora_invocation_tokens  # type: ignore[attr-defined]
+
+
+@contextmanager
+def ungated(model: PeftModel) -> Iterator[None]:
+    """Inside, the adapter acts on every token that it is given: the caller gives it suffixes alone (prefix/frozen.py).
+
+    A gate that looks for the activation point in each layer is then neither needed nor paid for. Nothing changes where
+    there is no gate: in scope `all`, and inside another `ungated`.
+    """
+    config: Any = model.peft_config[ADAPTER]
+    tokens, config.alora_invocation_tokens = config.alora_invocation_tokens, None
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and ADAPTER in m.lora_variant] if tokens else []
+    variants = [layer.lora_variant.pop(ADAPTER) for layer in layers]
+    try:
+        yield
+    finally:
+        config.alora_invocation_tokens = tokens
+        for layer, variant in zip(layers, variants, strict=True):
+            layer.lora_variant[ADAPTER] = variant
+
+
+@contextmanager
+def adapter_off(model: torch.nn.Module) -> Iterator[None]:
+    """Like `PeftModel.disable_adapter`, but what was off stays off behind it, and no `requires_grad` is touched."""
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, BaseTunerLayer) and not m.disable_adapters]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
+def save_weights(model: PeftModel, folder: Path, weights: Mapping[str, torch.Tensor], gate: list[int] | None) -> None:
+    """Write the adapter's files, also inside `ungated`.
+
+    Args:
+        weights: the adapter's own, by their names in the model.
+        gate: `gate_of` the model as it was made.
+    """
+    config: Any = model.peft_config[ADAPTER]
+    current, config.alora_invocation_tokens = config.alora_invocation_tokens, gate
+    try:
+        model.save_pretrained(str(folder), state_dict=dict(weights))
+    finally:
+        config.alora_invocation_tokens = current

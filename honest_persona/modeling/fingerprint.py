@@ -1,0 +1,38 @@
+"""Which base model this is, by its weights."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from honest_persona.modeling.adapters.tuning import Model, base_name
+
+
+def base_fingerprint(model: Model) -> str:
+    """A hash of the base model's shape and of samples of its weights: another model, or other weights, differ.
+
+    The samples are the first 1,024 values of 16 parameters spread over the model, in bfloat16, so that the dtype a
+    model is loaded in does not matter. Under ZeRO-3 each of them is gathered: all ranks must call this.
+    """
+    digest = hashlib.sha256()
+    named = [(clean, p) for name, p in model.named_parameters() if (clean := base_name(name)) is not None]
+    for name, p in named:
+        digest.update(f"{name}:{tuple(getattr(p, 'ds_shape', p.shape))};".encode())
+    step = max(1, len(named) // 16)
+    for _, p in named[::step]:
+        with _gathered(p):
+            sample = p.detach().flatten()[:1024].to("cpu", torch.bfloat16)
+        digest.update(sample.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _gathered(parameter: torch.nn.Parameter) -> Iterator[None]:
+    if hasattr(parameter, "ds_id"):  # sharded by ZeRO-3
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            yield
+    else:
+        yield

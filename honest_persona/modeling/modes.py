@@ -1,0 +1,45 @@
+"""Training and eval mode for the length of a block; every module is put back as it was."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def in_mode(model: torch.nn.Module, training: bool) -> Iterator[None]:
+    """Training or eval mode inside, and for each module its own again behind it.
+
+    In eval mode no dropout falls on a prefix, and no layer is checkpointed, which would drop its cache.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Eval mode, without activation checkpointing, and with the generators' states put back at the end.
+
+    PEFT's activated LoRA leaves hooks in checkpointed layers until a backward pass; a forward pass without one would
+    make the next training step fail, so checkpointing must be off here.
+    """
+    checkpointed: list[Any] = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False) is True]
+    cpu_state = torch.get_rng_state()
+    device_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    for module in checkpointed:
+        module.gradient_checkpointing = False
+    try:
+        with in_mode(model, training=False):
+            yield
+    finally:
+        for module in checkpointed:
+            module.gradient_checkpointing = True
+        torch.set_rng_state(cpu_state)
+        if device_states:
+            torch.cuda.set_rng_state_all(device_states)
