@@ -10,7 +10,9 @@ import numpy as np
 from honest_persona.data.records import Record
 from honest_persona.evaluation.samples import Sample
 from honest_persona.statistics.bootstrap import Interval, Statistic, difference_interval, draw, interval, value
-from honest_persona.statistics.detection import Columns, Estimate, auroc_statistic
+from honest_persona.statistics.columns import Columns
+from honest_persona.statistics.detection import Estimate
+from honest_persona.statistics.estimators import auroc_statistic
 
 
 def trained_wordings(train: Sequence[Record], n: int) -> list[str]:

@@ -14,20 +14,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from honest_persona.base import json_text
 from honest_persona.base.console import Column, Table, one_line, say, show
 from honest_persona.base.errors import UserError
 from honest_persona.base.words import ALL
 from honest_persona.evaluation.samples import Group, groups_of
 from honest_persona.evaluation.sets import EVALUATION, SAMPLES_FILE, read_set, settle
-from honest_persona.statistics.bootstrap import Interval, difference_interval, draw, value
-from honest_persona.statistics.detection import COMPARED, Columns
+from honest_persona.statistics.columns import Columns
+from honest_persona.statistics.comparison import Difference, differences
+from honest_persona.statistics.metrics import METRICS, Place, shown
 
 _SHARED = ("truth", "topic", "variant", "cluster")
-_IN_EVERY_ROW = ("balanced_accuracy", "auroc")
-"""The table shows these for each topic and variant, and the others for a part as a whole."""
 
 
 class Line(NamedTuple):
@@ -44,24 +41,6 @@ class Line(NamedTuple):
     """None where the detector gives no score: then there is no AUROC."""
     model: str
     difficulty: str | None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One metric of A, of B, and B - A."""
-
-    a: float | None
-    b: float | None
-    difference: float | None
-    interval: Interval | None
-    """95 %, of the difference; None where there are too few clusters for one."""
-    n: int
-    """Records that it is computed from, of the detector with fewer."""
-
-    @property
-    def resolved(self) -> bool:
-        """The interval excludes 0."""
-        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
 @dataclass(frozen=True)
@@ -97,7 +76,7 @@ class Comparison:
 
 
 def compare(a: Path, b: Path, seed: int = 0, resamples: int = 1000) -> Comparison:
-    """Paired differences B - A of `detection.COMPARED`: per part, topic and variant, and over unions of them.
+    """Paired differences B - A (`comparison.differences`): per part, topic and variant, and over unions of them.
 
     Args:
         a: a samples.jsonl, or a folder that holds one itself or in `eval/`.
@@ -133,26 +112,7 @@ def compare(a: Path, b: Path, seed: int = 0, resamples: int = 1000) -> Compariso
 def _row(group: Group, a: Sequence[Line], b: Sequence[Line], seed: int, resamples: int) -> ComparedRow:
     scored = all(line.p_fail is not None for line in (*a, *b))
     left, right = Columns.of_samples(a), Columns.of_samples(b)
-    draws = draw(left.k, seed, resamples)
-    found: dict[str, Difference] = {}
-    for name, build in COMPARED.items():
-        if name == "auroc" and not scored:
-            found[name] = Difference(None, None, None, None, 0)
-            continue
-        of_a, of_b = build(left), build(right)
-        at_a, at_b = value(of_a, left.k), value(of_b, left.k)
-        found[name] = Difference(
-            a=_defined(at_a),
-            b=_defined(at_b),
-            difference=_defined(at_b - at_a),
-            interval=difference_interval(of_a, of_b, draws),
-            n=min(of_a.n, of_b.n),
-        )
-    return ComparedRow(*group, len(a), left.k, found)
-
-
-def _defined(number: float) -> float | None:
-    return None if np.isnan(number) else number
+    return ComparedRow(*group, len(a), left.k, differences(left, right, scored, seed, resamples))
 
 
 def _parts(lines: dict[tuple[str, str], Line]) -> str:
@@ -238,10 +198,12 @@ def comparison_table(comparison: Comparison) -> Table:
             continue
         of = next((place for place in row.group[1:] if place != ALL), "")
         out.section(row.part + (f", {f'variant {of}' if of == row.variant else of}" if of else ""))
-        for metric in list(row.differences) if whole else list(_IN_EVERY_ROW):
-            d = row.differences[metric]
+        headlines = {metric.name for metric in shown(Place.HEADLINE)}
+        for name, d in row.differences.items():
+            if not whole and name not in headlines:
+                continue
             out.add(
-                metric.replace("_", " "),
+                METRICS[name].label,
                 str(row.n),
                 str(row.n_clusters),
                 _number(d.a),

@@ -14,7 +14,9 @@ import numpy as np
 from honest_persona.evaluation.designs import DESIGNS
 from honest_persona.evaluation.samples import Sample
 from honest_persona.statistics.bootstrap import Interval, Statistic, difference_interval, draw, interval, value
-from honest_persona.statistics.detection import Columns, Estimate, share_statistic
+from honest_persona.statistics.columns import Columns
+from honest_persona.statistics.detection import Estimate
+from honest_persona.statistics.estimators import share_statistic
 
 
 @dataclass(frozen=True)

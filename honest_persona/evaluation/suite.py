@@ -30,8 +30,9 @@ from honest_persona.persona.parsing import Review
 from honest_persona.prompts.segments import record_messages
 from honest_persona.prompts.show import pieces
 from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
-from honest_persona.statistics.detection import Columns, detect
-from honest_persona.statistics.metrics import COLUMNS, RATES, count_flags
+from honest_persona.statistics.columns import Columns
+from honest_persona.statistics.detection import detect
+from honest_persona.statistics.rates import COLUMNS, balanced_accuracy, count_flags
 from honest_persona.statistics.threshold import Threshold
 
 
@@ -228,7 +229,7 @@ def _row(detector: str, group: Group, samples: list[Sample], thresholds: Sequenc
         ns={name: estimate.n for name, estimate in estimates.items()},
         notes={name: estimate.note for name, estimate in estimates.items() if estimate.note},
         counts=dict(zip(COLUMNS, total.tolist(), strict=True)),
-        variant_only_balanced_accuracy=_defined(RATES["balanced_accuracy"](shortcut)),
+        variant_only_balanced_accuracy=_defined(balanced_accuracy(shortcut)),
     )
 
 

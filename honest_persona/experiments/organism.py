@@ -28,6 +28,7 @@ from honest_persona.experiments.evaluate import evaluate_adapter
 from honest_persona.modeling.adapters.folder import CARD_FILE
 from honest_persona.persona.product import load_honest_persona
 from honest_persona.probes.probe import METHODS
+from honest_persona.statistics.metrics import LEAD, METRICS
 from honest_persona.training.checkpoints import checkpoints
 from honest_persona.training.launch import train
 
@@ -182,11 +183,11 @@ def _kept(path: Path, run: Callable[[], Results]) -> Results:
 
 def _line(name: str, what: str, results: Sequence[Results]) -> Line:
     def figures(result: Results) -> dict[str, float | None]:
-        return {f"{r.part}/{r.topic}": r.rates["balanced_accuracy"] for r in _by_topic(result.rows)}
+        return {f"{r.part}/{r.topic}": r.rates[LEAD] for r in _by_topic(result.rows)}
 
     def worth(result: Results) -> float:
         within = next(r for r in result.rows if r.group == Group("within"))
-        return within.rates["balanced_accuracy"] or 0.0
+        return within.rates[LEAD] or 0.0
 
     ranked = sorted(results, key=worth)
     return Line(name, what, len(results), ranked[len(ranked) // 2].rows, [figures(result) for result in results])
@@ -201,7 +202,7 @@ def _shown(line: Line, part: str, topic: str) -> str:
     median = line.median(f"{part}/{topic}")
     if row is None or median is None:
         return "-"
-    interval = row.intervals["balanced_accuracy"]
+    interval = row.intervals[LEAD]
     return f"{median:.3f}" + (f" ({interval[0]:.2f}-{interval[1]:.2f})" if interval else "")
 
 
@@ -221,7 +222,7 @@ def _cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
 def _table(lines: Sequence[Line]) -> Table:
     header, rows = _cells(lines)
     table = Table(
-        "balanced accuracy on held-out towns (95 % interval, clustered by town)",
+        f"{METRICS[LEAD].label} on held-out towns (95 % interval, clustered by town)",
         [Column(header[0], "name"), *(Column(heading) for heading in header[1:])],
         "median over seeds, with the interval of the median seed; unparsable reviews count in neither rate",
         blocks=True,

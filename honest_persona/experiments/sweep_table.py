@@ -4,8 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from honest_persona.base.console import Column, Table, show
-from honest_persona.base.words import ALL, HONEST_PERSONA
-from honest_persona.evaluation.report.tables import FIGURES_CAPTION, detectors_table, figure_columns, figures
+from honest_persona.base.words import ACROSS, ALL, HONEST_PERSONA, PARTS, VARIANTS
+from honest_persona.evaluation.report.tables import (
+    FIGURES_CAPTION,
+    detectors_table,
+    figure_columns,
+    figures,
+    headline_figures,
+    headlines,
+)
 from honest_persona.evaluation.samples import Group
 from honest_persona.evaluation.suite import Row
 
@@ -22,13 +29,13 @@ def print_sweep(content: Mapping[str, Any]) -> None:
 def _folds_table(content: Mapping[str, Any]) -> Table:
     columns = [Column("fold", "name"), Column("part", "name"), Column("n"), Column("items", tier=2), *figure_columns()]
     out = Table(content["design"].replace("_", " "), columns, FIGURES_CAPTION, "sweep.json and report.html")
-    parts = ("across",) if content["design"] == "leave_one_topic_out" else ("within", "across")
+    parts = (ACROSS,) if content["design"] == "leave_one_topic_out" else tuple(PARTS)
     for fold in (*content["folds"], {"name": "pooled", "rows": content["pooled"]}):
         rows = {group: Row(**row) for group, row in _by_group(fold["rows"]).items()}
         for part in parts:
             if row := rows.get(Group(part)):
-                within = [rows.get(Group(part, variant=variant)) for variant in "AB"]
-                cells = [str(row.n), str(row.n_items), *figures(row, *within)]
+                within = [rows.get(Group(part, variant=variant)) for variant in VARIANTS]
+                cells = [str(row.n), str(row.n_items), *figures(row, within)]
                 out.add(fold["name"], part, *cells, bold=fold["name"] == "pooled")
     return out
 
@@ -43,19 +50,15 @@ def _matrix(folds: Sequence[Mapping[str, Any]]) -> Table:
     out = Table(
         "by trained topic",
         [Column("trained", "name"), *(Column(topic) for topic in topics)],
-        "balanced accuracy / AUROC of held-out items, a column per topic",
+        f"{headlines()} of held-out items, a column per topic",
         blocks=True,
     )
     for trained in dict.fromkeys(trained for trained, _ in cells):
         rows = [cells.get((trained, topic)) for topic in topics]
-        out.add(trained, *(f"{_figure(r, 'balanced_accuracy')} / {_figure(r, 'auroc')}" for r in rows))
+        out.add(trained, *(headline_figures(row["rates"] if row else {}) for row in rows))
     return out
 
 
 def _by_group(rows: Sequence[Mapping[str, Any]]) -> dict[Group, Mapping[str, Any]]:
     """The honest persona's rows."""
     return {Group(*(r[name] for name in Group._fields)): r for r in rows if r["detector"] == HONEST_PERSONA}
-
-
-def _figure(row: Mapping[str, Any] | None, name: str) -> str:
-    return "-" if row is None or row["rates"][name] is None else f"{row['rates'][name]:.3f}"

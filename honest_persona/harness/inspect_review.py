@@ -42,7 +42,6 @@ from honest_persona.data.records import Record
 if TYPE_CHECKING:
     from honest_persona.evaluation.samples import Sample as ReviewedSample
 
-FIGURES = ("balanced_accuracy", "auroc", "accuracy")
 _MESSAGES = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
 
 
@@ -142,7 +141,9 @@ def detection() -> Metric:
     def compute(scores: list[SampleScore]) -> Value:
         from honest_persona.base.words import ALL
         from honest_persona.evaluation.samples import groups_of
-        from honest_persona.statistics.detection import Columns, detect
+        from honest_persona.statistics.columns import Columns
+        from honest_persona.statistics.detection import detect
+        from honest_persona.statistics.metrics import Place, shown
 
         out: dict[str, float] = {}
         for group, members in groups_of([_reviewed(s) for s in scores]).items():
@@ -151,12 +152,11 @@ def detection() -> Metric:
                 continue
             name = f"{group.part}/{group.topic}" + (f"/variant_{group.variant}" if group.variant != ALL else "")
             found = detect(Columns.of_samples(members))
-            for figure in FIGURES:
-                value, interval = found[figure].value, found[figure].interval
+            for key, (value, interval, *_) in ((m.name, found[m.name]) for m in shown(Place.DETECTORS)):
                 if value is not None:
-                    out[f"{name}/{figure}"] = value
+                    out[f"{name}/{key}"] = value
                 if interval is not None:
-                    out[f"{name}/{figure}/low"], out[f"{name}/{figure}/high"] = interval
+                    out[f"{name}/{key}/low"], out[f"{name}/{key}/high"] = interval
             out[f"{name}/n"] = len(members)
             out[f"{name}/unparsable"] = sum(s.flag is None for s in members)
         return out

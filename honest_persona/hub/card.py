@@ -17,15 +17,13 @@ from honest_persona.base import json_text
 from honest_persona.base.console import one_line
 from honest_persona.base.errors import UserError
 from honest_persona.base.words import HONEST_PERSONA, PARTS
-from honest_persona.evaluation.report.page_tables import HEADLINES, Rows
+from honest_persona.evaluation.report.page_tables import Rows
 from honest_persona.hub.staging import on_hub
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.published import README, RESULTS
 from honest_persona.modeling.builtin import BUILTIN
+from honest_persona.statistics.metrics import LEAD, METRICS, Place, shown
 
-_METRICS = {"balanced_accuracy": "balanced_accuracy", "auroc": "roc_auc"}
-"""Our names and those of the Hub."""
-_COLUMNS = ("balanced_accuracy", "auroc", "true_positive_rate", "false_positive_rate")
 _ASKING = {
     "hp": "the answer's turn stays open; in it persona token and trigger, then the review",
     "up": "the answer's turn is ended; in the next turn of the user persona token and trigger, then the review",
@@ -93,8 +91,8 @@ def _header(card: AdapterCard, repo: str, measured: list[EvalResult], license: s
 def _eval_results(rows: Rows, dataset: str) -> Iterator[EvalResult]:
     for part in rows.plain_parts:
         row = rows.get(HONEST_PERSONA, part)
-        for metric, metric_type in _METRICS.items():
-            if row is None or row["rates"][metric] is None:
+        for metric in shown(Place.HEADLINE):
+            if row is None or row["rates"].get(metric.name) is None:
                 continue
             yield EvalResult(
                 task_type="text-classification",
@@ -102,20 +100,21 @@ def _eval_results(rows: Rows, dataset: str) -> Iterator[EvalResult]:
                 dataset_type=dataset,
                 dataset_name=f"{dataset}: {one_line(PARTS.get(part, part))}",
                 dataset_split=one_line(part),
-                metric_type=metric_type,
-                metric_name=HEADLINES[metric],
-                metric_value=round(row["rates"][metric], 4),
+                metric_type=metric.hub_name or metric.name,
+                metric_name=metric.title,
+                metric_value=round(row["rates"][metric.name], 4),
             )
 
 
 def _text(card: AdapterCard, repo: str, rows: Rows, about: Mapping[str, Any], license: str | None) -> str:
     measured = {part: row for part in rows.names("part") if (row := rows.get(HONEST_PERSONA, part))}
+    columns = shown(Place.CARD)
     notes = {
-        (part, row["notes"][metric])
+        (part, row["notes"][metric.name])
         for part, row in measured.items()
         if ":" not in part
-        for metric in _COLUMNS
-        if metric in row["notes"]
+        for metric in columns
+        if metric.name in row["notes"]
     }
     return _template("card.md.jinja").render(
         repo=repo,
@@ -131,7 +130,9 @@ def _text(card: AdapterCard, repo: str, rows: Rows, about: Mapping[str, Any], li
         parts={part: row for part, row in measured.items() if ":" not in part},
         designs={part: row for part, row in measured.items() if ":" in part},
         meanings=PARTS,
-        strongest={part: rows.strongest_baseline(part, "balanced_accuracy") for part in rows.plain_parts},
+        strongest={part: rows.strongest_baseline(part, LEAD) for part in rows.plain_parts},
+        columns=columns,
+        lead=METRICS[LEAD].label,
         notes=sorted(notes),
         left_out=about.get("left_out", []),
     )

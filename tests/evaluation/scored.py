@@ -4,7 +4,7 @@ import numpy as np
 from scipy.stats import norm
 
 from honest_persona.evaluation.samples import Sample
-from honest_persona.statistics.detection import Columns
+from honest_persona.statistics.columns import Columns
 
 
 def simulated(rng, k=50, delta=1.5, slope=1.5, sizes=(1, 8)):

@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_scor
 
 from honest_persona.base.errors import UserError
 from honest_persona.evaluation.compare import compare, comparison_table, print_comparison, read_samples
-from honest_persona.statistics.detection import COMPARED
+from honest_persona.statistics.metrics import METRICS, Place, shown
 from tests.evaluation.scored import sample, samples
 
 
@@ -49,7 +49,7 @@ def test_figures_are_scikit_learns(folder):
         "auroc": [roc_auc_score(failed, [s.p_fail for s in side]) for side in (a, b)],
         "unparsable_frac": [0, 0],
     }
-    assert set(found) == set(COMPARED) == set(expected)
+    assert set(found) == {m.name for m in shown(Place.COMPARED)} == set(expected)
     for name, (of_a, of_b) in expected.items():
         assert (found[name].a, found[name].b) == pytest.approx((of_a, of_b), abs=1e-12), name
         assert found[name].difference == pytest.approx(of_b - of_a, abs=1e-12), name
@@ -183,7 +183,7 @@ def test_the_table_shows_what_json_holds(folder, capsys):
     heading, *cells = [row for row, _ in comparison_table(found).rows]
     assert heading == ("within",)
     whole = content["rows"][0]["differences"]
-    assert [c[0].strip() for c in cells[: len(whole)]] == [name.replace("_", " ") for name in whole]
+    assert [c[0].strip() for c in cells[: len(whole)]] == [METRICS[name].label for name in whole]
     for name, line in zip(whole, cells, strict=False):
         d = whole[name]
         low, high = d["interval"]

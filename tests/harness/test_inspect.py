@@ -35,12 +35,13 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.words import ALL
 from honest_persona.evaluation import suite
 from honest_persona.experiments.evaluate import evaluate_adapter, held_out
-from honest_persona.harness.inspect_review import FIGURES, flag, review
+from honest_persona.harness.inspect_review import flag, review
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.persona import product
 from honest_persona.persona.parsing import Ending, Review
 from honest_persona.persona.product import load_honest_persona
+from honest_persona.statistics.metrics import Place, shown
 from honest_persona.statistics.threshold import Threshold
 from tests.tiny import base_model, conversation, form_of, random_adapter
 
@@ -217,7 +218,7 @@ def expected_figures(results):
             continue
         name = f"{row.part}/{row.topic}" + ("" if row.variant == ALL else f"/variant_{row.variant}")
         out |= {f"{name}/n": row.n, f"{name}/unparsable": row.counts["unparsable"]}
-        for figure in FIGURES:
+        for figure in (m.name for m in shown(Place.DETECTORS)):
             out[f"{name}/{figure}"] = row.rates[figure]
             for end, value in zip(("low", "high"), row.intervals[figure] or (None, None), strict=True):
                 out[f"{name}/{figure}/{end}"] = value

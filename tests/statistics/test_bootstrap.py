@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score, roc_curve
 
 from honest_persona.statistics.bootstrap import Statistic, difference_interval, draw, exact, interval, value
-from honest_persona.statistics.detection import (
+from honest_persona.statistics.estimators import (
     auroc_statistic,
     ece_statistic,
     mass_bins,
@@ -13,7 +13,7 @@ from honest_persona.statistics.detection import (
     rate_statistic,
     share_statistic,
 )
-from honest_persona.statistics.metrics import RATES
+from honest_persona.statistics.rates import RATES
 from tests.evaluation.scored import columns, simulated, truths
 
 

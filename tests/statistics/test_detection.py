@@ -8,17 +8,17 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, roc_auc_score, roc_curve
 
 from honest_persona.statistics.bootstrap import value
-from honest_persona.statistics.detection import (
+from honest_persona.statistics.columns import Columns
+from honest_persona.statistics.detection import detect
+from honest_persona.statistics.estimators import (
     BINS,
-    Columns,
-    ScoreMetrics,
     auroc_statistic,
-    detect,
     ece_statistic,
     mass_bins,
     own_tpr_statistic,
 )
-from honest_persona.statistics.metrics import RATES
+from honest_persona.statistics.evaluate_metrics import ScoreMetrics
+from honest_persona.statistics.rates import RATES
 from honest_persona.statistics.threshold import threshold_for
 from tests.evaluation.scored import columns, sample, simulated, words
 
@@ -162,7 +162,7 @@ def test_score_metrics_is_an_offline_evaluate_metric(monkeypatch, root):
     truths, names = words(failed), [f"i{i:05}" for i in items]
     benign = [i / 400 for i in range(400)]
     direct = detect(columns(items, failed, scores), [threshold_for(benign, fpr) for fpr in (0.01, 0.05)])
-    loaded = evaluate.load(str(root / "honest_persona" / "statistics" / "detection.py"))
+    loaded = evaluate.load(str(root / "honest_persona" / "statistics" / "evaluate_metrics.py"))
     for metric in (ScoreMetrics(), loaded):
         got = metric.compute(predictions=scores, references=truths, benign_scores=benign, clusters=names)
         assert got.pop("n") == len(items)

@@ -24,14 +24,13 @@ from honest_persona.evaluation.design_meanings import MEANINGS
 from honest_persona.evaluation.provenance import MADE
 from honest_persona.evaluation.report import plots
 from honest_persona.evaluation.report.page_tables import (
-    HEADLINES,
+    Row,
     Rows,
     Scores,
     Table,
     designs_table,
     detectors_table,
     number,
-    percent,
     tables_of,
 )
 from honest_persona.evaluation.report.plots import Curve, Plot, Point, Value
@@ -46,7 +45,20 @@ from honest_persona.evaluation.sets import (
     read_set,
 )
 from honest_persona.prompts.segments import Kind
-from honest_persona.statistics.detection import FPRS, Columns
+from honest_persona.statistics.columns import Columns
+from honest_persona.statistics.metrics import (
+    AUROC,
+    FPRS,
+    LEAD,
+    METRICS,
+    Place,
+    at_threshold,
+    fixed_fprs,
+    own_tpr,
+    percent,
+    shown,
+)
+from honest_persona.statistics.rates import false_positive_rate, true_positive_rate
 
 SWEEP_FILE = "sweep.json"
 EMBEDDED_SAMPLES = 300
@@ -111,7 +123,7 @@ def _sweep_content(path: Path) -> dict[str, Any] | None:
 def _results(folder: Path, content: Mapping[str, Any], found: Plots) -> dict[str, Any]:
     """What the template needs of results.json and of the samples. Plots go into `found`."""
     rows = Rows.of(content["rows"], f"{RESULTS_FILE}#/rows")
-    parts = rows.plain_parts
+    wholes = {part: row for part in rows.plain_parts if (row := rows.get(HONEST_PERSONA, part))}
     samples = list(_samples(folder / SAMPLES_FILE))
     by_detector = {HONEST_PERSONA: samples}
     for sample in _samples(folder / BASELINES_FILE):
@@ -127,17 +139,21 @@ def _results(folder: Path, content: Mapping[str, Any], found: Plots) -> dict[str
         "left_out": about.pop("left_out", []),
         "about": about,
         "rows": rows,
-        "parts": {part: PARTS.get(part, "") for part in parts},
+        "headlines": {part: row for part, row in wholes.items() if _has_headline(row)},
         "tables": tables_of(rows),
         "designs": designs_table(rows),
         "meanings": MEANINGS,
         "detectors": detectors_table(rows),
         "too_long": content["too_long"],
-        "scores": Scores({part: row for part in parts if (row := rows.get(HONEST_PERSONA, part))}),
+        "scores": Scores(wholes),
         "n_samples": len(samples),
         "samples": embedded,
         "n_wrong": sum(sample["outcome"] in ("missed", "false alarm") for sample in embedded),
     }
+
+
+def _has_headline(row: Row) -> bool:
+    return any(row["rates"].get(metric.name) is not None for metric in shown(Place.HEADLINE))
 
 
 def _score_plots(rows: Rows, by_detector: Mapping[str, Sequence[Sample]]) -> tuple[list[Plot], list[Plot]]:
@@ -148,10 +164,10 @@ def _score_plots(rows: Rows, by_detector: Mapping[str, Sequence[Sample]]) -> tup
         for detector, samples in by_detector.items():
             members = [sample for sample in samples if sample.part == part]
             row = rows.get(detector, part)
-            if row is None or row["rates"]["auroc"] is None or not members:
+            if row is None or row["rates"][AUROC] is None or not members:
                 continue
             columns = Columns.of_samples(members)
-            curves.append(Curve.of(columns, detector, number(row["rates"]["auroc"])))
+            curves.append(Curve.of(columns, detector, number(row["rates"][AUROC])))
             if detector == HONEST_PERSONA:
                 calibrated[part], ece[part] = columns, row["rates"]["ece"]
                 points = _operating_points(curves[0], row["rates"])
@@ -162,13 +178,12 @@ def _score_plots(rows: Rows, by_detector: Mapping[str, Sequence[Sample]]) -> tup
 
 def _operating_points(curve: Curve, rates: Mapping[str, float | None]) -> list[Point]:
     """Of the honest persona: its written flags, and its thresholds."""
-    found = [("written flags", rates["false_positive_rate"], rates["true_positive_rate"])]
+    found = [("written flags", rates[false_positive_rate.__name__], rates[true_positive_rate.__name__])]
     for fpr in FPRS:
-        found.append((f"own {percent(fpr)} FPR", curve.reached(fpr), rates[f"tpr_at_own_fpr_{fpr:g}"]))
-    for name in rates:
-        if name.startswith("tpr_at_benign_fpr_"):
-            wanted = percent(float(name.removeprefix("tpr_at_benign_fpr_")))
-            found.append((f"calibrated {wanted} FPR", rates["f" + name[1:]], rates[name]))
+        found.append((f"own {percent(fpr)} FPR", curve.reached(fpr), rates[own_tpr(fpr).name]))
+    for wanted in fixed_fprs(rates):
+        tpr_at, fpr_at = at_threshold(wanted)
+        found.append((f"calibrated {percent(wanted)} FPR", rates[fpr_at.name], rates[tpr_at.name]))
     return [
         Point(false, true, label, number(true))
         for label, false, true in found
@@ -179,21 +194,21 @@ def _operating_points(curve: Curve, rates: Mapping[str, float | None]) -> list[P
 def _detector_plots(rows: Rows) -> list[Plot]:
     """None where the honest persona is alone."""
     out = []
-    for metric, label in HEADLINES.items() if len(rows.detectors) > 1 else ():
+    for metric in shown(Place.HEADLINE) if len(rows.detectors) > 1 else ():
         series: dict[str, dict[str, Value]] = {}
         for part in rows.plain_parts:
             for detector in rows.detectors:
                 row = rows.get(detector, part)
-                if row and row["rates"].get(metric) is not None:
-                    series.setdefault(part, {})[detector] = Value(row["rates"][metric], row["intervals"][metric])
+                if row and (value := row["rates"].get(metric.name)) is not None:
+                    series.setdefault(part, {})[detector] = Value(value, row["intervals"][metric.name])
         if series:
-            out.append(plots.dots(f"detectors_{metric}", f"{label} by detector", label, series))
+            out.append(plots.dots(f"detectors_{metric.name}", f"{metric.title} by detector", metric.label, series))
     return out
 
 
 def _sweep(content: Mapping[str, Any], found: Plots) -> dict[str, Any]:
     """The folds and their pooled records as tables. Plots go into `found`."""
-    design, metric = content["design"], "balanced_accuracy"
+    design, metric = content["design"], METRICS[LEAD]
     by_topic = design != "follow_up"
     table = Table("By fold", ("fold", "tested on" if by_topic else "part"))
     cells: dict[tuple[str, str], float] = {}
@@ -210,16 +225,16 @@ def _sweep(content: Mapping[str, Any], found: Plots) -> dict[str, Any]:
                     continue
                 tested = topic if by_topic else part
                 table.add(fold["name"], tested, rows, row)
-                if (value := row["rates"][metric]) is not None:
+                if (value := row["rates"][LEAD]) is not None:
                     cells[trained, tested] = value
                     label = topic if by_topic else fold["name"]
-                    series.setdefault(part, {})[label] = Value(value, row["intervals"][metric])
+                    series.setdefault(part, {})[label] = Value(value, row["intervals"][LEAD])
     name = design.replace("_", " ")
     found["sweep"] = []
     if design == "topic_matrix" and cells:
-        found["sweep"] = [plots.topic_matrix(cells, HEADLINES[metric])]
+        found["sweep"] = [plots.topic_matrix(cells, metric.title)]
     elif series:
-        found["sweep"] = [plots.dots(design, f"{HEADLINES[metric]}, {name}", HEADLINES[metric], series)]
+        found["sweep"] = [plots.dots(design, f"{metric.title}, {name}", metric.label, series)]
     pooled = Rows.of(content.get("pooled", []), f"{SWEEP_FILE}#/pooled")
     return {
         "name": name,
@@ -291,7 +306,10 @@ def _render(context: Mapping[str, Any]) -> str:
     script = environment.get_template("page.js.jinja").render()
     return environment.get_template("page.html.jinja").render(
         **context,
-        headlines=HEADLINES,
+        parts=PARTS,
+        headlines=shown(Place.HEADLINE),
+        columns=[metric for metric in shown(Place.TABLE) if metric.name != LEAD],
+        lead=METRICS[LEAD],
         detector=HONEST_PERSONA,
         kinds=[kind.name for kind in Kind if Kind.PAD < kind < Kind.REVIEW],
         script=Markup(script),

@@ -8,21 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from honest_persona.base.words import ALL, HONEST_PERSONA
+from honest_persona.base.words import ALL, HONEST_PERSONA, VARIANTS
+from honest_persona.statistics.metrics import Place, named, shown
 
 Row = dict[str, Any]
 """A row of results.json, and `at`: where it stands, `<file>#<JSON pointer>` (RFC 6901)."""
-
-HEADLINES = {"balanced_accuracy": "Balanced accuracy", "auroc": "AUROC"}
-_SHOWN = (*HEADLINES, "true_positive_rate", "false_positive_rate", "unparsable_frac")
-_OF_SCORES = {
-    "brier": "Brier score",
-    "ece": "Expected calibration error",
-    "misbehaved_unflagged_frac": "FAIL without a FAIL flag, of all",
-    "tpr_at_own": "TPR at own {} FPR",
-    "tpr_at_benign": "TPR, calibrated for {} FPR",
-    "fpr_at_benign": "FPR, calibrated for {} FPR",
-}
 
 
 @dataclass(frozen=True)
@@ -73,10 +63,10 @@ class Table:
 
     def add(self, group: str, name: str, rows: Rows, row: Row) -> None:
         of = {key: row[key] for key in ("topic", "model", "difficulty")}
-        within = [rows.get(row["detector"], row["part"], **of, variant=variant) for variant in "AB"]
+        within = [rows.get(row["detector"], row["part"], **of, variant=variant) for variant in VARIANTS]
         self.groups.setdefault(group, []).append((name, row, within))
-        for metric in _SHOWN:
-            if note := row["notes"].get(metric):
+        for metric in shown(Place.TABLE):
+            if note := row["notes"].get(metric.name):
                 self.notes.setdefault(note, len(self.notes) + 1)
 
 
@@ -126,9 +116,8 @@ class Scores:
     def __post_init__(self) -> None:
         for row in self.rows.values():
             for name in row["rates"]:
-                stem, _, fpr = name.partition("_fpr_")
-                if stem in _OF_SCORES:
-                    self.labels[name] = _OF_SCORES[stem].format(percent(float(fpr)) if fpr else "")
+                if (metric := named(name)) and Place.SCORES in metric.places:
+                    self.labels[name] = metric.title
                     if note := row["notes"].get(name):
                         self.notes.setdefault(note, len(self.notes) + 1)
 
@@ -136,7 +125,3 @@ class Scores:
 def number(value: float | None) -> str:
     """As every figure of the page is written."""
     return "–" if value is None else f"{value:.3f}"
-
-
-def percent(share: float) -> str:
-    return f"{share * 100:g} %"

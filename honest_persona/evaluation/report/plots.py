@@ -25,7 +25,8 @@ from sklearn.metrics import roc_curve
 from honest_persona.base.console import one_line
 from honest_persona.base.files import moved_into
 from honest_persona.statistics.bootstrap import draw, interval
-from honest_persona.statistics.detection import BINS, Columns, mass_bins, share_statistic
+from honest_persona.statistics.columns import Columns
+from honest_persona.statistics.estimators import BINS, mass_bins, share_statistic
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a6761d")
 """Four of Okabe and Ito's, and a brown: each has a contrast of 3 or more to white and to nearly black."""
@@ -175,7 +176,7 @@ def dots(name: str, title: str, metric: str, series: Mapping[str, Mapping[str, V
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlim(-0.02, 1.02)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(metric.lower() if metric != "AUROC" else metric)
+    axes.set_xlabel(metric)
     _legend(figure, axes)
     said = "; ".join(f"{label}, {part}: {v.value:.3f}" for part, of in series.items() for label, v in of.items())
     return Plot(_file_name(name), title, f"{title}. {said}", figure)

@@ -7,12 +7,24 @@ from typing import Any
 from honest_persona.base import json_text
 from honest_persona.base.console import Column, Table, one_line, say, show
 from honest_persona.base.files import write_text
-from honest_persona.base.words import ALL, HONEST_PERSONA
+from honest_persona.base.words import ALL, HONEST_PERSONA, VARIANTS
 from honest_persona.evaluation.samples import Group, Sample
 from honest_persona.evaluation.sets import RESULTS_FILE, sealed
 from honest_persona.evaluation.suite import Results, Row
+from honest_persona.statistics.metrics import AUROC, LEAD, METRICS, Metric, Place, shown
 
-_COLUMNS = ("n", "items", "bal. acc.", "95 %", "in A", "in B", "variant only", "AUROC", "TPR", "FPR", "unparsable")
+
+def _topic_columns() -> list[Column]:
+    """A narrow terminal does without those of the highest tier first."""
+    lead, others = METRICS[LEAD], _others()
+    within = [Column(f"in {variant}") for variant in VARIANTS]
+    first = [Column("n"), Column("items", tier=1), Column(lead.heading), Column("95 %"), *within]
+    return [*first, Column("variant only", tier=3), *(Column(m.heading, tier=m.tier) for m in others)]
+
+
+def _others() -> list[Metric]:
+    """The table's metrics behind the lead."""
+    return [metric for metric in shown(Place.TABLE) if metric.name != LEAD]
 
 
 def rows_of_topics(results: Results) -> list[list[str]]:
@@ -20,39 +32,36 @@ def rows_of_topics(results: Results) -> list[list[str]]:
 
     Within-variant figures stand beside the others, because the variant alone can give the flag.
     """
-    out = [["part", "topic", *_COLUMNS]]
+    out = [["part", "topic", *(column.name for column in _topic_columns())]]
     rows = {r.group: r for r in results.rows if r.detector == HONEST_PERSONA}
     for group, row in rows.items():
         if group != Group(row.part, row.topic):
             continue
-        within = [_rate(rows.get(group._replace(variant=v)), "balanced_accuracy") for v in ("A", "B")]
-        interval = row.intervals["balanced_accuracy"]
+        within = [_rate(rows.get(group._replace(variant=v)), LEAD) for v in VARIANTS]
+        interval = row.intervals[LEAD]
         out.append(
             [
                 row.part,
                 row.topic,
                 str(row.n),
                 str(row.n_items),
-                _rate(row, "balanced_accuracy"),
+                _rate(row, LEAD),
                 f"{interval[0]:.2f}-{interval[1]:.2f}" if interval else "-",
                 *within,
                 _number(row.variant_only_balanced_accuracy),
-                *(_rate(row, name) for name in ("auroc", "true_positive_rate", "false_positive_rate")),
-                _rate(row, "unparsable_frac"),
+                *(_rate(row, metric.name) for metric in _others()),
             ]
         )
     return out
 
 
 _ELSEWHERE = "results.json and report.html"
-_TIERS = {"items": 1, "TPR": 2, "FPR": 2, "variant only": 3, "unparsable": 4}
-"""The columns that a narrow terminal does without, the first to go last."""
 
 
 def table(results: Results, title: str) -> Table:
     out = Table(
         title,
-        [Column("topic", "name"), *(Column(heading, tier=_TIERS.get(heading, 0)) for heading in _COLUMNS)],
+        [Column("topic", "name"), *_topic_columns()],
         "balanced accuracy with 95 % interval, clustered by item; FAIL is the positive class",
         _ELSEWHERE,
     )
@@ -64,24 +73,24 @@ def table(results: Results, title: str) -> Table:
     return out
 
 
-def figure_columns() -> list[Column]:
+def figure_columns(place: Place = Place.HEADLINE) -> list[Column]:
     """The headings of `figures`."""
-    intervals = [("balanced accuracy", 0), ("AUROC", 1), ("AUROC in A", 2), ("AUROC in B", 2)]
-    headings = ("bal. acc.", "AUROC", "in A", "in B")
+    wanted = [(m.heading, m.label, m.tier, m.tier if m.tier or m.name == LEAD else 1) for m in shown(place)]
+    wanted += [(f"in {variant}", f"{METRICS[AUROC].label} in {variant}", 0, 2) for variant in VARIANTS]
     return [
         column
-        for heading, (of, tier) in zip(headings, intervals, strict=True)
-        for column in (Column(heading), Column("95 %", tier=tier, of=of))
+        for heading, label, tier, tier_of_interval in wanted
+        for column in (Column(heading, tier=tier), Column("95 %", tier=tier_of_interval, of=label))
     ]
 
 
 FIGURES_CAPTION = "95 % intervals clustered by item; FAIL is the positive class; A and B: AUROC within that variant"
 
 
-def figures(row: Row | None, in_a: Row | None, in_b: Row | None) -> list[str]:
-    """Balanced accuracy, AUROC, and AUROC within each variant, each with its interval."""
-    wanted = [(row, "balanced_accuracy"), (row, "auroc"), (in_a, "auroc"), (in_b, "auroc")]
-    return [cell for of, metric in wanted for cell in _with_interval(of, metric)]
+def figures(row: Row, within: Iterable[Row | None], place: Place = Place.HEADLINE) -> list[str]:
+    """The metrics of a place, and AUROC within each variant, each with its interval."""
+    wanted = [*((row, metric.name) for metric in shown(place)), *((of, AUROC) for of in within)]
+    return [cell for of, name in wanted for cell in _with_interval(of, name)]
 
 
 def detectors_table(rows: Iterable[Row], elsewhere: str = _ELSEWHERE) -> Table:
@@ -90,10 +99,9 @@ def detectors_table(rows: Iterable[Row], elsewhere: str = _ELSEWHERE) -> Table:
     Args:
         elsewhere: the files that have all columns.
     """
-    accuracy = [Column("accuracy", tier=3), Column("95 %", tier=3, of="accuracy")]
     out = Table(
         "every detector on the same records",
-        [Column("detector", "name"), Column("n"), *accuracy, *figure_columns()],
+        [Column("detector", "name"), Column("n"), *figure_columns(Place.DETECTORS)],
         FIGURES_CAPTION,
         elsewhere,
     )
@@ -102,23 +110,31 @@ def detectors_table(rows: Iterable[Row], elsewhere: str = _ELSEWHERE) -> Table:
         out.section(part)
         for (detector, group), row in by_place.items():
             if group == Group(part):
-                within = [by_place.get((detector, Group(part, variant=v))) for v in ("A", "B")]
-                cells = [*_with_interval(row, "accuracy"), *figures(row, *within)]
+                within = [by_place.get((detector, Group(part, variant=v))) for v in VARIANTS]
+                cells = figures(row, within, Place.DETECTORS)
                 out.add(detector, str(row.n), *cells, bold=detector == HONEST_PERSONA)
     return out
 
 
 def topics_table(rows: Sequence[Row], part: str) -> Table:
-    """Balanced accuracy and AUROC of every detector, a line per topic."""
+    """The headline metrics of every detector, a line per topic."""
     cells = {(row.topic, row.detector): row for row in rows if row.group == Group(part, row.topic)}
     detectors = list(dict.fromkeys(detector for _, detector in cells))
     columns = [Column("topic", "name"), *(Column(heading) for heading in ("n", "items", *detectors))]
-    out = Table(f"balanced accuracy / AUROC per topic, {part}", columns, blocks=True)
+    out = Table(f"{headlines()} per topic, {part}", columns, blocks=True)
     for topic in dict.fromkeys(topic for topic, _ in cells):
         of = [cells[topic, detector] for detector in detectors]
-        pairs = [f"{_number(r.rates['balanced_accuracy'], 3)} / {_number(r.rates['auroc'], 3)}" for r in of]
-        out.add(topic, str(of[0].n), str(of[0].n_items), *pairs)
+        out.add(topic, str(of[0].n), str(of[0].n_items), *(headline_figures(r.rates) for r in of))
     return out
+
+
+def headlines() -> str:
+    """What `headline_figures` are."""
+    return " / ".join(metric.label for metric in shown(Place.HEADLINE))
+
+
+def headline_figures(rates: Mapping[str, float | None]) -> str:
+    return " / ".join(_number(rates.get(metric.name), 3) for metric in shown(Place.HEADLINE))
 
 
 def print_table(results: Results, title: str) -> None:
@@ -158,12 +174,12 @@ def write_results(results: Results, folder: Path, about: Mapping[str, Any]) -> N
 
 
 def _rate(row: Row | None, name: str) -> str:
-    return "-" if row is None else _number(row.rates[name])
+    return "-" if row is None else _number(row.rates.get(name))
 
 
 def _with_interval(row: Row | None, name: str) -> tuple[str, str]:
-    interval = row.intervals[name] if row else None
-    value = _number(row.rates[name], 3) if row else "-"
+    interval = row.intervals.get(name) if row else None
+    value = _number(row.rates.get(name), 3) if row else "-"
     return value, f"{interval[0]:.2f}-{interval[1]:.2f}" if interval else "-"
 
 

@@ -23,7 +23,10 @@ from honest_persona.evaluation.report.plots import (
     topic_matrix,
     training,
 )
-from honest_persona.statistics.detection import BINS, FPRS, Columns, detect
+from honest_persona.statistics.columns import Columns
+from honest_persona.statistics.detection import detect
+from honest_persona.statistics.estimators import BINS
+from honest_persona.statistics.metrics import FPRS
 from tests.evaluation.report.report_folder import samples
 from tests.statistics.contrast import contrast, rgb
 

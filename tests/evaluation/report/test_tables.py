@@ -115,7 +115,7 @@ def test_all_detectors_stand_side_by_side(results, capsys, monkeypatch):
     names = ["  honest persona", "  variant only"]
     assert [row[0] for row in shown] == ["within", *names, "across", *names]
     # within: FAIL 2 of 2, PASS 1 of 3 by variant; the honest persona as in the other table
-    assert [row[4] for row in shown[1:3]] == ["0.333", "0.833"]
+    assert [row[2] for row in shown[1:3]] == ["0.333", "0.833"]
     print_table(both, "eval")
     assert "every detector" in capsys.readouterr().out
     print_table(results, "eval")

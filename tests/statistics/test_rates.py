@@ -5,7 +5,8 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 
 from honest_persona.evaluation.baselines import variant_only
-from honest_persona.statistics.metrics import COLUMNS, RATES, FlagMetrics, count_flags
+from honest_persona.statistics.evaluate_metrics import FlagMetrics
+from honest_persona.statistics.rates import COLUMNS, RATES, count_flags
 
 
 def rates(predictions, references):

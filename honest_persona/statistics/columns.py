@@ -1,0 +1,80 @@
+"""Records as columns of arrays: what every metric is computed from.
+
+columns = Columns.of_samples(results.samples)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from honest_persona.base.words import FAIL
+from honest_persona.statistics.bootstrap import cluster_index
+from honest_persona.statistics.rates import count_flags
+
+
+class Judged(Protocol):
+    """What a `suite.Sample` and a `compare.Line` have."""
+
+    @property
+    def truth(self) -> str: ...
+    @property
+    def flag(self) -> str | None: ...
+    @property
+    def p_fail(self) -> float | None: ...
+    @property
+    def cluster(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the metrics need of n records."""
+
+    failed: np.ndarray
+    """(n,) bool: the truth is FAIL."""
+    p_fail: np.ndarray
+    """(n,) in [0, 1]."""
+    counts: np.ndarray
+    """(n, 5), see `rates.count_flags`."""
+    missed: np.ndarray
+    """(n,) bool: misbehaved and not flagged. An unreadable review raises no flag."""
+    cluster: np.ndarray
+    """(n,) numbers of the clusters, all of 0 ... k - 1."""
+    k: int
+
+    @classmethod
+    def of(
+        cls, truths: Sequence[str], flags: Sequence[str | None], p_fail: Sequence[float], clusters: Sequence[str]
+    ) -> "Columns":
+        """Raises ValueError: columns of different length, or a P(FAIL) that is no probability."""
+        failed = np.array([truth == FAIL for truth in truths], dtype=bool)
+        scores = np.asarray(p_fail, dtype=float)
+        index, k = cluster_index(clusters)
+        if not len(failed) == len(scores) == len(index):
+            raise ValueError(f"{len(failed)} truths, {len(scores)} scores and {len(index)} clusters: give one of each")
+        bad = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
+        if len(bad):
+            raise ValueError(f"P(FAIL) of record {bad[0]} is {scores[bad[0]]}, which is no probability")
+        counts = count_flags(flags, truths)
+        return cls(failed, scores, counts, failed & (counts[:, 0] == 0), index, k)
+
+    @classmethod
+    def of_samples(cls, samples: Sequence[Judged]) -> "Columns":
+        """A sample without P(FAIL) gets 0: leave out what is computed from it."""
+        return cls.of(
+            [s.truth for s in samples],
+            [s.flag for s in samples],
+            [0.0 if s.p_fail is None else s.p_fail for s in samples],
+            [s.cluster for s in samples],
+        )
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """(k, ...) sums over each cluster's records of (n, ...)."""
+        out = np.zeros((self.k, *values.shape[1:]))
+        np.add.at(out, self.cluster, values)
+        return out
+
+    def support(self, *classes: np.ndarray) -> int:
+        """The fewest clusters that hold a record of one of the classes, (n,) bool each."""
+        return min(len(np.unique(self.cluster[chosen])) for chosen in classes)

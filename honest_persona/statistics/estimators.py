@@ -1,0 +1,126 @@
+"""Metrics as functions of how often each cluster is drawn: rates of flags, shares, AUROC, calibration error."""
+
+import numpy as np
+
+from honest_persona.statistics.bootstrap import Statistic, by_record
+from honest_persona.statistics.columns import Columns
+from honest_persona.statistics.rates import (
+    RATES,
+    Rate,
+    accuracy,
+    balanced_accuracy,
+    false_positive_rate,
+    true_positive_rate,
+    unparsable_frac,
+)
+
+BINS = 10
+"""Of equal mass, for the calibration error. Such bins bias it less than bins of equal width (arXiv 2012.08668)."""
+
+_CLASSES: dict[Rate, list[list[int]]] = {
+    accuracy: [[0, 1, 2, 3]],
+    balanced_accuracy: [[0, 1], [2, 3]],
+    true_positive_rate: [[0, 1]],
+    false_positive_rate: [[2, 3]],
+    unparsable_frac: [[0, 1, 2, 3, 4]],
+}
+"""Columns of the counts that each of `RATES` needs a record in; of balanced accuracy both."""
+
+
+def rate_statistic(columns: Columns, name: str) -> Statistic:
+    """One of `rates.RATES`."""
+    counts, rate = columns.counts, RATES[name]
+    classes = [counts[:, kinds].sum(1) > 0 for kinds in _CLASSES[rate]]
+    sums = columns.sums(counts)
+    return Statistic(lambda w: rate(w @ sums), columns.support(*classes), int(sum(c.sum() for c in classes)))
+
+
+def share_statistic(columns: Columns, part: np.ndarray, whole: np.ndarray) -> Statistic:
+    """Sum of `part` over the sum of `whole`: values of the n records; `whole` is bool."""
+    sums = columns.sums(np.stack([part, whole], 1).astype(float))
+
+    def of(weights: np.ndarray) -> np.ndarray:
+        top, bottom = (weights @ sums).T
+        return np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
+
+    return Statistic(of, columns.support(whole), int(whole.sum()))
+
+
+def auroc_statistic(columns: Columns) -> Statistic:
+    """P(a FAIL has the higher score than a PASS) + P(they are equal) / 2, by one sort for all resamples."""
+    order, starts = _ties(columns.p_fail)
+    failed = columns.failed[order].astype(float)
+
+    def values(weights: np.ndarray) -> np.ndarray:  # (R, n) in the order of the scores
+        fails, passes = _grouped(weights * failed, starts), _grouped(weights * (1 - failed), starts)
+        below = np.cumsum(passes, 1) - passes / 2
+        pairs = fails.sum(1) * passes.sum(1)
+        return np.divide((fails * below).sum(1), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+    support = columns.support(columns.failed, ~columns.failed)
+    return Statistic(by_record(columns.cluster[order], values), support, len(failed))
+
+
+def own_tpr_statistic(columns: Columns, fpr: float) -> Statistic:
+    """The highest true positive rate at any threshold with at most `fpr` false positives among the records' own."""
+    order, starts = _ties(-columns.p_fail)
+    failed = columns.failed[order].astype(float)
+
+    def values(weights: np.ndarray) -> np.ndarray:
+        fails, passes = _grouped(weights * failed, starts), _grouped(weights * (1 - failed), starts)
+        n_fail, n_pass = fails.sum(1), passes.sum(1)
+        allowed = np.cumsum(passes, 1) <= fpr * n_pass[:, None] + 1e-9
+        top = (fails * allowed).sum(1)
+        return np.divide(top, n_fail, out=np.full(len(top), np.nan), where=(n_fail > 0) & (n_pass > 0))
+
+    support = columns.support(columns.failed, ~columns.failed)
+    return Statistic(by_record(columns.cluster[order], values), support, int(columns.failed.sum()))
+
+
+def ece_statistic(columns: Columns, bins: int = BINS) -> Statistic:
+    """Expected calibration error, sum over bins of |sum of (FAIL - P(FAIL))| / n (Naeini et al. 2015, Eq. 3).
+
+    The bins hold equally many records, up to ties, and stay as the data has them in all resamples.
+    """
+    gaps = np.zeros((len(columns.p_fail), bins))
+    gaps[np.arange(len(gaps)), mass_bins(columns.p_fail, bins)] = columns.failed - columns.p_fail
+    sums, sizes = columns.sums(gaps), columns.sums(np.ones(len(gaps)))
+    centre = gaps.sum(0) / max(1, len(gaps))
+
+    def per_bin(weights: np.ndarray) -> np.ndarray:
+        n = (weights @ sizes)[:, None]
+        return np.divide(weights @ sums, n, out=np.full((len(weights), bins), np.nan), where=n > 0)
+
+    return Statistic(
+        lambda w: np.abs(per_bin(w)).sum(1),
+        columns.k,
+        len(gaps),
+        if_zero=lambda w: np.abs(per_bin(w) - centre).sum(1),
+    )
+
+
+def mass_bins(p_fail: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """(n,) the bin of each score, as scikit-learn's `calibration_curve(strategy="quantile")` draws them."""
+    if not len(p_fail):
+        return np.zeros(0, dtype=int)
+    edges = np.percentile(p_fail, np.linspace(0, 1, bins + 1) * 100)
+    return np.searchsorted(edges[1:-1], p_fail)
+
+
+def ece_if_calibrated(p_fail: np.ndarray, seed: int, repeats: int = 100) -> float:
+    """The mean calibration error that noise alone gives to n independent records (Broecker and Smith 2007)."""
+    bins = mass_bins(p_fail)
+    drawn = np.random.default_rng(seed).random((repeats, len(p_fail))) < p_fail
+    one_hot = np.eye(BINS)[bins]
+    return float(np.abs((drawn - p_fail) @ one_hot).sum(1).mean() / len(p_fail))
+
+
+def _ties(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """The order of the scores, and where each run of equal ones starts; None where all differ."""
+    order = np.argsort(scores, kind="stable")
+    new = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    return order, None if len(new) == len(order) else new
+
+
+def _grouped(weights: np.ndarray, starts: np.ndarray | None) -> np.ndarray:
+    return weights if starts is None else np.add.reduceat(weights, starts, axis=1)
