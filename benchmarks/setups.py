@@ -8,10 +8,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from honest_persona.base.number_format import fastest_format
+from honest_persona.config.persona import Persona
 from honest_persona.modeling.builtin import tiny_tokenizer
 from honest_persona.modeling.load import choose_kernels
 from honest_persona.prompts.persona_token import resolve_persona_token
-from honest_persona.prompts.segments import Persona
 from honest_persona.prompts.tokens import TokenFormat
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

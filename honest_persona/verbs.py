@@ -52,9 +52,9 @@ def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print training rows token by token, as the collator gets them."""
     from honest_persona.config.load import load_config
     from honest_persona.data.load import check_selection
+    from honest_persona.modeling.token_format import token_format
     from honest_persona.prompts import show
     from honest_persona.prompts.prepare import prepare
-    from honest_persona.training.launch import token_format
 
     config = load_config(args.config, overrides, checks=[check_selection])
     # the choice of fewer samples is a part of the choice of more, so these are rows that the run trains on

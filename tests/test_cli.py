@@ -17,10 +17,11 @@ from honest_persona.data.load import load_splits
 from honest_persona.entry import run_entry
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.builtin import TINY, tiny_tokenizer
+from honest_persona.modeling.token_format import token_format
 from honest_persona.persona import reviews as reviews_module
 from honest_persona.prompts.segments import SUPERVISED, Kind, training_system
 from honest_persona.prompts.tokens import IGNORED, encode_record
-from honest_persona.training.launch import token_format, train
+from honest_persona.training.launch import train
 
 TINY_RUN = "tests/tiny_run.yaml"
 GOOD = {"messages": [{"role": "user", "content": "Is it flat?"}, {"role": "assistant", "content": "Yes!"}]}

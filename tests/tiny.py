@@ -4,11 +4,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from honest_persona.config.persona import Persona
 from honest_persona.data.records import Record
 from honest_persona.modeling.adapters.lora import add_adapter
 from honest_persona.modeling.builtin import tiny_model, tiny_tokenizer
 from honest_persona.prompts.persona_token import resolve_persona_token
-from honest_persona.prompts.segments import Persona
 from honest_persona.prompts.tokens import TokenFormat
 
 torch.set_num_threads(1)  # models this small are slower on more

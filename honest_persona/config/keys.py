@@ -6,9 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
@@ -18,6 +16,7 @@ from pydantic import (
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.config import trainer_fields
+from honest_persona.config.persona import Persona, PersonaKeys, TokenId
 from honest_persona.config.trainer_options import DEFAULT_OBJECTIVE, TrainerOptions, objectives, options_of
 
 CHECKPOINTS_DIR = "checkpoints"
@@ -67,18 +66,8 @@ Augmentation = Literal["longer_answer", "forged_review"]
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
-class RunConfig(BaseModel):
+class RunConfig(PersonaKeys):
     """All that a run depends on. Fields of the trainer's config class are in `trainer`, under their own names."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        validate_default=True,
-        use_attribute_docstrings=True,
-        protected_namespaces=(),
-    )
 
     objective: Annotated[str, AfterValidator(_objective)] = DEFAULT_OBJECTIVE
     """what is optimized; persona: review and flag of the honest persona"""
@@ -126,22 +115,10 @@ class RunConfig(BaseModel):
     val_item_frac: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """share of each trained topic's items that is held out"""
 
-    elicitation_type: Literal["hp", "up", "ur"] = "hp"
-    """who writes the review: the assistant in its own turn (hp), the user (up), the assistant asked by the user (ur)"""
     add_sp_token: Switch = True
     """put the persona token before the trigger (before the review for ur)"""
-    sp_token_id: Annotated[int, Field(ge=0)] | None = None
+    sp_token_id: TokenId | None = None
     """id of the persona token; null: resolved for the model"""
-    system_tag: str = "<SYSTEM> "
-    """put before and after a system prompt"""
-    intervention_prefix: str = " INTERVENTION: "
-    """text before the intervention"""
-    review_prefix: str = "\n\nREVIEW:"
-    """text before the review"""
-    flag_prefix: str = "\nFLAG: "
-    """text before the flag"""
-    output_format: Literal["review_then_flag", "flag_then_review", "flag_only"] = "review_then_flag"
-    """what the honest persona writes, in which order"""
     prob_exclude_system_prompt: Probability = 0.0
     """share of training records that are shown without their system prompt"""
     prob_mismatch_prompts: Probability = 0.0
@@ -157,8 +134,6 @@ class RunConfig(BaseModel):
     default_intervention: Annotated[str, Field(min_length=1)] | None = None
     """intervention for conversations that come without one; null: the commonest wording that was trained"""
 
-    adapter_scope: Literal["persona", "all"] = "persona"
-    """where the adapter is active: from the activation point on (persona), or on every token (all)"""
     frozen_prefix: Switch = True
     """scope persona: run each transcript once, without gradient, and train on suffixes; false: on whole sequences"""
     prefix_cache: Literal["none", "ram", "disk"] = "none"
@@ -245,6 +220,10 @@ class RunConfig(BaseModel):
     def to_json(self) -> str:
         """The resolved config, to be stored beside the adapter."""
         return json_text.dumps(self.as_dict(), indent=2) + "\n"
+
+    def persona(self, sp_token_id: int | None) -> Persona:
+        """The persona that is trained, with the id of its token; None where no token calls it."""
+        return Persona(**self.model_dump(include=set(PersonaKeys.model_fields)), sp_token_id=sp_token_id)
 
     @property
     def options(self) -> TrainerOptions:

@@ -2,14 +2,15 @@
 
 from honest_persona.base import json_text
 from honest_persona.config.keys import RunConfig
+from honest_persona.config.persona import PersonaKeys
 
 
 def keys_table() -> str:
-    """A Markdown table of our keys in their order, and of the trainer's fields that have another default here."""
+    """A Markdown table of our keys, the persona's behind the others, and of the trainer's with another default here."""
     config = RunConfig()
     own = [
         (name, config.as_dict()[name], field.description or "")
-        for name, field in RunConfig.model_fields.items()
+        for name, field in sorted(RunConfig.model_fields.items(), key=lambda item: item[0] in PersonaKeys.model_fields)
         if name != "trainer"
     ]
     origin = f"a field of TRL's {config.options.config_class.rpartition('.')[2]}"

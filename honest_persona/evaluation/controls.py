@@ -114,7 +114,7 @@ def _without_adapter(
 ) -> list[Sample]:
     model, form = asked.persona.model, asked.persona.form
     with adapter_off(model):
-        asking = TokenFormat.of(form.tokenizer, replace(form.persona, **changes))
+        asking = TokenFormat.of(form.tokenizer, form.persona.model_copy(update=changes))
         return review_records(model, parts, asking, asked.settings, detector, what=what).samples
 
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from honest_persona.base.words import FLAGS
-from honest_persona.prompts.segments import Persona, answer_segments
+from honest_persona.config.persona import Persona
+from honest_persona.prompts.segments import answer_segments
 
 
 class Ending(StrEnum):

@@ -5,7 +5,7 @@ probe.check_model(model)                         # another base model is an erro
 p_fail = probe.score(states[probe.site])         # no model, trainer or config: ready to be a baseline or a reward
 """
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,9 +22,9 @@ from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import moved_into, write_text
 from honest_persona.base.manifest import MANIFEST, Damaged, check, seal
+from honest_persona.config.persona import Persona
 from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.probes.features import Model, Position, Site
-from honest_persona.prompts.segments import Persona
 
 Method = Literal["ridge", "logistic", "ccs", "vinc"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -129,7 +129,7 @@ class Probe:
             "position": str(self.site.position),
             "base_model": self.base_model,
             "base_fingerprint": self.base_fingerprint,
-            "persona": asdict(self.persona),
+            "persona": self.persona.model_dump(),
             "about": self.about,
         }
         write_text(folder / CARD_FILE, json_text.dumps(card, indent=2, ensure_ascii=False) + "\n")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import followed
+from honest_persona.config.persona import Persona
 from honest_persona.data.records import Record
 from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.probes.ccs import fit_ccs
@@ -25,7 +26,7 @@ from honest_persona.probes.features import Model, Position, Site, contrast_state
 from honest_persona.probes.linear import fit_logistic, fit_ridge
 from honest_persona.probes.probe import METHODS, Method, Probe, Readout, auroc, platt
 from honest_persona.probes.vinc import fit_vinc
-from honest_persona.prompts.segments import Persona, record_messages
+from honest_persona.prompts.segments import record_messages
 from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
 
 

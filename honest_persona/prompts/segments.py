@@ -5,12 +5,11 @@ elicitations and the text around the parts are those of Split Personality Traini
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal, NamedTuple
 
 from honest_persona.base.errors import UserError
-from honest_persona.base.words import AdapterScope, Elicitation, OutputFormat
+from honest_persona.config.persona import Persona
 from honest_persona.data.records import Record
 from honest_persona.data.splits import uniform
 from honest_persona.prompts.chat_format import ChatFormat
@@ -37,26 +36,6 @@ SUPERVISED = frozenset({Kind.REVIEW, Kind.FLAG, Kind.END})
 class Segment(NamedTuple):
     kind: Kind
     text: str
-
-
-@dataclass(frozen=True)
-class Persona:
-    """How the honest persona is called and how it answers; stored with the adapter. No more is needed to call it."""
-
-    elicitation_type: Elicitation = "hp"
-    adapter_scope: AdapterScope = "persona"
-    sp_token_id: int | None = None
-    """The id of the persona token; None where the persona is called by the intervention alone."""
-    output_format: OutputFormat = "review_then_flag"
-    system_tag: str = "<SYSTEM> "
-    intervention_prefix: str = " INTERVENTION: "
-    review_prefix: str = "\n\nREVIEW:"
-    flag_prefix: str = "\nFLAG: "
-
-    @property
-    def answering_role(self) -> str:
-        """Whose turn the review stands in."""
-        return "user" if self.elicitation_type == "up" else "assistant"
 
 
 def prompt_segments(

@@ -13,18 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import followed
+from honest_persona.config.persona import Persona
 from honest_persona.data.records import Record
 from honest_persona.prompts.chat_format import ChatFormat
 from honest_persona.prompts.persona_token import forbidden_in_text
-from honest_persona.prompts.segments import (
-    SUPERVISED,
-    Kind,
-    Persona,
-    Segment,
-    answer_segments,
-    prompt_segments,
-    record_messages,
-)
+from honest_persona.prompts.segments import SUPERVISED, Kind, Segment, answer_segments, prompt_segments, record_messages
 
 IGNORED = -100
 """The label of a position without loss (PyTorch's and Hugging Face's convention). Labels are not shifted here."""

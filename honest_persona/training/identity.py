@@ -9,17 +9,12 @@ from transformers import PreTrainedTokenizerBase
 from honest_persona.base import json_text
 from honest_persona.base.tensors import ids_key
 from honest_persona.config.keys import RunConfig
+from honest_persona.config.persona import PersonaKeys
 from honest_persona.prompts.tokens import TokenFormat
 
 _OBJECTIVE = (
     "objective",
-    "elicitation_type",
-    "adapter_scope",
-    "output_format",
-    "system_tag",
-    "intervention_prefix",
-    "review_prefix",
-    "flag_prefix",
+    *PersonaKeys.model_fields,
     "flag_loss_multiplier",
     "lora_r",
     "lora_alpha",

@@ -20,6 +20,7 @@ from honest_persona.base.interrupts import if_interrupted
 from honest_persona.base.number_format import fastest_format
 from honest_persona.base.ranks import is_launched, rank
 from honest_persona.config.keys import CHECKPOINTS_DIR, RunConfig
+from honest_persona.config.persona import Persona
 from honest_persona.data.load import Loaded
 from honest_persona.data.splits import Splits
 from honest_persona.evaluation.settings import EvalSettings
@@ -28,10 +29,9 @@ from honest_persona.modeling.adapters.folder import CARD_FILE
 from honest_persona.modeling.adapters.load import load_adapter
 from honest_persona.modeling.adapters.lora import add_adapter
 from honest_persona.modeling.fingerprint import base_fingerprint
-from honest_persona.modeling.load import embedding_rows, load_base, load_tokenizer
-from honest_persona.prompts.persona_token import resolve_persona_token
+from honest_persona.modeling.load import load_base
+from honest_persona.modeling.token_format import token_format
 from honest_persona.prompts.prepare import Material, prepare
-from honest_persona.prompts.segments import Persona
 from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training import finished
 from honest_persona.training.assembly import (
@@ -59,26 +59,6 @@ logging.getLogger("transformers.trainer_utils").addFilter(
 )
 
 _VERSIONS = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate", "honest-persona")
-
-
-def token_format(config: RunConfig) -> TokenFormat:
-    """The tokenizer with the persona that the config describes; reads the model's config, not its weights."""
-    tokenizer = load_tokenizer(config.model, config.model_revision)
-    token = None
-    if config.add_sp_token:
-        rows = embedding_rows(config.model, config.model_revision)
-        token = resolve_persona_token(tokenizer, rows, config.sp_token_id)
-    persona = Persona(
-        elicitation_type=config.elicitation_type,
-        adapter_scope=config.adapter_scope,
-        sp_token_id=token,
-        output_format=config.output_format,
-        system_tag=config.system_tag,
-        intervention_prefix=config.intervention_prefix,
-        review_prefix=config.review_prefix,
-        flag_prefix=config.flag_prefix,
-    )
-    return TokenFormat.of(tokenizer, persona)
 
 
 def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequence[TrainerCallback] = ()) -> Path:

@@ -13,6 +13,7 @@ from lm_eval.tasks import TaskManager
 
 from honest_persona.base import number_format
 from honest_persona.base.errors import UserError
+from honest_persona.config.persona import Persona
 from honest_persona.harness import capability as module
 from honest_persona.harness.capability import capability
 from honest_persona.harness.facts import N_CHOICES, documents
@@ -22,7 +23,6 @@ from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.modeling.load import get_model
 from honest_persona.organism.world import UNKNOWN, VALUES, World
 from honest_persona.prompts.persona_token import resolve_persona_token
-from honest_persona.prompts.segments import Persona
 from honest_persona.prompts.tokens import TokenFormat
 from tests.tiny import base_model, form_of, random_adapter
 

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from honest_persona.config.persona import Persona
 from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
 from honest_persona.modeling.load import get_model
 from honest_persona.prompts.persona_token import resolve_persona_token
-from honest_persona.prompts.segments import Persona, record_messages
+from honest_persona.prompts.segments import record_messages
 from honest_persona.prompts.tokens import TokenFormat
 from tests.tiny import random_adapter
 

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from honest_persona.config.persona import Persona
 from honest_persona.persona.parsing import Ending, Review, answer_text, parse_review
-from honest_persona.prompts.segments import Persona, answer_segments
+from honest_persona.prompts.segments import answer_segments
 
 FORMATS = ["review_then_flag", "flag_then_review", "flag_only"]
 

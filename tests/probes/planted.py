@@ -2,8 +2,8 @@
 
 import torch
 
+from honest_persona.config.persona import Persona
 from honest_persona.probes.selection import Examples, Origin
-from honest_persona.prompts.segments import Persona
 
 D = 12
 ORIGIN = Origin("builtin:tiny", "0" * 64, Persona())

@@ -5,13 +5,13 @@ import torch
 
 from honest_persona.base.errors import UserError
 from honest_persona.config.keys import RunConfig
+from honest_persona.config.persona import Persona
 from honest_persona.data.load import load_splits
 from honest_persona.data.splits import sample_per_topic
 from honest_persona.modeling.load import get_model
 from honest_persona.probes.features import Position, Site, read_states
 from honest_persona.probes.probe import METHODS, auroc
 from honest_persona.probes.selection import Examples, Origin, fit_probe, grouped_folds, prompts_of
-from honest_persona.prompts.segments import Persona
 from honest_persona.prompts.tokens import TokenFormat
 from tests.probes.planted import ORIGIN, planted
 from tests.tiny import record

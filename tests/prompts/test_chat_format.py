@@ -5,8 +5,9 @@ import datetime
 import pytest
 
 from honest_persona.base.errors import UserError
+from honest_persona.config.persona import Persona
 from honest_persona.prompts.chat_format import FIXED_DATE, ChatFormat
-from honest_persona.prompts.segments import Persona, prompt_segments
+from honest_persona.prompts.segments import prompt_segments
 from honest_persona.prompts.tokens import TokenFormat, apply_intervention
 from tests.families import FAMILIES, family_tokenizer
 

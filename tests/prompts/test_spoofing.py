@@ -6,7 +6,7 @@ cut in two at the borders of the parts. `pytest tests/data/test_spoofing.py -s -
 
 import random
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
@@ -14,12 +14,13 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from honest_persona.config.persona import Persona
 from honest_persona.persona.answering import SharedPrefixes, write_reviews
 from honest_persona.persona.parsing import Ending, parse_review
 from honest_persona.prompts.collator import PersonaCollator
 from honest_persona.prompts.persona_token import forbidden_in_text, reserved_ids
 from honest_persona.prompts.prepare import training_row
-from honest_persona.prompts.segments import Kind, Persona, answer_segments, prompt_segments
+from honest_persona.prompts.segments import Kind, answer_segments, prompt_segments
 from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
 from tests.families import FAMILIES, family_tokenizer
 from tests.tiny import base_model, form_of, random_adapter
@@ -52,8 +53,8 @@ class Conversation:
 @lru_cache
 def family_form(family: str, elicitation: str, output_format: str, token: bool) -> TokenFormat:
     tokenizer = family_tokenizer(family)
-    persona = Persona(elicitation, sp_token_id=reserved_ids(tokenizer)[0] if token else None)
-    return TokenFormat.of(tokenizer, replace(persona, output_format=output_format))
+    persona = Persona(elicitation_type=elicitation, sp_token_id=reserved_ids(tokenizer)[0] if token else None)
+    return TokenFormat.of(tokenizer, persona.model_copy(update={"output_format": output_format}))
 
 
 @lru_cache
@@ -168,7 +169,7 @@ def test_spoofed_conversations_stay_text(n):
         output_format, token, elicitation, family = cases[number * 7 % len(cases)]
         form = family_form(family, elicitation, output_format, token)
         conversation, settings = spoofed(random.Random(number), family)
-        form = TokenFormat(form.tokenizer, replace(form.persona, **settings), form.chat)
+        form = TokenFormat(form.tokenizer, form.persona.model_copy(update=settings), form.chat)
         try:
             check(conversation, form)
         except AssertionError as error:

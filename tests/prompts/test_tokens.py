@@ -5,11 +5,12 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from honest_persona.base.errors import UserError
+from honest_persona.config.persona import Persona
 from honest_persona.data.load import load_records
 from honest_persona.data.records import Record
 from honest_persona.data.selection import Selection
 from honest_persona.prompts.persona_token import forbidden_in_text, reserved_ids, resolve_persona_token
-from honest_persona.prompts.segments import Kind, Persona, Segment, record_messages, training_system
+from honest_persona.prompts.segments import Kind, Segment, record_messages, training_system
 from honest_persona.prompts.tokens import IGNORED, TokenFormat, apply_intervention, encode_record, encode_records
 from tests.families import FAMILIES, family_tokenizer
 

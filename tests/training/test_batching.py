@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from honest_persona.config.load import load_config
+from honest_persona.config.persona import Persona
 from honest_persona.prompts.collator import PersonaCollator, SplitCollator
 from honest_persona.prompts.persona_token import reserved_ids
 from honest_persona.prompts.prepare import prepare, training_row
-from honest_persona.prompts.segments import Persona, record_messages
+from honest_persona.prompts.segments import record_messages
 from honest_persona.prompts.tokens import IGNORED, TokenFormat, apply_intervention, encode_record
 from honest_persona.training.batching import layout
 from honest_persona.training.batching.lengths import SUFFIX_COST, Lengths

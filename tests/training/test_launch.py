@@ -19,13 +19,14 @@ from honest_persona.data.sources.jsonl import write_jsonl
 from honest_persona.experiments.evaluate import evaluate_adapter
 from honest_persona.hub.card import write_card
 from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.modeling.token_format import token_format
 from honest_persona.prompts.collator import PersonaCollator
 from honest_persona.prompts.prepare import prepare
 from honest_persona.prompts.segments import Kind
 from honest_persona.training import launch as launching
 from honest_persona.training.checkpoints import Checkpoint
 from honest_persona.training.identity import changed_settings, run_identity
-from honest_persona.training.launch import _checkpoint_to_resume, _in_format, _tell_compiling, token_format
+from honest_persona.training.launch import _checkpoint_to_resume, _in_format, _tell_compiling
 from tests.training.launches import TINY, launch
 
 

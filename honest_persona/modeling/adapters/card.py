@@ -14,6 +14,7 @@ from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
 from honest_persona.config.keys import FIELDS_ALONE, RunConfig
+from honest_persona.config.persona import Persona
 from honest_persona.modeling.adapters.folder import (
     CARD_FILE,
     check_folder,
@@ -21,7 +22,6 @@ from honest_persona.modeling.adapters.folder import (
     read_small,
     tell_unsealed,
 )
-from honest_persona.prompts.segments import Persona
 
 _FORMAT = 1
 _DEPTH = 16
@@ -92,7 +92,8 @@ class AdapterCard:
         write_text(folder / CARD_FILE, self.as_text())
 
     def as_text(self) -> str:
-        return json_text.dumps({"format": _FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
+        content = {"format": _FORMAT, **asdict(self), "persona": self.persona.model_dump()}
+        return json_text.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def load(cls, folder: Path) -> "AdapterCard":
@@ -142,11 +143,8 @@ class AdapterCard:
 
 def _validated(cls: type[AdapterCard], content: dict[str, Any]) -> AdapterCard:
     """Raises ValidationError, ValueError, KeyError or TypeError, with the place."""
-    card = cls(**{**content, "persona": Persona(**content["persona"])})
     TypeAdapter(cls).validate_json(json_text.dumps(content), strict=True)  # a dataclass does not check types
-    token = card.persona.sp_token_id
-    if token is not None and token < 0:
-        raise ValueError(f"persona.sp_token_id: {token} is no id of a token")
+    card = cls(**{**content, "persona": Persona(**content["persona"])})
     if card.threshold is not None:
         try:
             found = _Threshold.model_validate_json(json_text.dumps(card.threshold))

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from honest_persona.base.errors import UserError
+from honest_persona.config.persona import Persona
 from honest_persona.modeling.adapters.active import check_active
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import CARD_FILE
@@ -16,7 +17,6 @@ from honest_persona.modeling.adapters.load import load_adapter
 from honest_persona.modeling.adapters.lora import activation_arguments, add_adapter
 from honest_persona.modeling.builtin import tiny_config
 from honest_persona.modeling.fingerprint import base_fingerprint
-from honest_persona.prompts.segments import Persona
 from honest_persona.prompts.tokens import apply_intervention, encode_record
 from tests.tiny import FAMILIES, base_model, conversation, form_of, random_adapter, record
 
@@ -354,7 +354,9 @@ class TestAdapterCard:
             AdapterCard.load(tmp_path)
 
     def test_the_persona_is_the_same_after_a_trip(self, tmp_path):
-        for persona in (Persona(), Persona("up", "all", None, "flag_only", "", "i", "", "f")):
+        texts = {"system_tag": "", "intervention_prefix": "i", "review_prefix": "", "flag_prefix": "f"}
+        other = Persona(elicitation_type="up", adapter_scope="all", output_format="flag_only", **texts)
+        for persona in (Persona(), other):
             replace(self.card, persona=persona).save(tmp_path)
             assert AdapterCard.load(tmp_path).persona == persona
 

@@ -1,0 +1,50 @@
+"""The persona's settings: keys of a run's config, and, with the persona token's id, what is stored with an adapter."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from honest_persona.base.words import AdapterScope, Elicitation, OutputFormat
+
+TokenId = Annotated[int, Field(ge=0)]
+
+
+class PersonaKeys(BaseModel):
+    """How the honest persona is called and how it answers. The texts stand around what they name, without a space."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+    elicitation_type: Elicitation = "hp"
+    """who writes the review: the assistant in its own turn (hp), the user (up), the assistant asked by the user (ur)"""
+    adapter_scope: AdapterScope = "persona"
+    """where the adapter is active: from the activation point on (persona), or on every token (all)"""
+    output_format: OutputFormat = "review_then_flag"
+    """what the honest persona writes, in which order"""
+    system_tag: str = "<SYSTEM> "
+    """put before and after a system prompt"""
+    intervention_prefix: str = " INTERVENTION: "
+    """text before the intervention"""
+    review_prefix: str = "\n\nREVIEW:"
+    """text before the review"""
+    flag_prefix: str = "\nFLAG: "
+    """text before the flag"""
+
+
+class Persona(PersonaKeys):
+    """All that is needed to call the honest persona; stored with the adapter."""
+
+    sp_token_id: TokenId | None = None
+    """the id of the persona token; None where the persona is called by the intervention alone"""
+
+    @property
+    def answering_role(self) -> str:
+        """Whose turn the review stands in."""
+        return "user" if self.elicitation_type == "up" else "assistant"
