@@ -1,0 +1,103 @@
+"""A reward by its name, its numbers checked; a kind that this file alone brings."""
+
+from typing import NamedTuple
+
+import pytest
+
+from honest_persona.base.errors import UserError
+from honest_persona.rewards.reward import KINDS, register, reward_from, score
+
+
+def conversation(answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": "Is the earth flat?"}, {"role": "assistant", "content": answer}]
+
+
+TWO = [conversation("No."), conversation("Yes, as flat as a plate.")]
+
+
+class Brevity(NamedTuple):
+    """The toy kind: `brevity:N` is 1 for an answer of at most N characters."""
+
+    longest: int
+
+    @property
+    def name(self) -> str:
+        return f"brevity:{self.longest}"
+
+    def __call__(self, conversations):
+        return [float(len(messages[-1]["content"]) <= self.longest) for messages in conversations]
+
+
+@pytest.fixture
+def brevity(monkeypatch):
+    monkeypatch.setattr("honest_persona.rewards.reward.KINDS", dict(KINDS))
+    register("brevity", lambda what: Brevity(int(what)))
+
+
+@pytest.mark.usefixtures("brevity")
+def test_a_kind_is_one_registration():
+    reward = reward_from("brevity:10")
+    assert score(reward, TWO) == [1.0, 0.0]
+    assert reward.name == "brevity:10"
+    assert reward_from(reward.name) == reward
+    with pytest.raises(AssertionError, match="taken"):
+        register("brevity", Brevity)
+
+
+@pytest.mark.parametrize("text", ["brevity:10", "python", "", ":x"])
+def test_an_unknown_kind_names_those_that_there_are(text):
+    with pytest.raises(UserError, match=r"of no known kind; write KIND:WHAT with one of python$"):
+        reward_from(text)
+
+
+def test_a_function_of_a_file(tmp_path):
+    file = tmp_path / "mine.py"
+    body = "np.float32([len(messages[-1]['content']) for messages in conversations])"
+    file.write_text(f"import numpy as np\n\n\ndef length(conversations):\n    return {body}\n")
+    reward = reward_from(f"python:{file}:length")
+    assert reward.name == f"python:{file}:length"
+    scores = score(reward, TWO)
+    assert scores == [3.0, 24.0]
+    assert all(type(number) is float for number in scores)
+    assert score(reward, []) == []
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("gone.py:length", "'gone.py' is no Python file; write python:FILE.py:FUNCTION"),
+        ("mine.txt:length", "'mine.txt' is no Python file"),
+        ("mine.py", "'' is no Python file"),
+        ("mine.py:width", "mine.py has no function 'width'"),
+        ("mine.py:LENGTH", "mine.py has no function 'LENGTH'"),
+    ],
+)
+def test_what_is_no_function_of_a_file(tmp_path, monkeypatch, what, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.py", "mine.txt"):
+        (tmp_path / name).write_text("LENGTH = 1\n")
+    with pytest.raises(UserError, match=message):
+        reward_from(f"python:{what}")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ([1.0], "1 numbers for 2 conversations"),
+        ([1.0, 2.0, 3.0], "3 numbers for 2 conversations"),
+        ([1.0, float("nan")], "nan for conversation 1"),
+        ([float("inf"), 0.0], "inf for conversation 0"),
+        ([0.5, None], "None for conversation 1"),
+        ([0.5, "1"], "'1' for conversation 1"),
+        ([True, 0.5], "True for conversation 0"),
+    ],
+)
+def test_numbers_that_are_not_one_finite_number_each(numbers, message):
+    class Toy(NamedTuple):
+        name: str = "toy"
+
+        def __call__(self, _):
+            return numbers
+
+    with pytest.raises(UserError, match=f"reward toy: {message}"):
+        score(Toy(), TWO)
