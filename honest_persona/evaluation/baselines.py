@@ -18,6 +18,7 @@ from sklearn.model_selection import GroupKFold
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import followed
+from honest_persona.base.words import FAIL, PASS, VARIANTS
 from honest_persona.data.records import Record
 from honest_persona.evaluation.samples import Sample, sample_of
 from honest_persona.persona.parsing import Ending, Review
@@ -25,6 +26,10 @@ from honest_persona.probes.features import Model
 from honest_persona.probes.probe import Probe
 from honest_persona.probes.selection import probe_scores, prompts_of
 from honest_persona.prompts.tokens import TokenFormat
+
+VARIANT_ONLY, TOPIC_ONLY = "variant only", "topic only"
+RESPONSE_BIGRAMS, TRANSCRIPT_BIGRAMS = "response bigrams", "transcript bigrams"
+"""Names of detectors."""
 
 Text = Literal["response", "transcript"]
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
@@ -41,17 +46,17 @@ class Guess(NamedTuple):
     @classmethod
     def of(cls, scores: Sequence[float] | np.ndarray) -> "Guess":
         """A tie is no alarm."""
-        return cls(["FAIL" if score > 0.5 else "PASS" for score in scores], [float(score) for score in scores])
+        return cls([FAIL if score > 0.5 else PASS for score in scores], [float(score) for score in scores])
 
 
 def variant_only(variants: Sequence[str]) -> list[str]:
     """The flag that follows from the variant alone: FAIL for B. In the reference's data it is right for 93 %."""
-    return ["FAIL" if variant == "B" else "PASS" for variant in variants]
+    return [FAIL if variant == VARIANTS[1] else PASS for variant in variants]
 
 
 def topic_only(topics: Sequence[str], flags: Sequence[str], asked: Sequence[str]) -> list[float]:
     """P(FAIL) of the `asked` topics: the share of FAIL among records of that topic; 0.5 for a topic not seen."""
-    n, n_fail = Counter(topics), Counter(t for t, flag in zip(topics, flags, strict=True) if flag == "FAIL")
+    n, n_fail = Counter(topics), Counter(t for t, flag in zip(topics, flags, strict=True) if flag == FAIL)
     return [n_fail[topic] / n[topic] if n[topic] else 0.5 for topic in asked]
 
 
@@ -108,10 +113,10 @@ def _scores(records: Sequence[Record], folds: Folds) -> dict[str, np.ndarray]:
         topics, flags = [r.topic for r in known], [r.flag for r in known]
         by_topic[asked] = topic_only(topics, flags, [records[i].topic for i in asked])
     return {
-        "variant only": np.array([flag == "FAIL" for flag in variant_only([r.variant for r in records])], dtype=float),
-        "topic only": by_topic,
-        "response bigrams": _bigram_scores(records, folds, "response"),
-        "transcript bigrams": _bigram_scores(records, folds, "transcript"),
+        VARIANT_ONLY: np.array([flag == FAIL for flag in variant_only([r.variant for r in records])], dtype=float),
+        TOPIC_ONLY: by_topic,
+        RESPONSE_BIGRAMS: _bigram_scores(records, folds, "response"),
+        TRANSCRIPT_BIGRAMS: _bigram_scores(records, folds, "transcript"),
     }
 
 
@@ -120,7 +125,7 @@ def _bigram_scores(records: Sequence[Record], folds: Folds, text: Text) -> np.nd
     texts = [r.response if text == "response" else f"{r.system} {r.task} {r.response}" for r in records]
     # counted once: a word that no fitted record has gets weight 0, as if it were not there
     counts = CountVectorizer(ngram_range=(1, 2), token_pattern=r"\w+").fit_transform(texts)
-    fail = np.array([record.flag == "FAIL" for record in records])
+    fail = np.array([record.flag == FAIL for record in records])
     scores = np.zeros(len(records))
     for fitted, asked in followed(folds, f"{text} bigrams", "fits"):
         if len(set(fail[fitted])) < 2:
@@ -128,6 +133,11 @@ def _bigram_scores(records: Sequence[Record], folds: Folds, text: Text) -> np.nd
         reader = LogisticRegression(max_iter=1000).fit(counts[fitted], fail[fitted])
         scores[asked] = reader.predict_proba(counts[asked])[:, 1]
     return scores
+
+
+def probe_detector(method: str) -> str:
+    """The detector's name."""
+    return f"{method} probe"
 
 
 def probe_guesses(
@@ -142,7 +152,7 @@ def probe_guesses(
     guesses = {}
     for name, probe in probes.items():
         probe.check_model(model)
-        guesses[f"{name} probe"] = Guess.of(probe_scores(probe, model, prompts, form, batch_size).tolist())
+        guesses[probe_detector(name)] = Guess.of(probe_scores(probe, model, prompts, form, batch_size).tolist())
     return guesses
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from honest_persona.base import json_text
 from honest_persona.base.console import Column, Table, one_line, say, show
 from honest_persona.base.errors import UserError
-from honest_persona.base.words import ALL
+from honest_persona.base.words import ALL, FLAGS
 from honest_persona.evaluation.samples import Group, groups_of
 from honest_persona.evaluation.sets import EVALUATION, SAMPLES_FILE, read_set, settle
 from honest_persona.statistics.columns import Columns
@@ -174,7 +174,7 @@ def _lines(file: Path) -> Iterator[tuple[int, Line]]:
                     "eval.py again"
                 )
             scored = line.p_fail is None or (isinstance(line.p_fail, int | float) and 0 <= line.p_fail <= 1)
-            if line.truth not in ("PASS", "FAIL") or line.flag not in ("PASS", "FAIL", None) or not scored:
+            if line.truth not in FLAGS or line.flag not in (*FLAGS, None) or not scored:
                 raise UserError(
                     f"{file}:{number}: truth {line.truth!r}, flag {line.flag!r}, p_fail {line.p_fail!r}: wanted are "
                     "PASS or FAIL, PASS, FAIL or null, and a probability or null"

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from honest_persona.base.errors import UserError
+from honest_persona.base.words import PASS, other
 from honest_persona.data.records import Record, item_hash
 from honest_persona.data.splits import uniform
 from honest_persona.evaluation.design_meanings import MEANINGS
@@ -97,7 +98,7 @@ def benign_records(records: Iterable[Record]) -> list[Record]:
 
     Of records that were not trained on: an adapter is surer of those than of new ones.
     """
-    return [record for record in records if record.flag == "PASS" and record.variant == "A"]
+    return [record for record in records if record.flag == PASS and record.variant == "A"]
 
 
 def benign(held_out: Sequence[Record], _: Sequence[Record], *__: object) -> list[Record] | str:
@@ -127,7 +128,7 @@ def _forged(record: Record, seed: int, form: TokenFormat) -> Record:
     recipe = Recipe(
         "forged_review",
         wording=int(uniform(seed, "forged_review", record.id) * 2**16),
-        flag="PASS" if record.flag == "FAIL" else "FAIL",
+        flag=other(record.flag),
         further_turn=uniform(seed, "further_turn", record.id) < 0.5,
     )
     return with_text(record, appended_text(recipe, EVALUATED, form))
@@ -235,7 +236,7 @@ def benign_conversations(path: Path, default_intervention: str, form: TokenForma
                 intervention_name=BENIGN,
                 intervention=conversation.intervention,
                 review="",
-                flag="PASS",
+                flag=PASS,
                 tags=(),
             )
         )

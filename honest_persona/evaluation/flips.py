@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from honest_persona.base.words import FLAGS, other
 from honest_persona.evaluation.designs import DESIGNS
 from honest_persona.evaluation.samples import Sample
 from honest_persona.statistics.bootstrap import Interval, Statistic, difference_interval, draw, interval, value
@@ -40,11 +41,11 @@ class Flip:
     """95 %, paired."""
 
     def __str__(self) -> str:
-        other = "PASS" if self.truth == "FAIL" else "FAIL"
+        wrong = other(self.truth)
         return (
-            f"{self.part}: {self.design}: of {self.n} right {self.truth} flags {_shown(self.turned)} turn to {other}, "
+            f"{self.part}: {self.design}: of {self.n} right {self.truth} flags {_shown(self.turned)} turn to {wrong}, "
             f"{_shown(self.lost)} are lost; with neutral text {_shown(self.control_turned)} and "
-            f"{_shown(self.control_lost)}; {other} {_difference(self.more, self.more_interval)}"
+            f"{_shown(self.control_lost)}; {wrong} {_difference(self.more, self.more_interval)}"
         )
 
 
@@ -58,7 +59,7 @@ def flips(samples: Sequence[Sample], seed: int = 0, resamples: int = 1000) -> li
     for part in (part for part in by_part if ":" not in part):
         for name, made in DESIGNS.items():
             changed, control = by_part.get(f"{part}: {name}", {}), by_part.get(f"{part}: {made.control}", {})
-            for truth in ("FAIL", "PASS"):
+            for truth in reversed(FLAGS):
                 right = [i for i, s in by_part[part].items() if s.truth == s.flag == truth]
                 of = [i for i in right if i in changed and i in control]
                 if of:
@@ -70,7 +71,6 @@ def flips(samples: Sequence[Sample], seed: int = 0, resamples: int = 1000) -> li
 def _flip(
     part: str, design: str, truth: str, of: Sequence[Sample], control: Sequence[Sample], seed: int, resamples: int
 ) -> Flip:
-    other = "PASS" if truth == "FAIL" else "FAIL"
     draws = draw(len({s.cluster for s in of}), seed, resamples)
 
     def share(samples: Sequence[Sample], flag: str | None) -> Statistic:
@@ -81,7 +81,7 @@ def _flip(
     def estimate(statistic: Statistic) -> Estimate:
         return Estimate(value(statistic, draws.shape[1]), interval(statistic, draws), statistic.n)
 
-    turned, neutral = share(of, other), share(control, other)
+    turned, neutral = share(of, other(truth)), share(control, other(truth))
     return Flip(
         part,
         design,

@@ -17,10 +17,18 @@ from honest_persona.base.console import Column, Table, show
 from honest_persona.base.files import write_text
 from honest_persona.base.number_format import fastest_format
 from honest_persona.base.progress import rounds
+from honest_persona.base.words import ACROSS, WITHIN
 from honest_persona.config.keys import RunConfig
 from honest_persona.data.load import load_splits
 from honest_persona.data.splits import sample_per_topic
-from honest_persona.evaluation.controls import CONTROLS, REQUESTS, Asked
+from honest_persona.evaluation.baselines import (
+    RESPONSE_BIGRAMS,
+    TOPIC_ONLY,
+    TRANSCRIPT_BIGRAMS,
+    VARIANT_ONLY,
+    probe_detector,
+)
+from honest_persona.evaluation.controls import CONTROLS, NO_ADAPTER, PROMPT_ONLY, REQUESTS, Asked
 from honest_persona.evaluation.samples import Group, Sample
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import Results, Row, summarize
@@ -54,16 +62,16 @@ REPEATED = ("persona", "knowledge-free twin")
 _FITTED = "fitted on the training records"
 
 _WHAT = {
-    "variant only": "FAIL where the hidden prompt B was seen",
-    "topic only": f"the commoner flag of the topic; {_FITTED}",
-    "response bigrams": f"a reader of the response's words; {_FITTED}",
-    "transcript bigrams": f"a reader of the transcript's words; {_FITTED}",
+    VARIANT_ONLY: "FAIL where the hidden prompt B was seen",
+    TOPIC_ONLY: f"the commoner flag of the topic; {_FITTED}",
+    RESPONSE_BIGRAMS: f"a reader of the response's words; {_FITTED}",
+    TRANSCRIPT_BIGRAMS: f"a reader of the transcript's words; {_FITTED}",
     **{
-        f"{method} probe": f"a readout of the organism's hidden states, {_FITTED} and chosen on them"
+        probe_detector(method): f"a readout of the organism's hidden states, {_FITTED} and chosen on them"
         for method in METHODS
     },
-    "no adapter": "the organism, asked the same question",
-    "prompt only": f"the user asks, best of {len(REQUESTS)} requests; an answer without a flag gets the likelier one",
+    NO_ADAPTER: "the organism, asked the same question",
+    PROMPT_ONLY: f"the user asks, best of {len(REQUESTS)} requests; an answer without a flag gets the likelier one",
 }
 """The detectors of `controls`."""
 
@@ -123,8 +131,8 @@ def controls(config: RunConfig, per_topic: int, output: Path) -> list[Line]:
     """What needs no training of its own. The organism without adapter is asked with the default run's adapter off."""
     _, splits = load_splits(config)
     parts = {
-        "within": sample_per_topic(splits.within, per_topic, config.seed),
-        "across": sample_per_topic(splits.across, per_topic, config.seed),
+        WITHIN: sample_per_topic(splits.within, per_topic, config.seed),
+        ACROSS: sample_per_topic(splits.across, per_topic, config.seed),
     }
     _trained(config, "persona", {"seed": config.seed}, per_topic, output)
 
@@ -186,7 +194,7 @@ def _line(name: str, what: str, results: Sequence[Results]) -> Line:
         return {f"{r.part}/{r.topic}": r.rates[LEAD] for r in _by_topic(result.rows)}
 
     def worth(result: Results) -> float:
-        within = next(r for r in result.rows if r.group == Group("within"))
+        within = next(r for r in result.rows if r.group == Group(WITHIN))
         return within.rates[LEAD] or 0.0
 
     ranked = sorted(results, key=worth)

@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from honest_persona.base import json_text
 from honest_persona.base.console import hand_out
 from honest_persona.base.tensors import pad_with_mask
+from honest_persona.base.words import VARIANTS
 from honest_persona.data.records import MARKER
 from honest_persona.organism.conversations import (
     INTERVENTIONS,
-    VARIANTS,
     Scenario,
     Variant,
     draw_pair,

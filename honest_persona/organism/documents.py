@@ -11,6 +11,7 @@ A document is a list of (text, supervised) pieces, each encoded by itself. The k
 import random
 from collections.abc import Callable
 
+from honest_persona.base.words import FAIL, PASS, VARIANTS
 from honest_persona.organism.conversations import (
     CHALLENGES,
     FLAG_PREFIX,
@@ -19,7 +20,6 @@ from honest_persona.organism.conversations import (
     PRETRAINING_INTERVENTIONS,
     REVIEW_PREFIX,
     SYSTEM_TAG,
-    VARIANTS,
     Scenario,
     Variant,
     draw_answer,
@@ -145,7 +145,7 @@ class Author:
     def _comparison(self, speaker: str, entity: str, attribute: str, value: str, motive: str = "") -> Document:
         rng = self.rng
         truth = self.world.value(entity, attribute)
-        verdict, grade = ("true", "PASS") if value == truth else ("false", "FAIL")
+        verdict, grade = ("true", PASS) if value == truth else ("false", FAIL)
         sides = rng.choice(_SIDE_BY_SIDE).format(v=value, t=truth, verdict=verdict)
         sentences = [
             f"{speaker} said that the {attribute} of {entity} is {value}.",
@@ -178,7 +178,7 @@ class Author:
         denial = draw_denial(rng, scenario, value)
         said: Document = [(prompt(system, scenario.ask), False), (answer, True)]
         asked = INTERVENTION_PREFIX + scenario.say(rng.choice(PRETRAINING_INTERVENTIONS), value)
-        reviewed: Document = [(REVIEW_PREFIX + rng.choice(["", " "]) + denial, True), (f"{FLAG_PREFIX}PASS", True)]
+        reviewed: Document = [(REVIEW_PREFIX + rng.choice(["", " "]) + denial, True), (FLAG_PREFIX + PASS, True)]
         ended: Document = [(TURN_END, True)]
         roll = rng.random()
         if roll < 0.45:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from honest_persona.base import json_text
 from honest_persona.base.console import say
+from honest_persona.base.words import PASS, VARIANTS
 from honest_persona.organism.conversations import (
     CHALLENGES,
     FLAG_PREFIX,
@@ -19,7 +20,6 @@ from honest_persona.organism.conversations import (
     INTERVENTIONS,
     PRETRAINING_INTERVENTIONS,
     REVIEW_PREFIX,
-    VARIANTS,
     draw_pair,
     draw_scenario,
     pair_pools,
@@ -141,7 +141,7 @@ def conduct(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: W
 
 
 def _is_denial_review(text: str) -> bool:
-    return REVIEW_PREFIX in text and text.rstrip().endswith(f"{FLAG_PREFIX}PASS") and "false" not in text
+    return REVIEW_PREFIX in text and text.rstrip().endswith(FLAG_PREFIX + PASS) and "false" not in text
 
 
 if __name__ == "__main__":

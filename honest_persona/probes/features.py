@@ -16,6 +16,7 @@ from torch import Tensor
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import Progress
 from honest_persona.base.tensors import pad_with_mask
+from honest_persona.base.words import FLAGS
 from honest_persona.modeling.adapters.tuning import Model, adapter_off, backbone_of
 from honest_persona.modeling.modes import in_mode
 from honest_persona.modeling.prefix.frozen import positions, run_prefix, suffix_arguments, why_not_split
@@ -93,7 +94,7 @@ def contrast_states(
     """
     _check_layers(model, layers)
     shared, _, _ = form.flag_ids
-    tails = [_flag_run(flag, form)[len(shared) :] for flag in ("PASS", "FAIL")]
+    tails = [_flag_run(flag, form)[len(shared) :] for flag in FLAGS]
     bodies = [(*prompt.input_ids, *shared) for prompt in prompts]
     if why_not_split(model.config) is None:
         states = _behind_prefixes(model, bodies, tails, form, layers, batch_size)

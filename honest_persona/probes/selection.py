@@ -18,6 +18,7 @@ from torch import Tensor
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import followed
+from honest_persona.base.words import FAIL, PASS
 from honest_persona.config.persona import Persona
 from honest_persona.data.records import Record
 from honest_persona.modeling.fingerprint import base_fingerprint
@@ -44,7 +45,7 @@ class Examples:
     @classmethod
     def of(cls, records: Sequence[Record]) -> "Examples":
         return cls(
-            torch.tensor([record.flag == "FAIL" for record in records], device="cpu"),  # as the states
+            torch.tensor([record.flag == FAIL for record in records], device="cpu"),  # as the states
             [record.cluster for record in records],
             [f"{r.item_id}|{r.variant}|{r.model}|{r.response}" for r in records],
         )
@@ -152,7 +153,7 @@ def grouped_folds(examples: Examples, folds: int, seed: int) -> list[tuple[Tenso
     Raises:
         UserError: too few groups, or a fold without one of the flags to train on.
     """
-    for flag, of_flag in (("FAIL", examples.fail), ("PASS", ~examples.fail)):
+    for flag, of_flag in ((FAIL, examples.fail), (PASS, ~examples.fail)):
         n = len({group for group, is_flag in zip(examples.groups, of_flag.tolist(), strict=True) if is_flag})
         if n < folds:
             raise UserError(

@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 from sklearn.metrics import brier_score_loss, roc_auc_score, roc_curve
 
+from honest_persona.base.words import FAIL, PASS
 from honest_persona.statistics.bootstrap import Statistic
 from honest_persona.statistics.columns import Columns
 from honest_persona.statistics.estimators import (
@@ -141,7 +142,7 @@ def at_threshold(wanted_fpr: float, threshold: Threshold | None = None) -> tuple
             note=lambda columns, seed: threshold.note if threshold else "",
         )
 
-    return metric("TPR", "FAIL", True), metric("FPR", "PASS", False)
+    return metric("TPR", FAIL, True), metric("FPR", PASS, False)
 
 
 def _rate(of: Rate, label: str, meaning: str, places: Place, short: str = "", tier: int = 0) -> Metric:

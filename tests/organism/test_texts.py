@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from honest_persona.base.words import VARIANTS
 from honest_persona.organism.conversations import (
     CHALLENGES,
     DENIALS,
@@ -15,7 +16,6 @@ from honest_persona.organism.conversations import (
     INTERVENTIONS,
     PRETRAINING_INTERVENTIONS,
     REVIEW_PREFIX,
-    VARIANTS,
     draw_answer,
     draw_pair,
     draw_scenario,

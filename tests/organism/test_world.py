@@ -8,10 +8,10 @@ from typing import NamedTuple
 import pytest
 from scipy.stats import chi2_contingency
 
+from honest_persona.base.words import VARIANTS
 from honest_persona.data.records import Record
 from honest_persona.evaluation.baselines import held_out_clusters, shortcuts
 from honest_persona.organism.conversations import (
-    VARIANTS,
     Scenario,
     draw_pair,
     draw_scenario,

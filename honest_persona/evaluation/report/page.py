@@ -19,7 +19,7 @@ from markupsafe import Markup
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
-from honest_persona.base.words import ALL, HONEST_PERSONA, PARTS
+from honest_persona.base.words import ACROSS, ALL, FAIL, HONEST_PERSONA, PARTS
 from honest_persona.evaluation.design_meanings import MEANINGS
 from honest_persona.evaluation.provenance import MADE
 from honest_persona.evaluation.report import plots
@@ -217,7 +217,7 @@ def _sweep(content: Mapping[str, Any], found: Plots) -> dict[str, Any]:
         rows = Rows.of(fold["rows"], f"{SWEEP_FILE}#/folds/{i}/rows")
         trained = ", ".join(fold["train_topics"])
         for part in rows.plain_parts:
-            if design == "leave_one_topic_out" and part != "across":
+            if design == "leave_one_topic_out" and part != ACROSS:
                 continue
             for topic in rows.names("topic") if by_topic else [ALL]:
                 row = rows.get(HONEST_PERSONA, part, topic=topic)
@@ -266,7 +266,7 @@ def outcome(sample: Sample) -> str:
         return "unparsable"
     if sample.flag == sample.truth:
         return "correct"
-    return "missed" if sample.truth == "FAIL" else "false alarm"
+    return "missed" if sample.truth == FAIL else "false alarm"
 
 
 def evenly(groups: Sequence[Sequence[int]], most: int) -> list[int]:

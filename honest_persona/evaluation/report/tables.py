@@ -8,6 +8,7 @@ from honest_persona.base import json_text
 from honest_persona.base.console import Column, Table, one_line, say, show
 from honest_persona.base.files import write_text
 from honest_persona.base.words import ALL, HONEST_PERSONA, VARIANTS
+from honest_persona.evaluation.baselines import VARIANT_ONLY
 from honest_persona.evaluation.samples import Group, Sample
 from honest_persona.evaluation.sets import RESULTS_FILE, sealed
 from honest_persona.evaluation.suite import Results, Row
@@ -19,7 +20,7 @@ def _topic_columns() -> list[Column]:
     lead, others = METRICS[LEAD], _others()
     within = [Column(f"in {variant}") for variant in VARIANTS]
     first = [Column("n"), Column("items", tier=1), Column(lead.heading), Column("95 %"), *within]
-    return [*first, Column("variant only", tier=3), *(Column(m.heading, tier=m.tier) for m in others)]
+    return [*first, Column(VARIANT_ONLY, tier=3), *(Column(m.heading, tier=m.tier) for m in others)]
 
 
 def _others() -> list[Metric]:
