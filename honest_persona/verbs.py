@@ -1,7 +1,7 @@
 """What the verbs of `python -m honest_persona` do; their arguments are in cli.py.
 
 The package's other modules are imported inside the verbs: torch and its libraries read the environment when they are
-imported, which must be after `load_environment`.
+imported, which must be after `load_environment`. They take seconds, so arguments and config are checked before.
 """
 
 import argparse
@@ -9,11 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from honest_persona.base import json_text
 from honest_persona.base.console import console, hand_out, one_line, say, tell
 from honest_persona.base.errors import UserError
+
+if TYPE_CHECKING:
+    from honest_persona.config.keys import RunConfig
 
 KEPT: Mapping[str, str] = MappingProxyType(
     {
@@ -50,13 +53,11 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print training rows token by token, as the collator gets them."""
-    from honest_persona.config.load import load_config
-    from honest_persona.data.load import check_selection
+    config = _config(args, overrides)
     from honest_persona.modeling.token_format import token_format
     from honest_persona.prompts import show
     from honest_persona.prompts.prepare import prepare
 
-    config = load_config(args.config, overrides, checks=[check_selection])
     # the choice of fewer samples is a part of the choice of more, so these are rows that the run trains on
     n = args.n if config.num_samples is None else min(args.n, config.num_samples)
     form = token_format(config)
@@ -75,14 +76,13 @@ def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def shortcuts(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print what a config's data gives away: flags predicted from variant, topic and words alone, of held-out items."""
-    from honest_persona.config.load import load_config
-    from honest_persona.data.load import check_selection, load_records
+    config = _config(args, overrides)
+    from honest_persona.data.load import load_records
     from honest_persona.data.selection import Selection
     from honest_persona.evaluation.baselines import shortcut_samples
     from honest_persona.evaluation.report.tables import print_detectors
     from honest_persona.evaluation.suite import summarize
 
-    config = load_config(args.config, overrides, checks=[check_selection])
     records = load_records(config.dataset, Selection.of(config.as_dict())).records
     print_detectors(summarize(shortcut_samples(records)))
 
@@ -96,15 +96,13 @@ def keys(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Measure the honest persona on the embedded model organism, beside the controls that must fail."""
+    config = _config(args, overrides)
+    _check_no_upload(config)
     from honest_persona.base.locks import held
-    from honest_persona.config.load import load_config
-    from honest_persona.data.load import check_selection
     from honest_persona.experiments.organism import TRAINED, report
 
     if unknown := set(filter(None, args.only.split(","))) - set(TRAINED):
         raise UserError(f"--only: {', '.join(sorted(unknown))} is no condition; there are {', '.join(TRAINED)}")
-    config = load_config(args.config, overrides, checks=[check_selection])
-    _check_no_upload(config)
     output = Path(args.output)
     with held(output, "an organism report", "choose another --output"):
         report(config, seeds=args.seeds, per_topic=args.per_topic, output=output, only=args.only)
@@ -219,15 +217,13 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Train without each topic, on each alone, or as a plain follow-up beside the persona; evaluate every fold."""
+    config = _config(args, overrides)
+    _check_no_upload(config)
     from honest_persona.base.locks import held
     from honest_persona.base.ranks import rank
-    from honest_persona.config.load import load_config
-    from honest_persona.data.load import check_selection
     from honest_persona.evaluation.report.page import write_report
     from honest_persona.experiments.sweep import sweep as run_sweep
 
-    config = load_config(args.config, overrides, checks=[check_selection])
-    _check_no_upload(config)
     folder = run_sweep(config, args.design, limit=args.limit, output=Path(args.output) if args.output else None)
     if rank() == 0:
         with held(folder, "report", "draw the page when it has ended"):
@@ -236,12 +232,12 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def report(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Write report.html and the plots of an evaluation or a sweep again, from its files."""
-    from honest_persona.base.locks import held
-    from honest_persona.evaluation.report.page import write_report
-
     folder = Path(args.folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; give the one that eval.py wrote into")
+    from honest_persona.base.locks import held
+    from honest_persona.evaluation.report.page import write_report
+
     with held(folder, "report", "draw the page when it has ended"):
         say(f"report in {write_report(folder)}")
 
@@ -291,6 +287,14 @@ def export(args: argparse.Namespace, _: Sequence[str]) -> None:
     say(f"exported to {export_adapter(args.adapter, args.output, args.format)}")
 
 
+def _config(args: argparse.Namespace, overrides: Sequence[str]) -> "RunConfig":
+    """The config of a verb, which is sound before libraries are imported that take seconds."""
+    from honest_persona.config.load import load_config
+    from honest_persona.data.load import check_selection
+
+    return load_config(args.config, overrides, checks=[check_selection])
+
+
 def _check_intervention(text: str | None) -> None:
     from honest_persona.persona.conversations import text_problems
 
@@ -298,7 +302,7 @@ def _check_intervention(text: str | None) -> None:
         raise UserError(problems[0])
 
 
-def _check_no_upload(config: Any) -> None:
+def _check_no_upload(config: "RunConfig") -> None:
     if config.trainer.get("push_to_hub"):
         raise UserError("push_to_hub: these trainings are for comparison; push the one that you choose")
 

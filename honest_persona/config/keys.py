@@ -192,9 +192,6 @@ class RunConfig(PersonaKeys):
         options = options_of(info.data.get("objective", DEFAULT_OBJECTIVE))
         problems = []
         for name, value in given.items():
-            # The defaults are known to be right, and checking imports trl, which takes seconds.
-            if name in options.defaults and value == options.defaults[name]:
-                continue
             if name in cls.model_fields:
                 problems.append(f"{name}: is a key of its own, beside trainer")
             elif problem := trainer_fields.problem_with(options, name, value):

@@ -1,12 +1,9 @@
 """Whether a run may set a field of its trainer's config class, and whether a value fits the field's type and range."""
 
-import dataclasses
 import difflib
-import enum
 import types
 import typing
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from honest_persona.base import json_text
 from honest_persona.config.parsing import show
 from honest_persona.config.trainer_options import NO_TRAINER_EVALUATION, TrainerOptions
+from honest_persona.config.trainer_table import fields_of, is_enum
 
 _AT_LEAST_0, _AT_LEAST_1, _ABOVE_0 = Field(ge=0), Field(ge=1), Field(gt=0)
 _RANGES: Mapping[str, Any] = {
@@ -41,26 +39,14 @@ _SHARES_OR_STEPS = ("logging_steps", "save_steps", "warmup_steps")
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-@cache
-def _fields(options: TrainerOptions) -> dict[str, tuple[Any, tuple[str, ...]]]:
-    """Field name -> (type, choices) of the config class. Imports trl, which takes seconds."""
-    found = options.load_class()
-    hints = typing.get_type_hints(found)
-    return {
-        field.name: (hints[field.name], tuple(field.metadata.get("choices", ())) or _enum_values(hints[field.name]))
-        for field in dataclasses.fields(found)
-        if field.init
-    }
-
-
 def allowed_names(options: TrainerOptions) -> set[str]:
     """The fields that a run may set."""
-    return set(_fields(options)) - set(options.refused) - {"hub_token", "local_rank"}
+    return set(fields_of(options)) - set(options.refused) - {"hub_token", "local_rank"}
 
 
 def problem_with(options: TrainerOptions, name: str, value: Any) -> str | None:
     """What is wrong with the value of an allowed field; None if nothing is."""
-    hint, choices = _fields(options)[name]
+    hint, choices = fields_of(options)[name]
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(
             Annotated[hint, _RANGES[name]] if name in _RANGES else hint, config=_STRICT
@@ -142,7 +128,7 @@ def _in_words(hint: Any) -> str:
     if origin is Annotated:
         return _in_words(arguments[0])
     if origin in (typing.Union, types.UnionType):
-        parts = dict.fromkeys(_in_words(part) for part in arguments if not _is_enum(part))
+        parts = dict.fromkeys(_in_words(part) for part in arguments if not is_enum(part))
         return " or ".join(sorted(parts, key=lambda part: part == "null"))
     if origin is typing.Literal:
         return f"one of {', '.join(str(argument) for argument in arguments)}"
@@ -151,11 +137,3 @@ def _in_words(hint: Any) -> str:
             return f"a list of {', '.join(typing.get_args(arguments[0]))}"
         return "a list of text" if str in arguments else "a list"
     return "a mapping"
-
-
-def _is_enum(hint: Any) -> bool:
-    return isinstance(hint, type) and issubclass(hint, enum.Enum)
-
-
-def _enum_values(hint: Any) -> tuple[str, ...]:
-    return tuple(member.value for part in typing.get_args(hint) if _is_enum(part) for member in part)
