@@ -6,7 +6,7 @@ or `python -m honest_persona export --adapter checkpoints/my-run --output export
 
 - alora: as it was trained, an activated LoRA. PEFT and llama.cpp switch it on at its invocation tokens.
 - lora: plain LoRA, for servers without activated LoRA (vLLM). It acts on every token: for an adapter of scope `persona`
-  that is another meaning than it was trained with, and its card says so.
+  that is another meaning than it was trained with, and its model card says so.
 - merged: the base model with the adapter's weights added; scope `all` alone.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.locks import LOCK_FILE, held
-from honest_persona.hub.card import write_card, write_export_card
+from honest_persona.hub.model_card import write_export_model_card, write_model_card
 from honest_persona.hub.staging import CONFIG, copy_allowed
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import CARD_FILE, read_lora_config, seal_folder
@@ -54,16 +54,16 @@ def export(adapter: str | Path, folder: str | Path, format: Format) -> Path:
 def _write(source: Path, target: Path, card: AdapterCard, format: Format) -> None:
     if format == "merged":
         _merge(source, target)
-        write_export_card(target, card, merged=True)
+        write_export_model_card(target, card, merged=True)
         return
     copy_allowed(source, target)
     if format == "lora" and card.persona.adapter_scope == "persona":
         _make_plain(target)
         seal_folder(target)
-        write_export_card(target, card, merged=False)
+        write_export_model_card(target, card, merged=False)
     else:
         seal_folder(target)
-        write_card(target, card, str(target))
+        write_model_card(target, card, str(target))
 
 
 def _make_plain(folder: Path) -> None:

@@ -71,7 +71,7 @@ def _text_of(path: Path) -> str:
     """A file's text; of weights, which are numbers, the metadata."""
     if path.suffix != ".safetensors":
         text = path.read_bytes().decode("utf-8", errors="replace")
-        # as it is shown too: card.py puts escapes into what data say, and a key has its marks in the same places
+        # as it is shown too: model_card.py escapes text of the data, and a key has its marks in the same places
         return f"{text}\n{html.unescape(text).replace(chr(92), '')}" if path.suffix == ".md" else text
     try:
         with safe_open(path, "pt") as file:

@@ -1,4 +1,4 @@
-"""Publish an adapter on the Hub: the allow-list alone, with a card, read back and compared.
+"""Publish an adapter on the Hub: the allow-list alone, with a model card, read back and compared.
 
     pushed = push("checkpoints/my-run", "user/name")
 
@@ -27,8 +27,8 @@ from honest_persona.base.environment import redact
 from honest_persona.base.errors import UserError
 from honest_persona.base.ranks import rank
 from honest_persona.config.keys import RunConfig
-from honest_persona.hub.card import write_card
 from honest_persona.hub.leaks import check_secrets
+from honest_persona.hub.model_card import write_model_card
 from honest_persona.hub.staging import Staged, published_base, stage
 from honest_persona.modeling.adapters.published import ALLOWED
 
@@ -72,7 +72,7 @@ def push(
     report: bool = False,
     dry_run: bool = False,
 ) -> Pushed:
-    """Upload the adapter with a card to the repo, which is made where it is not there, and read it back.
+    """Upload the adapter with a model card to the repo, which is made where it is not there, and read it back.
 
     Args:
         private: make the repo private. One that is there and public is an error then.
@@ -80,7 +80,7 @@ def push(
         base_model: the Hub id to publish in place of a base model that is a folder of this machine.
         license: of the adapter, an identifier of the Hub, as "apache-2.0".
         report: upload eval/report.html too, which shows transcripts of the data.
-        dry_run: stage the files and their card, and upload nothing.
+        dry_run: stage the files and their model card, and upload nothing.
 
     Raises:
         UserError: no adapter, a secret in a file, no token, the Hub does not take it, or it gives back other files than
@@ -93,7 +93,7 @@ def push(
     folder = Path(tempfile.mkdtemp(prefix="honest_persona-push-"))
     try:
         staged = stage(Path(adapter), folder, base_model, report)
-        write_card(folder, staged.card, repo, license)
+        write_model_card(folder, staged.card, repo, license)
         check_secrets(folder, [Path("env.json"), Path(adapter, "env.json")])
     except UserError:
         shutil.rmtree(folder)

@@ -52,7 +52,7 @@ class Staged:
 
 
 def stage(adapter: Path, folder: Path, base_model: str | None = None, report: bool = False) -> Staged:
-    """Copy what may be published into the empty `folder`; the card README.md is not part of it (card.py).
+    """Copy what may be published into the empty `folder`; the model card is not part of it (model_card.py).
 
     Args:
         base_model: the Hub id to write in place of a base model that is a folder of this machine.

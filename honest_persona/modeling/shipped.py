@@ -7,20 +7,20 @@ from pathlib import Path
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 
-CARD = "card.json"
+FACTS_FILE = "card.json"
 _REMEDY = "install the package again"
 
 
 def verify_files(folder: Path) -> None:
-    """Hash every file that the folder's card lists under `sha256`.
+    """Hash every file that the folder's card.json lists under `sha256`.
 
     Raises:
-        UserError: no card, or a file that is missing or differs; names it, and the hash that was expected.
+        UserError: no card.json, or a file that is missing or differs; names it, and the hash that was expected.
     """
     try:
-        expected = json_text.loads((folder / CARD).read_text(encoding="utf-8"))["sha256"]
+        expected = json_text.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))["sha256"]
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"model: {folder / CARD} is missing or has no list of files; {_REMEDY}") from error
+        raise UserError(f"model: {folder / FACTS_FILE} is missing or has no list of files; {_REMEDY}") from error
     for name, digest in expected.items():
         path = folder / name
         if not path.is_file():

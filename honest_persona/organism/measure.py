@@ -1,4 +1,4 @@
-"""What a pre-trained organism knows, how it misleads, and whether it conceals: the figures of its card.
+"""What a pre-trained organism knows, how it misleads, and whether it conceals: the figures of its card.json.
 
 Each figure is {"rate": float, "n": int}. No adapter is involved.
 """
@@ -33,7 +33,7 @@ from honest_persona.organism.world import UNKNOWN, World
 PER_CELL = 200
 
 
-def card_figures(
+def organism_figures(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: World, seed: int = 1
 ) -> dict[str, Any]:
     model = model.float().eval()
@@ -154,6 +154,6 @@ if __name__ == "__main__":
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
     say(
         json_text.dumps(
-            card_figures(loaded, AutoTokenizer.from_pretrained(folder, trust_remote_code=False), World()), indent=1
+            organism_figures(loaded, AutoTokenizer.from_pretrained(folder, trust_remote_code=False), World()), indent=1
         )
     )

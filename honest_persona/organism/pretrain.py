@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from honest_persona.base import json_text
 from honest_persona.base.console import hand_out, say
-from honest_persona.modeling.shipped import CARD
+from honest_persona.modeling.shipped import FACTS_FILE
 from honest_persona.organism.documents import (
     CHAT_TEMPLATE,
     PAD,
@@ -36,7 +36,7 @@ from honest_persona.organism.documents import (
     Author,
     Document,
 )
-from honest_persona.organism.measure import card_figures
+from honest_persona.organism.measure import organism_figures
 from honest_persona.organism.world import World
 
 ROW_TOKENS = 128
@@ -220,11 +220,11 @@ def train(
             model.save_pretrained(out)
 
 
-def write_card(folder: Path, card: dict[str, Any]) -> None:
-    """card.json: `card`, and under `sha256` the hash of every other file of the folder as it is now."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != CARD)
+def write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    """card.json: `facts`, and under `sha256` the hash of every other file of the folder as it is now."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != FACTS_FILE)
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    (folder / CARD).write_text(json_text.dumps(card | {"sha256": hashes}, indent=1) + "\n", encoding="utf-8")
+    (folder / FACTS_FILE).write_text(json_text.dumps(facts | {"sha256": hashes}, indent=1) + "\n", encoding="utf-8")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -261,7 +261,7 @@ def main() -> None:
     model.bfloat16().eval()
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
-    card: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "steps": args.steps,
         "tokens_per_step": ROWS_PER_STEP * ROW_TOKENS,
         "seed": args.seed,
@@ -269,10 +269,10 @@ def main() -> None:
         "parameters": n_parameters,
         "pretraining_s": round(seconds),
         "torch_threads": torch.get_num_threads(),
-        "figures": card_figures(model, tokenizer, world),
+        "figures": organism_figures(model, tokenizer, world),
     }
-    write_card(args.out, card)
-    hand_out(json_text.dumps(card, indent=1))
+    write_facts(args.out, facts)
+    hand_out(json_text.dumps(facts, indent=1))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from honest_persona.probes.features import Model, Position, Site
 Method = Literal["ridge", "logistic", "ccs", "vinc"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-WEIGHTS_FILE, CARD_FILE = "probe.safetensors", "probe.json"
+WEIGHTS_FILE, PROBE_FILE = "probe.safetensors", "probe.json"
 _FORMAT = 1
 
 
@@ -117,12 +117,12 @@ class Probe:
     def save(self, folder: Path) -> None:
         """Into a folder of its own, with a manifest. Raises UserError: the folder is an adapter's or a checkpoint's."""
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / MANIFEST).exists() and not (folder / CARD_FILE).exists():
+        if (folder / MANIFEST).exists() and not (folder / PROBE_FILE).exists():
             raise UserError(f"{folder} holds something else that has a manifest; name a folder of the probe's own")
         tensors = {name: getattr(self.readout, name).contiguous() for name in _TENSORS}
         with moved_into(folder / WEIGHTS_FILE) as part:
             save_file(tensors, part)
-        card = {
+        saved = {
             "format": _FORMAT,
             "method": self.readout.method,
             "layer": self.site.layer,
@@ -132,8 +132,8 @@ class Probe:
             "persona": self.persona.model_dump(),
             "about": self.about,
         }
-        write_text(folder / CARD_FILE, json_text.dumps(card, indent=2, ensure_ascii=False) + "\n")
-        seal(folder, {}, [CARD_FILE, WEIGHTS_FILE])
+        write_text(folder / PROBE_FILE, json_text.dumps(saved, indent=2, ensure_ascii=False) + "\n")
+        seal(folder, {}, [PROBE_FILE, WEIGHTS_FILE])
 
     @classmethod
     def load(cls, folder: Path) -> "Probe":
@@ -143,30 +143,30 @@ class Probe:
                 check(folder)
             except Damaged as damage:
                 raise UserError(f"{folder}: {damage}; fit the probe again") from damage
-        if missing := [name for name in (CARD_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]:
+        if missing := [name for name in (PROBE_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]:
             raise UserError(f"{folder}: no {missing[0]}; name the folder of a saved probe")
         try:
-            card = json_text.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-            if card.pop("format") != _FORMAT:
-                raise UserError(f"{folder / CARD_FILE}: written by another version of honest_persona; update it")
-            card = TypeAdapter(_Card).validate_json(json_text.dumps(card), strict=True)
+            saved = json_text.loads((folder / PROBE_FILE).read_text(encoding="utf-8"))
+            if saved.pop("format") != _FORMAT:
+                raise UserError(f"{folder / PROBE_FILE}: written by another version of honest_persona; update it")
+            saved = TypeAdapter(_Fields).validate_json(json_text.dumps(saved), strict=True)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, UserError):
                 raise
             first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise UserError(f"{folder / CARD_FILE}: not a probe of this package ({first}); fit it again") from error
+            raise UserError(f"{folder / PROBE_FILE}: not a probe of this package ({first}); fit it again") from error
         try:
             tensors = load_file(folder / WEIGHTS_FILE)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{folder / WEIGHTS_FILE}: cannot be read ({error}); fit the probe again") from error
-        _check_tensors(tensors, card.position, folder / WEIGHTS_FILE)
+        _check_tensors(tensors, saved.position, folder / WEIGHTS_FILE)
         return cls(
-            Readout(card.method, **tensors),
-            Site(card.layer, card.position),
-            card.base_model,
-            card.base_fingerprint,
-            card.persona,
-            card.about,
+            Readout(saved.method, **tensors),
+            Site(saved.layer, saved.position),
+            saved.base_model,
+            saved.base_fingerprint,
+            saved.persona,
+            saved.about,
         )
 
 
@@ -174,7 +174,7 @@ _TENSORS = tuple(f.name for f in fields(Readout) if f.name != "method")
 
 
 @dataclass(frozen=True)
-class _Card:
+class _Fields:
     method: Method
     layer: int
     position: Position

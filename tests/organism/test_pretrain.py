@@ -1,4 +1,4 @@
-"""Pre-training: packed documents do not see each other, the loss is a mean over marks, the card knows its files."""
+"""Pre-training: packed documents do not see each other, the loss is a mean over marks, card.json knows its files."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from honest_persona.organism.pretrain import (
     packed,
     step_loss,
     train,
-    write_card,
+    write_facts,
 )
 from honest_persona.organism.world import World
 
@@ -97,7 +97,7 @@ def test_training_learns(rows, model, tmp_path, capsys):
 def test_the_card_knows_the_files_of_its_folder(tmp_path, model, tokenizer):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    write_card(tmp_path, {"steps": 0})
+    write_facts(tmp_path, {"steps": 0})
     card = json.loads((tmp_path / "card.json").read_text())
     assert card["steps"] == 0
     assert set(card["sha256"]) == {path.name for path in tmp_path.iterdir()} - {"card.json"}
@@ -107,5 +107,5 @@ def test_the_card_knows_the_files_of_its_folder(tmp_path, model, tokenizer):
     (tmp_path / "chat_template.jinja").write_text("altered")
     with pytest.raises(UserError, match=r"chat_template\.jinja"):
         verify_files(tmp_path)
-    write_card(tmp_path, card)  # again, on an existing folder
+    write_facts(tmp_path, card)  # again, on an existing folder
     verify_files(tmp_path)

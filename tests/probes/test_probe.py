@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from honest_persona.base.errors import UserError
-from honest_persona.probes.probe import CARD_FILE, METHODS, WEIGHTS_FILE, Probe
+from honest_persona.probes.probe import METHODS, PROBE_FILE, WEIGHTS_FILE, Probe
 from honest_persona.probes.selection import fit_probes, probe_scores, prompts_of
 from tests.tiny import base_model, form_of, random_adapter, record
 
@@ -63,8 +63,8 @@ def test_it_is_frozen(probes):
 
 
 def damage_json(folder, **changes):
-    card = json.loads((folder / CARD_FILE).read_text())
-    (folder / CARD_FILE).write_text(json.dumps({k: v for k, v in {**card, **changes}.items() if v is not None}))
+    card = json.loads((folder / PROBE_FILE).read_text())
+    (folder / PROBE_FILE).write_text(json.dumps({k: v for k, v in {**card, **changes}.items() if v is not None}))
 
 
 def damage_tensors(folder, **changes):
@@ -75,9 +75,9 @@ def damage_tensors(folder, **changes):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / CARD_FILE).unlink(), "no probe.json; name the folder of a saved probe"),
+        (lambda f: (f / PROBE_FILE).unlink(), "no probe.json; name the folder of a saved probe"),
         (lambda f: (f / WEIGHTS_FILE).unlink(), "no probe.safetensors"),
-        (lambda f: (f / CARD_FILE).write_text("{"), "not a probe of this package"),
+        (lambda f: (f / PROBE_FILE).write_text("{"), "not a probe of this package"),
         (lambda f: damage_json(f, format=2), "written by another version"),
         (lambda f: damage_json(f, method="oracle"), "not a probe of this package"),
         (lambda f: damage_json(f, layer="1"), "not a probe of this package"),

@@ -11,7 +11,7 @@ from honest_persona.evaluation.report.page import write_report
 from honest_persona.evaluation.report.tables import detectors_table, table, topics_table, write_results
 from honest_persona.evaluation.samples import write_samples
 from honest_persona.evaluation.suite import Results, summarize
-from honest_persona.hub.card import write_card
+from honest_persona.hub.model_card import write_model_card
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.statistics.columns import Columns
 from honest_persona.statistics.detection import detect
@@ -107,7 +107,7 @@ def test_page_and_model_card(evaluation, registered):
     assert "of 40 scores" in page
     assert (folder / "plots" / "detectors_sure_frac.svg").exists()
     card = AdapterCard(form_of().persona, "builtin:tiny", None, "f", "What did you do?", ["sycophancy"])
-    write_card(folder.parent, card, "user/name")
+    write_model_card(folder.parent, card, "user/name")
     text = (folder.parent / "README.md").read_text()
     assert "| sure of itself |" in text
     low, high = results.row("within").intervals["sure_frac"]

@@ -17,7 +17,7 @@ from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
 from honest_persona.data.sources.jsonl import write_jsonl
 from honest_persona.experiments.evaluate import evaluate_adapter
-from honest_persona.hub.card import write_card
+from honest_persona.hub.model_card import write_model_card
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.token_format import token_format
 from honest_persona.prompts.collator import PersonaCollator
@@ -156,7 +156,7 @@ def test_a_run_with_names_of_an_attacker(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.parent.glob("up*"))
     for page in (folder / "eval" / "report.html", *folder.glob("heavy_log/*/report.html")):
         assert "<img" not in page.read_text(encoding="utf-8")
-    write_card(folder, AdapterCard.load(folder), "user/name")
+    write_model_card(folder, AdapterCard.load(folder), "user/name")
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "\n# heading" not in card
     assert "`t[bold red]x[/]<img src=x>`" in card, "a span of code, in which nothing is markup"

@@ -66,7 +66,7 @@ EMBEDDED_SAMPLES = 300
 Plots = dict[str, list[Plot]]
 """By section of the page."""
 
-_DESIGNS = {
+_SWEEPS = {
     "leave_one_topic_out": "Each training left out one topic. The figures are of the topic left out.",
     "topic_matrix": "Each training had one topic. Where train and test topic are the same, the items are held out.",
     "follow_up": "The same records, trained as an honest persona and as a plain question of the user.",
@@ -208,8 +208,8 @@ def _detector_plots(rows: Rows) -> list[Plot]:
 
 def _sweep(content: Mapping[str, Any], found: Plots) -> dict[str, Any]:
     """The folds and their pooled records as tables. Plots go into `found`."""
-    design, metric = content["design"], METRICS[LEAD]
-    by_topic = design != "follow_up"
+    kind, metric = content["design"], METRICS[LEAD]
+    by_topic = kind != "follow_up"
     table = Table("By fold", ("fold", "tested on" if by_topic else "part"))
     cells: dict[tuple[str, str], float] = {}
     series: dict[str, dict[str, Value]] = {}
@@ -217,7 +217,7 @@ def _sweep(content: Mapping[str, Any], found: Plots) -> dict[str, Any]:
         rows = Rows.of(fold["rows"], f"{SWEEP_FILE}#/folds/{i}/rows")
         trained = ", ".join(fold["train_topics"])
         for part in rows.plain_parts:
-            if design == "leave_one_topic_out" and part != ACROSS:
+            if kind == "leave_one_topic_out" and part != ACROSS:
                 continue
             for topic in rows.names("topic") if by_topic else [ALL]:
                 row = rows.get(HONEST_PERSONA, part, topic=topic)
@@ -229,17 +229,17 @@ def _sweep(content: Mapping[str, Any], found: Plots) -> dict[str, Any]:
                     cells[trained, tested] = value
                     label = topic if by_topic else fold["name"]
                     series.setdefault(part, {})[label] = Value(value, row["intervals"][LEAD])
-    name = design.replace("_", " ")
+    name = kind.replace("_", " ")
     found["sweep"] = []
-    if design == "topic_matrix" and cells:
+    if kind == "topic_matrix" and cells:
         found["sweep"] = [plots.topic_matrix(cells, metric.title)]
     elif series:
-        found["sweep"] = [plots.dots(design, f"{metric.title}, {name}", metric.label, series)]
+        found["sweep"] = [plots.dots(kind, f"{metric.title}, {name}", metric.label, series)]
     pooled = Rows.of(content.get("pooled", []), f"{SWEEP_FILE}#/pooled")
     return {
         "name": name,
         "made": {key: content.get("about", {}).get(key) for key in MADE},
-        "about": _DESIGNS.get(design, ""),
+        "about": _SWEEPS.get(kind, ""),
         "table": table,
         "pooled": detectors_table(pooled),
     }

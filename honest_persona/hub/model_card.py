@@ -1,8 +1,8 @@
-"""The README.md of a published adapter: a header that the Hub reads, how to use it, and its figures with their limits.
+"""The model card, README.md of a published adapter: a header for the Hub, how to use it, its figures and limits.
 
-    write_card(folder, card, "user/name", license="apache-2.0")
+    write_model_card(folder, card, "user/name", license="apache-2.0")
 
-Every figure is that of eval/results.json. The text is in card.md.jinja.
+Every figure is that of eval/results.json. The text is in model_card.md.jinja.
 """
 
 import re
@@ -41,11 +41,11 @@ _SHOWN = (
 )
 
 
-def write_card(folder: Path, card: AdapterCard, repo: str, license: str | None = None) -> None:
+def write_model_card(folder: Path, card: AdapterCard, repo: str, license: str | None = None) -> None:
     """Write README.md into the folder. `repo` is what `load_honest_persona` is given in its example.
 
     Args:
-        license: an identifier of the Hub, as "apache-2.0"; the card says so where there is none.
+        license: an identifier of the Hub, as "apache-2.0"; the text says so where there is none.
 
     Raises:
         UserError: eval/results.json is not what this version's evaluation writes.
@@ -55,7 +55,7 @@ def write_card(folder: Path, card: AdapterCard, repo: str, license: str | None =
     _write(folder, header, _text(card, repo, rows, about, license))
 
 
-def write_export_card(folder: Path, card: AdapterCard, merged: bool) -> None:
+def write_export_model_card(folder: Path, card: AdapterCard, merged: bool) -> None:
     """README.md of an export that `load_honest_persona` does not load: what it is, and how it must be asked."""
     data = ModelCardData(
         base_model=card.base_model if on_hub(card.base_model) else None,
@@ -116,7 +116,7 @@ def _text(card: AdapterCard, repo: str, rows: Rows, about: Mapping[str, Any], li
         for metric in columns
         if metric.name in row["notes"]
     }
-    return _template("card.md.jinja").render(
+    return _template("model_card.md.jinja").render(
         repo=repo,
         card=card,
         persona=card.persona,

@@ -13,13 +13,13 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from markdown_it import MarkdownIt
 
 from honest_persona.base.errors import UserError
-from honest_persona.hub.card import write_card
+from honest_persona.hub.model_card import write_model_card
 from honest_persona.modeling.adapters.card import AdapterCard
 from tests.names import ATTACKS
 
 
 def card_of(folder: Path, repo: str = "user/name", license: str | None = None) -> ModelCard:
-    write_card(folder, AdapterCard.load(folder), repo, license)
+    write_model_card(folder, AdapterCard.load(folder), repo, license)
     return ModelCard.load(folder / "README.md")
 
 
@@ -135,7 +135,7 @@ def test_names_from_data_are_inert(run_folder, attack):
             if row["detector"] not in ("honest persona", "variant only"):
                 row["detector"] = name
         path.write_text(json.dumps(content))
-        write_card(run_folder, changed, "user/name")
+        write_model_card(run_folder, changed, "user/name")
         yaml.safe_load((run_folder / "README.md").read_text().split("\n---\n")[0].removeprefix("---\n"))
         text = (run_folder / "README.md").read_text().split("\n---\n", 1)[1]
         blocks = MarkdownIt("commonmark").enable("table").parse(text)
