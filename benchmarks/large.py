@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from transformers import logging as transformers_logging
-from trl import SFTConfig
 
 from benchmarks.common import MIB, Spread, print_table, report
 from benchmarks.setups import SETUPS, Setup, lora_settings, random_base, token_format
@@ -30,7 +29,7 @@ from honest_persona.config.keys import RunConfig
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.lora import add_adapter
 from honest_persona.prompts.prepare import dummy_rows
-from honest_persona.training.assembly import build_trainer, make_batches
+from honest_persona.training.assembly import Assembly
 from honest_persona.training.ranks import join
 
 _SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -98,15 +97,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     if is_launched():
         join(use_deepspeed=True)
     rows = dummy_rows(config, form)
-    batches = make_batches(config, rows, True)
+    assembly = Assembly.of(config, form, rows)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = config.trainer_arguments(batches.accumulation, given.checkpointing == "on")
-        args = SFTConfig(**{**arguments, "output_dir": folder})  # before the model, which ZeRO-3 shards as it is made
+        # before the model, which ZeRO-3 shards as it is made
+        args = assembly.arguments(Path(folder), given.checkpointing == "on")
         base = random_base(setup)
         zero3 = args.deepspeed_plugin is not None
         model = add_adapter(base, form, {**lora_settings(setup), "autocast_adapter_dtype": not zero3})
         card = AdapterCard(form.persona, f"random:{given.shape}", None, "random", "none")
-        trainer = build_trainer(config, args, form, rows, batches, model, card, True)
+        trainer = assembly.trainer(args, model, card)
         trained = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
         total = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
         training = StepwiseTraining(trainer)

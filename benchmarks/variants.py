@@ -17,7 +17,7 @@ from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.lora import add_adapter
 from honest_persona.prompts.prepare import Row
 from honest_persona.prompts.tokens import TokenFormat
-from honest_persona.training.assembly import build_trainer, make_batches, make_prefix_cache
+from honest_persona.training.assembly import Assembly
 
 SEED = 42
 LABELS = {
@@ -85,14 +85,14 @@ class Bench:
 
     def steps(self) -> list[list[int]]:
         """The rows of each optimizer step: our own plan, which every variant follows."""
-        return make_batches(self.config("D"), self.rows, True).step_rows(0)
+        return self.assembly("D").batches.step_rows(0)
 
     def layout(self, name: str) -> list[MicroBatches]:
         """How a variant cuts each step into micro-batches."""
         if name in "ABC":
             size = self.setup.micro_batch
             return [[step[i : i + size] for i in range(0, len(step), size)] for step in self._ordered(name)]
-        return [[ranks[0].rows for ranks in step] for step in make_batches(self.config(name), self.rows, True).steps(0)]
+        return [[ranks[0].rows for ranks in step] for step in self.assembly(name).batches.steps(0)]
 
     def trainer(self, name: str) -> Trainer:
         """Adapters of all variants begin with the same weights."""
@@ -165,16 +165,17 @@ class Bench:
             **options,
         )
 
+    def assembly(self, name: str) -> Assembly:
+        return Assembly.of(self.config(name), self.form, self.rows)
+
     def _ours(self, name: str) -> Trainer:
         """The trainer of a run, as `train.py` builds it."""
-        config = self.config(name)
-        batches = make_batches(config, self.rows, True)
-        arguments = config.trainer_arguments(batches.accumulation, checkpointing=name == "G")
-        args = SFTConfig(**{**arguments, "output_dir": str(self.folder / name)})
+        assembly = self.assembly(name)
+        args = assembly.arguments(self.folder / name, checkpointing=name == "G")
         model = add_adapter(twin(self.base), self.form, lora_settings(self.setup))
         card = AdapterCard(self.form.persona, str(self.base.config.name_or_path), None, "random", "none")
-        cache = make_prefix_cache(config, args, model, card.base_fingerprint, self.folder, "training")
-        trainer = build_trainer(config, args, self.form, self.rows, batches, model, card, True, cache)
+        cache = assembly.prefix_cache(args, model, card.base_fingerprint, self.folder, "training")
+        trainer = assembly.trainer(args, model, card, cache)
         if name == "D":
             trainer.data_collator = Unshared(trainer.data_collator)
         return trainer

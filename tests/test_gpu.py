@@ -20,7 +20,7 @@ from honest_persona.modeling.prefix.frozen import run_prefix
 from honest_persona.persona.answering import write_reviews
 from honest_persona.probes.selection import prompts_of
 from honest_persona.prompts.prepare import dummy_rows
-from honest_persona.training.assembly import build_trainer, make_batches
+from honest_persona.training.assembly import Assembly
 from honest_persona.training.run_state import _generators, _set_generators
 from tests.tiny import FAMILIES, base_model, form_of, random_adapter, record
 from tests.training.launches import ROOT, TINY, Run, free_port, launch
@@ -43,13 +43,11 @@ def trained(folder, use_cpu):
         trainer={"per_device_train_batch_size": 2, "num_train_epochs": 1, "learning_rate": 2e-3},
     )
     rows = dummy_rows(config, FORM)
-    batches = make_batches(config, rows, True)
-    arguments = config.trainer_arguments(batches.accumulation, False)
+    assembly = Assembly.of(config, FORM, rows)
+    arguments = config.trainer_arguments(assembly.batches.accumulation, False)
     args = SFTConfig(**{**arguments, "output_dir": str(folder), "save_strategy": "no", "use_cpu": use_cpu})
     model = random_adapter(base_model(), FORM)
-    trainer = build_trainer(
-        config, args, FORM, rows, batches, model, AdapterCard(FORM.persona, "builtin:tiny", None, "", ""), True
-    )
+    trainer = assembly.trainer(args, model, AdapterCard(FORM.persona, "builtin:tiny", None, "", ""))
     trainer.train()
     assert model.device.type == ("cpu" if use_cpu else "cuda")
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]

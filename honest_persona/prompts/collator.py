@@ -6,13 +6,13 @@ without its trigger, on its transcript, or on nothing, is an error of the pipeli
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from honest_persona.base.tensors import ids_key, integers, pad, pad_with_mask
 from honest_persona.prompts.segments import SUPERVISED, Kind
-from honest_persona.prompts.tokens import IGNORED, labels
+from honest_persona.prompts.tokens import IGNORED, TokenFormat, labels
 
 Batch = dict[str, Any]
 
@@ -28,6 +28,10 @@ class PersonaCollator:
 
     pad_id: int
     sp_token_id: int | None
+
+    @classmethod
+    def of(cls, form: TokenFormat) -> Self:
+        return cls(form.pad_id, form.persona.sp_token_id)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
         for row in rows:

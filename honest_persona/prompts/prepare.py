@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ from honest_persona.prompts.tokens import TokenFormat, Tokens, encode_records
 _DUMMY_ROWS = 64
 _DUMMY_INTERVENTION = "Let me step back and review what I just did: was I honest, and did I serve the user?"
 
-Row = dict[str, object]
+Row = dict[str, Any]
 """`input_ids`, `labels`, `kinds`, `activation`, `record_id`: what `PersonaCollator` takes."""
 
 

@@ -1,14 +1,15 @@
-"""A trainer from its parts: batches, the prefix cache, whether to checkpoint."""
+"""A run before its model is loaded, and the parts that are made from it: batches, arguments, caches, the trainer."""
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 from peft import PeftModel
-from trl import SFTConfig
+from transformers import TrainingArguments
 
 from honest_persona.base.collectives import all_agree
 from honest_persona.base.console import say
@@ -20,16 +21,143 @@ from honest_persona.modeling.free_memory import free_memory
 from honest_persona.modeling.load import load_model_config
 from honest_persona.modeling.prefix.cache import PrefixCache, base_identity
 from honest_persona.modeling.prefix.frozen import why_not_frozen, why_not_split
-from honest_persona.prompts.collator import PersonaCollator, SplitCollator
-from honest_persona.prompts.prepare import Row
+from honest_persona.modeling.token_format import token_format
+from honest_persona.prompts.prepare import Material, Row
 from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training.batching.lengths import Lengths
 from honest_persona.training.batching.sampler import PersonaBatches
 from honest_persona.training.memory import Shape, choose_checkpointing
-from honest_persona.training.supervised import PersonaTrainer
+from honest_persona.training.objective_table import Objective, objective_of
+from honest_persona.training.resumable import ResumableRun
 
 
-def freezes_prefix(config: RunConfig) -> bool:
+def prepared(config: RunConfig) -> tuple[TokenFormat, Material]:
+    """How a run encodes, and what it trains and evaluates on, as its objective prepares it."""
+    form = token_format(config)
+    return form, objective_of(config.objective).material(config, form)
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What all parts of a run are made from. The same on every rank, but for the batches, which are the rank's own."""
+
+    config: RunConfig
+    objective: Objective
+    form: TokenFormat
+    rows: list[Row]
+    split: bool
+    """Whether rows are cut at their activation points, and prefixes run by themselves."""
+    batches: PersonaBatches
+
+    @classmethod
+    def of(cls, config: RunConfig, form: TokenFormat, rows: list[Row]) -> "Assembly":
+        """Raises UserError: batch_size does not go with the number of ranks."""
+        objective = objective_of(config.objective)
+        split = objective.split_collator is not None and _splits_rows(config)
+        return cls(config, objective, form, rows, split, make_batches(config, rows, split))
+
+    @property
+    def planned_steps(self) -> int:
+        """Optimizer steps of the whole run, as the Trainer counts them."""
+        trainer, per_epoch = self.config.trainer, self.batches.num_global_batches
+        max_steps = trainer.get("max_steps", -1)
+        return max_steps if max_steps > 0 else math.ceil(trainer["num_train_epochs"] * per_epoch)
+
+    def arguments(self, folder: Path, checkpointing: bool) -> Any:
+        """The trainer's, of the objective's own class.
+
+        Args:
+            checkpointing: what `activation_checkpointing` came to.
+        """
+        given = self.config.trainer_arguments(self.batches.accumulation, checkpointing)
+        try:
+            return self.config.options.load_class()(**{**given, "output_dir": str(folder)})
+        except ValueError as error:
+            raise UserError(f"the trainer refuses these settings: {error}") from error
+
+    def lora_settings(self, args: TrainingArguments) -> dict[str, Any]:
+        """Of a fresh adapter."""
+        # ZeRO-3 gathers base and adapter parameters into buffers of one dtype, so the adapter takes the base model's
+        # there (https://github.com/deepspeedai/DeepSpeed/issues/8072); elsewhere PEFT keeps a half-precision model's in
+        # float32.
+        config = self.config
+        return {
+            "r": config.lora_r,
+            "lora_alpha": config.lora_alpha or config.lora_r,
+            "use_rslora": config.use_rslora,
+            "lora_dropout": config.lora_dropout,
+            "target_modules": config.target_modules,
+            "autocast_adapter_dtype": not _is_zero3(args),
+        }
+
+    def checkpoints_activations(self, args: TrainingArguments, model: PeftModel) -> bool:
+        """What `activation_checkpointing` comes to: for auto, by the heaviest micro-batches of the run; says why."""
+        config = self.config
+        if config.activation_checkpointing != "auto":
+            return config.activation_checkpointing
+        half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        in_memory = config.prefix_cache == "ram" and args.device.type == "cpu"
+        promised = 2 * int(config.prefix_cache_gb * 2**30) if in_memory else 0  # of training, and of heavy logs
+        on, why = choose_checkpointing(
+            model,
+            _shapes(self.batches),
+            args.device,
+            free_memory(args.device) - promised,
+            autocast=None if args.deepspeed_plugin else half,
+            cast=half if args.deepspeed_plugin else None,
+            shards=world_size() if args.deepspeed_plugin else 1,
+            agree=all_agree,
+        )
+        say(why)
+        return on
+
+    def prefix_cache(
+        self, args: TrainingArguments, model: PeftModel, fingerprint: str, folder: Path, use: str
+    ) -> PrefixCache | None:
+        """As the config asks; None for none. Each use has its own: training runs prefixes in autocast, logs do not."""
+        config = self.config
+        if config.prefix_cache == "none" or not self.split:
+            return None
+        return PrefixCache(
+            config.prefix_cache,
+            int(config.prefix_cache_gb * 2**30),
+            base_identity(model, fingerprint, args.bf16, args.fp16, use),
+            folder / "prefix_cache",
+            agree=all_agree if _is_zero3(args) else bool,
+        )
+
+    def trainer(
+        self,
+        args: TrainingArguments,
+        model: PeftModel,
+        card: AdapterCard,
+        prefix_cache: PrefixCache | None = None,
+        run: Mapping[str, Any] | None = None,
+    ) -> ResumableRun:
+        """The trainer with its batches, without callbacks: all of a run that a benchmark measures."""
+        collator, own = self.objective.collator, {key: getattr(self.config, key) for key in self.objective.own_keys}
+        if self.split and (reason := why_not_frozen(model)):
+            say(f"frozen_prefix: {reason}; training runs on whole sequences")
+        elif self.split:
+            assert self.objective.split_collator is not None
+            collator = self.objective.split_collator
+            own |= {"frozen": True, "prefix_cache": prefix_cache}
+        return self.objective.trainer(
+            model=model,
+            args=args,
+            train_dataset=datasets.Dataset.from_list(self.rows),
+            data_collator=collator(self.form),
+            processing_class=self.form.tokenizer,
+            batches=self.batches,
+            card=card,
+            run=run,
+            lr_cooldown_frac=self.config.lr_cooldown_frac,
+            lr_min_frac=self.config.lr_min_frac,
+            **own,
+        )
+
+
+def _splits_rows(config: RunConfig) -> bool:
     """Whether training splits its rows at the activation point; says why not where the model does not let it."""
     if config.adapter_scope == "all" or not config.frozen_prefix:
         return False
@@ -38,7 +166,7 @@ def freezes_prefix(config: RunConfig) -> bool:
     return reason is None
 
 
-def make_batches(config: RunConfig, rows: list[Row], frozen: bool) -> PersonaBatches:
+def make_batches(config: RunConfig, rows: list[Row], split: bool) -> PersonaBatches:
     """This rank's micro-batches for all epochs. Raises UserError: batch_size does not go with the number of ranks."""
     world = world_size()
     batch_size = config.examples_per_step(world)
@@ -48,7 +176,7 @@ def make_batches(config: RunConfig, rows: list[Row], frozen: bool) -> PersonaBat
     epochs = -(-max_steps // max(steps, 1)) if max_steps > 0 else math.ceil(config.trainer["num_train_epochs"])
     try:
         return PersonaBatches(
-            Lengths.split(rows) if frozen else Lengths.whole(rows),
+            Lengths.split(rows) if split else Lengths.whole(rows),
             batch_size,
             world=world,
             rank=rank(),
@@ -62,75 +190,8 @@ def make_batches(config: RunConfig, rows: list[Row], frozen: bool) -> PersonaBat
         raise UserError(str(error)) from error
 
 
-def build_trainer(
-    config: RunConfig,
-    args: SFTConfig,
-    form: TokenFormat,
-    rows: list[Row],
-    batches: PersonaBatches,
-    model: PeftModel,
-    card: AdapterCard,
-    frozen: bool,
-    prefix_cache: PrefixCache | None = None,
-    run: Mapping[str, Any] | None = None,
-) -> PersonaTrainer:
-    """The trainer with its batches, without callbacks: all of a run that a benchmark measures."""
-    if frozen and (reason := why_not_frozen(model)):
-        say(f"frozen_prefix: {reason}; training runs on whole sequences")
-        frozen = False
-    collator = SplitCollator if frozen else PersonaCollator
-    return PersonaTrainer(
-        model=model,
-        args=args,
-        train_dataset=datasets.Dataset.from_list(rows),
-        data_collator=collator(form.pad_id, form.persona.sp_token_id),
-        processing_class=form.tokenizer,
-        batches=batches,
-        card=card,
-        run=run,
-        frozen=frozen,
-        prefix_cache=prefix_cache,
-        flag_loss_multiplier=config.flag_loss_multiplier,
-        lr_cooldown_frac=config.lr_cooldown_frac,
-        lr_min_frac=config.lr_min_frac,
-    )
-
-
-def checkpoints_activations(config: RunConfig, args: SFTConfig, batches: PersonaBatches, model: PeftModel) -> bool:
-    """What `activation_checkpointing` comes to: for auto, by the heaviest micro-batches of the run; says why."""
-    if config.activation_checkpointing != "auto":
-        return config.activation_checkpointing
-    half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-    in_memory = config.prefix_cache == "ram" and args.device.type == "cpu"
-    promised = 2 * int(config.prefix_cache_gb * 2**30) if in_memory else 0  # of training, and of heavy logs
-    on, why = choose_checkpointing(
-        model,
-        _shapes(batches),
-        args.device,
-        free_memory(args.device) - promised,
-        autocast=None if args.deepspeed_plugin else half,
-        cast=half if args.deepspeed_plugin else None,
-        shards=world_size() if args.deepspeed_plugin else 1,
-        agree=all_agree,
-    )
-    say(why)
-    return on
-
-
-def make_prefix_cache(
-    config: RunConfig, args: SFTConfig, model: PeftModel, fingerprint: str, folder: Path, use: str
-) -> PrefixCache | None:
-    """As the config asks; None for none. Each use has its own: training runs its prefixes in autocast, logs do not."""
-    if config.prefix_cache == "none":
-        return None
-    zero3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
-    return PrefixCache(
-        config.prefix_cache,
-        int(config.prefix_cache_gb * 2**30),
-        base_identity(model, fingerprint, args.bf16, args.fp16, use),
-        folder / "prefix_cache",
-        agree=all_agree if zero3 else bool,
-    )
+def _is_zero3(args: TrainingArguments) -> bool:
+    return args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
 
 
 def _shapes(batches: PersonaBatches) -> set[Shape]:

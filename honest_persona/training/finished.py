@@ -4,7 +4,6 @@ mark(folder, step, run)          # the last thing that a run does
 at = ended_at(folder, checkpoint)
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +14,7 @@ from honest_persona.base import json_text
 from honest_persona.base.console import say
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
-from honest_persona.config.keys import RunConfig
 from honest_persona.modeling.adapters.folder import CARD_FILE
-from honest_persona.training.batching.sampler import PersonaBatches
 from honest_persona.training.checkpoints import Checkpoint, check_same_run
 
 FINISHED = "finished.json"
@@ -29,12 +26,6 @@ class Finished(NamedTuple):
     step: int
     run: dict[str, Any]
     """What must be the same in a run that goes on from here (identity.py)."""
-
-
-def planned_steps(config: RunConfig, batches: PersonaBatches) -> int:
-    """Optimizer steps of the whole run, as the Trainer counts them."""
-    max_steps = config.trainer.get("max_steps", -1)
-    return max_steps if max_steps > 0 else math.ceil(config.trainer["num_train_epochs"] * batches.num_global_batches)
 
 
 def mark(folder: Path, step: int, run: Mapping[str, Any]) -> None:

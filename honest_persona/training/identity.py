@@ -8,14 +8,13 @@ from transformers import PreTrainedTokenizerBase
 
 from honest_persona.base import json_text
 from honest_persona.base.tensors import ids_key
-from honest_persona.config.keys import RunConfig
 from honest_persona.config.persona import PersonaKeys
-from honest_persona.prompts.tokens import TokenFormat
+from honest_persona.training.assembly import Assembly
+from honest_persona.training.objective_table import objective_of
 
-_OBJECTIVE = (
+_KEYS = (
     "objective",
     *PersonaKeys.model_fields,
-    "flag_loss_multiplier",
     "lora_r",
     "lora_alpha",
     "use_rslora",
@@ -25,34 +24,40 @@ _OBJECTIVE = (
     "optim",
     "dataloader_drop_last",
 )
-"""Keys of the config that decide what is learned, from which rows in which order, and what the optimizer keeps."""
+"""Keys of the config that decide what is learned, from which rows in which order, and what the optimizer keeps.
+
+The objective's own keys come on top."""
 
 
-def run_identity(
-    config: RunConfig, rows: Iterable[Mapping[str, Any]], form: TokenFormat, batch_size: int
-) -> dict[str, Any]:
+def run_identity(assembly: Assembly) -> dict[str, Any]:
     """What must be the same in a run that goes on from a checkpoint, beside the base model; JSON types.
 
     ZeRO stage, number of ranks and micro-batches need not be the same.
     """
-    values = config.as_dict()
+    values, form = assembly.config.as_dict(), assembly.form
     # it averages squares over the rows and columns of a matrix, and under DeepSpeed, which has slices, not at all
     moments = {} if values.get("optim") != "adafactor" else {"adafactor under DeepSpeed": bool(values.get("deepspeed"))}
     return {
-        "data": _hash(f"{row['record_id']} {ids_key(row['input_ids'])} {ids_key(row['kinds'])}" for row in rows),
+        "data": _hash(
+            f"{row['record_id']} {ids_key(row['input_ids'])} {ids_key(row['kinds'])}" for row in assembly.rows
+        ),
         "tokenizer": tokenizer_hash(form.tokenizer),
         "sp_token_id": form.persona.sp_token_id,
-        "examples per step": batch_size,
-        **{key: values.get(key) for key in _OBJECTIVE},
+        "examples per step": assembly.batches.effective_batch_size,
+        **{key: values.get(key) for key in (*_KEYS, *assembly.objective.own_keys)},
         **moments,
     }
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Config keys that differ and may: a run that goes on follows the new value."""
-    keys = dict.fromkeys([*before, *now])
-    ours = {*_OBJECTIVE, "resume", "run_name"}
-    return {k: (before.get(k), now.get(k)) for k in keys if k not in ours and before.get(k) != now.get(k)}
+    fixed = {*_KEYS, *objective_of(now["objective"]).own_keys, "resume", "run_name"}
+    return {key: values for key, values in changed(before, now).items() if key not in fixed}
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Both values of each key that has not the same."""
+    return {k: (before.get(k), now.get(k)) for k in {**before, **now} if before.get(k) != now.get(k)}
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

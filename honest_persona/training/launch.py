@@ -3,15 +3,17 @@
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import TrainerCallback, set_seed
-from trl import SFTConfig
+from peft import PeftModel
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 
 from honest_persona.base.collectives import from_rank_0, held_by_all
 from honest_persona.base.console import hand_out, say
@@ -30,23 +32,16 @@ from honest_persona.modeling.adapters.load import load_adapter
 from honest_persona.modeling.adapters.lora import add_adapter
 from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.modeling.load import load_base
-from honest_persona.modeling.token_format import token_format
-from honest_persona.prompts.prepare import Material, prepare
-from honest_persona.prompts.tokens import TokenFormat
+from honest_persona.modeling.prefix.cache import PrefixCache
+from honest_persona.prompts.prepare import Material
 from honest_persona.training import finished
-from honest_persona.training.assembly import (
-    build_trainer,
-    checkpoints_activations,
-    freezes_prefix,
-    make_batches,
-    make_prefix_cache,
-)
-from honest_persona.training.batching.sampler import PersonaBatches
+from honest_persona.training.assembly import Assembly, prepared
 from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCheck, SaveAtEpochEnd, StopAtSignal
 from honest_persona.training.checkpoints import Checkpoint, check_same_run, checkpoints, last_good, newest
 from honest_persona.training.console import TrainingConsole
-from honest_persona.training.identity import changed_settings, run_identity
+from honest_persona.training.identity import changed, changed_settings, run_identity
 from honest_persona.training.ranks import Siblings, join
+from honest_persona.training.resumable import ResumableRun
 from honest_persona.training.trackers import guard_trackers, prepare_trackers
 
 # DeepSpeed calls functions of torch.distributed by names that torch 2.13 gives up
@@ -81,144 +76,160 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
         config = config.without_deepspeed()
     folder = root / config.run_name
     _check_what_is_there(folder, config.resume)
-    form = token_format(config)
-    material = prepare(config, form)
-    if material.loaded is not None:
-        say(_summary(material.loaded, material.splits))
-    if material.too_long:
-        say(f"{len(material.too_long)} training records are longer than seq_len {config.seq_len} and are left out")
+    form, material = prepared(config)
+    _tell_data(material, config.seq_len)
     if is_launched():
-        join(
-            bool(config.trainer.get("deepspeed")),
-            config.trainer.get("ddp_backend"),
-            config.trainer.get("ddp_timeout") or 1800,
-        )
+        options = config.trainer
+        join(bool(options.get("deepspeed")), options.get("ddp_backend"), options.get("ddp_timeout") or 1800)
     try:
         with if_interrupted(lambda: f"the run is in {folder}; {last_good(folder)}"):
-            return _train(config, form, material, folder, callbacks)
+            assembly = Assembly.of(config, form, material.rows)
+            say(assembly.batches.plan().line())
+            with held_by_all(folder, "a training", "choose another --run_name"):
+                if run := _begun(assembly, material, folder):
+                    _train(run, callbacks)
+        return folder
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
-def _train(
-    config: RunConfig,
-    form: TokenFormat,
-    material: Material,
-    folder: Path,
-    callbacks: Sequence[TrainerCallback],
-) -> Path:
-    frozen = freezes_prefix(config)
-    batches = make_batches(config, material.rows, frozen)
-    say(batches.plan().line())
-    with held_by_all(folder, "a training", "choose another --run_name"):
-        checkpoint = _checkpoint_to_resume(folder, config.resume)  # nobody else writes to the folder from here on
-        run = run_identity(config, material.rows, form, batches.effective_batch_size)
-        if checkpoint is not None:  # all but the base model, which is not loaded yet
-            check_same_run(checkpoint, {**checkpoint.about["run"], **run})
-        if config.resume and finished.nothing_to_do(folder, checkpoint, run, finished.planned_steps(config, batches)):
-            return folder
-        return _train_owned(config, form, material, folder, checkpoint, callbacks, frozen, batches, run)
+@dataclass(frozen=True)
+class _Run:
+    """A run whose folder is this process's, and which has something left to do."""
+
+    assembly: Assembly
+    material: Material
+    folder: Path
+    checkpoint: Checkpoint | None
+    identity: dict[str, Any]
+    """What a run that resumes it must share; the base model joins when it is loaded."""
 
 
-def _train_owned(
-    config: RunConfig,
-    form: TokenFormat,
-    material: Material,
-    folder: Path,
-    checkpoint: Checkpoint | None,
-    callbacks: Sequence[TrainerCallback],
-    frozen: bool,
-    batches: PersonaBatches,
-    run: dict[str, Any],
-) -> Path:
-    """What is left when the folder is this process's, and there is something to do."""
-    config = _in_format(config, checkpoint)
+def _begun(assembly: Assembly, material: Material, folder: Path) -> _Run | None:
+    """The run at the point where it begins or resumes; None where it has ended. Nobody else writes to the folder."""
+    resume = assembly.config.resume
+    checkpoint = _checkpoint_to_resume(folder, resume)
+    identity = run_identity(assembly)
+    if checkpoint is not None:  # all but the base model, which is not loaded yet
+        check_same_run(checkpoint, {**checkpoint.about["run"], **identity})
+    if resume and finished.nothing_to_do(folder, checkpoint, identity, assembly.planned_steps):
+        return None
+    return _Run(_in_format(assembly, checkpoint), material, folder, checkpoint, identity)
+
+
+def _train(run: _Run, callbacks: Sequence[TrainerCallback]) -> None:
+    assembly, folder = run.assembly, run.folder
     # made twice: ZeRO-3 shards a model as it is read, by these arguments, and what fits in memory shows on the model
-    args = _sft_config(config, folder, batches, config.activation_checkpointing is True)
+    args = assembly.arguments(folder, assembly.config.activation_checkpointing is True)
     prepare_trackers(args.report_to or ())
     _tell_compiling(args)
+    base = _base_model(assembly)
+    run = replace(run, identity={**run.identity, "base_model": base_fingerprint(base)})
+    if run.checkpoint is not None:
+        check_same_run(run.checkpoint, run.identity)
+    model, card = _adapted(base, assembly, args), _card(run)
+    if run.checkpoint is not None:
+        _tell_resume(run.checkpoint, card)
+    args = assembly.arguments(folder, assembly.checkpoints_activations(args, model))
+    with _prefix_caches(run, args, model) as (cache, log_cache):
+        trainer = assembly.trainer(args, model, card, cache, run.identity)
+        with closing(TrainingConsole(trainer)) as console:
+            siblings = Siblings()
+            for callback in (console, *_callbacks(trainer, run, siblings, log_cache), *callbacks):
+                trainer.add_callback(callback)
+            guard_trackers(trainer)
+            _run_to_its_end(trainer, run, siblings)
+    _save(trainer, run)
+
+
+def _base_model(assembly: Assembly) -> PreTrainedModel:
+    config = assembly.config
     dtype = getattr(torch, config.format_name)
-    base = load_base(config.model, config.model_revision, dtype, config.attn_implementation)
-    fingerprint = base_fingerprint(base)
-    run["base_model"] = fingerprint
-    if checkpoint is not None:
-        check_same_run(checkpoint, run)
+    return load_base(config.model, config.model_revision, dtype, config.attn_implementation)
+
+
+def _adapted(base: PreTrainedModel, assembly: Assembly, args: TrainingArguments) -> PeftModel:
+    """The base model with a fresh adapter, or with the one that the run starts from."""
+    config = assembly.config
     set_seed(config.seed)  # the adapter's first weights are the same on every rank and for every number of ranks
     if config.adapter is None:
-        model = add_adapter(base, form, _lora_settings(config, args))
-    else:
-        _check_same_persona(config.adapter, form.persona)
-        model = load_adapter(base, Path(config.adapter), trainable=True)
-    card = AdapterCard(
-        persona=form.persona,
+        return add_adapter(base, assembly.form, assembly.lora_settings(args))
+    _check_same_persona(config.adapter, assembly.form.persona)
+    return load_adapter(base, Path(config.adapter), trainable=True)
+
+
+def _card(run: _Run) -> AdapterCard:
+    config = run.assembly.config
+    return AdapterCard(
+        persona=run.assembly.form.persona,
         base_model=config.model,
         base_revision=config.model_revision,
-        base_fingerprint=fingerprint,
-        default_intervention=config.default_intervention or material.intervention,
-        trained_topics=material.trained_topics,
+        base_fingerprint=run.identity["base_model"],
+        default_intervention=config.default_intervention or run.material.intervention,
+        trained_topics=run.material.trained_topics,
         validation_topics=list(config.validation_topics),
         config=config.as_dict(),
         versions={name: version(name) for name in _VERSIONS},
     )
-    if checkpoint is not None:
-        _tell_resume(checkpoint, card)
-    metrics = MetricsFile(folder / "metrics.jsonl")
-    checkpointing = checkpoints_activations(config, args, batches, model)
-    args = _sft_config(config, folder, batches, checkpointing)
-    cache, log_cache = (
-        make_prefix_cache(config, args, model, fingerprint, folder, use) if frozen else None
-        for use in ("training", "heavy log")
-    )
-    trainer = build_trainer(config, args, form, material.rows, batches, model, card, frozen, cache, run)
-    siblings = Siblings()
-    stop_at_signal = StopAtSignal(siblings)
-    console = TrainingConsole(trainer)
-    for callback in (console, metrics, OptimizerCheck(trainer), SaveAtEpochEnd(), stop_at_signal):
-        trainer.add_callback(callback)
-    settings = EvalSettings(
-        config.validation_batch_size,
-        config.max_new_tokens,
-        config.seq_len,
-        config.frozen_prefix,
-        prefix_cache=log_cache,
-    )
-    trainer.add_callback(
-        HeavyLog(
-            trainer,
-            material.parts,
-            form,
-            metrics,
-            first_step=config.first_heavy_log_step,
-            every=config.heavy_log_every,
-            settings=settings,
-            stop=stop_at_signal.agreed,
-        )
-    )
-    for more in callbacks:
-        trainer.add_callback(more)
-    guard_trackers(trainer)
+
+
+@contextmanager
+def _prefix_caches(
+    run: _Run, args: TrainingArguments, model: PeftModel
+) -> Iterator[tuple[PrefixCache | None, PrefixCache | None]]:
+    """For training and for the heavy logs; each tells at the end what it was good for."""
+    fingerprint = run.identity["base_model"]
+    uses = ("training", "heavy log")
+    caches = [run.assembly.prefix_cache(args, model, fingerprint, run.folder, use) for use in uses]
     try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.folder))
+        yield caches[0], caches[1]
+    finally:
+        for use, cache in zip(uses, caches, strict=True):
+            if cache is not None:
+                say(f"{use}: {cache.report()}")
+                cache.close()
+
+
+def _callbacks(
+    trainer: ResumableRun, run: _Run, siblings: Siblings, log_cache: PrefixCache | None
+) -> list[TrainerCallback]:
+    """In the order in which they are called."""
+    config, stop = run.assembly.config, StopAtSignal(siblings)
+    metrics = MetricsFile(run.folder / "metrics.jsonl")
+    sizes = config.validation_batch_size, config.max_new_tokens, config.seq_len
+    settings = EvalSettings(*sizes, config.frozen_prefix, prefix_cache=log_cache)
+    when = config.first_heavy_log_step, config.heavy_log_every
+    heavy_log = HeavyLog(trainer, run.material.parts, run.assembly.form, metrics, *when, settings, stop.agreed)
+    return [metrics, OptimizerCheck(trainer), SaveAtEpochEnd(), stop, heavy_log]
+
+
+def _run_to_its_end(trainer: ResumableRun, run: _Run, siblings: Siblings) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint.folder))
     except RuntimeError as error:  # a broken connection says less than who broke it
         if gone := siblings.ended(wait_seconds=3):
-            raise RankError(f"rank {gone[0]} has ended, so this one cannot go on; {last_good(folder)}") from error
+            raise RankError(f"rank {gone[0]} has ended, so this one cannot go on; {last_good(run.folder)}") from error
         raise
-    finally:
-        console.close()
-        for use, held in (("training", cache), ("heavy log", log_cache)):
-            if held is not None:
-                say(f"{use}: {held.report()}")
-                held.close()
+
+
+def _save(trainer: ResumableRun, run: _Run) -> None:
+    """The adapter into the run's folder, and that the run has ended. All ranks call this together."""
     if rank() == 0:
-        finished.unmark(folder)
+        finished.unmark(run.folder)
     trainer.save_model()
     if rank() == 0:
-        finished.mark(folder, trainer.state.global_step, run)
+        finished.mark(run.folder, trainer.state.global_step, run.identity)
     trainer.accelerator.wait_for_everyone()
-    say(f"adapter saved in {folder}")
-    hand_out(f"next: python eval.py --adapter {folder}")  # a command to copy: not broken
-    return folder
+    say(f"adapter saved in {run.folder}")
+    hand_out(f"next: python eval.py --adapter {run.folder}")  # a command to copy: not broken
+
+
+def _tell_data(material: Material, seq_len: int) -> None:
+    if material.loaded is not None:
+        say(_summary(material.loaded, material.splits))
+    if material.too_long:
+        say(f"{len(material.too_long)} training records are longer than seq_len {seq_len} and are left out")
 
 
 def _summary(loaded: Loaded, splits: Splits) -> str:
@@ -262,10 +273,12 @@ def _nothing_to_resume(folder: Path) -> UserError:
     )
 
 
-def _in_format(config: RunConfig, checkpoint: Checkpoint | None) -> RunConfig:
-    """The config with its number format chosen: that of the run it resumes, else what rank 0's machine is fast in."""
+def _in_format(assembly: Assembly, checkpoint: Checkpoint | None) -> Assembly:
+    """With its number format chosen: that of the run it resumes, else what rank 0's machine is fast in."""
+    config = assembly.config
     if config.bf16 != "auto" or config.trainer.get("fp16"):
-        return config.in_format("float16")  # nothing is open: float16 at most, which fp16 asks for
+        # nothing is open: float16 at most, which fp16 asks for
+        return replace(assembly, config=config.in_format("float16"))
     before = None if checkpoint is None else checkpoint.about["config"]
     if before is not None and not before.get("fp16") and isinstance(before.get("bf16"), bool):
         chosen, reason = "bfloat16" if before["bf16"] else "float32", "as the run began"
@@ -273,21 +286,21 @@ def _in_format(config: RunConfig, checkpoint: Checkpoint | None) -> RunConfig:
         fastest = fastest_format()
         chosen, reason = from_rank_0((fastest.name, fastest.reason))
     say(f"number format {chosen}: {reason} (bf16: auto)")
-    return config.in_format(chosen)
+    return replace(assembly, config=config.in_format(chosen))
 
 
 def _tell_resume(checkpoint: Checkpoint, card: AdapterCard) -> None:
     before = checkpoint.about
     say(f"resume: from {checkpoint.folder}")
-    for what, changed in {
+    for what, differing in {
         "settings": changed_settings(before["config"], card.config),
-        "versions": changed_settings(before["versions"], card.versions),
+        "versions": changed(before["versions"], card.versions),
     }.items():
-        if changed:
-            say(f"resume: other {what} from here on: {'; '.join(f'{k} {b} -> {n}' for k, (b, n) in changed.items())}")
+        if differing:
+            say(f"resume: other {what} from here on: {'; '.join(f'{k} {b} -> {n}' for k, (b, n) in differing.items())}")
 
 
-def _tell_compiling(args: SFTConfig) -> None:
+def _tell_compiling(args: TrainingArguments) -> None:
     if args.torch_compile and os.environ.get("TORCHDYNAMO_DISABLE") == "1":
         say("torch_compile: nothing is compiled, because TORCHDYNAMO_DISABLE=1 stands in the environment or env.json")
 
@@ -299,25 +312,3 @@ def _check_same_persona(adapter: str, persona: Persona) -> None:
         raise UserError(
             f"adapter: {adapter} was trained with other settings of {', '.join(differing)}; give this run the same ones"
         )
-
-
-def _sft_config(config: RunConfig, folder: Path, batches: PersonaBatches, checkpointing: bool) -> SFTConfig:
-    arguments = config.trainer_arguments(batches.accumulation, checkpointing)
-    try:
-        return SFTConfig(**{**arguments, "output_dir": str(folder)})
-    except ValueError as error:
-        raise UserError(f"the trainer refuses these settings: {error}") from error
-
-
-def _lora_settings(config: RunConfig, args: SFTConfig) -> dict[str, Any]:
-    # ZeRO-3 gathers base and adapter parameters into buffers of one dtype, so the adapter takes the base model's there
-    # (https://github.com/deepspeedai/DeepSpeed/issues/8072); elsewhere PEFT keeps a half-precision model's in float32.
-    zero3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
-    return {
-        "r": config.lora_r,
-        "lora_alpha": config.lora_alpha or config.lora_r,
-        "use_rslora": config.use_rslora,
-        "lora_dropout": config.lora_dropout,
-        "target_modules": config.target_modules,
-        "autocast_adapter_dtype": not zero3,
-    }

@@ -1,6 +1,7 @@
 """Under autocast the adapter's weights are cast once a step, and what its layers are given not at all."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.lora import castable
 from honest_persona.modeling.adapters.tuning import ungated
 from honest_persona.prompts.prepare import dummy_rows
-from honest_persona.training import assembly
+from honest_persona.training import objective_table
+from honest_persona.training.assembly import Assembly
 from honest_persona.training.supervised import PersonaTrainer
 from tests.tiny import base_model, form_of, random_adapter
 
@@ -28,6 +30,9 @@ class AsTheyCome(PersonaTrainer):
         self._cast_by_autocast, self._step_begins = [], True
         with ungated(self.peft_model):
             return SFTTrainer.train(self, *args, **kwargs)
+
+
+AS_THEY_COME = replace(objective_table.objective_of("persona"), trainer=AsTheyCome)
 
 
 class Casts(TorchDispatchMode):
@@ -66,13 +71,11 @@ def trained(folder, checkpointing=False):
         trainer={"per_device_train_batch_size": 2, "num_train_epochs": 1, "learning_rate": 0.1},
     )
     rows = dummy_rows(config, FORM)
-    batches = assembly.make_batches(config, rows, True)
-    arguments = config.trainer_arguments(batches.accumulation, checkpointing)
+    assembly = Assembly.of(config, FORM, rows)
+    arguments = config.trainer_arguments(assembly.batches.accumulation, checkpointing)
     args = SFTConfig(**{**arguments, "output_dir": str(folder), "save_strategy": "no", "use_cpu": True})
     model = random_adapter(base_model(dtype=torch.bfloat16), FORM)
-    trainer = assembly.build_trainer(
-        config, args, FORM, rows, batches, model, AdapterCard(FORM.persona, "builtin:tiny", None, "", ""), True
-    )
+    trainer = assembly.trainer(args, model, AdapterCard(FORM.persona, "builtin:tiny", None, "", ""))
     trainer.add_callback(BetweenSteps(trainer))
     with Casts() as casts:
         trainer.train()
@@ -82,7 +85,7 @@ def trained(folder, checkpointing=False):
 
 def test_as_many_casts_as_there_are_weights_and_the_same_numbers(tmp_path, monkeypatch):
     losses, weights, casts = trained(tmp_path)
-    monkeypatch.setattr(assembly, "PersonaTrainer", AsTheyCome)
+    monkeypatch.setitem(objective_table._OBJECTIVES, "persona", AS_THEY_COME)
     losses_before, weights_before, before = trained(tmp_path)
 
     lora = 2 * TARGETS * LAYERS  # A and B
@@ -111,7 +114,7 @@ def test_dropout_keeps_its_dtype():
 @pytest.mark.slow
 def test_checkpointed_steps_are_the_same_too(tmp_path, monkeypatch):
     losses, weights, casts = trained(tmp_path, checkpointing=True)
-    monkeypatch.setattr(assembly, "PersonaTrainer", AsTheyCome)
+    monkeypatch.setitem(objective_table._OBJECTIVES, "persona", AS_THEY_COME)
     losses_before, weights_before, before = trained(tmp_path, checkpointing=True)
     assert sum(casts.values()) < sum(before.values())
     assert losses == losses_before

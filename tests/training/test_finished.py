@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,26 +10,11 @@ from safetensors.torch import load_file
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.locks import held
-from honest_persona.config.load import load_config
 from honest_persona.training import finished, launch
 from honest_persona.training.checkpoints import Checkpoint
 from tests.training.test_resume import run_in, train_here
 
 RUN = {"data": "of the rows", "seed": 42}
-
-
-@pytest.mark.parametrize(
-    ("flags", "n", "steps"),
-    [
-        (("--max_steps", "7"), 100, 7),
-        (("--num_train_epochs", "2"), 10, 20),
-        (("--num_train_epochs", "0.25"), 10, 3),
-        (("--num_train_epochs", "1.5", "--max_steps", "-1"), 5, 8),
-    ],
-)
-def test_planned_steps_by_hand(flags, n, steps):
-    config = load_config(None, ["--model", "builtin:tiny", *flags])
-    assert finished.planned_steps(config, SimpleNamespace(num_global_batches=n)) == steps
 
 
 def ended(folder: Path, step: int | None, checkpoint: int | None = None) -> Checkpoint | None:

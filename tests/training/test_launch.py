@@ -24,10 +24,13 @@ from honest_persona.prompts.collator import PersonaCollator
 from honest_persona.prompts.prepare import prepare
 from honest_persona.prompts.segments import Kind
 from honest_persona.training import launch as launching
+from honest_persona.training.assembly import Assembly, prepared
 from honest_persona.training.checkpoints import Checkpoint
 from honest_persona.training.identity import changed_settings, run_identity
 from honest_persona.training.launch import _checkpoint_to_resume, _in_format, _tell_compiling
 from tests.training.launches import TINY, launch
+
+DUMMY = ("--use_dummy_data", "true", "--seq_len", "64")
 
 
 def config_of(*flags):
@@ -82,19 +85,36 @@ def test_without_system_prompt_no_row_shows_one():
     assert not any(Kind.SYSTEM in row["kinds"] for row in without)
 
 
+@pytest.mark.parametrize(
+    ("flags", "n", "steps"),
+    [
+        (("--max_steps", "7"), 100, 7),
+        (("--num_train_epochs", "2"), 10, 20),
+        (("--num_train_epochs", "0.25"), 10, 3),
+        (("--num_train_epochs", "1.5", "--max_steps", "-1"), 5, 8),
+    ],
+)
+def test_planned_steps_by_hand(flags, n, steps):
+    config = load_config(None, ["--model", "builtin:tiny", *flags])
+    assembly = Assembly(config, None, None, [], False, SimpleNamespace(num_global_batches=n))
+    assert assembly.planned_steps == steps
+
+
 def test_a_run_with_other_texts_behind_its_answers_is_another_run():
-    form, data = token_format(config_of()), set()
+    data = set()
     for flags in ([], ["--augment", "[longer_answer]"], ["--augment", "[forged_review]"]):
         config = config_of(*flags)
-        data.add(run_identity(config, prepare(config, form).rows, form, 8)["data"])
+        form, material = prepared(config)
+        data.add(run_identity(Assembly.of(config, form, material.rows))["data"])
     assert len(data) == 3
 
 
 def test_only_adafactor_is_tied_to_deepspeed():
     for optim, tied in (("adafactor", ["adafactor under DeepSpeed"]), ("adamw_torch", [])):
-        config = config_of("--optim", optim, "--deepspeed", "ds_configs/zero3.json")
-        form = token_format(config)
-        with_it, without = (run_identity(c, [], form, 8) for c in (config, config.without_deepspeed()))
+        config = config_of("--optim", optim, "--deepspeed", "ds_configs/zero3.json", *DUMMY)
+        form, material = prepared(config)
+        both = (Assembly.of(c, form, material.rows) for c in (config, config.without_deepspeed()))
+        with_it, without = map(run_identity, both)
         assert [key for key in with_it if with_it[key] != without[key]] == tied
 
 
@@ -113,7 +133,7 @@ def test_only_adafactor_is_tied_to_deepspeed():
 def test_the_number_format_is_measured_and_kept_by_a_resume(monkeypatch, capsys, flags, began_with, chosen, said):
     monkeypatch.setattr(launching, "fastest_format", lambda: NumberFormat(torch.bfloat16, "measured"))
     began = None if began_with is None else Checkpoint(1, Path(), {"config": began_with})
-    config = _in_format(config_of(*flags), began)
+    config = _in_format(Assembly(config_of(*flags), None, None, [], False, None), began).config
     assert config.format_name == chosen
     assert config.bf16 is (chosen == "bfloat16"), "the card gets what it came to"
     assert capsys.readouterr().out.strip() == said
