@@ -18,7 +18,7 @@ from honest_persona.entry import run_entry
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.builtin import TINY, tiny_tokenizer
 from honest_persona.modeling.token_format import token_format
-from honest_persona.persona import reviews as reviews_module
+from honest_persona.persona import product
 from honest_persona.prompts.segments import SUPERVISED, Kind, training_system
 from honest_persona.prompts.tokens import IGNORED, encode_record
 from honest_persona.training.launch import train
@@ -237,8 +237,8 @@ def no_model(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(reviews_module, "load_base", refuse)
-    monkeypatch.setattr(reviews_module, "load_honest_persona", refuse)
+    monkeypatch.setattr(product, "load_base", refuse)
+    monkeypatch.setattr(product, "load_honest_persona", refuse)
 
 
 @pytest.mark.parametrize(("bad", "message"), BAD_LINES)
@@ -350,7 +350,7 @@ def test_review_writes_a_line_per_conversation_in_order(command, adapter, tmp_pa
     assert code == 0
     written = [json.loads(text) for text in target.read_text(encoding="utf-8").splitlines()]
     assert [review["id"] for review in written] == ["a", "b", 3, 7]
-    persona = reviews_module.load_honest_persona(adapter)
+    persona = product.load_honest_persona(adapter)
     for given, review in zip(lines, written, strict=True):
         expected = persona.review(given["messages"], given.get("intervention", "Be honest now."), max_new_tokens=5)
         assert list(review) == ["id", "text", "flag", "p_fail", "above_threshold", "ending"]
@@ -386,7 +386,7 @@ def test_reviews_do_not_go_into_the_file_of_the_conversations(command, tmp_path)
 @pytest.mark.slow
 def test_reviews_that_are_written_stay_when_the_rest_does_not_come(command, adapter, tmp_path, monkeypatch):
     source, target = write_lines(tmp_path / "in.jsonl", [GOOD] * 3), tmp_path / "out.jsonl"
-    done, write_reviews = [], reviews_module.write_reviews
+    done, write_reviews = [], product.write_reviews
 
     def dies_at_the_third(*args, **kwargs):
         if len(done) == 2:
@@ -394,7 +394,7 @@ def test_reviews_that_are_written_stay_when_the_rest_does_not_come(command, adap
         done.append(1)
         return write_reviews(*args, **kwargs)
 
-    monkeypatch.setattr(reviews_module, "write_reviews", dies_at_the_third)
+    monkeypatch.setattr(product, "write_reviews", dies_at_the_third)
     words = ("review", "--adapter", adapter, "--input", source, "--output", target)
     code, _, err = command(*words, "--max_new_tokens", 3, "--batch_size", 1)
     assert (code, "2 lines are there" in err) == (1, True), "not only when the file is closed"
@@ -419,7 +419,7 @@ def test_public_names_are_the_functions():
     from honest_persona.modeling import load
 
     assert honest_persona.get_model is load.get_model
-    assert honest_persona.load_honest_persona is reviews_module.load_honest_persona
+    assert honest_persona.load_honest_persona is product.load_honest_persona
     with pytest.raises(AttributeError, match="no_such_name"):
         honest_persona.no_such_name  # noqa: B018
 
