@@ -116,8 +116,7 @@ class TestVariants:
             assert [sorted(i for micro in step for i in micro) for step in layout] == steps, name
 
     def test_tokens_by_hand(self, bench):
-        rows = [{"input_ids": [5] * (p + s), "labels": [-100] * p + [5] * s, "activation": p} for p, s in SIZES]
-        bench = replace(bench, rows=rows)
+        bench = replace(bench, rows=[made_row(*size) for size in SIZES])
         step = [[0, 1], [2]]  # rows 0 and 1 stand on one transcript of 30 tokens, row 2 on one of 10
         work = {name: bench.work(name, step) for name in LABELS}
         assert {w.represented_tokens for w in work.values()} == {34 + 36 + 15}
@@ -142,7 +141,7 @@ class TestVariants:
         prefix = 2 * n * 30 + attention * 30 * 30 / 2
         suffix = (4 * n + 6 * adapter) * 4 + 3 * attention * (4 * 30 + 4 * 4 / 2)
         head = 4 * 4 * 64 * 2048
-        bench = replace(bench, rows=[{"input_ids": [5] * 34, "labels": [-100] * 30 + [5] * 4, "activation": 30}])
+        bench = replace(bench, rows=[made_row(30, 4)])
         assert bench.work("D", [[0]]).useful_flops == prefix + suffix + head
         assert bench.work("F", [[0]]).useful_flops == suffix + head
 
@@ -171,6 +170,11 @@ class TestVariants:
 
 
 SIZES = [(30, 4), (30, 6), (10, 5)]
+
+
+def made_row(prefix, suffix):
+    row = {"input_ids": [5] * (prefix + suffix), "labels": [-100] * prefix + [5] * suffix, "activation": prefix}
+    return {**row, "prefix_key": str(prefix)}
 
 
 def test_batches_that_stand_for_a_heavy_log():

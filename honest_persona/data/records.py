@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from honest_persona.base import json_text
 from honest_persona.base.words import Flag, Variant
+from honest_persona.data.transcripts import transcript, transcript_id
 
 MARKER = "<split-personality-token>"
 
@@ -49,6 +50,12 @@ class Record(BaseModel, frozen=True, extra="forbid"):
     def cluster(self) -> str:
         """Records of one cluster are not independent: never split, and drawn together for intervals."""
         return self.group or self.item_id
+
+    @property
+    def transcript_id(self) -> str:
+        """By content: records of one transcript differ in their interventions. (A cache would be copied by
+        `model_copy`, with the id of the old response.)"""
+        return transcript_id(transcript(self.system, self.task, self.response))
 
 
 def item_hash(system_a: str, system_b: str | None, task: str) -> str:

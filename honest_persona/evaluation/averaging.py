@@ -21,10 +21,10 @@ def trained_wordings(train: Sequence[Record], n: int) -> list[str]:
 
 
 def in_wordings(records: Sequence[Record], wordings: Sequence[str]) -> list[Record]:
-    """Each transcript once with each of the wordings."""
+    """Each transcript of an item once with each of the wordings."""
     transcripts: dict[tuple[str, ...], Record] = {}
     for r in records:
-        transcripts.setdefault((r.topic, r.item_id, r.variant, r.model, r.response), r)
+        transcripts.setdefault((r.topic, r.item_id, r.model, r.transcript_id), r)
     return [
         r.model_copy(update={"id": f"{r.id}: wording {i}", "intervention": text, "intervention_name": f"wording {i}"})
         for r in transcripts.values()
@@ -40,14 +40,15 @@ class Transcripts(NamedTuple):
     disagreeing: int
     """Transcripts left out because their interventions have different truths: an average has none."""
     ambiguous: int
-    """Transcripts left out because an intervention occurs twice: two responses that samples cannot tell apart."""
+    """Left out because an intervention occurs twice: samples of versions without `Sample.transcript_id`, which cannot
+    tell two responses to one item apart."""
 
 
 def by_transcript(samples: Sequence[Sample]) -> Transcripts:
-    """Samples of one part, topic, item, variant and main model are of one transcript. Sorted, whatever their order."""
+    """Samples of one part by topic, item, variant, main model and transcript. Sorted, whatever their order."""
     found: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
     for s in samples:
-        found[s.part, s.topic, s.item_id, s.variant, s.model].append(s)
+        found[s.part, s.topic, s.item_id, s.variant, s.model, s.transcript_id].append(s)
     groups, disagreeing, ambiguous = [], 0, 0
     for _, group in sorted(found.items()):
         if len({s.intervention_name for s in group}) < len(group):

@@ -45,6 +45,8 @@ class Sample:
     review: str
     reference_review: str
     difficulty: str | None = None
+    transcript_id: str = ""
+    """`Record.transcript_id`; empty in files of versions that did not write it."""
     detector: str = HONEST_PERSONA
     prompt: Runs = ()
     """What the honest persona saw, up to its review."""
@@ -71,6 +73,7 @@ def sample_of(part: str, record: Record, review: Review, detector: str = HONEST_
         review=review.text,
         reference_review=record.review,
         difficulty=record.difficulty,
+        transcript_id=record.transcript_id,
         detector=detector,
         prompt=prompt,
     )

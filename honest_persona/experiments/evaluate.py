@@ -199,7 +199,7 @@ def calibrate_adapter(
         held = held_out(card, source)
         benign = benign_records([record for records in held.parts.values() for record in records])
         # one review per transcript: the wordings of the records' own interventions are not what is calibrated
-        by_transcript = {(r.item_id, r.variant, r.model, r.response): r for r in benign}
+        by_transcript = {(r.item_id, r.model, r.transcript_id): r for r in benign}
         conversations = [(r.cluster, record_messages(r)) for r in by_transcript.values()]
     if not conversations:
         raise UserError(f"no benign conversation in {source}: none held out is PASS in variant A. Give --input")

@@ -125,7 +125,7 @@ def _sample(part: str, record: Record) -> Sample:
     messages: list[ChatMessage] = [_MESSAGES[m["role"]](content=m["content"]) for m in record_messages(record)]
     messages[-1].metadata = {"intervention": record.intervention}
     names = ("topic", "variant", "item_id", "cluster", "model", "intervention_name", "intervention", "difficulty")
-    about = {name: getattr(record, name) for name in names}
+    about = {name: getattr(record, name) for name in (*names, "transcript_id")}
     return Sample(input=messages, target=record.flag, id=record.id, metadata={"part": part, **about})
 
 

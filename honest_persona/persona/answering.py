@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from honest_persona.base.collectives import any_rank
 from honest_persona.base.errors import RankError
-from honest_persona.base.tensors import ids_key, integers, pad_with_mask
+from honest_persona.base.tensors import integers, pad_with_mask
 from honest_persona.modeling.adapters.lora import activation_arguments
 from honest_persona.modeling.adapters.tuning import gate_of, ungated
 from honest_persona.modeling.prefix.cache import PrefixCache
@@ -157,16 +157,17 @@ class SharedPrefixes:
         prefix_cache: PrefixCache | None = None,
     ) -> None:
         self.model, self.form, self.prompts = model, form, prompts
-        place: dict[tuple[int, ...], int] = {}
-        self.transcript = [place.setdefault(tuple(p.input_ids[: p.activation]), len(place)) for p in prompts]
+        prefixes = {p.prefix_key: p.input_ids[: p.activation] for p in prompts}
+        number = {key: i for i, key in enumerate(prefixes)}
+        self.prefix_of = [number[p.prefix_key] for p in prompts]  # row of `self.prefix`, for each prompt
         self.suffixes = [p.input_ids[p.activation :] for p in prompts]
-        ids, mask = pad_with_mask(list(place), form.pad_id, "left", model.device)
+        ids, mask = pad_with_mask(list(prefixes.values()), form.pad_id, "left", model.device)
         adapter_on = form.persona.adapter_scope == "all"
         compute = partial(run_prefix, model, adapter_on=adapter_on)
         if prefix_cache is None or adapter_on:  # what the adapter has touched changes as it trains
             self.prefix = compute(ids, mask)
         else:
-            self.prefix = prefix_cache.fetch([ids_key(prefix) for prefix in place], ids, mask, compute)
+            self.prefix = prefix_cache.fetch(list(prefixes), ids, mask, compute)
         self.written: list[list[int]] = [[] for _ in prompts]
         self.flag_logits: Tensor
         """The logits of PASS and FAIL where each id of `written` was chosen, (B, max_new_tokens, 2)."""
@@ -175,7 +176,7 @@ class SharedPrefixes:
     def write(self, max_new_tokens: int) -> list[list[int]]:
         """Rows that have ended leave the batch whenever they are half of it."""
         device, sharded = self.prefix.mask.device, is_sharded(self.model)
-        mask, cache = run_suffixes(self.model, self.prefix, self.suffixes, self.transcript, self.form.pad_id)
+        mask, cache = run_suffixes(self.model, self.prefix, self.suffixes, self.prefix_of, self.form.pad_id)
         layers: list[Any] = cache.layers
         for i, layer in enumerate(layers):
             layers[i] = RoomyLayer(layer.keys, layer.values)
@@ -222,17 +223,17 @@ class SharedPrefixes:
         # where a forward call takes all ranks, each makes one, whatever was written on it
         if scored := rest or ([0] if is_sharded(self.model) else []):
             rows = [self.suffixes[i] + answers[i] for i in scored]
-            logits = self._flag_logits(rows, [self.transcript[i] for i in scored])
+            logits = self._flag_logits(rows, [self.prefix_of[i] for i in scored])
             seen |= zip(rest, logits, strict=False)
         return p_fail_of(torch.stack([seen[i] for i in range(len(answers))]))
 
-    def _flag_logits(self, rows: Sequence[list[int]], transcript: Sequence[int]) -> Tensor:
+    def _flag_logits(self, rows: Sequence[list[int]], prefix_of: Sequence[int]) -> Tensor:
         """The logits of PASS and FAIL behind suffixes, (B, 2)."""
         device = self.prefix.mask.device
         ids, mask = pad_with_mask(rows, self.form.pad_id, "right", device)
         with one_token_per_row(self.model, mask.sum(1) - 1):
             logits = self.model(
-                ids, **suffix_arguments(self.prefix, mask, torch.tensor(transcript, device=device))
+                ids, **suffix_arguments(self.prefix, mask, torch.tensor(prefix_of, device=device))
             ).logits
         return of_flags(logits[:, 0], self.form)
 

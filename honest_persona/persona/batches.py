@@ -11,7 +11,7 @@ Place = tuple[int, str, int, str]
 def place_of(prompt: Tokens) -> Place:
     """What `batches` sorts by: activation point, transcript, length, all ids."""
     ids = prompt.input_ids
-    return prompt.activation, ids_key(ids[: prompt.activation]), len(ids), ids_key(ids)
+    return prompt.activation, prompt.prefix_key, len(ids), ids_key(ids)
 
 
 def batches(places: Iterable[Place], batch_size: int, world: int) -> list[list[list[int]]]:

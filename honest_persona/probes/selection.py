@@ -40,14 +40,14 @@ class Examples:
     groups: Sequence[str]
     """Records of one group are in one fold: `Record.cluster`."""
     transcripts: Sequence[str]
-    """Records of one name share system prompt, task and response."""
+    """Records of one item, main model and `Record.transcript_id` have one name."""
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> "Examples":
         return cls(
             torch.tensor([record.flag == FAIL for record in records], device="cpu"),  # as the states
             [record.cluster for record in records],
-            [f"{r.item_id}|{r.variant}|{r.model}|{r.response}" for r in records],
+            [f"{r.item_id}|{r.model}|{r.transcript_id}" for r in records],
         )
 
     def __getitem__(self, index: Tensor) -> "Examples":

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import torch
 
-from honest_persona.base.tensors import ids_key, integers, pad, pad_with_mask
+from honest_persona.base.tensors import integers, pad, pad_with_mask
 from honest_persona.prompts.segments import SUPERVISED, Kind
 from honest_persona.prompts.tokens import IGNORED, TokenFormat, labels
 
@@ -19,7 +19,7 @@ Batch = dict[str, Any]
 
 @dataclass(frozen=True)
 class PersonaCollator:
-    """Rows `{input_ids, labels, kinds, activation, record_id}` to tensors of whole sequences.
+    """Rows `{input_ids, labels, kinds, activation, prefix_key, record_id}` to tensors of whole sequences.
 
     Returns:
         `input_ids`, `attention_mask`, `labels`, `kinds`: (B, T) int64, right-padded; `activation`: (B,) int64, the
@@ -92,7 +92,7 @@ class SplitCollator(PersonaCollator):
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
         for row in rows:
             self.check(row)
-        keys = [prefix_key(row) for row in rows]
+        keys = [row["prefix_key"] for row in rows]
         prefixes = {key: row["input_ids"][: row["activation"]] for key, row in zip(keys, rows, strict=True)}
         order = {key: i for i, key in enumerate(prefixes)}
         prefix_ids, prefix_mask = pad_with_mask(list(prefixes.values()), self.pad_id, "left")
@@ -108,8 +108,3 @@ class SplitCollator(PersonaCollator):
         super().check(row)
         if row["activation"] < 1:
             raise ValueError(f"record {row['record_id']!r}: nothing stands before the trigger")
-
-
-def prefix_key(row: Mapping[str, Any]) -> str:
-    """Rows with the same one stand on one transcript: the `ids_key` of the ids before the activation point."""
-    return ids_key(row["input_ids"][: row["activation"]])

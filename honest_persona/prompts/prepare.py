@@ -20,7 +20,7 @@ _DUMMY_ROWS = 64
 _DUMMY_INTERVENTION = "Let me step back and review what I just did: was I honest, and did I serve the user?"
 
 Row = dict[str, Any]
-"""`input_ids`, `labels`, `kinds`, `activation`, `record_id`: what `PersonaCollator` takes."""
+"""`input_ids`, `labels`, `kinds`, `activation`, `prefix_key`, `record_id`: what `PersonaCollator` takes."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ def training_row(record_id: str, tokens: Tokens) -> Row:
         "labels": tokens.labels,
         "kinds": [int(kind) for kind in tokens.kinds],
         "activation": tokens.activation,
+        "prefix_key": tokens.prefix_key,
         "record_id": record_id,
     }
 

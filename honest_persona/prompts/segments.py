@@ -12,6 +12,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.config.persona import Persona
 from honest_persona.data.records import Record
 from honest_persona.data.splits import uniform
+from honest_persona.data.transcripts import transcript
 from honest_persona.prompts.chat_format import ChatFormat
 
 
@@ -77,12 +78,7 @@ def answer_segments(review: str, flag: str, persona: Persona) -> list[Segment]:
 
 def record_messages(record: Record, system: str | None = None) -> list[dict[str, str]]:
     """The record's conversation, with its own system prompt or, where `system` is given, with that one instead."""
-    system = record.system if system is None else system
-    return [
-        *([{"role": "system", "content": system}] if system.strip() else []),
-        {"role": "user", "content": record.task},
-        {"role": "assistant", "content": record.response},
-    ]
+    return transcript(record.system if system is None else system, record.task, record.response)
 
 
 def training_system(record: Record, prob_exclude: float, prob_mismatch: float, seed: int) -> str:

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import followed
+from honest_persona.base.tensors import ids_key
 from honest_persona.config.persona import Persona
 from honest_persona.data.records import Record
 from honest_persona.prompts.chat_format import ChatFormat
@@ -37,6 +38,11 @@ class Tokens:
     @property
     def labels(self) -> list[int]:
         return labels(self.input_ids, self.kinds)
+
+    @cached_property
+    def prefix_key(self) -> str:
+        """Prompts with one key stand on one transcript: the `ids_key` of the ids before the activation point."""
+        return ids_key(self.input_ids[: self.activation])
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """Averages over interventions: of one transcript each, of one truth, and worth what they are worth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from honest_persona.evaluation.averaging import by_transcript, gains
+from honest_persona.evaluation.averaging import by_transcript, gains, in_wordings
 from tests.evaluation.scored import sample
+from tests.tiny import record
 
 V = [f"split_personality__version_{n}" for n in range(6)]
 
@@ -42,6 +45,24 @@ def test_what_has_no_single_truth_or_transcript_is_left_out_and_counted():
     groups, disagreeing, ambiguous = by_transcript(disagree + twice + on_transcript(2, [0.4, 0.2]))
     assert [[s.item_id for s in group] for group in groups] == [["i2", "i2"]]
     assert (disagreeing, ambiguous) == (1, 1)
+
+
+def test_two_responses_to_one_item_are_two_transcripts():
+    """Files of versions without `transcript_id` cannot tell them apart, so they leave both out."""
+    first, second = on_transcript(0, [0.5, 0.6], transcript_id="a"), on_transcript(0, [0.1], transcript_id="b")
+    groups, *left_out = by_transcript(second + first)
+    assert [[s.p_fail for s in group] for group in groups] == [[0.5, 0.6], [0.1]]
+    assert left_out == [0, 0]
+    old = [replace(s, transcript_id="") for s in second + first]
+    assert by_transcript(old) == ([], 0, 1)
+
+
+def test_each_response_is_asked_about_once_in_each_wording():
+    first, again, other = record(0, item_id="i"), record(1, item_id="i"), record(2, item_id="i", response="No.")
+    again = again.model_copy(update={name: getattr(first, name) for name in ("system", "task", "response")})
+    made = in_wordings([first, again, other], ["Why?", "Speak."])
+    expected = [(r.id, text) for r in (first, other) for text in ("Why?", "Speak.")]
+    assert [(r.id.partition(":")[0], r.intervention) for r in made] == expected
 
 
 def noisy(rng, transcripts=300, interventions=4, shared=0.0):

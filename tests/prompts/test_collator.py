@@ -3,15 +3,17 @@
 import pytest
 import torch
 
-from honest_persona.prompts.collator import PersonaCollator, SplitCollator, prefix_key
+from honest_persona.base.tensors import ids_key
+from honest_persona.prompts.collator import PersonaCollator, SplitCollator
+from honest_persona.prompts.prepare import training_row
 from honest_persona.prompts.segments import Kind
-from honest_persona.prompts.tokens import labels
+from honest_persona.prompts.tokens import Tokens, labels
 
 U, P, I, R, F, E = Kind.USER, Kind.PERSONA_TOKEN, Kind.INTERVENTION, Kind.REVIEW, Kind.FLAG, Kind.END  # noqa: E741
 
 
 def row(ids=(7, 8, 99, 5, 1, 2, 3), kinds=(U, U, P, I, R, F, E), activation=2, **changes):
-    made = {"input_ids": list(ids), "kinds": list(kinds), "activation": activation, "record_id": "r1"}
+    made = training_row("r1", Tokens(list(ids), list(kinds), activation))
     return {**made, "labels": labels(ids, kinds), **changes}
 
 
@@ -42,8 +44,8 @@ def test_split_rows_share_equal_prefixes_and_are_whole():
         again = torch.cat([batch["prefix_ids"][at], batch["input_ids"][i]])
         kept = torch.cat([batch["prefix_mask"][at], batch["attention_mask"][i]]).bool()
         assert again[kept].tolist() == whole["input_ids"]
-    assert batch["prefix_keys"] == [prefix_key(rows[0]), prefix_key(rows[1])]
-    assert prefix_key(rows[0]) == prefix_key(rows[2]) != prefix_key(rows[1])
+    assert batch["prefix_keys"] == [ids_key([7, 8]), ids_key([9])], "the keys of a cache on disk"
+    assert [r["prefix_key"] for r in rows] == [batch["prefix_keys"][i] for i in (0, 1, 0)]
 
 
 def test_a_split_row_needs_a_prefix():

@@ -5,8 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from honest_persona.prompts.collator import prefix_key
-
 SUFFIX_COST = 3
 """A suffix token is run forward and backward, a prefix token forward only."""
 
@@ -23,9 +21,9 @@ class Lengths(NamedTuple):
     def split(cls, rows: Sequence[Mapping[str, Any]]) -> "Lengths":
         """Of rows that `SplitCollator` cuts at their activation points."""
         numbers: dict[str, int] = {}
+        transcript = np.array([numbers.setdefault(row["prefix_key"], len(numbers)) for row in rows])
         prefix = np.array([row["activation"] for row in rows])
-        suffix = np.array([len(row["input_ids"]) for row in rows]) - prefix
-        return cls(prefix, suffix, np.array([numbers.setdefault(prefix_key(row), len(numbers)) for row in rows]))
+        return cls(prefix, np.array([len(row["input_ids"]) for row in rows]) - prefix, transcript)
 
     @classmethod
     def whole(cls, rows: Sequence[Mapping[str, Any]]) -> "Lengths":
