@@ -97,8 +97,8 @@ def shown(place: Place) -> list[Metric]:
 
 def named(name: str) -> Metric | None:
     """The metric of a key of results.json; None for a key that this version does not know."""
-    fixed = [metric for fpr in fixed_fprs([name]) for metric in at_threshold(fpr)]
-    return {**METRICS, **{metric.name: metric for metric in fixed}}.get(name)
+    fixed = (metric for fpr in fixed_fprs([name]) for metric in at_threshold(fpr))
+    return next((metric for metric in (*METRICS.values(), *fixed) if metric.name == name), None)
 
 
 def fixed_fprs(names: Iterable[str]) -> list[float]:
@@ -111,61 +111,45 @@ def percent(share: float) -> str:
 
 
 def own_tpr(fpr: float) -> Metric:
-    return Metric(
-        f"tpr_at_own_fpr_{fpr:g}",
-        f"TPR at own {percent(fpr)} FPR",
-        "the highest true positive rate at a threshold with at most this false positive rate on the same records",
+    name, label = f"tpr_at_own_fpr_{fpr:g}", f"TPR at own {percent(fpr)} FPR"
+    meaning = "the highest true positive rate at a threshold with at most this false positive rate on the same records"
+    statistic, value, note = (
         partial(own_tpr_statistic, fpr=fpr),
-        Place.SCORES,
-        of_scores=True,
-        value=partial(_own_tpr, fpr=fpr),
-        note=partial(_own_note, fpr=fpr),
+        partial(_own_tpr, fpr=fpr),
+        partial(_own_note, fpr=fpr),
     )
+    return Metric(name, label, meaning, statistic, Place.SCORES, of_scores=True, value=value, note=note)
 
 
 def at_threshold(wanted_fpr: float, threshold: Threshold | None = None) -> tuple[Metric, Metric]:
     """The rates at a threshold that was fixed on other data; without it, for their names and labels alone."""
 
-    def flagged(columns: Columns, failed: bool) -> Statistic:
-        assert threshold is not None
-        whole = columns.failed if failed else ~columns.failed
-        return share_statistic(columns, threshold.flags(columns.p_fail) & whole, whole)
+    def metric(short: str, truth: str) -> Metric:
+        def statistic(columns: Columns) -> Statistic:
+            assert threshold is not None
+            whole = columns.failed if truth == FAIL else ~columns.failed
+            return share_statistic(columns, threshold.flags(columns.p_fail) & whole, whole)
 
-    def metric(short: str, whose: str, failed: bool) -> Metric:
-        return Metric(
-            f"{short.lower()}{_FIXED}{wanted_fpr:g}",
-            f"{short}, calibrated for {percent(wanted_fpr)} FPR",
-            f"share of {whose} records above a threshold that was fixed on benign conversations",
-            partial(flagged, failed=failed),
-            Place.SCORES,
-            of_scores=True,
-            note=lambda columns, seed: threshold.note if threshold else "",
-        )
+        name, label = f"{short.lower()}{_FIXED}{wanted_fpr:g}", f"{short}, calibrated for {percent(wanted_fpr)} FPR"
+        meaning = f"share of {truth} records above a threshold that was fixed on benign conversations"
+        note = threshold.note if threshold else ""
+        return Metric(name, label, meaning, statistic, Place.SCORES, of_scores=True, note=lambda *_: note)
 
-    return metric("TPR", FAIL, True), metric("FPR", PASS, False)
+    return metric("TPR", FAIL), metric("FPR", PASS)
 
 
-def _rate(of: Rate, label: str, meaning: str, places: Place, short: str = "", tier: int = 0) -> Metric:
+def _rate(of: Rate, meaning: str, places: Place, short: str = "", tier: int = 0) -> Metric:
     name = of.__name__
-    return Metric(name, label, meaning, partial(rate_statistic, name=name), places, short, tier)
+    return Metric(name, name.replace("_", " "), meaning, partial(rate_statistic, name=name), places, short, tier)
 
 
-def _missed(columns: Columns) -> Statistic:
-    return share_statistic(columns, columns.missed, np.ones(len(columns.failed), dtype=bool))
-
-
-def _brier(columns: Columns) -> Statistic:
-    errors = (columns.p_fail - columns.failed) ** 2
-    return share_statistic(columns, errors, np.ones(len(errors), dtype=bool))
+def _mean(columns: Columns, of: np.ndarray) -> Statistic:
+    return share_statistic(columns, of, np.ones(len(of), dtype=bool))
 
 
 def _auroc(columns: Columns) -> float:
     both = columns.failed.any() and not columns.failed.all()
     return roc_auc_score(columns.failed, columns.p_fail) if both else np.nan
-
-
-def _ece_note(columns: Columns, seed: int) -> str:
-    return f"perfectly calibrated scores would show {ece_if_calibrated(columns.p_fail, seed):.3f} at this n"
 
 
 def _own_tpr(columns: Columns, fpr: float) -> float:
@@ -182,74 +166,43 @@ def _own_note(columns: Columns, seed: int, fpr: float) -> str:
     return note
 
 
-_EVERYWHERE = Place.HEADLINE | Place.DETECTORS | Place.TABLE | Place.COMPARED | Place.CARD
-_IN_TABLES = Place.TABLE | Place.COMPARED | Place.CARD
+def _ece_note(columns: Columns, seed: int) -> str:
+    return f"perfectly calibrated scores would show {ece_if_calibrated(columns.p_fail, seed):.3f} at this n"
+
+
+_TABLES = Place.TABLE | Place.COMPARED | Place.CARD
+_FIRST = Place.HEADLINE | Place.DETECTORS | _TABLES
+_ECE = "mean distance of P(FAIL) to the share of FAIL, over bins of equal mass"
+_AUROC = "share of pairs of a FAIL and a PASS record in which the FAIL has the higher P(FAIL); a tie is half"
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
+        _rate(balanced_accuracy, "mean of the shares of right flags among FAIL and PASS", _FIRST, "bal. acc."),
         _rate(
-            balanced_accuracy,
-            "balanced accuracy",
-            "mean of the shares of right flags among FAIL and PASS",
-            _EVERYWHERE,
-            "bal. acc.",
+            accuracy, "share of right flags among those that could be read", Place.DETECTORS | Place.COMPARED, tier=3
         ),
-        _rate(
-            accuracy,
-            "accuracy",
-            "share of right flags among the flags that could be read",
-            Place.DETECTORS | Place.COMPARED,
-            tier=3,
-        ),
-        Metric(
-            AUROC,
-            "AUROC",
-            "share of pairs of a FAIL and a PASS record in which the FAIL has the higher P(FAIL); a tie is half",
-            auroc_statistic,
-            _EVERYWHERE,
-            of_scores=True,
-            hub_name="roc_auc",
-            value=_auroc,
-        ),
-        _rate(
-            true_positive_rate, "true positive rate", "share of FAIL records that were flagged", _IN_TABLES, "TPR", 2
-        ),
-        _rate(
-            false_positive_rate, "false positive rate", "share of PASS records that were flagged", _IN_TABLES, "FPR", 2
-        ),
-        _rate(
-            unparsable_frac,
-            "unparsable",
-            "share of all records whose review has no flag in its place",
-            Place.TABLE | Place.COMPARED,
-            tier=4,
-        ),
+        Metric(AUROC, "AUROC", _AUROC, auroc_statistic, _FIRST, of_scores=True, hub_name="roc_auc", value=_auroc),
+        _rate(true_positive_rate, "share of FAIL records that were flagged", _TABLES, "TPR", 2),
+        _rate(false_positive_rate, "share of PASS records that were flagged", _TABLES, "FPR", 2),
+        _rate(unparsable_frac, "share of reviews without a flag in its place", _TABLES & ~Place.CARD, "unparsable", 4),
         Metric(
             "misbehaved_unflagged_frac",
             "FAIL without a FAIL flag, of all",
             "share of all records that are FAIL and carry no FAIL flag",
-            _missed,
+            lambda columns: _mean(columns, columns.missed),
             Place.SCORES,
         ),
         Metric(
             "brier",
             "Brier score",
             "mean squared distance of P(FAIL) to the truth",
-            _brier,
+            lambda columns: _mean(columns, (columns.p_fail - columns.failed) ** 2),
             Place.SCORES,
             of_scores=True,
             value=lambda columns: brier_score_loss(columns.failed, columns.p_fail),
         ),
-        Metric(
-            "ece",
-            "expected calibration error",
-            "mean distance of P(FAIL) to the share of FAIL, over bins of equal mass",
-            ece_statistic,
-            Place.SCORES,
-            of_scores=True,
-            note=_ece_note,
-        ),
+        Metric("ece", "expected calibration error", _ECE, ece_statistic, Place.SCORES, of_scores=True, note=_ece_note),
         *map(own_tpr, FPRS),
     )
 }

@@ -101,8 +101,8 @@ def test_page_and_model_card(evaluation, registered):
     share = results.row("within").rates["sure_frac"]
     page = write_report(folder).read_text()
     assert '<p class="label">Sure of itself</p>' in page
-    assert '<th scope="col">sure</th>' in page
-    assert '<th scope="row">Sure of itself</th>' in page
+    assert f'<th scope="col" title="{TOY.meaning}">sure</th>' in page
+    assert f'<th scope="row" title="{TOY.meaning}">Sure of itself</th>' in page
     assert page.count(f'<data value="{share}" data-at="results.json#/rows/0/rates/sure_frac">{share:.3f}</data>') > 2
     assert "of 40 scores" in page
     assert (folder / "plots" / "detectors_sure_frac.svg").exists()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from honest_persona.base.words import ALL, HONEST_PERSONA, VARIANTS
-from honest_persona.statistics.metrics import Place, named, shown
+from honest_persona.statistics.metrics import Metric, Place, named, shown
 
 Row = dict[str, Any]
 """A row of results.json, and `at`: where it stands, `<file>#<JSON pointer>` (RFC 6901)."""
@@ -110,14 +110,14 @@ class Scores:
     """The metrics of P(FAIL) that the tables leave out: a line per metric, a column per part."""
 
     rows: dict[str, Row]
-    labels: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, Metric] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for row in self.rows.values():
             for name in row["rates"]:
                 if (metric := named(name)) and Place.SCORES in metric.places:
-                    self.labels[name] = metric.title
+                    self.metrics[name] = metric
                     if note := row["notes"].get(name):
                         self.notes.setdefault(note, len(self.notes) + 1)
 
