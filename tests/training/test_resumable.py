@@ -54,7 +54,7 @@ class Plain(ResumableRun):
 
 
 def plain(folder, kind=Plain, **settings):
-    ids = torch.randint(10, 200, (12, 7), generator=torch.Generator().manual_seed(0)).tolist()
+    ids = torch.randint(10, 200, (16, 7), generator=torch.Generator().manual_seed(0)).tolist()
     args = TrainingArguments(
         str(folder),
         **{"max_steps": STEPS, "save_steps": SAVED_AT, "learning_rate": 1e-2, "logging_steps": 1, **settings},
