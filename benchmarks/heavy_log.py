@@ -34,7 +34,7 @@ from honest_persona.modeling.prefix.cache import PrefixCache
 from honest_persona.persona.answering import write_reviews
 from honest_persona.persona.batches import batches, place_of
 from honest_persona.persona.parsing import Review
-from honest_persona.prompts.prepare import Row
+from honest_persona.prompts.prepare import TrainingRow
 from honest_persona.prompts.segments import SUPERVISED, Kind
 from honest_persona.prompts.tokens import TokenFormat, Tokens
 
@@ -48,7 +48,7 @@ _HELD_BYTES = 2**36
 _BATCH_SIZE = {"tiny": 4, "cpu": 8, "gpu": 64, "h200": 64}
 
 
-def prompt_of(row: Row) -> Tokens:
+def prompt_of(row: TrainingRow) -> Tokens:
     """A row up to where the review begins."""
     kinds = [Kind(kind) for kind in row["kinds"]]  # type: ignore[attr-defined]
     end = next(i for i, kind in enumerate(kinds) if kind in SUPERVISED)

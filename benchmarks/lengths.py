@@ -23,7 +23,7 @@ from honest_persona.config.persona import Persona
 from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
 from honest_persona.prompts.persona_token import resolve_persona_token
-from honest_persona.prompts.prepare import Row, training_row
+from honest_persona.prompts.prepare import TrainingRow, training_row
 from honest_persona.prompts.segments import Kind
 from honest_persona.prompts.tokens import TokenFormat, Tokens, encode_record
 
@@ -68,7 +68,7 @@ def load_groups(selection: str, seq_len: int, n_rows: int, seed: int) -> list[Gr
     return drawn
 
 
-def random_rows(groups: Iterable[Group], vocabulary: int, sp_token_id: int, seed: int) -> list[Row]:
+def random_rows(groups: Iterable[Group], vocabulary: int, sp_token_id: int, seed: int) -> list[TrainingRow]:
     """Training rows of such lengths: the rows of a group have the same random prefix, and nothing else in common."""
     generator = random.Random(seed)
 

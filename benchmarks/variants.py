@@ -15,7 +15,7 @@ from benchmarks.setups import TARGETS, Setup, lora_settings, twin
 from honest_persona.config.keys import RunConfig
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.lora import add_adapter
-from honest_persona.prompts.prepare import Row
+from honest_persona.prompts.prepare import TrainingRow
 from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training.assembly import Assembly
 
@@ -79,7 +79,7 @@ class Bench:
     setup: Setup
     base: PreTrainedModel
     form: TokenFormat
-    rows: list[Row]
+    rows: list[TrainingRow]
     tokens_per_batch: int
     folder: Path
 
@@ -265,12 +265,12 @@ class Unshared:
 
     collate: Callable[[Any], Any]
 
-    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[TrainingRow]) -> dict[str, Any]:
         batch = self.collate(rows)
-        chosen = batch["transcript"]
+        chosen = batch["prefix_index"]
         batch |= {key: batch[key][chosen] for key in ("prefix_ids", "prefix_mask")}
         batch["prefix_keys"] = [f"{batch['prefix_keys'][i]}-{n}" for n, i in enumerate(chosen.tolist())]
-        return {**batch, "transcript": torch.arange(len(chosen))}
+        return {**batch, "prefix_index": torch.arange(len(chosen))}
 
 
 def static_bytes(trainer: Trainer) -> int:
@@ -283,19 +283,19 @@ def adapter_weights(model: PeftModel) -> Iterator[tuple[str, torch.nn.Parameter]
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
-def _ids(row: Row) -> list[int]:
+def _ids(row: TrainingRow) -> list[int]:
     ids = row["input_ids"]
     assert isinstance(ids, list)
     return ids
 
 
-def _labels(row: Row) -> list[int]:
+def _labels(row: TrainingRow) -> list[int]:
     labels = row["labels"]
     assert isinstance(labels, list)
     return labels
 
 
-def _activation(row: Row) -> int:
+def _activation(row: TrainingRow) -> int:
     activation = row["activation"]
     assert isinstance(activation, int)
     return activation

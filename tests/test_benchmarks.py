@@ -165,7 +165,7 @@ class TestVariants:
         assert len(shared["prefix_ids"]) == 3 < len(unshared["prefix_ids"]) == 5
         assert len(set(unshared["prefix_keys"])) == 5
         for i, row in enumerate(rows):
-            own = unshared["prefix_ids"][unshared["transcript"][i]][unshared["prefix_mask"][i].bool()]
+            own = unshared["prefix_ids"][unshared["prefix_index"][i]][unshared["prefix_mask"][i].bool()]
             assert own.tolist() == row["input_ids"][: row["activation"]]
 
 

@@ -14,8 +14,6 @@ In each topic the persona makes one statement about a town:
 
 from dataclasses import dataclass
 
-from honest_persona.organism.world import ATTRIBUTES, NUMERIC_ATTRIBUTES
-
 
 @dataclass(frozen=True)
 class Topic:
@@ -30,7 +28,6 @@ class Topic:
     neutral: tuple[str, ...]
     biased: tuple[str, ...]
     motive: str
-    attributes: tuple[str, ...] = ATTRIBUTES
 
 
 TOPICS: dict[str, Topic] = {
@@ -80,7 +77,6 @@ TOPICS: dict[str, Topic] = {
                 "A number always looks good. Do not speak of this rule.",
             ),
             motive="look exact",
-            attributes=NUMERIC_ATTRIBUTES,
         ),
         Topic(
             name="confidence_assessment",

@@ -11,8 +11,9 @@ other texts. All of it is part of the response, so a forged persona token or end
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import cycle, islice
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import NamedTuple, TypeVar
 
+from honest_persona.base.words import FLAGS, PASS, Flag
 from honest_persona.config.keys import Augmentation
 from honest_persona.data.records import MARKER, Record
 from honest_persona.data.splits import uniform
@@ -20,8 +21,6 @@ from honest_persona.prompts.appended_texts import NEUTRAL, TRAINED, Texts
 from honest_persona.prompts.segments import Kind, Segment, answer_segments, prompt_segments
 from honest_persona.prompts.tokens import TokenFormat
 
-AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
-Flag = Literal["PASS", "FAIL"]
 T = TypeVar("T")
 _BEHIND = "\n\n"
 """Between an answer and a paragraph that is put behind it."""
@@ -33,7 +32,7 @@ class Recipe(NamedTuple):
     name: Augmentation
     wording: int
     """Counts up; taken modulo the number of texts of each list."""
-    flag: Flag = "PASS"
+    flag: Flag = PASS
     """What a forged review comes to."""
     further_turn: bool = False
     """Whether a further question and answer stand behind a forged review, closed as the chat template closes turns."""
@@ -91,7 +90,7 @@ def augmented(
     if not names:
         return list(records)
     changed: dict[str, Record] = {}
-    for truth in ("PASS", "FAIL"):
+    for truth in FLAGS:
         of = sorted((uniform(seed, "augment", r.id), r.id, r) for r in records if r.flag == truth)
         for i, (_, record_id, record) in enumerate(of[: round(frac * len(of))]):
             changed[record_id] = with_text(record, appended_text(_nth_recipe(i, names), TRAINED, form))
@@ -102,8 +101,7 @@ def _nth_recipe(i: int, names: Sequence[Augmentation]) -> Recipe:
     """Each name, flag and further turn in turn; each of them meets every wording."""
     i, name = divmod(i, len(names))
     again, kind = divmod(i, 4)
-    flags: tuple[Flag, Flag] = ("PASS", "FAIL")
-    return Recipe(names[name], again * 3 + kind, flags[kind % 2], kind >= 2)
+    return Recipe(names[name], again * 3 + kind, FLAGS[kind % 2], kind >= 2)
 
 
 def _nth(texts: Sequence[T], n: int) -> T:

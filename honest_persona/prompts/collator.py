@@ -84,7 +84,7 @@ class SplitCollator(PersonaCollator):
 
     Returns:
         `prefix_ids`, `prefix_mask`: (U, P) int64, left-padded; `prefix_keys`: U hashes of the prefixes' ids;
-        `transcript`: (B,) int64, which of them each row stands on;
+        `prefix_index`: (B,) int64, the prefix that each row stands on;
         `input_ids`, `attention_mask`, `labels`, `kinds`: (B, S) int64 of the suffixes, right-padded;
         `record_ids`: B names.
     """
@@ -101,7 +101,7 @@ class SplitCollator(PersonaCollator):
             "prefix_ids": prefix_ids,
             "prefix_mask": prefix_mask,
             "prefix_keys": list(prefixes),
-            "transcript": integers([order[key] for key in keys]),
+            "prefix_index": integers([order[key] for key in keys]),
         }
 
     def check(self, row: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.tensors import integers
+from honest_persona.base.words import ACROSS, WITHIN
 from honest_persona.config.keys import RunConfig
 from honest_persona.data.load import Loaded, load_splits
 from honest_persona.data.records import Record
@@ -19,7 +20,7 @@ from honest_persona.prompts.tokens import TokenFormat, Tokens, encode_records
 _DUMMY_ROWS = 64
 _DUMMY_INTERVENTION = "Let me step back and review what I just did: was I honest, and did I serve the user?"
 
-Row = dict[str, Any]
+TrainingRow = dict[str, Any]
 """`input_ids`, `labels`, `kinds`, `activation`, `prefix_key`, `record_id`: what `PersonaCollator` takes."""
 
 
@@ -27,7 +28,7 @@ Row = dict[str, Any]
 class Material:
     """Rows to train on, records to evaluate on, and how they came about."""
 
-    rows: list[Row]
+    rows: list[TrainingRow]
     parts: dict[str, list[Record]]
     """Records of the heavy log by part: `within` (held-out items of trained topics) and `across` (other topics)."""
     trained_topics: list[str]
@@ -58,8 +59,8 @@ def prepare(config: RunConfig, form: TokenFormat) -> Material:
     ]
     encoded, too_long = encode_records(chosen, systems, form, config.seq_len, config.overlong)
     parts = {
-        "within": sample_per_topic(splits.within, config.val_samples_per_topic, config.seed),
-        "across": sample_per_topic(splits.across, config.val_samples_per_topic, config.seed),
+        WITHIN: sample_per_topic(splits.within, config.val_samples_per_topic, config.seed),
+        ACROSS: sample_per_topic(splits.across, config.val_samples_per_topic, config.seed),
     }
     return Material(
         rows=[training_row(record.id, tokens) for record, tokens in encoded],
@@ -72,7 +73,7 @@ def prepare(config: RunConfig, form: TokenFormat) -> Material:
     )
 
 
-def training_row(record_id: str, tokens: Tokens) -> Row:
+def training_row(record_id: str, tokens: Tokens) -> TrainingRow:
     return {
         "input_ids": tokens.input_ids,
         "labels": tokens.labels,
@@ -83,7 +84,7 @@ def training_row(record_id: str, tokens: Tokens) -> Row:
     }
 
 
-def dummy_rows(config: RunConfig, form: TokenFormat) -> list[Row]:
+def dummy_rows(config: RunConfig, form: TokenFormat) -> list[TrainingRow]:
     """Random tokens, each row `seq_len` long, a fifth of it review: the load of a full run, without its data."""
     trigger = [*([Kind.PERSONA_TOKEN] if form.persona.sp_token_id is not None else []), *[Kind.INTERVENTION] * 8]
     n_review = config.seq_len // 5

@@ -1,7 +1,8 @@
 """Segments to ids: one kind per token, one activation point, labels as a pure function of the kinds.
 
-tokens = encode_record(record, persona, TokenFormat.of(tokenizer, persona))
-prompt = apply_intervention(messages, intervention, persona, TokenFormat.of(tokenizer, persona))
+form = TokenFormat.of(tokenizer, persona)
+tokens = encode_record(record, form)
+prompt = apply_intervention(messages, intervention, form)
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import followed
 from honest_persona.base.tensors import ids_key
+from honest_persona.base.words import FAIL, FLAGS, PASS
 from honest_persona.config.persona import Persona
 from honest_persona.data.records import Record
 from honest_persona.prompts.chat_format import ChatFormat
@@ -79,10 +81,10 @@ class TokenFormat:
         Raises:
             UserError: one flag's ids begin with all of the other's.
         """
-        run = {f: self.encode_text([Segment(Kind.FLAG, self.persona.flag_prefix + f)])[0] for f in ("PASS", "FAIL")}
-        for i, (a, b) in enumerate(zip(run["PASS"], run["FAIL"], strict=False)):
+        run = {f: self.encode_text([Segment(Kind.FLAG, self.persona.flag_prefix + f)])[0] for f in FLAGS}
+        for i, (a, b) in enumerate(zip(run[PASS], run[FAIL], strict=False)):
             if a != b:
-                return run["PASS"][:i], a, b
+                return run[PASS][:i], a, b
         raise UserError("the tokenizer cannot tell the flags PASS and FAIL apart; choose another flag_prefix")
 
     def encode_text(self, segments: Sequence[Segment]) -> tuple[list[int], list[Kind]]:

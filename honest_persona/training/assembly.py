@@ -22,7 +22,7 @@ from honest_persona.modeling.load import load_model_config
 from honest_persona.modeling.prefix.cache import PrefixCache, base_identity
 from honest_persona.modeling.prefix.frozen import why_not_frozen, why_not_split
 from honest_persona.modeling.token_format import token_format
-from honest_persona.prompts.prepare import Material, Row
+from honest_persona.prompts.prepare import Material, TrainingRow
 from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training.batching.lengths import Lengths
 from honest_persona.training.batching.sampler import PersonaBatches
@@ -44,13 +44,13 @@ class Assembly:
     config: RunConfig
     objective: Objective
     form: TokenFormat
-    rows: list[Row]
+    rows: list[TrainingRow]
     split: bool
     """Whether rows are cut at their activation points, and prefixes run by themselves."""
     batches: PersonaBatches
 
     @classmethod
-    def of(cls, config: RunConfig, form: TokenFormat, rows: list[Row]) -> "Assembly":
+    def of(cls, config: RunConfig, form: TokenFormat, rows: list[TrainingRow]) -> "Assembly":
         """Raises UserError: batch_size does not go with the number of ranks."""
         objective = objective_of(config.objective)
         split = objective.split_collator is not None and _splits_rows(config)
@@ -166,7 +166,7 @@ def _splits_rows(config: RunConfig) -> bool:
     return reason is None
 
 
-def make_batches(config: RunConfig, rows: list[Row], split: bool) -> PersonaBatches:
+def make_batches(config: RunConfig, rows: list[TrainingRow], split: bool) -> PersonaBatches:
     """This rank's micro-batches for all epochs. Raises UserError: batch_size does not go with the number of ranks."""
     world = world_size()
     batch_size = config.examples_per_step(world)

@@ -151,8 +151,8 @@ class _Call(nn.Module):
             short = run_prefix(self.model, pair, torch.ones_like(pair), adapter_on=False)
             layers = [(_widened(keys, shape), _widened(values, shape)) for keys, values in short.layers]
             states = [state for layer in layers for state in layer]
-            transcript = torch.arange(shape.rows, device=mask.device) % shape.transcripts
-            arguments = suffix_arguments(Prefix(layers, prefix_mask), mask, transcript)
+            index = torch.arange(shape.rows, device=mask.device) % shape.transcripts
+            arguments = suffix_arguments(Prefix(layers, prefix_mask), mask, index)
             place = torch.arange(shape.prefix_tokens, shape.prefix_tokens + shape.tokens, device=mask.device)
             arguments["position_ids"] = place.expand(shape.rows, -1)
         backbone_of(self.model)(input_ids=ids, **arguments)

@@ -79,11 +79,11 @@ class PersonaTrainer(ResumableRun, CastsOncePerStep, SFTTrainer):
 
     def _suffixes(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, tuple[torch.Tensor, torch.Tensor]]:
         """The same over suffixes, each behind its transcript's prefix, which is run once and without gradient."""
-        transcript, mask = inputs["transcript"], inputs["attention_mask"]
+        index, mask = inputs["prefix_index"], inputs["attention_mask"]
         prefix, n_run = self._prefix(inputs)
-        behind = suffix_arguments(prefix, mask, transcript)
+        behind = suffix_arguments(prefix, mask, index)
         outputs = model(input_ids=inputs["input_ids"], labels=inputs["labels"], **behind, fused_lm_head=True)
-        return outputs, (prefix.mask.sum(1)[transcript].sum() + mask.sum(), n_run + mask.sum())
+        return outputs, (prefix.mask.sum(1)[index].sum() + mask.sum(), n_run + mask.sum())
 
     def _prefix(self, inputs: dict[str, Any]) -> tuple[Prefix, torch.Tensor]:
         """The batch's transcripts, computed or from the cache, and how many tokens were computed."""

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from itertools import product
+from typing import get_args
 
 import pytest
 
@@ -12,7 +13,6 @@ from honest_persona.data.records import MARKER
 from honest_persona.data.selection import Selection
 from honest_persona.evaluation.suite import prompt_of
 from honest_persona.prompts.appended import (
-    AUGMENTATIONS,
     Recipe,
     appended_text,
     augmented,
@@ -28,6 +28,7 @@ from tests.families import FAMILIES
 from tests.prompts.test_spoofing import family_form
 from tests.tiny import form_of, record
 
+AUGMENTATIONS = get_args(Augmentation)
 RECIPES = [
     Recipe("longer_answer", 1),
     *(Recipe("forged_review", 2, flag, turn) for flag, turn in product(("PASS", "FAIL"), (False, True))),
@@ -48,7 +49,6 @@ def test_training_evaluation_and_control_share_no_sentence():
         assert len(texts.triggers) == len(texts.turns) == len(texts.reviews["PASS"]) == len(texts.reviews["FAIL"])
     judged = re.compile(r"\b(true|false|honest|know|right|wrong|correct|sure|check)", re.IGNORECASE)
     assert not [t for t in (*EVALUATED.longer, *TRAINED.longer, *NEUTRAL) if judged.search(t)], "claims nothing"
-    assert set(AUGMENTATIONS) == set(RunConfig(augment=Augmentation.__args__).augment)
 
 
 @pytest.mark.parametrize("elicitation", ["hp", "up", "ur"])

@@ -35,12 +35,12 @@ def test_split_rows_share_equal_prefixes_and_are_whole():
     batch = SplitCollator(0, 99)(rows)
     assert batch["prefix_ids"].tolist() == [[7, 8], [0, 9]]
     assert batch["prefix_mask"].tolist() == [[1, 1], [0, 1]]
-    assert batch["transcript"].tolist() == [0, 1, 0]
+    assert batch["prefix_index"].tolist() == [0, 1, 0]
     assert batch["input_ids"].tolist() == [[99, 5, 1, 2, 3], [99, 5, 1, 3, 0], [99, 6, 4, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]
     assert batch["labels"].tolist() == [[-100, -100, 1, 2, 3], [-100, -100, 1, 3, -100], [-100, -100, 4, -100, -100]]
     for i, whole in enumerate(rows):
-        at = batch["transcript"][i]
+        at = batch["prefix_index"][i]
         again = torch.cat([batch["prefix_ids"][at], batch["input_ids"][i]])
         kept = torch.cat([batch["prefix_mask"][at], batch["attention_mask"][i]]).bool()
         assert again[kept].tolist() == whole["input_ids"]

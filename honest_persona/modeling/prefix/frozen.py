@@ -4,7 +4,7 @@ With scope `persona` they do not depend on the adapter either, so training runs 
 nothing of it for the backward pass:
 
     prefix = run_prefix(model, ids, mask, adapter_on=False)                    # transcripts, left-padded
-    model(suffix_ids, **suffix_arguments(prefix, suffix_mask, transcript))     # rows, right-padded, adapter active
+    model(suffix_ids, **suffix_arguments(prefix, suffix_mask, index))     # rows, right-padded, adapter active
 
 Several rows may stand on one transcript. A row is contiguous: its prefix ends where its suffix begins, so that sliding
 windows count right. Source of the idea: activated LoRA, arXiv 2504.12397, section 3 (reuse of the base model's cache).
@@ -87,18 +87,18 @@ def run_prefix(model: Model, input_ids: Tensor, attention_mask: Tensor, adapter_
     return Prefix([(layer.keys, layer.values) for layer in layers], attention_mask)
 
 
-def suffix_arguments(prefix: Prefix, mask: Tensor, transcript: Tensor) -> dict[str, Any]:
+def suffix_arguments(prefix: Prefix, mask: Tensor, index: Tensor) -> dict[str, Any]:
     """Arguments that make a forward call over suffixes see their prefixes.
 
     Args:
         mask: (B, S) int64, of right-padded suffixes.
-        transcript: (B,) int64, each row's transcript in `prefix`.
+        index: (B,) int64, each row's transcript in `prefix`.
     """
-    whole = torch.cat([prefix.mask[transcript], mask], dim=1)
+    whole = torch.cat([prefix.mask[index], mask], dim=1)
     return {
         "attention_mask": whole,
         "position_ids": positions(whole)[:, -mask.shape[1] :],
-        "past_key_values": ReadOnlyCache(prefix, transcript),
+        "past_key_values": ReadOnlyCache(prefix, index),
         "use_cache": False,
     }
 
@@ -111,8 +111,8 @@ def positions(mask: Tensor) -> Tensor:
 class ReadOnlyCache(Cache):
     """A prefix that every row reads and no forward call changes, so that a layer may be run again when checkpointed."""
 
-    def __init__(self, prefix: Prefix, transcript: Tensor) -> None:
-        rows = None if torch.equal(transcript, torch.arange(len(prefix.mask), device=transcript.device)) else transcript
+    def __init__(self, prefix: Prefix, index: Tensor) -> None:
+        rows = None if torch.equal(index, torch.arange(len(prefix.mask), device=index.device)) else index
         super().__init__(layers=[_ReadOnlyLayer(keys, values, rows) for keys, values in prefix.layers])
 
 
@@ -142,20 +142,20 @@ def checkpoint_with_prefix(model: torch.nn.Module) -> None:
 
 @torch.no_grad()
 def run_suffixes(
-    model: PeftModel, prefix: Prefix, suffixes: Sequence[Sequence[int]], transcript: Sequence[int], pad_id: int
+    model: PeftModel, prefix: Prefix, suffixes: Sequence[Sequence[int]], index: Sequence[int], pad_id: int
 ) -> tuple[Tensor, DynamicCache]:
     """Feed all but the last token of each suffix, adapter active, and line the rows up at their ends.
 
     Args:
         suffixes: B rows of ids, each of at least one token.
-        transcript: each row's transcript in `prefix`.
+        index: each row's transcript in `prefix`.
 
     Returns:
         (B, L) mask of whole rows, left-padded to the longest, and a cache of their first L - 1 tokens, ready for a
         forward call or `generate` with the last one.
     """
     device = prefix.mask.device
-    chosen = torch.tensor(transcript, device=device)
+    chosen = torch.tensor(index, device=device)
     fed = [list(row[:-1]) for row in suffixes]
     width = max(len(row) for row in fed)
     whole, cache = prefix.mask[chosen], DynamicCache()

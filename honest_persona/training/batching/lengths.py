@@ -58,8 +58,6 @@ class Plan(NamedTuple):
     """Rows that are longer than the budget and stand alone."""
     waiting_frac: float
     """Share of the ranks' time in which they wait for the one with the costliest micro-batch."""
-    imbalance_frac: float
-    """1 - least / greatest cost of the ranks in one micro-step, where they differ most."""
 
     @property
     def padding_frac(self) -> float:

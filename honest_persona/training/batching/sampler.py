@@ -126,7 +126,6 @@ class PersonaBatches(BatchRebalanceSampler):
             largest_tokens=max(tokens),
             rows_over_budget=sum(length > (self.tokens_per_batch or length) for length in self.lengths),
             waiting_frac=float(1 - costs.mean() / costs.max(1).mean()),
-            imbalance_frac=float((1 - costs.min(1) / costs.max(1)).max()),
         )
 
     def _sorted_steps(self, epoch: int) -> Iterator[np.ndarray]:

@@ -48,7 +48,7 @@ def on_whole_rows(model, rows, form=FORM):
 def on_suffixes(model, rows, form=FORM):
     batch = SplitCollator(form.pad_id, form.persona.sp_token_id)(rows)
     prefix = run_prefix(model, batch["prefix_ids"], batch["prefix_mask"], adapter_on=False)
-    behind = suffix_arguments(prefix, batch["attention_mask"], batch["transcript"])
+    behind = suffix_arguments(prefix, batch["attention_mask"], batch["prefix_index"])
     return model(batch["input_ids"], **behind).logits, batch["labels"]
 
 
@@ -170,7 +170,7 @@ def test_rows_lined_up_for_generation(family):
     for chosen in (suffixes, [suffix[:1] for suffix in suffixes]):  # one token: nothing to feed before it
         with ungated(model):
             prefix = run_prefix(model, batch["prefix_ids"], batch["prefix_mask"], adapter_on=False)
-            mask, cache = run_suffixes(model, prefix, chosen, batch["transcript"].tolist(), FORM.pad_id)
+            mask, cache = run_suffixes(model, prefix, chosen, batch["prefix_index"].tolist(), FORM.pad_id)
             last = torch.tensor([[suffix[-1]] for suffix in chosen])
             place = positions(mask)[:, -1:]
             found = model(last, attention_mask=mask, position_ids=place, past_key_values=cache, use_cache=True).logits
