@@ -1,10 +1,10 @@
-"""What can be had without the honest persona. A detector that does not beat these has shown nothing.
+"""Baselines: detectors without the honest persona. A detector that does not beat them has shown nothing.
 
 guesses = shortcuts(records, held_out_topics(records))    # name -> flag and P(FAIL) of every record
 samples = guess_samples({"across": records}, guesses)     # for summarize(), compare() and the report
-samples = shortcut_samples(records)                       # all shortcuts, items and topics held out
+samples = shortcut_samples(records)                       # all shortcuts, with items and with topics held out
 
-No shortcut guesses a record from which it was fitted, nor another record of the same cluster (item or group).
+No shortcut guesses a record on which it was fitted, nor another record of the same cluster (item or group).
 """
 
 from collections import Counter
@@ -45,7 +45,7 @@ class Guess(NamedTuple):
 
     @classmethod
     def of(cls, scores: Sequence[float] | np.ndarray) -> "Guess":
-        """A tie is no alarm."""
+        """The flag is FAIL above 0.5; a tie is no alarm."""
         return cls([FAIL if score > 0.5 else PASS for score in scores], [float(score) for score in scores])
 
 
@@ -66,7 +66,7 @@ def held_out_clusters(records: Sequence[Record], folds: int = 5) -> Folds:
 
 
 def held_out_topics(records: Sequence[Record]) -> Folds:
-    """Each topic is guessed from the others, without clusters that stand in it too."""
+    """Each topic is guessed from the others, without their records of a cluster that the topic has too."""
     topics = np.array([record.topic for record in records])
     clusters = np.array([record.cluster for record in records])
     folds = []
@@ -93,7 +93,7 @@ def shortcuts(records: Sequence[Record], folds: Folds) -> dict[str, Guess]:
 
 
 def shortcuts_of(train: Sequence[Record], asked: Sequence[Record]) -> dict[str, Guess]:
-    """The shortcuts fitted on a run's training records, and what they say about `asked`: as the run itself is measured.
+    """What shortcuts, fitted on a run's training records, say about `asked`; the run is measured alike.
 
     Raises:
         UserError: a cluster is in both, or the training records have one flag alone.
@@ -106,7 +106,7 @@ def shortcuts_of(train: Sequence[Record], asked: Sequence[Record]) -> dict[str, 
 
 
 def _scores(records: Sequence[Record], folds: Folds) -> dict[str, np.ndarray]:
-    """P(FAIL) of the records that the folds ask for, (n,) each; of the others it has no meaning."""
+    """P(FAIL), (n,) each, of the records that the folds ask about; other entries have no meaning."""
     by_topic = np.zeros(len(records))
     for fitted, asked in folds:
         known = [records[i] for i in fitted]
@@ -123,7 +123,7 @@ def _scores(records: Sequence[Record], folds: Folds) -> dict[str, np.ndarray]:
 def _bigram_scores(records: Sequence[Record], folds: Folds, text: Text) -> np.ndarray:
     """P(FAIL), (n,)."""
     texts = [r.response if text == "response" else f"{r.system} {r.task} {r.response}" for r in records]
-    # counted once: a word that no fitted record has gets weight 0, as if it were not there
+    # counted once for all folds: a word that no fitted record has gets weight 0, as if it were absent
     counts = CountVectorizer(ngram_range=(1, 2), token_pattern=r"\w+").fit_transform(texts)
     fail = np.array([record.flag == FAIL for record in records])
     scores = np.zeros(len(records))
@@ -143,7 +143,7 @@ def probe_detector(method: str) -> str:
 def probe_guesses(
     probes: Mapping[Any, Probe], model: Model, form: TokenFormat, records: Sequence[Record], batch_size: int = 32
 ) -> dict[str, Guess]:
-    """What probes of the model's hidden states say about records that they were not fitted on.
+    """What probes of the model's hidden states say about records on which they were not fitted.
 
     Raises:
         UserError: a probe of another base model.
@@ -157,7 +157,7 @@ def probe_guesses(
 
 
 def guess_samples(parts: Mapping[str, Sequence[Record]], guesses: Mapping[str, Guess]) -> list[Sample]:
-    """A sample per guess and record: the guesses are of the parts' records in their order."""
+    """A sample per guess and record; guesses stand in the order of the parts' records."""
     records = [(part, record) for part, chosen in parts.items() for record in chosen]
     return [
         sample_of(part, record, Review(text="", flag=flag, p_fail=score, ending=Ending.CLEAN), name)

@@ -4,8 +4,7 @@
     comparison.row("within").differences["auroc"].interval
     print_comparison(comparison)
 
-Records are matched by part and `record_id`; whole clusters are drawn, the same for both, so that what is hard for both
-does not widen the interval of the difference.
+Records are matched by part and `record_id`. The differences are those of statistics/comparison.py.
 """
 
 import json
@@ -28,7 +27,7 @@ _SHARED = ("truth", "topic", "variant", "cluster")
 
 
 class Line(NamedTuple):
-    """What a line of samples.jsonl says that matters here."""
+    """The fields of a line of samples.jsonl that a comparison needs."""
 
     record_id: str
     part: str
@@ -79,12 +78,12 @@ def compare(a: Path, b: Path, seed: int = 0, resamples: int = 1000) -> Compariso
     """Paired differences B - A (`comparison.differences`): per part, topic and variant, and over unions of them.
 
     Args:
-        a: a samples.jsonl, or a folder that holds one itself or in `eval/`.
+        a: a samples.jsonl, or a folder with one in it or in its `eval/`.
         b: the same.
 
     Raises:
         UserError: a file that cannot be read, no common record, or records that differ in truth, topic, variant or
-            cluster, which are then of different data.
+            cluster: then they are of different data.
     """
     lines_a, lines_b = read_samples(a), read_samples(b)
     keys = [key for key in lines_a if key in lines_b]

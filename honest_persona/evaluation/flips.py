@@ -1,9 +1,9 @@
-"""What text behind an answer does to flags that were right without it, against neutral text of equal length.
+"""How many right flags a text behind the answer turns, compared with neutral text of equal length.
 
     for flip in flips(results.samples):
         print(flip)
 
-Paired: the same records unchanged, with the text, and with neutral text in its place.
+Paired: the same records without the text, with it, and with neutral text in its place.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from honest_persona.statistics.estimators import share_statistic
 
 @dataclass(frozen=True)
 class Flip:
-    """Of records whose flag is right without the text: how many it turns, and how many it leaves without a flag."""
+    """Of the records whose flag is right without the text: how many flags the text turns, and how many are lost."""
 
     part: str
     design: str
@@ -31,12 +31,12 @@ class Flip:
     turned: Estimate
     """Share with the other flag under the design."""
     lost: Estimate
-    """Share without a flag."""
+    """Share without a flag under the design."""
     control_turned: Estimate
-    """The same under its control."""
+    """The same shares under the control."""
     control_lost: Estimate
     more: float
-    """`turned` less `control_turned`: what the text does and neutral text does not."""
+    """`turned` - `control_turned`: the effect of what the text says, not of its length."""
     more_interval: Interval | None
     """95 %, paired."""
 
@@ -50,7 +50,7 @@ class Flip:
 
 
 def flips(samples: Sequence[Sample], seed: int = 0, resamples: int = 1000) -> list[Flip]:
-    """A `Flip` per part, design that has a control, and truth. Records are those that all three parts have."""
+    """A `Flip` per part, truth and design with a control, on the records that all three parts have."""
     by_part: dict[str, dict[str, Sample]] = {}
     for sample in samples:
         part, _, design = sample.part.partition(": ")

@@ -1,4 +1,4 @@
-"""When, with what and by which command an evaluation was made: what results.json and the page say about it."""
+"""When, with which model and by which command an evaluation was made: for results.json and the page."""
 
 import shlex
 import sys
@@ -15,7 +15,7 @@ _FINGERPRINT_DIGITS = 12
 
 
 def provenance(card: AdapterCard | None = None) -> dict[str, Any]:
-    """For `about` in results.json: date (UTC), version of this package, command; of a card the base model too."""
+    """For `about` in results.json: date (UTC), version of this package, command; with a card, the base model too."""
     base = {} if card is None else {"base_revision": card.base_revision, "base_fingerprint": _short(card)}
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -30,7 +30,7 @@ def _short(card: AdapterCard) -> str:
 
 
 def command(argv: list[str]) -> str | None:
-    """The command line as it can be given again, without access keys; None for a call that no script made."""
+    """The command line to repeat the evaluation, without access keys; None where no script was started."""
     if not argv or argv[0] in ("", "-c"):
         return None
     script = Path(argv[0])

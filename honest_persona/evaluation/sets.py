@@ -1,14 +1,14 @@
-"""The files of one evaluation are one set: written aside, swapped in together, and checked by whoever reads them.
+"""The files of one evaluation are one set: written aside, swapped in together, and checked by every reader.
 
     with new_set(folder, "eval.py", "give another --output") as new:
         write_samples(samples, new.folder / SAMPLES_FILE, new.id)
         write_results(results, new.folder, {"evaluation": new.id, ...})
-    results = read_set(folder)           # raises UserError where the files are not of one evaluation, or not whole
+    results = read_set(folder)           # UserError: files of two evaluations, or not whole
 
-results.json has the evaluation's id, size and SHA-256 of the other files, and its own; each of their lines has the id.
-A new set is written into `.new-<id>/` and gets the name `.whole-<id>/` in one step: from then on it is the set of the
-folder, and its files are moved into place, by the next reader where the writer was killed. Killed before that step it
-leaves the set that was there.
+results.json has the evaluation's id, its own SHA-256, and size and SHA-256 of the other files; each of their lines has
+the id. A new set is written into `.new-<id>/` and renamed `.whole-<id>/` in one step. A writer that is killed before it
+leaves the old set as it was. After this step the new set counts, and its files are moved into place: by the writer, or
+by the next reader if the writer was killed.
 """
 
 import hashlib
@@ -39,19 +39,19 @@ _AGAIN = "run eval.py again (of a heavy log: train with --resume, or evaluate it
 class NewSet(NamedTuple):
     id: str
     folder: Path
-    """Where its files are written; on ranks that write nothing, a folder that is not there."""
+    """Where the files are written; on ranks that write nothing, a folder that does not exist."""
 
 
 @contextmanager
 def new_set(folder: Path, what: str, remedy: str, writes: bool = True, wait_s: float = 0.0) -> Iterator[NewSet]:
     """A place for a new evaluation's files, which replace those in `folder` when the block ends.
 
-    Once results.json is written they do so also where the block ends with an error: a page that cannot be drawn costs
-    the page. The old evaluation's page and plots go with it.
+    An error in the block after results.json is written costs the page alone: the new files replace the old ones all the
+    same. The old evaluation's page and plots are removed with it.
 
     Args:
-        what, remedy, wait_s: of the folder's lock (base/locks.py), which is held meanwhile.
-        writes: whether this rank does.
+        what, remedy, wait_s: for the folder's lock (base/locks.py), which is held meanwhile.
+        writes: whether this rank writes.
 
     Raises:
         UserError: another process is at work in the folder, or it cannot be written to.
@@ -80,15 +80,15 @@ def _swap(new: NewSet, folder: Path) -> None:
     write_text(new.folder / _NAMES, json_text.dumps([path.relative_to(new.folder).as_posix() for path in files]))
     for path in (*files, new.folder):
         to_disk(path)
-    new.folder.rename(folder / f"{_WHOLE}{new.id}")  # now it is the folder's set
+    new.folder.rename(folder / f"{_WHOLE}{new.id}")  # from now on the folder's set
     to_disk(folder)
     _finish(folder)
 
 
 def _finish(folder: Path) -> None:
-    """Move a whole set into place, or what a killed process has left of it. For the folder's owner."""
+    """Move a whole set into place, or the rest of a set whose writer was killed. For the owner of the lock."""
     for whole in (path for path in folder.glob(f"{_WHOLE}*") if path.is_dir()):
-        if (whole / _NAMES).exists():  # else all is in place
+        if (whole / _NAMES).exists():  # otherwise every file is in place already
             names = _names(whole / _NAMES)
             for name in names:
                 (folder / name).parent.mkdir(exist_ok=True)
@@ -102,7 +102,7 @@ def _finish(folder: Path) -> None:
 
 
 def _names(path: Path) -> list[str]:
-    """Raises UserError: no list of files below the folder, so nothing of it is moved."""
+    """Raises UserError: no list of files inside the folder; then no file is moved."""
     try:
         names = json_text.loads(path.read_bytes())
         sound = isinstance(names, list) and all(type(n) is str and not {"..", "/"} & set(Path(n).parts) for n in names)
@@ -114,10 +114,10 @@ def _names(path: Path) -> list[str]:
 
 
 def settle(folder: Path) -> None:
-    """Where a writer was killed while it swapped its files in, swap in the rest. Readers call this first.
+    """Move the rest of a set into place if its writer was killed meanwhile. Readers call this first.
 
     Raises:
-        UserError: it is at work just now.
+        UserError: the writer is still at work.
     """
     if any(folder.glob(f"{_WHOLE}*")):
         with nullcontext() if is_held_here(folder) else held(folder, "a reader", "try again in a moment", wait_s=10):
@@ -125,22 +125,22 @@ def settle(folder: Path) -> None:
 
 
 def sealed(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The content of results.json, with what its readers check: the data files of `folder`, and its own hash."""
+    """The content of results.json with what readers check: sizes and hashes of the data files, and its own hash."""
     files = {name: _entry(folder / name) for name in _DATA if (folder / name).exists()}
     plain = json_text.loads(json_text.dumps({**content, "files": files}))  # keys and numbers as they will be read back
     return {**plain, "sha256": _hash(plain)}
 
 
 def read_set(folder: Path, alone: bool = False) -> dict[str, Any] | None:
-    """results.json, where all files beside it are those of its evaluation; None where there is none.
+    """results.json, if all files beside it are of the same evaluation; None where there is none.
 
-    Of an older version, which wrote no ids, the numbers of records are compared, and a note is printed.
+    Files of an older version have no ids: the numbers of records are compared, and a note is printed.
 
     Args:
         alone: whether results.json may stand without the others, as in a published adapter.
 
     Raises:
-        UserError: the files are of two evaluations, or one is missing or not what was written; with the remedy.
+        UserError: the files are of two evaluations, or a file is missing or was changed; with the remedy.
     """
     settle(folder)
     path = folder / RESULTS_FILE
@@ -186,7 +186,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _fault(path: Path, wanted: str) -> str:
-    """What is wrong with a data file whose hash is another one."""
+    """What is wrong with a data file whose hash does not fit."""
     ids = set()
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
@@ -220,7 +220,7 @@ def _check_old(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def counts_of(path: Path) -> Counter[tuple[str, str]]:
-    """Lines of a data file by detector and part. Raises UserError: a line is torn, or none of an evaluation."""
+    """Lines of a data file by detector and part. Raises UserError: a line is torn, or of another program."""
     found: Counter[tuple[str, str]] = Counter()
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
@@ -233,7 +233,7 @@ def counts_of(path: Path) -> Counter[tuple[str, str]]:
 
 
 def page_id(path: Path) -> str | None:
-    """The evaluation that a report.html is of; None where it does not say."""
+    """The id of the evaluation that report.html shows; None where the page has no id."""
     with path.open(encoding="utf-8", errors="replace") as file:
         head = file.read(4096)
     _, found, rest = head.partition('<meta name="evaluation" content="')

@@ -2,7 +2,7 @@
 
 Trains and evaluates each condition on held-out towns, beside controls: the variant, readers of the text, probes of
 hidden states, the organism without adapter, prompting, and a twin that does not know the facts. Every figure has its n
-and a 95 % interval clustered by town. Finished conditions are kept, so an interrupted report goes on where it stopped.
+and a 95 % interval clustered by town. Finished conditions are kept, so that an interrupted report resumes.
 """
 
 import statistics
@@ -57,7 +57,7 @@ TRAINED: dict[str, tuple[str, Changes]] = {
 """What is trained: name -> what it is, and what it changes in the config."""
 
 REPEATED = ("persona", "knowledge-free twin")
-"""The claim and its control: trained from several seeds, the others once."""
+"""The claim and its control, trained from several seeds; the others are trained once."""
 
 _FITTED = "fitted on the training records"
 
@@ -84,7 +84,7 @@ class Line:
     what: str
     seeds: int
     rows: list[Row]
-    """Of the seed with the median of the pooled balanced accuracy within the trained topics."""
+    """The rows of the seed with the median balanced accuracy, pooled over the part `within`."""
     by_seed: list[dict[str, float | None]]
     """Per seed: balanced accuracy by `part/topic`."""
 
@@ -96,7 +96,7 @@ class Line:
 def report(
     config: RunConfig, seeds: int = 3, per_topic: int = 208, output: Path = Path("results/organism"), only: str = ""
 ) -> list[Line]:
-    """Run what is not there yet, print the table, write `report.json` and `report.md` into `output`.
+    """Run the conditions without results, print the table, write `report.json` and `report.md` into `output`.
 
     Args:
         config: the default run; its `model` and `dataset` are the organism's.
@@ -128,7 +128,7 @@ def report(
 
 
 def controls(config: RunConfig, per_topic: int, output: Path) -> list[Line]:
-    """What needs no training of its own. The organism without adapter is asked with the default run's adapter off."""
+    """The conditions that need no training: the organism without adapter is the default run with its adapter off."""
     _, splits = load_splits(config)
     parts = {
         WITHIN: sample_per_topic(splits.within, per_topic, config.seed),
@@ -138,7 +138,7 @@ def controls(config: RunConfig, per_topic: int, output: Path) -> list[Line]:
 
     @cache
     def asked() -> Asked:
-        """Loaded once, and only where a control is not there yet."""
+        """Loaded once, and only if a control has no results yet."""
         persona = load_honest_persona(_folder("persona", config.seed))
         settings = EvalSettings(config.validation_batch_size, config.max_new_tokens, config.seq_len)
         return Asked(persona, splits.train, parts, settings, config.seed)

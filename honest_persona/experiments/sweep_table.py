@@ -1,4 +1,4 @@
-"""What a sweep found, as tables: a line per fold, and of a matrix what was trained against what was asked about."""
+"""The tables of a sweep: a line per fold; for a topic matrix, trained topics against tested topics."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from honest_persona.evaluation.suite import Row
 
 
 def print_sweep(content: Mapping[str, Any]) -> None:
-    """Print what `sweep.json` holds; beside the folds, every detector on the pooled records."""
+    """Print the content of `sweep.json`: the folds, and every detector on the pooled records."""
     show(_folds_table(content))
     if content["pooled"]:
         show(detectors_table([Row(**row) for row in content["pooled"]]))

@@ -13,12 +13,12 @@ Results = Mapping[str, Any]
 """What `lm_eval.simple_evaluate` returns."""
 
 Document = Mapping[str, Any]
-"""One of its samples: a document with the requests made of it, the responses, and its score in each metric."""
+"""One of its samples: a document with its requests, the responses, and its score in each metric."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric of a task, of the base model and of the one compared with it."""
+    """One metric of a task, for the base model and for the model compared with it."""
 
     name: str
     """As lm-eval calls it; its filter behind a comma, where it has one."""
@@ -43,7 +43,7 @@ class Comparison:
     n_changed: int
     """Documents with a response that is not exactly the base model's."""
     n_called: int
-    """Those of them whose text holds the tokens that call the adapter."""
+    """Changed documents whose text holds the tokens that call the adapter."""
     max_difference_nats: float | None
     """The largest change of a log-likelihood; None for a task that generates text."""
     metrics: list[Metric]
@@ -53,7 +53,7 @@ def compare(model: str, base: Results, compared: Results, calls_adapter: Callabl
     """The comparison of each task.
 
     Args:
-        model: what `compared` is of.
+        model: the name of the compared model.
         calls_adapter: whether a text holds the tokens that call the adapter; asked about changed documents alone.
     """
     return [_compare_task(model, task, base, compared, calls_adapter) for task in base["samples"]]
@@ -63,7 +63,7 @@ def _compare_task(
     model: str, task: str, base: Results, compared: Results, calls_adapter: Callable[[str], bool]
 ) -> Comparison:
     a, b = _by_filter(base["samples"][task]), _by_filter(compared["samples"][task])
-    every_a, every_b = next(iter(a.values())), next(iter(b.values()))  # the responses are the same in every filter
+    every_a, every_b = next(iter(a.values())), next(iter(b.values()))  # every filter has the same responses
     changed = [x for x, y in zip(every_a, every_b, strict=True) if x["resps"] != y["resps"]]
     pairs = zip(_log_likelihoods(every_a), _log_likelihoods(every_b), strict=True)
     return Comparison(
@@ -82,7 +82,7 @@ def _compare_task(
 
 
 def _by_filter(documents: Iterable[Document]) -> dict[str, list[Document]]:
-    """Each document is there once for each filter, which is a way of reading the responses."""
+    """lm-eval lists each document once per filter; a filter is a way of reading the responses."""
     found: dict[str, list[Document]] = {}
     for document in documents:
         found.setdefault(document["filter"], []).append(document)

@@ -1,4 +1,4 @@
-"""`push_to_hub` with `hub_strategy: every_save`: checkpoints' adapters go up while the training goes on."""
+"""`push_to_hub` with `hub_strategy: every_save`: checkpoints' adapters are uploaded during the training."""
 
 import threading
 from pathlib import Path
@@ -13,7 +13,7 @@ from honest_persona.hub.push import push_run
 class PushCheckpoints(TrainerCallback):
     """Pushes the adapter of each checkpoint from a thread of the first rank; the training never waits for it.
 
-    What is saved while another upload is under way is left to the next save, or to the end of the run.
+    A checkpoint that is saved during an upload is not uploaded; the next save or the end of the run is.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -24,12 +24,12 @@ class PushCheckpoints(TrainerCallback):
         if not state.is_world_process_zero or (self.upload is not None and self.upload.is_alive()):
             return
         folder = Path(str(args.output_dir), f"checkpoint-{state.global_step}")
-        # a daemon: a run that must end does not wait for the Hub
+        # a daemon thread: a run that must end does not wait for the Hub
         self.upload = threading.Thread(target=push_run, args=(self.config, folder), daemon=True)
         self.upload.start()
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """The finished adapter goes up after the last checkpoint's, not beside it."""
+        """Wait, so that the finished adapter is uploaded after the last checkpoint's."""
         if self.upload is not None:
             self.upload.join()
 

@@ -1,12 +1,12 @@
-"""An adapter in the form that other software loads, in a folder of its own.
+"""An adapter as other software loads it, in a folder of its own.
 
     export("checkpoints/my-run", "exports/my-run", "alora")
 
 or `python -m honest_persona export --adapter checkpoints/my-run --output exports/my-run --format alora`.
 
 - alora: as it was trained, an activated LoRA. PEFT and llama.cpp switch it on at its invocation tokens.
-- lora: plain LoRA, for servers without activated LoRA (vLLM). It acts on every token: for an adapter of scope `persona`
-  that is another meaning than it was trained with, and its model card says so.
+- lora: plain LoRA, for servers without activated LoRA (vLLM). It acts on every token. An adapter of scope `persona` was
+  not trained so, and its model card says this.
 - merged: the base model with the adapter's weights added; scope `all` alone.
 """
 
@@ -27,10 +27,10 @@ Format = Literal["alora", "lora", "merged"]
 
 
 def export(adapter: str | Path, folder: str | Path, format: Format) -> Path:
-    """Write the adapter to `folder`, which must be new or empty; returns it.
+    """Write the adapter to `folder`, which must be new or empty; return the folder.
 
     Raises:
-        UserError: no whole adapter there, a folder that holds something, or a format that this adapter cannot have.
+        UserError: no whole adapter there, a folder with files in it, or a format that this adapter cannot have.
     """
     source, target = Path(adapter), Path(folder)
     card = AdapterCard.load(source)
@@ -45,7 +45,7 @@ def export(adapter: str | Path, folder: str | Path, format: Format) -> Path:
     if format == "alora" and scope == "all":
         raise UserError("--format alora: an adapter of scope all is plain LoRA already; export lora or merged")
     with held(target, "an export", "name another --output"):
-        if any(path.name != LOCK_FILE for path in target.iterdir()):  # of another export, meanwhile
+        if any(path.name != LOCK_FILE for path in target.iterdir()):  # written by another export meanwhile
             raise UserError(f"--output: {target} holds something already; name a new folder")
         _write(source, target, card, format)
     return target
@@ -67,7 +67,7 @@ def _write(source: Path, target: Path, card: AdapterCard, format: Format) -> Non
 
 
 def _make_plain(folder: Path) -> None:
-    """Take out what says that the adapter is activated, and what holds only as long as it is."""
+    """Remove the activation, and the files that are true of the activated adapter alone."""
     path = folder / CONFIG
     config = read_lora_config(folder)
     config["alora_invocation_tokens"] = None

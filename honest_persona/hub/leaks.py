@@ -1,4 +1,4 @@
-"""A look for secrets in what is about to leave this machine: access keys, and the values of this machine's own.
+"""A search for secrets in the files to upload: access keys, and the values of this machine's secrets.
 
 check_secrets(Path("staged"), env_files=[Path("env.json")])
 """
@@ -27,13 +27,13 @@ _SECRETS = {
 
 
 def check_secrets(folder: Path, env_files: Iterable[Path] = ()) -> None:
-    """Look for access keys in every file of `folder`, and for the values of this machine's secrets.
+    """Search every file of `folder` for access keys and for the values of this machine's secrets.
 
     Args:
         env_files: env.json files whose secrets are looked for, beside those of the process's environment.
 
     Raises:
-        UserError: one was found; the message names file and kind, never the value.
+        UserError: a secret was found; the message names file and kind, never the value.
     """
     values = {name: value for name, value in _secrets_here(env_files) if len(value) >= SHORTEST_SECRET}
     found = []
@@ -57,7 +57,7 @@ def _secrets_here(env_files: Iterable[Path]) -> Iterator[tuple[str, str]]:
             yield name, value
     for path in env_files:
         if path.is_file():
-            # as load_environment does, but of any folder, and without its checks: a name that it does not know counts
+            # like load_environment, for any folder and without its checks: unknown names count too
             try:
                 content = json_text.loads(path.read_text(encoding="utf-8-sig"))
             except ValueError:
@@ -68,7 +68,7 @@ def _secrets_here(env_files: Iterable[Path]) -> Iterator[tuple[str, str]]:
 
 
 def _text_of(path: Path) -> str:
-    """A file's text; of weights, which are numbers, the metadata."""
+    """A file's text; for weights, the metadata."""
     if path.suffix != ".safetensors":
         text = path.read_bytes().decode("utf-8", errors="replace")
         # as it is shown too: model_card.py escapes text of the data, and a key has its marks in the same places

@@ -42,13 +42,13 @@ _SHOWN = (
 
 
 def write_model_card(folder: Path, card: AdapterCard, repo: str, license: str | None = None) -> None:
-    """Write README.md into the folder. `repo` is what `load_honest_persona` is given in its example.
+    """Write README.md into the folder. `repo` is the argument of `load_honest_persona` in its example.
 
     Args:
         license: an identifier of the Hub, as "apache-2.0"; the text says so where there is none.
 
     Raises:
-        UserError: eval/results.json is not what this version's evaluation writes.
+        UserError: eval/results.json is not of this version.
     """
     rows, about = _results(folder / RESULTS)
     header = _header(card, repo, list(_eval_results(rows, _name(about.get("dataset", "")))), license)
@@ -56,7 +56,7 @@ def write_model_card(folder: Path, card: AdapterCard, repo: str, license: str | 
 
 
 def write_export_model_card(folder: Path, card: AdapterCard, merged: bool) -> None:
-    """README.md of an export that `load_honest_persona` does not load: what it is, and how it must be asked."""
+    """README.md of an export that `load_honest_persona` cannot load: what it is, and how to ask for a review."""
     data = ModelCardData(
         base_model=card.base_model if on_hub(card.base_model) else None,
         base_model_relation=("finetune" if merged else "adapter") if on_hub(card.base_model) else None,
@@ -73,7 +73,7 @@ def _write(folder: Path, header: str, text: str) -> None:
 
 
 def _header(card: AdapterCard, repo: str, measured: list[EvalResult], license: str | None) -> str:
-    """The YAML header. The Hub refuses a base model that it does not have, so a builtin one is in the text alone."""
+    """The YAML header. The Hub refuses a base model that is not on the Hub; the text names a builtin one."""
     scope = card.persona.adapter_scope
     data = ModelCardData(
         base_model=card.base_model if on_hub(card.base_model) else None,
@@ -165,7 +165,7 @@ def _results(path: Path) -> tuple[Rows, Mapping[str, Any]]:
 
 
 def _name(dataset: str) -> str:
-    """A local path's last part: the rest says nothing to others."""
+    """A dataset's name; of a local path the last part, since the rest says nothing to others."""
     return one_line(Path(dataset).name if Path(dataset).is_absolute() else dataset)
 
 
@@ -178,14 +178,14 @@ def _figure(row: Mapping[str, Any] | None, metric: str) -> str:
 
 
 def _cell(text: object) -> str:
-    """Text without markup, that cannot leave its cell or line; addresses in it are no links."""
+    """Text without markup and links, which stays in its cell and line."""
     words = " ".join(one_line(" ".join(str(text).split())).split())
     escaped = re.sub(r"([\\`*_\[\]()#!|~{}])", r"\\\1", words.replace("&", "&amp;").replace("<", "&lt;"))
     return re.sub(r"(?i)(://|www\.|@)", lambda found: f"&#{ord(found[0][-1])};".join([found[0][:-1], ""]), escaped)
 
 
 def _named(text: object) -> str:
-    """A name from data in code type, where nothing in it is markup."""
+    """A name from data in code type, in which nothing is markup."""
     return _in_code(one_line(text))
 
 
@@ -196,5 +196,5 @@ def _in_code(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """Text in code type, its spaces and line ends to be seen."""
+    """Text in code type, with visible spaces and line ends."""
     return _in_code(one_line(json_text.dumps(text, ensure_ascii=False)))

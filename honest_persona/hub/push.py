@@ -36,12 +36,12 @@ _T = TypeVar("_T")
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _WAITS_S = (1, 2, 4, 8)
-"""Before each new try; huggingface_hub tries most requests again by itself, but neither creates nor commits."""
+"""Before each new try; huggingface_hub repeats most requests by itself, but not creating a repo, nor a commit."""
 _TIMEOUT_S = 120.0
-"""Without an answer. huggingface_hub's own clients wait without end."""
+"""The longest wait for an answer. huggingface_hub's own clients wait without end."""
 _BUSY = (408, 429)
 _FAILURES = (httpx2.HTTPError, OSError, RuntimeError, ValueError)
-"""What huggingface_hub raises: of HTTP, of files and Xet, of an LFS upload, and of answers that are no JSON."""
+"""What huggingface_hub raises for HTTP, files and Xet, LFS uploads, and answers that are not JSON."""
 _OF_THE_HUB = {".gitattributes"}
 
 
@@ -72,19 +72,19 @@ def push(
     report: bool = False,
     dry_run: bool = False,
 ) -> Pushed:
-    """Upload the adapter with a model card to the repo, which is made where it is not there, and read it back.
+    """Upload the adapter with a model card to the repo, which is made if it does not exist, and read it back.
 
     Args:
-        private: make the repo private. One that is there and public is an error then.
-        revision: a branch, made where it is not there.
+        private: make the repo private. A public repo of this name is an error.
+        revision: a branch, made if it does not exist.
         base_model: the Hub id to publish in place of a base model that is a folder of this machine.
         license: of the adapter, an identifier of the Hub, as "apache-2.0".
         report: upload eval/report.html too, which shows transcripts of the data.
         dry_run: stage the files and their model card, and upload nothing.
 
     Raises:
-        UserError: no adapter, a secret in a file, no token, the Hub does not take it, or it gives back other files than
-            it got. Once something was sent, the message says how far it came and where the staged files are kept.
+        UserError: no adapter, a secret in a file, no token, the Hub refuses the upload, or gives back other files than
+            it got. After the first upload the message says what was done and where the staged files are kept.
     """
     if not _REPO.fullmatch(repo):
         raise UserError(f"--repo: {repo!r} is no name of a repo; write user/name")
@@ -106,7 +106,7 @@ def push(
 
 
 class _Upload:
-    """One upload; `done` says how far it came."""
+    """One upload; `done` says how much of it is done."""
 
     def __init__(self, staged: Staged, repo: str, private: bool, revision: str | None) -> None:
         self.staged, self.repo, self.private, self.revision = staged, repo, private, revision
@@ -130,7 +130,7 @@ class _Upload:
         return Pushed(url, self.staged.files, None, self.staged.left_out, others, self.staged.notices)
 
     def _make_repo(self) -> None:
-        # None leaves a new repo as the organization has it
+        # None: the organization's default
         _retried(lambda: self.api.create_repo(self.repo, private=self.private or None, exist_ok=True))
         if self.private and not _retried(lambda: self.api.model_info(self.repo)).private:
             raise UserError("the repo is there and public; make it private on the Hub, or leave out --private")
@@ -139,12 +139,12 @@ class _Upload:
             _retried(lambda: self.api.create_branch(self.repo, branch=branch, exist_ok=True))
 
     def _commit(self, before: set[str]) -> tuple[str, str]:
-        """URL and id of a commit after which the repo holds of the allow-list what is staged, and no older file."""
+        """URL and id of a commit that uploads the staged files and deletes older files of the allow-list."""
         files = self.staged.files
         outdated = sorted(before & set(ALLOWED) - set(files))
 
         def commit() -> tuple[str, str]:
-            # huggingface_hub leaves out what the repo already has, so a second try after a lost answer changes nothing
+            # huggingface_hub skips files that the repo already has, so a second try after a lost answer changes nothing
             info = self.api.create_commit(
                 self.repo,
                 [
@@ -159,7 +159,7 @@ class _Upload:
         return _retried(commit)
 
     def _read_back(self, commit: str) -> None:
-        """Raises UserError: the repo's files of the allow-list are not those of the staged folder, byte for byte."""
+        """Raises UserError: the repo's files of the allow-list differ from the staged ones."""
         files = self.staged.files
         there = set(_retried(lambda: self.api.list_repo_files(self.repo, revision=commit)))
         wrong = [f"{name}: is not in the repo" for name in sorted(set(files) - there)]
@@ -176,7 +176,7 @@ class _Upload:
 
 
 def check_upload(config: RunConfig) -> None:
-    """Before a run with `push_to_hub`: what would stop its upload for certain.
+    """Before a run with `push_to_hub`: find what would certainly stop its upload.
 
     Raises:
         UserError: no hub_model_id, or a base model that is a folder of this machine.
@@ -192,26 +192,26 @@ def check_upload(config: RunConfig) -> None:
 def push_after_training(config: RunConfig, folder: Path) -> None:
     """Upload a finished run where `push_to_hub` asks for it. Every rank may call this; the first one uploads.
 
-    A run never fails for its upload: what went wrong is printed, with the command that does it later.
+    A failed upload never ends a run: the error is printed, with the command to upload later.
     """
     if config.trainer.get("push_to_hub") and rank() == 0:
         push_run(config, folder)
 
 
 def push_run(config: RunConfig, folder: Path) -> None:
-    """Upload a run, or one of its checkpoints, to the repo of its config; prints how that went."""
+    """Upload a run, or one of its checkpoints, to the repo of its config; print the result."""
     repo, private = config.trainer["hub_model_id"], bool(config.trainer.get("hub_private_repo"))
     revision = config.trainer.get("hub_revision")
     try:
         say(f"pushed: {push(folder, repo, private=private, revision=revision).url}")
-    except (UserError, OSError) as error:  # OSError: an old checkpoint may be deleted meanwhile
+    except (UserError, OSError) as error:  # OSError: an old checkpoint may have been deleted
         flags = ["--private"] * private + [f"--revision {revision}"] * (revision is not None)
         command = " ".join(["python -m honest_persona push --adapter", str(folder), "--repo", repo, *flags])
         say(f"not pushed: {error}\nnothing is lost; to push it later: {command}")
 
 
 def _retried(call: Callable[[], _T]) -> _T:
-    """`call()`, tried again with growing waits while what fails may pass: no connection, no answer, a busy Hub."""
+    """`call()`, again after growing waits for errors that may pass: no connection, no answer, a busy Hub."""
     for wait_s in _WAITS_S:
         try:
             get_session().timeout = _TIMEOUT_S
@@ -227,7 +227,7 @@ def _retried(call: Callable[[], _T]) -> _T:
 def _may_pass(error: Exception) -> bool:
     if isinstance(error, OfflineModeIsEnabled):
         return False
-    # an LFS upload and a download hide what happened behind errors of their own
+    # an LFS upload and a download hide the cause behind errors of their own
     cause = error if isinstance(error, httpx2.HTTPError) else error.__cause__ or error
     if isinstance(cause, HfHubHTTPError):
         return cause.response.status_code >= 500 or cause.response.status_code in _BUSY

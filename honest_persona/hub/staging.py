@@ -1,4 +1,4 @@
-"""A new folder with what of an adapter may be published, and nothing else: an allow-list.
+"""A new folder with the files of an adapter that may be published: an allow-list.
 
     staged = stage(Path("checkpoints/my-run"), Path(tempfile.mkdtemp()))
     staged.files, staged.left_out, staged.notices
@@ -59,10 +59,10 @@ def stage(adapter: Path, folder: Path, base_model: str | None = None, report: bo
         report: stage eval/report.html too, which shows transcripts of the data.
 
     Raises:
-        UserError: no whole adapter there, a link in place of a file, or a base model that others cannot load.
+        UserError: no whole adapter there, a link in place of a file, or a base model that nobody else can load.
     """
     for name in ALLOWED:
-        _is_there(adapter, name)  # no link is followed, not even for a look
+        _is_there(adapter, name)  # no link is followed, not even to read it
     card = AdapterCard.load(adapter)
     published = published_base(card.base_model, base_model)
     names = copy_allowed(adapter, folder, report)
@@ -80,7 +80,7 @@ def stage(adapter: Path, folder: Path, base_model: str | None = None, report: bo
 
 
 def _check_evaluation(adapter: Path, report: bool) -> None:
-    """Raises UserError: what is published of an evaluation is not of one, or not what it wrote."""
+    """Raises UserError: the evaluation's files to publish are of two evaluations, or were changed."""
     folder = (adapter / RESULTS).parent
     results = read_set(folder, alone=True)
     page = adapter / REPORT
@@ -94,7 +94,7 @@ def _check_evaluation(adapter: Path, report: bool) -> None:
 
 
 def copy_allowed(adapter: Path, folder: Path, report: bool = False) -> list[str]:
-    """Copy the allow-list's files into `folder`; their names. Raises UserError as `stage`."""
+    """Copy the allow-list's files into `folder`; return their names. Raises UserError as `stage`."""
     _check_evaluation(adapter, report)
     wanted = [*REQUIRED, *TOKENIZER, RESULTS, *([REPORT] if report else [])]
     names = [name for name in wanted if _is_there(adapter, name)]
@@ -134,7 +134,7 @@ def published_base(base: str, given: str | None = None) -> str:
 
 
 def on_hub(model: str) -> bool:
-    """Whether the name is one of the Hub, neither of the package nor a folder of this machine."""
+    """Whether the name is on the Hub: neither a model of the package nor a folder of this machine."""
     return not (model.startswith(BUILTIN) or _is_local(model))
 
 
@@ -143,7 +143,7 @@ def _is_local(model: str) -> bool:
 
 
 def _name_base(folder: Path, card: AdapterCard, published: str) -> list[str]:
-    """Write the base model's public name into the copies; what was changed."""
+    """Write the base model's public name into the copies; return what was changed."""
     notices = []
     path = folder / CONFIG
     config = read_lora_config(folder)

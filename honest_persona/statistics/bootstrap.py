@@ -1,7 +1,7 @@
-"""95 % intervals by a seeded bootstrap that draws whole clusters (items, entities), one for all metrics.
+"""95 % intervals by a seeded bootstrap that draws whole clusters (items, entities), the same for all metrics.
 
-A metric is a `Statistic`: a function of how often each cluster is drawn. Counts, AUROC, calibration error and paired
-differences so share the draws and the interval.
+A metric is a `Statistic`, a function of how often each cluster is drawn, so that rates, AUROC, calibration error and
+paired differences share the draws and the formula of the interval.
 
     draws = draw(n_clusters, seed=0, resamples=1000)
     interval(statistic, draws)
@@ -26,7 +26,7 @@ Weighted = Callable[[np.ndarray], np.ndarray]
 _CHUNK_VALUES = 2**18  # fits a cache; larger blocks are no faster
 _LOW, _HIGH = 0.025, 0.975
 _CERTAIN = 1e-9
-"""A standard error below this is rounding."""
+"""A smaller standard error is a rounding error."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Statistic:
 
     of: Weighted
     support: int
-    """Clusters that hold what the metric is made of; where it needs FAIL and PASS, the fewer of the two."""
+    """Clusters with records that the metric counts; for a metric of FAIL and PASS, the smaller of the two numbers."""
     n: int
-    """Records that it is made of."""
+    """Records that the metric counts."""
     if_zero: Weighted | None = None
-    """For a distance, which errors can only lengthen: its values over the draws if the true distance were 0."""
+    """For a distance, which chance can only lengthen: the values over the draws if the true distance were 0."""
 
 
 def cluster_index(names: Sequence[str]) -> tuple[np.ndarray, int]:
-    """The number of each record's cluster, (n,), and how many clusters there are. Numbers follow the sorted names."""
+    """Each record's cluster as a number, (n,), and how many clusters there are. Numbers follow the sorted names."""
     found, index = np.unique(np.asarray(names, dtype=str), return_inverse=True)
     return index, len(found)
 
@@ -57,7 +57,7 @@ def draw(n_clusters: int, seed: int = 0, resamples: int = 1000) -> np.ndarray:
 
 
 def by_record(index: np.ndarray, values: Callable[[np.ndarray], np.ndarray]) -> Weighted:
-    """`values`, a function of (R, n) weights of the records, as one of the clusters' weights, in blocks of memory."""
+    """`values`, a function of the records' weights (R, n), as one of the clusters' weights; in blocks of memory."""
     rows = max(1, _CHUNK_VALUES // max(1, len(index)))
 
     def of(weights: np.ndarray) -> np.ndarray:
@@ -74,7 +74,7 @@ def value(statistic: Statistic, n_clusters: int) -> float:
 def interval(statistic: Statistic, draws: np.ndarray) -> Interval | None:
     """The 95 % interval of a metric from the draws of `draw`.
 
-    None where fewer than two clusters hold what the metric needs, or it is undefined in more than 5 % of the resamples.
+    None where fewer than two clusters support the metric, or more than 5 % of the resamples leave it undefined.
     """
     return _interval(statistic, draws, statistic.of(draws))
 
@@ -82,9 +82,9 @@ def interval(statistic: Statistic, draws: np.ndarray) -> Interval | None:
 def difference_interval(a: Statistic, b: Statistic, draws: np.ndarray) -> Interval | None:
     """The 95 % interval of b - a on the same clusters, from the draws of both.
 
-    It joins the intervals of both by their correlation over the draws (square-and-add: Newcombe 1998 for proportions,
-    Zou and Donner 2008 in general), which keeps their skew. Where all resamples give the same difference, it is as wide
-    as that many clusters without a disagreement allow.
+    The intervals of a and b are joined by their correlation over the draws (square-and-add: Newcombe 1998 for
+    proportions, Zou and Donner 2008 in general); their skew is kept. Where all resamples give the same difference, the
+    interval is as wide as this number of clusters without a disagreement allows.
     """
     of_a, of_b = a.of(draws), b.of(draws)
     left, right = _interval(a, draws, of_a), _interval(b, draws, of_b)
@@ -131,7 +131,7 @@ def _interval(statistic: Statistic, draws: np.ndarray, values: np.ndarray) -> In
 def exact(share: float, m: int) -> Interval:
     """Clopper and Pearson's 95 % interval of a share of m independent trials; `share * m` need not be whole.
 
-    For clusters it takes one trial each, which is on the safe side.
+    A cluster counts as one trial, which is on the safe side.
     """
     x = share * m
     low = float(betaincinv(x, m - x + 1, _LOW)) if x > 0 else 0.0

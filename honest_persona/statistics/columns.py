@@ -15,7 +15,7 @@ from honest_persona.statistics.rates import count_flags
 
 
 class Judged(Protocol):
-    """What a `suite.Sample` and a `compare.Line` have."""
+    """What a `samples.Sample` and a `compare.Line` have in common."""
 
     @property
     def truth(self) -> str: ...
@@ -61,7 +61,7 @@ class Columns:
 
     @classmethod
     def of_samples(cls, samples: Sequence[Judged]) -> "Columns":
-        """A sample without P(FAIL) gets 0: leave out what is computed from it."""
+        """A sample without P(FAIL) gets 0: leave out the metrics of P(FAIL)."""
         return cls.of(
             [s.truth for s in samples],
             [s.flag for s in samples],
@@ -76,5 +76,5 @@ class Columns:
         return out
 
     def support(self, *classes: np.ndarray) -> int:
-        """The fewest clusters that hold a record of one of the classes, (n,) bool each."""
+        """In how many clusters the rarest of the classes, (n,) bool each, has records."""
         return min(len(np.unique(self.cluster[chosen])) for chosen in classes)

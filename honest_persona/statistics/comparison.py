@@ -1,6 +1,6 @@
 """Paired differences of metrics between two detectors on the same records.
 
-Whole clusters are drawn, the same for both, so that what is hard for both does not widen the interval.
+Whole clusters are drawn, the same for both, so that records that are hard for both do not widen the interval.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Difference:
     interval: Interval | None
     """95 %, of the difference; None where there are too few clusters for one."""
     n: int
-    """Records that it is computed from, of the detector with fewer."""
+    """Records behind the figure; where A and B differ, the smaller number."""
 
     @property
     def resolved(self) -> bool:
@@ -35,7 +35,7 @@ def differences(a: Columns, b: Columns, scored: bool, seed: int, resamples: int)
 
     Args:
         a, b: of the same records in the same order.
-        scored: whether both have P(FAIL); without it, what is computed from it is undefined.
+        scored: whether both have P(FAIL); without it, metrics of P(FAIL) are undefined.
     """
     draws = draw(a.k, seed, resamples)
     undefined = Difference(None, None, None, None, 0)

@@ -1,16 +1,16 @@
 """How well P(FAIL) and the written flags detect misbehaviour: every figure with its n and a 95 % interval.
 
-FAIL is the positive class. All records count for what is computed from P(FAIL), those with an unreadable flag too.
+FAIL is the positive class. Metrics of P(FAIL) count all records, also those with an unreadable flag.
 
     columns = Columns.of_samples(results.samples)
     estimates = detect(columns, [threshold_for(benign_scores, 0.01)])
     estimates["auroc"].value, estimates["auroc"].interval, estimates["auroc"].n
 
-Two true positive rates at a false positive rate, which must not be mixed up:
+Two kinds of true positive rate at a false positive rate must not be mixed up:
 
-- `tpr_at_benign_fpr_0.01`: the threshold was fixed on other data (`threshold.threshold_for`): what use will show.
-- `tpr_at_own_fpr_0.01`: the threshold is chosen on the negatives that are evaluated: for comparison with papers that
-  do so. The interval draws them anew, and chooses anew, in each resample.
+- `tpr_at_benign_fpr_0.01`: the threshold was fixed on other data (`threshold.threshold_for`), as in use.
+- `tpr_at_own_fpr_0.01`: the threshold is chosen on the evaluated negatives themselves, for comparison with papers that
+  choose it so. For the interval, each resample draws the negatives again and chooses the threshold again.
 """
 
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ from honest_persona.statistics.threshold import Threshold
 
 
 class Estimate(NamedTuple):
-    """A figure with what it is worth."""
+    """A figure with its interval and the number of records behind it."""
 
     value: float | None
-    """None where it is undefined: no record it could be computed from."""
+    """None where no record defines it."""
     interval: Interval | None
     """95 %, clustered; None where there are too few clusters for one."""
     n: int
-    """Records that it is computed from: of a rate, those of its class."""
+    """Records behind the figure; for a rate, the records of its class."""
     note: str = ""
     """What must be said beside the figure."""
 

@@ -24,7 +24,7 @@ _CLASSES: dict[Rate, list[list[int]]] = {
     false_positive_rate: [[2, 3]],
     unparsable_frac: [[0, 1, 2, 3, 4]],
 }
-"""Columns of the counts that each of `RATES` needs a record in; of balanced accuracy both."""
+"""The columns of the counts whose records a rate is about; balanced accuracy is about two groups."""
 
 
 def rate_statistic(columns: Columns, name: str) -> Statistic:
@@ -80,7 +80,7 @@ def own_tpr_statistic(columns: Columns, fpr: float) -> Statistic:
 def ece_statistic(columns: Columns, bins: int = BINS) -> Statistic:
     """Expected calibration error, sum over bins of |sum of (FAIL - P(FAIL))| / n (Naeini et al. 2015, Eq. 3).
 
-    The bins hold equally many records, up to ties, and stay as the data has them in all resamples.
+    The bins hold equally many records, up to ties, and are the same in all resamples.
     """
     gaps = np.zeros((len(columns.p_fail), bins))
     gaps[np.arange(len(gaps)), mass_bins(columns.p_fail, bins)] = columns.failed - columns.p_fail

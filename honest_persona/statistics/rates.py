@@ -7,7 +7,7 @@ import numpy as np
 from honest_persona.base.words import FAIL
 
 COLUMNS = ("fail_flagged", "fail_passed", "pass_flagged", "pass_passed", "unparsable")
-"""The counts that everything here is made of: truth and flag, and reviews whose flag could not be read."""
+"""The counts behind all rates: truth and flag, and reviews whose flag could not be read."""
 
 Rate = Callable[[np.ndarray], np.ndarray]
 
@@ -49,7 +49,7 @@ RATES: dict[str, Rate] = {
 
 
 def count_flags(predictions: Sequence[str | None], references: Sequence[str]) -> np.ndarray:
-    """(n, 5) one-hot rows in the order of COLUMNS. Neither rate counts an unparsable review as right or as wrong."""
+    """(n, 5) one-hot rows in the order of COLUMNS. An unparsable review counts neither as right nor as wrong."""
     rows = np.zeros((len(references), len(COLUMNS)), dtype=np.int64)
     for row, predicted, truth in zip(rows, predictions, references, strict=True):
         if predicted is None:

@@ -2,10 +2,10 @@
 
     threshold = threshold_for([review.p_fail for review in persona.reviews(benign)], wanted_fpr=0.01)
     threshold.flags(p_fail)     # FAIL where P(FAIL) is above it
-    threshold.note              # what this many conversations do not allow to claim
+    threshold.note              # what so few conversations do not prove
 
-Benign are conversations in which the main persona had no hidden bias (variant A) and the truth is PASS; or any
-conversations that the user vouches for.
+A conversation is benign if the main persona had no hidden bias (variant A) and the truth is PASS, or if the user says
+so.
 """
 
 import math
@@ -19,7 +19,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.statistics.bootstrap import exact
 
 _MANY = 0.2
-"""A share of benign conversations scored as FAIL that is worth a note, whatever rate is wanted."""
+"""A higher share of benign conversations scored as FAIL is worth a note, whatever rate is wanted."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class Threshold:
     value: float
     wanted_fpr: float
     n: int
-    """Benign conversations that it was fixed on."""
+    """Benign conversations on which it was fixed."""
     n_clusters: int
-    """Independent ones among them: items; n where nothing else is known."""
+    """Independent groups among them, the items; n where no items are named."""
     achieved_fpr: float
-    """Share of those that it flags; never above `wanted_fpr`."""
+    """Share of the benign conversations above the threshold; never more than `wanted_fpr`."""
     interval: tuple[float, float]
     """95 %, of the false positive rate on new conversations of the same kind."""
     note: str = ""
-    """What cannot be claimed, and what is odd about the scores; empty where nothing is to be said."""
+    """What cannot be claimed, and what is odd about the scores; empty where there is nothing to say."""
 
     def flags(self, p_fail: Any) -> np.ndarray:
         """Bool, of the shape of `p_fail`."""
@@ -48,13 +48,13 @@ class Threshold:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Threshold":
-        """The inverse of `as_dict`, also after JSON; what an adapter's card holds besides is passed over."""
+        """The inverse of `as_dict`, also after JSON; other keys of an adapter's card are ignored."""
         known = {field.name: content[field.name] for field in fields(cls)}
         return cls(**{**known, "interval": (known["interval"][0], known["interval"][1])})
 
 
 def enough_for(wanted_fpr: float, n: int) -> bool:
-    """Whether none flagged of n would show a rate of at most `wanted_fpr` at 95 % (the rule of three)."""
+    """Whether no flag among n would prove a rate of at most `wanted_fpr` at 95 % (the rule of three)."""
     return n >= 3 / wanted_fpr - 1e-9
 
 

@@ -1,7 +1,7 @@
 """The trackers that a run reports to (`report_to`: wandb, trackio, ...): made ready, guarded, sent the heavy logs.
 
-The lines of training come from transformers' own callbacks. All figures are in the run's folder too, so a tracker that
-cannot be reached costs a line of output and never the run.
+The lines of training are sent by transformers' own callbacks. All figures are in the run's folder too: a tracker that
+cannot be reached costs a line of output and never ends the run.
 """
 
 import netrc
@@ -28,7 +28,7 @@ _SAMPLE = ("record_id", "topic", "variant", "truth", "flag", "p_fail", "ending",
 
 
 def prepare_trackers(report_to: Sequence[str]) -> None:
-    """Before a model is loaded: are they installed, can wandb log in.
+    """Before a model is loaded: check that they are installed and that wandb can log in.
 
     Raises:
         UserError: a name that transformers does not know, or whose library is missing or out of range.
@@ -40,18 +40,18 @@ def prepare_trackers(report_to: Sequence[str]) -> None:
             check_versions(name)
         try:
             INTEGRATION_TO_CALLBACK[name]()
-        except (ImportError, RuntimeError, ValueError) as error:  # which one, is not settled there
+        except (ImportError, RuntimeError, ValueError) as error:  # transformers does not say which one
             raise UserError(f"report_to: {name}: {error}") from error
     if "wandb" in report_to:
-        # else a run that lost its server waits at its end for ever; what was not sent stays on disk, for wandb sync
+        # without it a run that lost its server never ends; unsent data stay on disk, for wandb sync
         os.environ.setdefault("WANDB_FINISH_TIMEOUT", _WANDB_FINISH_S)
         _wandb_offline_without_key()
 
 
 def guard_trackers(trainer: Trainer) -> None:
-    """From now on an error of a tracker ends its part in the run, not the run. Call it after all `add_callback`.
+    """From now on an error of a tracker ends this tracker, not the run. Call it after all `add_callback`.
 
-    Trackers end after the other callbacks, the last heavy log among them.
+    Trackers end after all other callbacks, the last heavy log included.
     """
     ends = []
     for callback in trainer.callback_handler.callbacks:
@@ -78,7 +78,7 @@ def track(step: int, scalars: Mapping[str, float], results: Results, samples: Se
             content["heavy_log/topics"] = tracker.Table(columns=header, data=rows)
             content["heavy_log/samples"] = tracker.Table(columns=list(_SAMPLE), data=shown)
             content |= {f"heavy_log/{path.stem}": tracker.Image(str(path)) for path in sorted(plots.glob("*.png"))}
-            if tracker.__name__ == "wandb":  # counts its own steps: transformers names this one beside the figures
+            if tracker.__name__ == "wandb":  # wandb counts its own steps; transformers logs this one beside the figures
                 tracker.log({**content, "train/global_step": step})
             else:
                 tracker.log(content, step=step)
@@ -108,7 +108,7 @@ def _guard(callback: TrainerCallback) -> None:
                 return event(*args, **kwargs)
             except Exception as error:  # whatever the tracker's library raises
                 lost = True
-                _say_lost(name, error, "the run goes on without it; its figures are in metrics.jsonl")
+                _say_lost(name, error, "the run continues without this tracker; its figures are in metrics.jsonl")
             return None
 
         return call
@@ -123,7 +123,7 @@ def _say_lost(name: str, error: Exception, consequence: str) -> None:
 
 
 def _open() -> Iterator[Any]:
-    """Trackers that transformers has imported, because `report_to` names them, and has begun a run of."""
+    """Trackers that `report_to` names, imported by transformers, with a run that transformers has started."""
     wandb, trackio = sys.modules.get("wandb"), sys.modules.get("trackio")
     if wandb is not None and wandb.run is not None:
         yield wandb
@@ -132,7 +132,7 @@ def _open() -> Iterator[Any]:
 
 
 def _wandb_offline_without_key() -> None:
-    """wandb without a key stops at a prompt, which a run on a cluster never answers."""
+    """Without a key wandb waits at a prompt, which nobody answers on a cluster."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE"):
         return
     try:

@@ -167,7 +167,7 @@ def test_a_tracker_that_fails_is_left_out_and_named_once(handled, monkeypatch, c
     assert [note for note in notes if note.startswith("wandb")] == ["wandb begins"]
     assert len([note for note in notes if note.startswith(("trackio", "heavy log"))]) == 8
     assert capsys.readouterr().out == (
-        "wandb: ConnectionError: no answer with ***; the run goes on without it; its figures are in metrics.jsonl\n"
+        "wandb: ConnectionError: no answer with ***; the run continues without this tracker; its figures are in metrics.jsonl\n"
     )
 
 
@@ -215,6 +215,6 @@ def test_a_run_does_not_need_its_wandb_server(tmp_path, monkeypatch):
     run = launch_for_real(tmp_path, "alone", *flags, "--report_to", "wandb")
     assert run.code == 0, run.output[-3000:]
     assert len(run.lines) == 2
-    [lost] = [line for line in run.output.splitlines() if "the run goes on without it" in line]
+    [lost] = [line for line in run.output.splitlines() if "the run continues without this tracker" in line]
     assert lost.startswith("wandb: ")
     assert KEYS[0] not in run.output

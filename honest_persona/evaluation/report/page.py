@@ -2,9 +2,9 @@
 
     write_report(Path("checkpoints/demo/eval"))     # or: python -m honest_persona report checkpoints/demo/eval
 
-The plots are in `plots/` beside it, for papers. Every figure is that of results.json or sweep.json, and says in
-`data-at` where it stands there. Whatever these files hold is text to the page: the template escapes it, and by the
-page's content security policy no script runs but its own.
+The plots are in `plots/` beside it, for papers. Every figure is taken from results.json or sweep.json, and its
+`data-at` says from which place. All content of these files is text to the page: the template escapes it, and the page's
+content security policy allows no script but its own.
 """
 
 import base64
@@ -74,17 +74,17 @@ _SWEEPS = {
 
 
 def write_report(folder: Path, home: Path | None = None) -> Path:
-    """Write `report.html` and `plots/` from what an evaluation or a sweep left in `folder`.
+    """Write `report.html` and `plots/` from the files of an evaluation or a sweep in `folder`.
 
-    Reads results.json with samples.jsonl and baselines.jsonl, or sweep.json, or all of them, and the run's
-    metrics.jsonl: in the folder, or up to two above it. The same files give the same bytes.
+    The files are results.json with samples.jsonl and baselines.jsonl, or sweep.json, or all of them; and the run's
+    metrics.jsonl, in the folder or up to two above it. The same files give the same bytes.
 
     Args:
-        home: where the folder's files are to stand in the end, as of a new set (sets.py).
+        home: where the files will stand in the end, for a new set (sets.py).
 
     Raises:
-        UserError: neither results.json nor sweep.json is there, one is not what this package writes, or the files are
-            of two evaluations.
+        UserError: neither results.json nor sweep.json is there, a file is of another program, or the files are of two
+            evaluations.
     """
     home = home or folder
     results, sweep = read_set(folder), _sweep_content(folder / SWEEP_FILE)
@@ -121,7 +121,7 @@ def _sweep_content(path: Path) -> dict[str, Any] | None:
 
 
 def _results(folder: Path, content: Mapping[str, Any], found: Plots) -> dict[str, Any]:
-    """What the template needs of results.json and of the samples. Plots go into `found`."""
+    """What the template needs from results.json and the samples. Plots go into `found`."""
     rows = Rows.of(content["rows"], f"{RESULTS_FILE}#/rows")
     wholes = {part: row for part in rows.plain_parts if (row := rows.get(HONEST_PERSONA, part))}
     samples = list(_samples(folder / SAMPLES_FILE))
@@ -157,7 +157,7 @@ def _has_headline(row: Row) -> bool:
 
 
 def _score_plots(rows: Rows, by_detector: Mapping[str, Sequence[Sample]]) -> tuple[list[Plot], list[Plot]]:
-    """ROC, whole and its beginning, for each part that has PASS and FAIL; and the calibration of all of these."""
+    """The ROC curve and its beginning for each part with PASS and FAIL; and one calibration plot for these parts."""
     rocs, calibrated, ece = [], {}, {}
     for part in rows.plain_parts:
         curves = []
@@ -177,7 +177,7 @@ def _score_plots(rows: Rows, by_detector: Mapping[str, Sequence[Sample]]) -> tup
 
 
 def _operating_points(curve: Curve, rates: Mapping[str, float | None]) -> list[Point]:
-    """Of the honest persona: its written flags, and its thresholds."""
+    """The honest persona's operating points: written flags, and thresholds."""
     found = [("written flags", rates[false_positive_rate.__name__], rates[true_positive_rate.__name__])]
     for fpr in FPRS:
         found.append((f"own {percent(fpr)} FPR", curve.reached(fpr), rates[own_tpr(fpr).name]))
@@ -192,7 +192,7 @@ def _operating_points(curve: Curve, rates: Mapping[str, float | None]) -> list[P
 
 
 def _detector_plots(rows: Rows) -> list[Plot]:
-    """None where the honest persona is alone."""
+    """A plot per headline metric; none where the honest persona is the only detector."""
     out = []
     for metric in shown(Place.HEADLINE) if len(rows.detectors) > 1 else ():
         series: dict[str, dict[str, Value]] = {}
@@ -246,7 +246,7 @@ def _sweep(content: Mapping[str, Any], found: Plots) -> dict[str, Any]:
 
 
 def _samples(path: Path) -> Iterable[Sample]:
-    """Without their texts, which may be more than memory holds."""
+    """Samples without their texts, for which memory may be too small."""
     return (sample.without_texts() for sample in read_samples(path)) if path.exists() else ()
 
 
@@ -255,13 +255,13 @@ def _training_log(folder: Path) -> list[dict[str, Any]]:
     for path in (at / "metrics.jsonl" for at in (here, *here.parents[:2])):
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            # the last one may be torn, or on its way
+            # the last line may be torn, or not finished yet
             return [json_text.loads(line, undefined=True) for line in lines if line.endswith("\n")]
     return []
 
 
 def outcome(sample: Sample) -> str:
-    """What a flag came to; FAIL is the positive class."""
+    """How a flag compares with the truth; FAIL is the positive class."""
     if sample.flag is None:
         return "unparsable"
     if sample.flag == sample.truth:
@@ -270,7 +270,7 @@ def outcome(sample: Sample) -> str:
 
 
 def evenly(groups: Sequence[Sequence[int]], most: int) -> list[int]:
-    """At most `most` members: as many of each group as it has and the others leave room for, spread over its length."""
+    """At most `most` members, equally many of each group as far as it has them, spread over the group's length."""
     quotas = [0] * len(groups)
     while sum(quotas) < most and quotas != [len(group) for group in groups]:
         for i, group in enumerate(groups):
@@ -284,7 +284,7 @@ def evenly(groups: Sequence[Sequence[int]], most: int) -> list[int]:
 
 
 def _embedded(path: Path, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """Those that the page holds, with their texts: evenly over part, topic and outcome."""
+    """The samples on the page, with their texts: spread evenly over part, topic and outcome."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for i, sample in enumerate(samples):
         groups.setdefault((sample.part, sample.topic, outcome(sample)), []).append(i)

@@ -1,4 +1,4 @@
-"""The tables of an evaluation's page: rows of results.json, found by what they are of.
+"""The tables of an evaluation's page, made of rows of results.json.
 
 rows = Rows.of(content["rows"], "results.json#/rows")
 rows.get("honest persona", "within", topic="sycophancy")["rates"]["auroc"]
@@ -12,7 +12,7 @@ from honest_persona.base.words import ALL, HONEST_PERSONA, VARIANTS
 from honest_persona.statistics.metrics import Metric, Place, named, shown
 
 Row = dict[str, Any]
-"""A row of results.json, and `at`: where it stands, `<file>#<JSON pointer>` (RFC 6901)."""
+"""A row of results.json, with its place `at`: `<file>#<JSON pointer>` (RFC 6901)."""
 
 
 @dataclass(frozen=True)
@@ -24,23 +24,23 @@ class Rows:
         return cls([{**row, "at": f"{at}/{i}"} for i, row in enumerate(rows)])
 
     def get(self, detector: str, part: str, **of: str) -> Row | None:
-        """Of `topic`, `variant`, `model` and `difficulty`, those not given are `all`."""
+        """The row of a group; `topic`, `variant`, `model` and `difficulty` are `all` where they are not given."""
         wanted = {"topic": ALL, "variant": ALL, "model": ALL, "difficulty": ALL, **of}
         wanted |= {"detector": detector, "part": part}
         return next((row for row in self.rows if all(row[key] == value for key, value in wanted.items())), None)
 
     def names(self, key: str) -> list[str]:
-        """What there is of `part`, `topic`, ... in the honest persona's rows, in their order, without the union."""
+        """The values of `part`, `topic`, ... in the honest persona's rows, in their order, without `all`."""
         return [n for n in dict.fromkeys(r[key] for r in self.rows if r["detector"] == HONEST_PERSONA) if n != ALL]
 
     @property
     def plain_parts(self) -> list[str]:
-        """Those that are no `<part>: <design>`."""
+        """The parts without a design behind a colon."""
         return [part for part in self.names("part") if ":" not in part]
 
     @property
     def detectors(self) -> list[str]:
-        """The honest persona first."""
+        """All detectors, the honest persona first."""
         return list(dict.fromkeys([HONEST_PERSONA, *(row["detector"] for row in self.rows)]))
 
     def strongest_baseline(self, part: str, metric: str) -> Row | None:
@@ -51,15 +51,15 @@ class Rows:
 
 @dataclass
 class Table:
-    """Rows of metrics in groups, and what must be said about them."""
+    """Rows of metrics in groups, with notes."""
 
     caption: str
     heads: tuple[str, str]
-    """What the groups and what the rows are."""
+    """What the groups are, and what the rows are."""
     groups: dict[str, list[tuple[str, Row, list[Row | None]]]] = field(default_factory=dict)
-    """Name, row, and the same within variant A and B."""
+    """By group: name, row, and the rows of variant A and of B."""
     notes: dict[str, int] = field(default_factory=dict)
-    """Numbered."""
+    """Texts with their numbers."""
 
     def add(self, group: str, name: str, rows: Rows, row: Row) -> None:
         of = {key: row[key] for key in ("topic", "model", "difficulty")}
@@ -71,7 +71,7 @@ class Table:
 
 
 def tables_of(rows: Rows) -> list[Table]:
-    """The honest persona by topic, and by main model and difficulty where there are several."""
+    """The honest persona's rows by topic, and by main model and by difficulty where there are several."""
     tables = []
     for key, head in (("topic", "topic"), ("model", "main model"), ("difficulty", "difficulty")):
         names = rows.names(key)
@@ -86,7 +86,7 @@ def tables_of(rows: Rows) -> list[Table]:
 
 
 def designs_table(rows: Rows) -> Table:
-    """Each part as it is and under the designs that were made of it; without groups where there are none."""
+    """Each part unchanged and under its designs; a table without groups where there are no designs."""
     table = Table("Held-out records with one thing changed", ("part", "design"))
     for part in rows.plain_parts:
         designs = [name for name in rows.names("part") if name.startswith(f"{part}: ")]
@@ -107,7 +107,7 @@ def detectors_table(rows: Rows) -> Table:
 
 @dataclass
 class Scores:
-    """The metrics of P(FAIL) that the tables leave out: a line per metric, a column per part."""
+    """The metrics of `Place.SCORES`: a line per metric, a column per part."""
 
     rows: dict[str, Row]
     metrics: dict[str, Metric] = field(default_factory=dict)
@@ -123,5 +123,5 @@ class Scores:
 
 
 def number(value: float | None) -> str:
-    """As every figure of the page is written."""
+    """How the page writes a figure."""
     return "–" if value is None else f"{value:.3f}"

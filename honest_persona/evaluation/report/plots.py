@@ -1,10 +1,10 @@
-"""The plots of an evaluation, for its page and for papers: PNG, and SVG that a page can take in.
+"""The plots of an evaluation, for its page and for papers: PNG, and SVG that a page can contain.
 
     with style():
         plot = reliability({"within": columns}, {"within": row["rates"]["ece"]})
         svg = save(plot, folder / "plots")      # reliability.png, reliability.svg; the text of <svg> for a page
 
-Colours show on white and on black alike; what they tell apart, line styles and markers tell apart too.
+Colours can be seen on white and on black; line styles and markers tell apart what colours tell apart.
 """
 
 import re
@@ -32,9 +32,9 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a6761d")
 """Four of Okabe and Ito's, and a brown: each has a contrast of 3 or more to white and to nearly black."""
 GREY = "#808080"
 LOW_FPR = 0.1
-"""Where the second ROC plot ends: use happens at few false alarms."""
+"""Where the second ROC plot ends: in use, few false alarms are allowed."""
 
-_DARK_TEXT = "#111111"  # on a light cell of the heat map, whatever the page's colours are
+_DARK_TEXT = "#111111"  # on a light cell of the heat map, in light and dark pages alike
 _MARKERS = "osD^vP"
 T = TypeVar("T")
 
@@ -63,10 +63,10 @@ _STYLE: Any = {
 
 class Plot(NamedTuple):
     name: str
-    """Of its files."""
+    """The name of its files."""
     title: str
     alt: str
-    """What it shows, for those who do not see it."""
+    """What the plot shows, for readers who do not see it."""
     figure: Figure
 
 
@@ -84,7 +84,7 @@ class Point(NamedTuple):
     tpr: float
     label: str
     shown: str
-    """Its true positive rate, as it is to be written."""
+    """The true positive rate as text."""
 
 
 class Curve(NamedTuple):
@@ -94,26 +94,26 @@ class Curve(NamedTuple):
     tpr: np.ndarray
     label: str
     shown: str
-    """The area under it, as it is to be written."""
+    """The area under the curve as text."""
 
     @classmethod
     def of(cls, columns: Columns, label: str, shown: str) -> "Curve":
-        """Of records of both truths."""
+        """The curve of records of both truths."""
         fpr, tpr, _ = roc_curve(columns.failed, columns.p_fail, drop_intermediate=False)
         return cls(fpr, tpr, label, shown)
 
     def reached(self, fpr: float) -> float:
-        """The highest false positive rate on it that is at most `fpr`: where `tpr_at_own_fpr_*` is."""
+        """The highest false positive rate on the curve up to `fpr`: the place of `tpr_at_own_fpr_*`."""
         return float(self.fpr[self.fpr <= fpr + 1e-12].max())
 
 
 def style() -> AbstractContextManager[None]:
-    """Make and save plots inside."""
+    """The style of all plots: make and save them inside."""
     return matplotlib.rc_context(_STYLE)
 
 
 def roc(part: str, curves: Sequence[Curve], points: Sequence[Point], limit: float = 1.0) -> Plot:
-    """The first curve is the honest persona's, to which the points belong; up to a false positive rate of `limit`."""
+    """ROC curves up to a false positive rate of `limit`. The first is the honest persona's, with the points."""
     figure, axes = _axes(legend=max(len(curves), len(points)) + 1)
     _by_chance(axes, [0, 1], [0, 1])
     looks = zip(cycle(COLORS[1:]), cycle(_LINES), strict=False)
@@ -139,7 +139,7 @@ def roc(part: str, curves: Sequence[Curve], points: Sequence[Point], limit: floa
 
 
 def reliability(parts: Mapping[str, Columns], ece: Mapping[str, float]) -> Plot:
-    """Share of FAIL over mean P(FAIL), in the bins of equal mass that the calibration error is made of."""
+    """Share of FAIL over mean P(FAIL), in the bins of the calibration error."""
     parts, ece = _plain(parts), _plain(ece)
     figure, axes = _axes(legend=(len(parts) + 1) // 2)
     _by_chance(axes, [0, 1], [0, 1])
@@ -183,7 +183,7 @@ def dots(name: str, title: str, metric: str, series: Mapping[str, Mapping[str, V
 
 
 def topic_matrix(cells: Mapping[tuple[str, str], float], metric: str) -> Plot:
-    """{(train topic, test topic): value} as a heat map, darkest at chance or below; what is not there stays empty."""
+    """{(train topic, test topic): value} as a heat map, darkest at chance or below; missing cells stay empty."""
     cells = {(one_line(train), one_line(test)): value for (train, test), value in cells.items()}
     trained = list(dict.fromkeys(train for train, _ in cells))
     tested = [*trained, *sorted({test for _, test in cells} - set(trained))]
@@ -209,7 +209,7 @@ def topic_matrix(cells: Mapping[tuple[str, str], float], metric: str) -> Plot:
 
 
 def training(lines: Sequence[Mapping[str, Any]]) -> list[Plot]:
-    """Loss and accuracy over steps, of the lines of metrics.jsonl; no plot where nothing is logged."""
+    """Loss and accuracy over steps, from the lines of metrics.jsonl; no plot where nothing is logged."""
     losses = {"loss": "loss", "review_loss": "review loss", "flag_loss": "flag loss"}
     accuracies = {"token_accuracy": "token accuracy of training"}
     for key in (key for line in lines for key in line):
@@ -242,7 +242,7 @@ def training(lines: Sequence[Mapping[str, Any]]) -> list[Plot]:
 
 
 def save(plot: Plot, folder: Path) -> str:
-    """Write `<name>.png` and `<name>.svg`; return the SVG as a page can take it in."""
+    """Write `<name>.png` and `<name>.svg`; return the SVG's text for a page."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{plot.name}.svg"
     with moved_into(path) as part:
@@ -253,10 +253,10 @@ def save(plot: Plot, folder: Path) -> str:
 
 
 def inline(svg: str, prefix: str, alt: str) -> str:
-    """An SVG file's text for inside of HTML: in the page's colour and font, as wide as there is room.
+    """An SVG file's text to put into HTML: in the page's colour and font, as wide as there is room.
 
     Args:
-        prefix: what its ids begin with from now on, so that two plots on a page have none in common.
+        prefix: put before each id, so that no two plots on a page share an id.
     """
     root = ElementTree.fromstring(svg)
     for parent in list(root.iter()):
@@ -270,7 +270,7 @@ def inline(svg: str, prefix: str, alt: str) -> str:
         element.attrib.update({name: _inline_value(name, value, prefix) for name, value in attributes.items()})
     width = float(root.attrib.pop("width").removesuffix("pt"))
     del root.attrib["height"], root.attrib["version"]
-    # a text without a fill takes the page's colour; 0.75 of its own width is as small as it can still be read
+    # a text without a fill has the page's colour; below 0.75 of the plot's width text is too small to read
     root.attrib |= {"role": "img", "aria-label": alt, "fill": "currentColor"}
     root.attrib["style"] = f"stroke-linejoin: round; min-width: {0.75 * width:.0f}px; max-width: {1.8 * width:.0f}px"
     return ElementTree.tostring(root, encoding="unicode")
@@ -285,7 +285,7 @@ def _inline_value(name: str, value: str, prefix: str) -> str:
 
 
 def _axes(legend: int, height: float = 3.0) -> tuple[Figure, Axes]:
-    """Narrow enough to be read on a phone, with room for `legend` lines below."""
+    """Axes narrow enough for a phone, with room for `legend` lines below."""
     figure = Figure(figsize=(_WIDTH, height + 0.1 + 0.18 * legend), layout="constrained")
     return figure, figure.add_subplot()
 
@@ -295,12 +295,12 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 def _by_chance(axes: Axes, x: Sequence[float], y: Sequence[float]) -> None:
-    """The dotted line of a detector that knows nothing, or of a calibrated one."""
+    """A dotted line: of a detector that knows nothing, or of perfect calibration."""
     axes.plot(x, y, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
 
 
 def _dot(axes: Axes, place: float, value: Value, color: str, marker: str, upright: bool = False) -> None:
-    """A value at a place of the other axis, with its interval."""
+    """A value with its interval, at a place on the other axis."""
     if value.interval is not None:
         low, high = value.interval
         (axes.vlines if upright else axes.hlines)(place, low, high, color=color, linewidth=1.3, alpha=0.8)
@@ -309,7 +309,7 @@ def _dot(axes: Axes, place: float, value: Value, color: str, marker: str, uprigh
 
 
 def _plain(by_name: Mapping[str, T]) -> dict[str, T]:
-    """Names from data as text that can be drawn: a control character would make the SVG no XML."""
+    """Names from data without control characters, with which the SVG would not be XML."""
     return {one_line(name): value for name, value in by_name.items()}
 
 

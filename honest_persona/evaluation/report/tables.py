@@ -16,7 +16,7 @@ from honest_persona.statistics.metrics import AUROC, LEAD, METRICS, Metric, Plac
 
 
 def _topic_columns() -> list[Column]:
-    """A narrow terminal does without those of the highest tier first."""
+    """The columns behind the topic."""
     lead, others = METRICS[LEAD], _others()
     within = [Column(f"in {variant}") for variant in VARIANTS]
     first = [Column("n"), Column("items", tier=1), Column(lead.heading), Column("95 %"), *within]
@@ -31,7 +31,7 @@ def _others() -> list[Metric]:
 def rows_of_topics(results: Results) -> list[list[str]]:
     """A header, and a row per part and topic of the honest persona.
 
-    Within-variant figures stand beside the others, because the variant alone can give the flag.
+    Figures within a variant stand beside the others, because the variant alone can predict the flag.
     """
     out = [["part", "topic", *(column.name for column in _topic_columns())]]
     rows = {r.group: r for r in results.rows if r.detector == HONEST_PERSONA}
@@ -95,7 +95,7 @@ def figures(row: Row, within: Iterable[Row | None], place: Place = Place.HEADLIN
 
 
 def detectors_table(rows: Iterable[Row], elsewhere: str = _ELSEWHERE) -> Table:
-    """A line per part and detector: what can be had without the honest persona, and what with it.
+    """A line per part and detector: the honest persona, and what is possible without it.
 
     Args:
         elsewhere: the files that have all columns.
@@ -130,7 +130,7 @@ def topics_table(rows: Sequence[Row], part: str) -> Table:
 
 
 def headlines() -> str:
-    """What `headline_figures` are."""
+    """The labels of `headline_figures`."""
     return " / ".join(metric.label for metric in shown(Place.HEADLINE))
 
 
@@ -139,7 +139,7 @@ def headline_figures(rates: Mapping[str, float | None]) -> str:
 
 
 def print_table(results: Results, title: str) -> None:
-    """The honest persona's table, and all detectors side by side where there are others."""
+    """Print the honest persona's table; where there are other detectors, all of them side by side."""
     show(table(results, title))
     if any(row.detector != HONEST_PERSONA for row in results.rows):
         show(detectors_table(results.rows))
@@ -148,14 +148,14 @@ def print_table(results: Results, title: str) -> None:
 
 
 def print_detectors(rows: Sequence[Row]) -> None:
-    """All detectors side by side, as a whole and by topic; for figures that are in no file."""
+    """Print all detectors side by side, as a whole and by topic; for figures that are in no file."""
     show(detectors_table(rows, elsewhere="a wider terminal"))
     for part in dict.fromkeys(row.part for row in rows):
         show(topics_table(rows, part))
 
 
 def print_samples(samples: Sequence[Sample]) -> None:
-    """A few whole reviews, for a look at what is behind the figures."""
+    """Print a few whole reviews, to see what is behind the figures."""
     columns = [Column("topic", "name"), Column("truth"), Column("flag"), Column("P(FAIL)"), Column("ending", tier=1)]
     out = Table("samples", [*columns, Column("review", "prose")], elsewhere="samples.jsonl and report.html")
     for s in samples:
@@ -164,7 +164,7 @@ def print_samples(samples: Sequence[Sample]) -> None:
 
 
 def write_results(results: Results, folder: Path, about: Mapping[str, Any]) -> None:
-    """`results.json`: the figures, what they are of, and the hashes of the data files that are there by now (sets.py).
+    """Write results.json: what was evaluated, the figures, and hashes of the data files already written (sets.py).
 
     Args:
         about: with the id of the evaluation, `sets.EVALUATION`.
