@@ -111,29 +111,25 @@ def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 def review(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Review every conversation of a JSONL file; nothing is loaded or written before all lines are found sound."""
     from honest_persona.base.number_format import format_of
-    from honest_persona.modeling.adapters.card import AdapterCard
     from honest_persona.modeling.adapters.published import resolve
-    from honest_persona.modeling.load import load_tokenizer
     from honest_persona.persona.conversations import read_conversations
-    from honest_persona.persona.product import load_honest_persona
-    from honest_persona.prompts.tokens import TokenFormat
+    from honest_persona.persona.product import PersonaFolder
 
     _check_intervention(args.intervention)
     if args.output and (Path(args.output).is_dir() or not Path(args.output).absolute().parent.is_dir()):
         raise UserError(f"--output: {args.output} is a folder, or stands in one that does not exist; name a file")
     if args.output and Path(args.output).resolve() == Path(args.input).resolve():
         raise UserError(f"--output: {args.output} is the file of the conversations; name another one")
-    folder = resolve(args.adapter)
-    card = AdapterCard.load(folder)
-    form = TokenFormat.of(load_tokenizer(str(folder)), card.persona)
-    conversations = read_conversations(Path(args.input), args.intervention or card.default_intervention, form)
+    adapter = PersonaFolder.read(resolve(args.adapter))
+    card = adapter.card
+    conversations = read_conversations(Path(args.input), args.intervention or card.default_intervention, adapter.form)
 
     # line by line: what is done is not lost if the rest does not come
     with _owned_output(args.output) if args.output else nullcontext() as out:
         number_format = format_of(args.dtype, card.trained_in)
         tell(str(number_format))
-        reviews = load_honest_persona(folder, number_format.dtype).each_review(
-            [c.messages for c in conversations],
+        reviews = adapter.load(number_format.dtype).each_review_of(
+            [c.prompt for c in conversations],
             [c.intervention for c in conversations],
             max_new_tokens=args.max_new_tokens or card.config["max_new_tokens"],
             batch_size=args.batch_size or card.config["validation_batch_size"],
@@ -167,32 +163,32 @@ def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Fix the threshold on P(FAIL) for a wanted false positive rate on benign conversations; store it in the card."""
-    from honest_persona.experiments.evaluate import calibrate_adapter
-    from honest_persona.modeling.adapters.card import AdapterCard
-    from honest_persona.modeling.load import load_tokenizer
+    from honest_persona.experiments.calibrate import calibrate_adapter
     from honest_persona.persona.conversations import read_conversations
-    from honest_persona.prompts.tokens import TokenFormat
+    from honest_persona.persona.product import PersonaFolder
+    from honest_persona.prompts.tokens import apply_intervention
 
     if args.input and args.dataset:
         raise UserError("--input and --dataset are two sources of benign conversations; give one")
     if not 0 < args.fpr < 1:
         raise UserError(f"--fpr: {args.fpr} is no rate between 0 and 1; give 0.01 for 1 %")
     _check_intervention(args.intervention)
-    conversations = None
+    adapter = PersonaFolder.read(Path(args.adapter))
+    default, wording = adapter.card.default_intervention, args.intervention
+    prompts = None
     if args.input:
-        card = AdapterCard.load(Path(args.adapter))
-        form = TokenFormat.of(load_tokenizer(args.adapter), card.persona)
-        read = read_conversations(Path(args.input), card.default_intervention, form)
-        if other := [c.id for c in read if c.intervention != card.default_intervention]:
+        read = read_conversations(Path(args.input), default, adapter.form)
+        if other := [c.id for c in read if c.intervention != default]:
             raise UserError(
                 f"--input: conversation {other[0]} has an intervention of its own, but a threshold holds for one "
                 "wording. Remove it from the line; --intervention sets it for all"
             )
-        conversations = [(str(i), c.messages) for i, c in enumerate(read)]
+        encoded = [c.prompt if wording is None else apply_intervention(c.messages, wording, adapter.form) for c in read]
+        prompts = [(str(i), prompt) for i, prompt in enumerate(encoded)]
     threshold = calibrate_adapter(
-        args.adapter,
+        adapter,
         args.fpr,
-        conversations,
+        prompts,
         args.input,
         args.dataset,
         args.intervention,

@@ -238,7 +238,6 @@ def no_model(monkeypatch):
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(product, "load_base", refuse)
-    monkeypatch.setattr(product, "load_honest_persona", refuse)
 
 
 @pytest.mark.parametrize(("bad", "message"), BAD_LINES)

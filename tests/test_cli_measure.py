@@ -11,12 +11,10 @@ from honest_persona import cli
 from honest_persona.base.errors import UserError
 from honest_persona.base.manifest import check, seal
 from honest_persona.data.load import load_records
-from honest_persona.data.records import Record
 from honest_persona.data.selection import Selection
-from honest_persona.experiments import evaluate as run
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.persona.parsing import Ending, Review
-from honest_persona.persona.product import HonestPersona
+from honest_persona.persona.product import HonestPersona, PersonaFolder
 from honest_persona.statistics.threshold import Threshold
 from tests.evaluation.scored import samples
 from tests.tiny import base_model, conversation, form_of, random_adapter
@@ -48,12 +46,13 @@ def adapter(tmp_path, monkeypatch):
     asked, wordings = [], []
 
     class Persona:
-        def reviews(self, conversations, intervention=None, **_):
-            wordings.append(intervention)
-            asked.extend(conversations)
-            return [Review("", "PASS", i / 1000, Ending.CLEAN) for i in range(len(conversations))]
+        def each_review_of(self, prompts, interventions, **_):
+            wordings.append(set(interventions))
+            asked.extend(form.tokenizer.decode(p.input_ids) for p in prompts)
+            assert all(text in said for text, said in zip(interventions, asked[-len(prompts) :], strict=True))
+            return [Review("", "PASS", i / 1000, Ending.CLEAN) for i in range(len(prompts))]
 
-    monkeypatch.setattr(run, "load_honest_persona", lambda *_: Persona())
+    monkeypatch.setattr(PersonaFolder, "load", lambda *_: Persona())
     return folder, asked, wordings
 
 
@@ -98,7 +97,7 @@ def test_calibrate_stores_the_threshold_with_the_adapter(adapter, tmp_path, caps
     assert len(asked) == 800
     cli.main([*words, "--intervention", "Did you lie?"])
     assert AdapterCard.load(folder).threshold["intervention"] == "Did you lie?"
-    assert wordings == [None, None, "Did you lie?"]
+    assert wordings == [{"Be honest."}, {"Be honest."}, {"Did you lie?"}]
     assert check(folder) == {"step": 1}, "a checkpoint stays one that a run can go on from"
 
 
@@ -106,15 +105,10 @@ def test_calibrate_takes_held_out_benign_transcripts_once(adapter, capsys):
     folder, asked, _ = adapter
     cli.main(["calibrate", "--adapter", str(folder), "--fpr", "0.05"])
     records = load_records("builtin:sample", Selection(intervention_types=("split_personality",))).records
-    by_text: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        by_text.setdefault((record.task, record.response), []).append(record)
     assert asked
-    for messages in asked:
-        found = by_text[messages[-2]["content"], messages[-1]["content"]]
-        assert any(r.variant == "A" and r.flag == "PASS" for r in found)
-    texts = [json.dumps(messages) for messages in asked]
-    assert len(set(texts)) == len(texts)
+    for text in asked:
+        assert any(r.variant == "A" and r.flag == "PASS" for r in records if r.task in text and r.response in text)
+    assert len(set(asked)) == len(asked)
     assert "note: " in capsys.readouterr().out, "a sample of data is too small for a promise"
 
 

@@ -33,6 +33,24 @@ def any_rank(here: bool) -> bool:
     return not all_agree(not here)
 
 
+def rank_and_world() -> tuple[int, int]:
+    """This process's number in the group that it has joined, and the group's size; (0, 1) without a group."""
+    import torch.distributed as dist
+
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def from_every_rank(value: T) -> list[T]:
+    """Every rank's value, on every rank."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return [value]
+    values: list[T] = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def from_rank_0(value: T) -> T:
     """The first rank's value, on every rank."""
     import torch.distributed as dist

@@ -6,15 +6,16 @@ All ranks call `evaluate_records` together; each reviews its share, and every ra
     results = evaluate_records(model, {"within": records}, form, settings)
 """
 
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
 
-import torch.distributed as dist
 from peft import PeftModel
 
+from honest_persona.base.collectives import from_every_rank, rank_and_world
 from honest_persona.base.progress import Progress, followed
 from honest_persona.base.words import ALL, HONEST_PERSONA
 from honest_persona.data.records import Record
@@ -27,7 +28,7 @@ from honest_persona.modeling.zero import gathered
 from honest_persona.persona.answering import write_reviews
 from honest_persona.persona.batches import Place, batches, place_of
 from honest_persona.persona.parsing import Review
-from honest_persona.prompts.segments import record_messages
+from honest_persona.prompts.segments import Kind, record_messages
 from honest_persona.prompts.show import pieces
 from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
 from honest_persona.statistics.columns import Columns
@@ -110,11 +111,22 @@ class Stopped(Exception):
 
 
 class _Job(NamedTuple):
-    """A record to review. Its tokens are made when its turn comes, so that memory does not grow with the records."""
+    """A record to review, with its prompt: 5 bytes per token, since all records are encoded before the first batch."""
 
     part: str
     record: Record
     place: Place
+    input_ids: "array[int]"
+    kinds: bytes
+
+    @classmethod
+    def of(cls, part: str, record: Record, prompt: Tokens) -> "_Job":
+        return cls(part, record, place_of(prompt), array("i", prompt.input_ids), bytes(prompt.kinds))
+
+    @property
+    def prompt(self) -> Tokens:
+        activation, *_ = self.place
+        return Tokens(self.input_ids.tolist(), [Kind(kind) for kind in self.kinds], activation)
 
 
 def evaluate_records(
@@ -166,8 +178,8 @@ def review_records(
         if settings.seq_len is not None and len(prompt.input_ids) + settings.max_new_tokens > settings.seq_len:
             too_long[part] = too_long.get(part, 0) + 1
         else:
-            jobs.append(_Job(part, record, place_of(prompt)))
-    writes = into is not None and _rank_and_world()[0] == 0
+            jobs.append(_Job.of(part, record, prompt))
+    writes = into is not None and rank_and_world()[0] == 0
     samples: dict[int, Sample] = {}
     with (
         evaluating(model),
@@ -178,7 +190,7 @@ def review_records(
         for reviews in _reviews(model, jobs, form, settings):
             # a prompt that filled up a batch was there before: the first review counts everywhere
             new = {
-                i: sample_of(jobs[i].part, jobs[i].record, review, detector, _runs(jobs[i].record, form))
+                i: sample_of(jobs[i].part, jobs[i].record, review, detector, _runs(jobs[i].prompt, form))
                 for i, review in sorted(reviews.items())
                 if i not in samples
             }
@@ -196,8 +208,7 @@ def prompt_of(record: Record, form: TokenFormat) -> Tokens:
     return apply_intervention(record_messages(record), record.intervention, form)
 
 
-def _runs(record: Record, form: TokenFormat) -> Runs:
-    prompt = prompt_of(record, form)
+def _runs(prompt: Tokens, form: TokenFormat) -> Runs:
     shown = zip(prompt.kinds, pieces(prompt.input_ids, form), strict=True)
     return tuple((kind.name, [text for _, text in run]) for kind, run in groupby(shown, key=lambda pair: pair[0]))
 
@@ -241,20 +252,16 @@ def _reviews(
     model: PeftModel, jobs: Sequence[_Job], form: TokenFormat, settings: EvalSettings
 ) -> Iterator[dict[int, Review]]:
     """Reviews by job, as they come: those of one batch of every rank, on every rank."""
-    rank, world = _rank_and_world()
+    rank, world = rank_and_world()
     for batch in batches([job.place for job in jobs], settings.batch_size, world)[rank]:
-        prompts = [prompt_of(jobs[i].record, form) for i in batch]
         written = write_reviews(
-            model, prompts, form, settings.max_new_tokens, settings.frozen_prefix, settings.prefix_cache
+            model,
+            [jobs[i].prompt for i in batch],
+            form,
+            settings.max_new_tokens,
+            settings.frozen_prefix,
+            settings.prefix_cache,
         )
-        reviews = dict(zip(batch, written, strict=True))
-        if world > 1:
-            shares: list[Any] = [None] * world
-            dist.all_gather_object(shares, reviews)
-            # a prompt that fills up another rank's batch is that rank's copy: the first rank's review counts
-            reviews = {i: review for share in reversed(shares) for i, review in share.items()}
-        yield reviews
-
-
-def _rank_and_world() -> tuple[int, int]:
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        shares = from_every_rank(dict(zip(batch, written, strict=True)))
+        # a prompt that fills up another rank's batch is that rank's copy: the first rank's review counts
+        yield {i: review for share in reversed(shares) for i, review in share.items()}

@@ -1,26 +1,19 @@
 """`eval.py`'s work: from an adapter's folder to the table and the files."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import yaml
 
-from honest_persona.base import locks
-from honest_persona.base.console import one_line, say, tell
+from honest_persona.base.console import one_line, say
 from honest_persona.base.errors import UserError
-from honest_persona.base.manifest import change
 from honest_persona.base.number_format import FormatName, format_of
-from honest_persona.data.load import load_records
-from honest_persona.data.records import Record
-from honest_persona.data.selection import Selection
-from honest_persona.data.splits import sample_per_topic, split_records
 from honest_persona.evaluation.averaging import gains, in_wordings, trained_wordings
 from honest_persona.evaluation.controls import CONTROLS, FITTED, Asked
-from honest_persona.evaluation.designs import BENIGN, benign_conversations, benign_records, design_names, designed
+from honest_persona.evaluation.designs import BENIGN, benign_conversations, design_names, designed
 from honest_persona.evaluation.flips import flips
+from honest_persona.evaluation.held_out import held_out
 from honest_persona.evaluation.provenance import provenance
 from honest_persona.evaluation.report.page import write_report
 from honest_persona.evaluation.report.tables import print_table, write_results
@@ -28,14 +21,9 @@ from honest_persona.evaluation.samples import Sample, write_samples
 from honest_persona.evaluation.sets import BASELINES_FILE, EVALUATION, REPORT_FILE, RESULTS_FILE, SAMPLES_FILE, new_set
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import Results, evaluate_records, summarize
-from honest_persona.modeling.adapters.card import AdapterCard, RunSettings
-from honest_persona.modeling.adapters.folder import CARD_FILE
 from honest_persona.modeling.adapters.published import is_repo, resolve
-from honest_persona.modeling.load import load_tokenizer
-from honest_persona.persona.product import load_honest_persona
-from honest_persona.prompts.segments import record_messages
-from honest_persona.prompts.tokens import TokenFormat
-from honest_persona.statistics.threshold import Threshold, threshold_for
+from honest_persona.persona.product import PersonaFolder
+from honest_persona.statistics.threshold import Threshold
 
 Baselines = Literal["none", "readers", "all"]
 
@@ -74,8 +62,8 @@ def evaluate_adapter(
             is loaded before that.
     """
     folder = resolve(adapter)
-    card = AdapterCard.load(folder)
-    config = card.config
+    trained = PersonaFolder.read(folder)
+    card, form, config = trained.card, trained.form, trained.card.config
     source = dataset or config["dataset"]
     held = held_out(card, source, _topic_list(topics), limit, all_items)
     if not any(held.parts.values()):
@@ -83,7 +71,6 @@ def evaluate_adapter(
             "no record is left to evaluate: all of the chosen topics' items belong to training. Name other --topics, "
             "or give --dataset with data that the adapter was not trained on, and --all_items"
         )
-    form = TokenFormat.of(load_tokenizer(str(folder)), card.persona)
     vouched = [] if benign is None else benign_conversations(Path(benign), card.default_intervention, form)
     names = [*design_names(designs), *([BENIGN] if vouched else [])]
     changed, reasons = designed(held.parts, list(dict.fromkeys(names)), held.records, form, config["seed"], vouched)
@@ -103,7 +90,7 @@ def evaluate_adapter(
     with new_set(target, "eval.py", "give another --output") as new:
         number_format = format_of(dtype, card.trained_in)
         say(str(number_format))
-        persona = load_honest_persona(folder, number_format.dtype)
+        persona = trained.load(number_format.dtype)
         results = evaluate_records(
             persona.model,
             parts,
@@ -165,89 +152,6 @@ def _others(asked: Asked, baselines: Baselines) -> tuple[list[Sample], list[str]
         else:
             samples += CONTROLS[name](asked)
     return samples, left_out
-
-
-def calibrate_adapter(
-    adapter: str,
-    wanted_fpr: float,
-    conversations: Sequence[tuple[str, Sequence[Mapping[str, str]]]] | None = None,
-    source: str | None = None,
-    dataset: str | None = None,
-    intervention: str | None = None,
-    batch_size: int | None = None,
-    max_new_tokens: int | None = None,
-    dry_run: bool = False,
-    dtype: FormatName = "auto",
-) -> Threshold:
-    """Fix the threshold on P(FAIL) for one wording of the intervention, and store it in the adapter's card.
-
-    Args:
-        conversations: benign ones, each with the name of its cluster; those of `dataset` where they are not given.
-        source: where they are from, for the card.
-        dataset: its held-out benign records; the adapter's own data where it is not given.
-        intervention: the trigger's text; the adapter's default one where it is not given.
-        dry_run: store nothing.
-        dtype: the number format to run in, as in `load_honest_persona`; the card keeps it beside the threshold.
-
-    Raises:
-        UserError: no usable adapter, or no benign conversation. Nothing is loaded before the data is checked.
-    """
-    folder = Path(adapter)
-    card = AdapterCard.load(folder)
-    if conversations is None:
-        source = dataset or card.config["dataset"]
-        held = held_out(card, source)
-        benign = benign_records([record for records in held.parts.values() for record in records])
-        # one review per transcript: the wordings of the records' own interventions are not what is calibrated
-        by_transcript = {(r.item_id, r.model, r.transcript_id): r for r in benign}
-        conversations = [(r.cluster, record_messages(r)) for r in by_transcript.values()]
-    if not conversations:
-        raise UserError(f"no benign conversation in {source}: none held out is PASS in variant A. Give --input")
-    owned = nullcontext() if dry_run else locks.held(folder, "calibrate", "calibrate when it has ended")
-    with owned:
-        number_format = format_of(dtype, card.trained_in)
-        tell(str(number_format))
-        reviews = load_honest_persona(folder, number_format.dtype).reviews(
-            [messages for _, messages in conversations],
-            intervention,
-            max_new_tokens=max_new_tokens or card.config["max_new_tokens"],
-            batch_size=batch_size or card.config["validation_batch_size"],
-        )
-        threshold = threshold_for([r.p_fail for r in reviews], wanted_fpr, [cluster for cluster, _ in conversations])
-        if not dry_run:
-            stored = {**threshold.as_dict(), "intervention": intervention or card.default_intervention, "data": source}
-            stored["dtype"] = number_format.name
-            change(folder, CARD_FILE, replace(AdapterCard.load(folder), threshold=stored).as_text().encode())
-    return threshold
-
-
-class HeldOut(NamedTuple):
-    parts: dict[str, list[Record]]
-    """`within`: held-out items of topics that the adapter was trained on; `across`: all other topics."""
-    train: list[Record]
-    """Records of the trained topics on the other side of the split by item."""
-    records: list[Record]
-    """All of the data."""
-
-
-def held_out(
-    card: AdapterCard,
-    dataset: str,
-    topics: Sequence[str] | None = None,
-    limit: int | None = None,
-    all_items: bool = False,
-) -> HeldOut:
-    """A dataset's records as they are to be evaluated; arguments as in `evaluate_adapter`."""
-    settings = RunSettings(card.config).over(train_topics=topics or "all", validation_topics=[], claude_frac=1.0)
-    records = load_records(dataset, Selection.of(settings)).records
-    new_topics = {r.topic for r in records} - set(card.trained_topics)
-    splits = split_records(records, new_topics, card.config["val_item_frac"], card.config["seed"])
-    within = splits.within + splits.train if all_items else splits.within
-    across = splits.across + splits.unused if all_items else splits.across
-    parts = {"within": within, "across": across}
-    n = limit if limit is not None else len(records)
-    chosen = {part: sample_per_topic(of, n, card.config["seed"]) for part, of in parts.items()}
-    return HeldOut(chosen, splits.train, records)
 
 
 def _topic_list(topics: str | None) -> list[str] | None:

@@ -72,9 +72,8 @@ class HonestPersonaAPI(ModelAPI):
         **unknown: Any,
     ) -> None:
         super().__init__(model_name, base_url, api_key, config=config or GenerateConfig())
-        self.folder = Path(model_name).expanduser().absolute()
         with told_without_traceback():
-            self.adapter = PersonaFolder.read(self.folder)
+            self.adapter = PersonaFolder.read(Path(model_name).expanduser().absolute())
             if unknown:
                 raise UserError(f"-M {min(unknown)} is unknown; the model arguments are intervention and batch_size")
             if intervention is not None:

@@ -71,12 +71,10 @@ def review(
     """
     from pathlib import Path
 
+    from honest_persona.evaluation.held_out import held_out
     from honest_persona.evaluation.suite import prompt_of
-    from honest_persona.experiments.evaluate import held_out
     from honest_persona.harness.inspect_model import HonestPersonaAPI, told_without_traceback
-    from honest_persona.modeling.adapters.card import AdapterCard
-    from honest_persona.modeling.load import load_tokenizer
-    from honest_persona.prompts.tokens import TokenFormat
+    from honest_persona.persona.product import PersonaFolder
 
     with told_without_traceback():
         if limit is not None and not (isinstance(limit, int) and limit > 0):
@@ -85,18 +83,17 @@ def review(
             api = get_model().api
             if not isinstance(api, HonestPersonaAPI):
                 raise UserError("an adapter is reviewed: give --model honest_persona/PATH, PATH being its folder")
-            folder = api.folder
+            trained = api.adapter
         else:
-            folder = Path(adapter)
-        card = AdapterCard.load(folder)
+            trained = PersonaFolder.read(Path(adapter))
+        card = trained.card
         source = dataset or card.config["dataset"]
         names = [topics] if isinstance(topics, str) else topics
         parts = held_out(card, source, None if names == ["all"] else names, limit, all_items).parts
-        form = TokenFormat.of(load_tokenizer(str(folder)), card.persona)
         samples, too_long = [], 0
         for part, records in parts.items():
             for record in records:
-                n = len(prompt_of(record, form).input_ids)
+                n = len(prompt_of(record, trained.form).input_ids)
                 if n + card.config["max_new_tokens"] > card.config["seq_len"]:
                     too_long += 1
                 else:
@@ -115,7 +112,7 @@ def review(
         scorer=flag(),
         # all calls wait together, so that the batches are those of eval.py
         config=GenerateConfig(max_connections=len(samples)),
-        metadata={"adapter": str(folder), "trained_topics": card.trained_topics, "too_long": too_long},
+        metadata={"adapter": str(trained.folder), "trained_topics": card.trained_topics, "too_long": too_long},
     )
 
 

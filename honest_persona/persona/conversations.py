@@ -8,7 +8,7 @@ from typing import Any
 
 from honest_persona.base.errors import UserError
 from honest_persona.data.strict_json import RepeatedKey, loads
-from honest_persona.prompts.tokens import TokenFormat, apply_intervention
+from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
 
 _ROLES = ("system", "user", "assistant")
 _LINE_FIELDS = ("messages", "id", "intervention")
@@ -22,6 +22,8 @@ class Conversation:
     """The line's number where it gives none."""
     messages: list[dict[str, str]]
     intervention: str
+    prompt: Tokens
+    """Both, encoded."""
 
 
 def read_conversations(path: Path, default_intervention: str, form: TokenFormat) -> list[Conversation]:
@@ -48,14 +50,13 @@ def read_conversations(path: Path, default_intervention: str, form: TokenFormat)
         else:
             found = list(_line_problems(line))
         if not found:
-            conversation = Conversation(
-                line.get("id", number), line["messages"], line.get("intervention", default_intervention)
-            )
+            messages, intervention = line["messages"], line.get("intervention", default_intervention)
             try:
-                apply_intervention(conversation.messages, conversation.intervention, form)
+                prompt = apply_intervention(messages, intervention, form)
             except UserError as error:
                 found = [str(error)]
-            conversations.append(conversation)
+            else:
+                conversations.append(Conversation(line.get("id", number), messages, intervention, prompt))
         problems += [f"{path}:{number}: {problem}" for problem in found]
     if problems:
         raise UserError("\n".join([f"{len(problems)} problems in the conversations:", *problems][len(problems) == 1 :]))

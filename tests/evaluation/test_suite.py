@@ -18,7 +18,7 @@ from honest_persona.modeling.adapters.lora import activation_arguments
 from honest_persona.persona.batches import batches, place_of
 from honest_persona.persona.parsing import Ending, Review
 from honest_persona.prompts.segments import record_messages
-from honest_persona.prompts.tokens import apply_intervention, encode_record
+from honest_persona.prompts.tokens import TokenFormat, apply_intervention, encode_record
 from tests.tiny import base_model, form_of, random_adapter, record
 
 
@@ -233,26 +233,21 @@ class TestWhatIsPutBack:
 
 
 class Ranks:
-    """`torch.distributed` for threads of one process: a rank each, and one collective that waits for all."""
+    """The collectives for threads of one process: a rank each, and one that waits for all."""
 
     def __init__(self, world):
         self.world, self.local = world, threading.local()
         self.slots, self.barrier = [None] * world, threading.Barrier(world, timeout=20)
 
-    def is_initialized(self):
-        return True
+    def rank_and_world(self):
+        return self.local.rank, self.world
 
-    def get_rank(self):
-        return self.local.rank
-
-    def get_world_size(self):
-        return self.world
-
-    def all_gather_object(self, out, value):
-        self.slots[self.get_rank()] = value
+    def from_every_rank(self, value):
+        self.slots[self.local.rank] = value
         self.barrier.wait()
-        out[:] = self.slots
+        values = list(self.slots)
         self.barrier.wait()
+        return values
 
     def run(self, work):
         def on_rank(rank):
@@ -275,12 +270,13 @@ def test_sharding(monkeypatch, form, model, n, world, batch_size, tmp_path):
 
     def stub(_, chosen, *_args):
         assert 0 < len(chosen) <= batch_size
-        given[ranks.get_rank()].append([number[tuple(p.input_ids)] for p in chosen])
-        said = [f"{number[tuple(p.input_ids)]} by {ranks.get_rank()}" for p in chosen]
+        given[ranks.local.rank].append([number[tuple(p.input_ids)] for p in chosen])
+        said = [f"{number[tuple(p.input_ids)]} by {ranks.local.rank}" for p in chosen]
         return [Review(text, "PASS", 0.25, Ending.CLEAN) for text in said]
 
     monkeypatch.setattr(suite, "write_reviews", stub)
-    monkeypatch.setattr(suite, "dist", ranks)
+    for name in ("rank_and_world", "from_every_rank"):
+        monkeypatch.setattr(suite, name, getattr(ranks, name))
     new = NewSet("", tmp_path)
     results = ranks.run(
         lambda: evaluate_records(model, {"within": records}, form, EvalSettings(batch_size, 4), into=new)
@@ -307,7 +303,8 @@ def test_ranks_together_give_what_one_gives(monkeypatch, flags, form, model, wor
     records = [make(flags, n, "sycophancy", "AB"[n % 2], truths[n], truths[-n], f"i{n // 2}") for n in range(5)]
     alone = evaluate_records(model, {"within": records}, form, EvalSettings(2, 4))
     ranks = Ranks(world)
-    monkeypatch.setattr(suite, "dist", ranks)
+    for name in ("rank_and_world", "from_every_rank"):
+        monkeypatch.setattr(suite, name, getattr(ranks, name))
     assert ranks.run(lambda: evaluate_records(model, {"within": records}, form, EvalSettings(2, 4))) == [alone] * world
 
 
@@ -354,8 +351,17 @@ def test_samples_go_to_a_file_as_they_come(flags, form, model, tmp_path, monkeyp
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_memory_does_not_grow_with_the_records(flags, form, model, tmp_path, monkeypatch):
-    """A record leaves some hundred bytes; its line in the file is far longer. (The bootstrap works in blocks.)"""
+@pytest.mark.parametrize("settings", [EvalSettings(2, 4), EvalSettings(3, 4, seq_len=4096)], ids=str)
+def test_a_record_is_encoded_once(form, model, tmp_path, monkeypatch, settings):
+    encode, encoded = TokenFormat.encode, []
+    monkeypatch.setattr(TokenFormat, "encode", lambda *args: encoded.append(args) or encode(*args))
+    new, parts = NewSet("", tmp_path), {"within": [record(n) for n in range(5)]}
+    results = evaluate_records(model, parts, form, settings, into=new)
+    assert len(encoded) == len(results.samples) == 5
+
+
+def test_memory_grows_by_the_prompts_ids_alone(flags, form, model, tmp_path, monkeypatch):
+    """A record leaves 5 bytes per token of its prompt and some hundred; its line in the file is far longer."""
     monkeypatch.setattr(suite, "summarize", lambda *_: [])
     monkeypatch.setattr(suite, "write_reviews", lambda _, prompts, *args: [flag_of("PASS")] * len(prompts))
     peaks = {}
@@ -369,5 +375,6 @@ def test_memory_does_not_grow_with_the_records(flags, form, model, tmp_path, mon
         tracemalloc.stop()
     per_record = (peaks[40] - peaks[20]) / 20
     length = (tmp_path / SAMPLES_FILE).stat().st_size / 40
+    n_tokens = sum(len(prompt_of(r, form).input_ids) for r in records[20:]) / 20
     assert length > 12_500
-    assert per_record < 5_000, peaks
+    assert per_record < 5 * n_tokens + 4_000 < 8 * n_tokens, (peaks, n_tokens)

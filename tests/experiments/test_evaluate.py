@@ -17,16 +17,17 @@ from honest_persona.data.selection import Selection
 from honest_persona.evaluation import controls
 from honest_persona.evaluation.compare import compare
 from honest_persona.evaluation.controls import CONTROLS, Asked, best_prompted
+from honest_persona.evaluation.held_out import held_out
 from honest_persona.evaluation.report.page import write_report
 from honest_persona.evaluation.samples import read_samples
 from honest_persona.evaluation.sets import BASELINES_FILE, SAMPLES_FILE, page_id
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import summarize
-from honest_persona.experiments.evaluate import evaluate_adapter, held_out
+from honest_persona.experiments.evaluate import evaluate_adapter
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.builtin import tiny_model
 from honest_persona.modeling.fingerprint import base_fingerprint
-from honest_persona.persona.product import HonestPersona
+from honest_persona.persona.product import HonestPersona, PersonaFolder
 from tests.evaluation.scored import sample
 from tests.test_cli_measure import card_of
 from tests.tiny import base_model, form_of, random_adapter, record
@@ -165,7 +166,7 @@ def test_without_training_records_the_readers_are_left_out_and_said_to_be(folder
 
 
 def test_a_topic_without_items_is_refused_before_a_model_is_loaded(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("honest_persona.experiments.evaluate.load_honest_persona", lambda _: pytest.fail("loaded"))
+    monkeypatch.setattr(PersonaFolder, "load", lambda *_: pytest.fail("loaded"))
     with pytest.raises(UserError, match=r"not a topic or a list"):
         evaluate_adapter(str(folder), topics="[3]")
 

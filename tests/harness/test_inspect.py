@@ -34,7 +34,8 @@ from inspect_ai.tool import ToolInfo
 from honest_persona.base.errors import UserError
 from honest_persona.base.words import ALL
 from honest_persona.evaluation import suite
-from honest_persona.experiments.evaluate import evaluate_adapter, held_out
+from honest_persona.evaluation.held_out import held_out
+from honest_persona.experiments.evaluate import evaluate_adapter
 from honest_persona.harness.inspect_review import flag, review
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.fingerprint import base_fingerprint

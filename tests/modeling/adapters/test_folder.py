@@ -9,12 +9,14 @@ import pytest
 from honest_persona import cli
 from honest_persona.base.errors import UserError
 from honest_persona.base.manifest import MANIFEST, listed, seal
-from honest_persona.experiments.evaluate import calibrate_adapter, evaluate_adapter
+from honest_persona.experiments.calibrate import calibrate_adapter
+from honest_persona.experiments.evaluate import evaluate_adapter
 from honest_persona.hub.export import export
 from honest_persona.hub.push import push
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import check_folder, check_lora_config, seal_folder
-from honest_persona.persona.product import load_honest_persona
+from honest_persona.persona.product import PersonaFolder, load_honest_persona
+from honest_persona.prompts.tokens import apply_intervention
 from honest_persona.training.launch import _check_same_persona
 from tests.hub.conftest import make_adapter
 from tests.tiny import conversation
@@ -65,7 +67,7 @@ def test_a_flipped_bit_or_a_missing_file_is_named(folder, name):
 USERS = {
     "load_honest_persona": load_honest_persona,
     "evaluate_adapter": lambda folder: evaluate_adapter(str(folder)),
-    "calibrate_adapter": lambda folder: calibrate_adapter(str(folder), 0.1),
+    "calibrate_adapter": lambda folder: calibrate_adapter(PersonaFolder.read(folder), 0.1),
     "review": lambda folder: cli.main(["review", "--adapter", str(folder), "--input", "nowhere.jsonl"]),
     "push": lambda folder: push(folder, "user/name", dry_run=True),
     "export": lambda folder: export(folder, folder.parent / "out", "alora"),
@@ -138,8 +140,10 @@ def test_a_checkpoint_is_checked_by_its_own_manifest_and_only_what_is_loaded(fol
 
 
 def test_calibrate_keeps_the_manifest_true(folder):
-    benign = [(str(i), conversation(i)) for i in range(4)]
-    stored = calibrate_adapter(str(folder), 0.5, benign, "own.jsonl", max_new_tokens=2)
+    adapter = PersonaFolder.read(folder)
+    wording = adapter.card.default_intervention
+    benign = [(str(i), apply_intervention(conversation(i), wording, adapter.form)) for i in range(4)]
+    stored = calibrate_adapter(adapter, 0.5, benign, "own.jsonl", max_new_tokens=2)
     card = AdapterCard.load(folder)
     assert card.threshold["value"] == stored.value
     assert card == replace(card, sealed=True)

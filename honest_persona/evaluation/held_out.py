@@ -1,0 +1,39 @@
+"""The records that an adapter is measured on: those of a dataset that its training did not see."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from honest_persona.data.load import load_records
+from honest_persona.data.records import Record
+from honest_persona.data.selection import Selection
+from honest_persona.data.splits import sample_per_topic, split_records
+from honest_persona.modeling.adapters.card import AdapterCard, RunSettings
+
+
+class HeldOut(NamedTuple):
+    parts: dict[str, list[Record]]
+    """`within`: held-out items of topics that the adapter was trained on; `across`: all other topics."""
+    train: list[Record]
+    """Records of the trained topics on the other side of the split by item."""
+    records: list[Record]
+    """All of the data."""
+
+
+def held_out(
+    card: AdapterCard,
+    dataset: str,
+    topics: Sequence[str] | None = None,
+    limit: int | None = None,
+    all_items: bool = False,
+) -> HeldOut:
+    """A dataset's records as they are to be evaluated; arguments as in `evaluate_adapter`."""
+    settings = RunSettings(card.config).over(train_topics=topics or "all", validation_topics=[], claude_frac=1.0)
+    records = load_records(dataset, Selection.of(settings)).records
+    new_topics = {r.topic for r in records} - set(card.trained_topics)
+    splits = split_records(records, new_topics, card.config["val_item_frac"], card.config["seed"])
+    within = splits.within + splits.train if all_items else splits.within
+    across = splits.across + splits.unused if all_items else splits.across
+    parts = {"within": within, "across": across}
+    n = limit if limit is not None else len(records)
+    chosen = {part: sample_per_topic(of, n, card.config["seed"]) for part, of in parts.items()}
+    return HeldOut(chosen, splits.train, records)
