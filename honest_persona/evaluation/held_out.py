@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from honest_persona.base.words import ACROSS, WITHIN
 from honest_persona.data.load import load_records
 from honest_persona.data.records import Record
 from honest_persona.data.selection import Selection
@@ -33,7 +34,7 @@ def held_out(
     splits = split_records(records, new_topics, card.config["val_item_frac"], card.config["seed"])
     within = splits.within + splits.train if all_items else splits.within
     across = splits.across + splits.unused if all_items else splits.across
-    parts = {"within": within, "across": across}
+    parts = {WITHIN: within, ACROSS: across}
     n = limit if limit is not None else len(records)
     chosen = {part: sample_per_topic(of, n, card.config["seed"]) for part, of in parts.items()}
     return HeldOut(chosen, splits.train, records)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import whole_file
-from honest_persona.base.words import ALL, HONEST_PERSONA
+from honest_persona.base.words import ACROSS, ALL, FLAGS, HONEST_PERSONA, WITHIN
 from honest_persona.data.records import Record
 from honest_persona.evaluation.sets import EVALUATION
 from honest_persona.persona.parsing import Review
@@ -135,7 +135,7 @@ def groups_of(samples: Iterable[S], union_of_parts: bool = False) -> dict[Group,
 
 
 def _place(group: Group) -> tuple[object, ...]:
-    first = {ALL: 0, "within": 1, "across": 2}
+    first = {ALL: 0, WITHIN: 1, ACROSS: 2}
     part, topic, variant, *rest = group
     others = [x for name in rest for x in (name != ALL, name)]
     return first.get(part, 3), part, *others, topic != ALL, topic, variant != ALL, variant
@@ -179,9 +179,9 @@ def _check(sample: Sample) -> None:
     p_fail = sample.p_fail
     if p_fail is not None and not (type(p_fail) in (int, float) and 0 <= p_fail <= 1):
         odd.append("p_fail")
-    if sample.truth not in ("PASS", "FAIL"):
+    if sample.truth not in FLAGS:
         odd.append("truth")
-    if sample.flag not in ("PASS", "FAIL", None):
+    if sample.flag not in (*FLAGS, None):
         odd.append("flag")
     if odd:
         raise ValueError(f"its {odd[0]} is {getattr(sample, odd[0])!r:.80}")

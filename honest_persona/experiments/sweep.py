@@ -32,6 +32,7 @@ from honest_persona.base.files import write_text
 from honest_persona.base.number_format import fastest_format
 from honest_persona.base.progress import rounds
 from honest_persona.base.ranks import is_launched, rank
+from honest_persona.base.words import ACROSS
 from honest_persona.config.keys import CHECKPOINTS_DIR, RunConfig
 from honest_persona.data.load import load_records
 from honest_persona.data.records import Record
@@ -309,5 +310,5 @@ def _samples(given: Sweep, folder: Path) -> Iterator[Sample]:
     """What every detector said in one fold, without texts."""
     for name in (SAMPLES_FILE, BASELINES_FILE):
         for sample in read_samples(folder / "eval" / name):
-            if given.design == "topic_matrix" or sample.part == "across":
+            if given.design == "topic_matrix" or sample.part == ACROSS:
                 yield sample.without_texts()

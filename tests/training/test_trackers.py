@@ -167,7 +167,8 @@ def test_a_tracker_that_fails_is_left_out_and_named_once(handled, monkeypatch, c
     assert [note for note in notes if note.startswith("wandb")] == ["wandb begins"]
     assert len([note for note in notes if note.startswith(("trackio", "heavy log"))]) == 8
     assert capsys.readouterr().out == (
-        "wandb: ConnectionError: no answer with ***; the run continues without this tracker; its figures are in metrics.jsonl\n"
+        "wandb: ConnectionError: no answer with ***; the run continues without this tracker; its figures are in "
+        "metrics.jsonl\n"
     )
 
 
