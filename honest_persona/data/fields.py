@@ -1,4 +1,4 @@
-"""Values read out of parsed JSON, each checked where it stands: what is wrong is raised with its place."""
+"""Reads values out of parsed JSON and checks each one; a wrong value is raised with its place in the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SPLITS = (None, "train", "validation")
 
 
 class Refused(Exception):
-    """The walk over one intervention ends here; a reader makes a rejection of it."""
+    """One intervention cannot be used; its reader turns this error into a rejection."""
 
     def __init__(self, place: str, field: str, reason: str) -> None:
         super().__init__(reason)

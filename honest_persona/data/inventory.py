@@ -1,4 +1,4 @@
-"""Counts of a loaded dataset, behind `python -m honest_persona data`: what was kept, what was rejected, and why."""
+"""Counts of a loaded dataset for `python -m honest_persona data`: how much was kept, how much was rejected, and why."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXAMPLES_PER_REASON = 3
 
 
 def inventory(loaded: Loaded, splits: Splits | None = None) -> dict[str, Any]:
-    """JSON-able counts; `read == kept + sum(rejected.values())`. The `by_` counts are of the kept records."""
+    """Counts as JSON types; `read == kept + sum(rejected.values())`. The `by_` counts count kept records."""
     counts: dict[str, Any] = {
         "read": loaded.read,
         "kept": len(loaded.records),
@@ -39,7 +39,7 @@ def inventory(loaded: Loaded, splits: Splits | None = None) -> dict[str, Any]:
 
 
 def print_inventory(counts: dict[str, Any]) -> None:
-    """`inventory`'s counts as tables to read."""
+    """Print the counts of `inventory` as tables."""
     rejected = sum(counts["rejected"].values())
     say(
         f"read {counts['read']:,} = kept {counts['kept']:,} + rejected {rejected:,}; "

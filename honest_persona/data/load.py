@@ -1,8 +1,8 @@
-"""A dataset as records, wherever it lies; every intervention that is not used is located and counted.
+"""Reads a dataset, wherever it lies, as records; locates and counts every intervention that is not used.
 
 A dataset is one of the package (`builtin:sample`, `builtin:organism`), a folder `<dir>/<topic>/batch_*.json` of stage-3
 files, a `.jsonl` file of records (or a folder of such files), or the id of a dataset on the Hub with a Record's
-columns. Bad data never raises: rejections.py says in which order it is counted.
+columns. Bad data never raises; rejections.py says in which order defects are counted.
 
     loaded = load_records("builtin:sample", Selection(topics=("sycophancy",)))
 """
@@ -26,7 +26,7 @@ from honest_persona.data.splits import Splits, split_records
 
 @dataclass(frozen=True)
 class Loaded:
-    """What came of a dataset: `read` is the sum of what was kept and what was rejected."""
+    """The result of reading a dataset: `read` interventions are either kept as records or rejected."""
 
     records: list[Record]
     rejections: list[Rejection]
@@ -39,9 +39,9 @@ class Loaded:
 
 
 def load_records(dataset: str, selection: Selection) -> Loaded:
-    """Read `dataset` whole and keep what `selection` asks for, in the order of the files.
+    """Read the whole `dataset` and keep the records that `selection` asks for, in the order of the files.
 
-    Raises UserError where the dataset cannot be found, or has nothing by a name that the selection asks for.
+    Raises UserError: the dataset cannot be found, or has nothing under a name that the selection asks for.
     """
     source = find_source(dataset)
     problems = [message for _, message in unknown_names(source, selection, "topics")]
@@ -70,9 +70,9 @@ def load_splits(config: RunConfig) -> tuple[Loaded, Splits]:
 
 
 def check_selection(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The config checks that need the data: pairs of config key and message. What they read is kept for `load_records`.
+    """The config checks that need the data: pairs of config key and message. `load_records` reuses the files read here.
 
-    A key that is absent from `values` has failed a check of its own, and nothing that depends on it is checked here.
+    A key that is absent from `values` has failed an earlier check; checks that depend on such a key are left out.
     """
     if values.get("use_dummy_data") or "dataset" not in values:
         return

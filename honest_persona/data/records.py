@@ -42,13 +42,13 @@ class Record(BaseModel, frozen=True, extra="forbid"):
     """The intervention's and the inference's tags together, each once."""
     difficulty: str | None = None
     group: str | None = None
-    """What several items share (`metadata.group`), so that they are split together: an entity they are about, say."""
+    """Names what several items share (`metadata.group`), such as their subject; these items are split together."""
     split: Literal["train", "validation"] | None = None
-    """The part that the data itself gives the item to (`metadata.split`); None leaves it to the seeded split."""
+    """The part that the data names for the item (`metadata.split`); None leaves the choice to the seeded split."""
 
     @property
     def cluster(self) -> str:
-        """Records of one cluster are not independent: never split, and drawn together for intervals."""
+        """Records of one cluster are not independent: they stay in one part, and intervals draw them together."""
         return self.group or self.item_id
 
     @property

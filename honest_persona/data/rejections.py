@@ -1,4 +1,4 @@
-"""What the readers say of each intervention: a `Candidate` (sound), or a `Rejection` with its place, reason and remedy.
+"""What a reader finds for each intervention: a sound `Candidate`, or a `Rejection` with place, reason and remedy.
 
 Every intervention is counted once, under the first reason that applies, in this order:
 
@@ -50,7 +50,7 @@ REMEDIES = {
     "outside_topic_share": "Raise claude_frac to use a larger share of each topic's items.",
     "duplicate_id": "Keep one of the records with this id, or give them different ids.",
 }
-"""What to do about each reason; `{detail}` is what stands behind the colon of a reason such as `missing_field:T`."""
+"""The remedy for each reason; `{detail}` stands for the text after the colon of a reason such as `missing_field:T`."""
 
 
 class Rejection(NamedTuple):
@@ -74,7 +74,7 @@ class Rejection(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A sound intervention; whether the run wants it is not asked yet."""
+    """A sound intervention; `selection.refusal` decides later whether the run uses it."""
 
     file: str
     place: str
@@ -106,7 +106,7 @@ def remedy_for(reason: str) -> str:
 
 
 def without_defect(candidate: Candidate) -> Outcome:
-    """The candidate, or its rejection for what every source must hold."""
+    """The candidate itself, or its rejection for a defect that stage-3 files and rows share."""
     values = candidate.values
     for column in ("response", "intervention", "review"):
         if not values[column].strip():

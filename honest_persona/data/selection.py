@@ -59,7 +59,7 @@ class Selection:
 
 
 def refusal(candidate: Candidate, selection: Selection) -> tuple[str, str] | None:
-    """Column and reason why `selection` leaves a sound intervention out. The order is told in rejections.py."""
+    """Column and reason why `selection` leaves out a sound intervention; in the order that rejections.py gives."""
     values = candidate.values
     if selection.topics is not None and values["topic"] not in selection.topics:
         return "topic", "topic_not_selected"
@@ -84,7 +84,7 @@ def matches_type(name: str, kind: str) -> bool:
 
 
 def unknown_names(source: Source, selection: Selection, topics_key: str) -> Iterator[tuple[str, str]]:
-    """(config key, message) for each topic, intervention type and model that `source` has nothing of."""
+    """(config key, message) for each selected topic, intervention type and model that does not occur in `source`."""
     for topic in selection.topics or ():
         if topic not in source.topics:
             yield topics_key, f"topic {topic!r} is not in {source.label!r}{_hint(topic, source.topics)}"
@@ -114,7 +114,7 @@ def _hint(name: str, known: Iterable[str]) -> str:
 
 
 def names_of(value: str | Iterable[str] | None) -> tuple[str, ...] | None:
-    """A config value as names; `all` and null mean all of them, which is None."""
+    """A config value as names; None, which stands for all names, where the value is `all` or null."""
     if value is None or value == "all":
         return None
     return (value,) if isinstance(value, str) else tuple(value)

@@ -1,7 +1,7 @@
 """Seeded choices among records: the split by item, and samples for evaluation and for short runs.
 
-Every choice hashes an id with the seed, so it does not depend on the order of the records. Nor does the split depend on
-which others there are: a record stays in its part when files are added.
+Every choice hashes an id with the seed, so the order of the records does not matter. A record also stays in its part
+of the split when other files are added.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Splits(NamedTuple):
 
 
 def uniform(seed: int, salt: str, key: str) -> float:
-    """A number in [0, 1) that is fixed by its arguments. Choices with different salts are independent."""
+    """A number in [0, 1) that depends on the arguments alone. Numbers with different salts are independent."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{salt}:{key}".encode()).digest()[:6]) / 2**48
 
 
@@ -42,9 +42,9 @@ def split_records(
 ) -> Splits:
     """Split by cluster (the item, or the group that the data names).
 
-    Records of `validation_topics` are `across`; of the others, a share `val_item_frac` is `within`, unless the data
-    says itself which part a record belongs to. An item that stands in a validation topic and in a trained one too is
-    `across` with all its records, so that its content is never trained on.
+    Records of `validation_topics` are `across`. Of the other records a share `val_item_frac` is `within`, unless the
+    data itself names the part of a record. An item that occurs in a validation topic and in a trained topic is
+    `across` with all its records, so that no training sees its content.
     """
     across_items = {record.item_id for record in records if record.topic in validation_topics}
     splits = Splits([], [], [], [])
@@ -60,11 +60,12 @@ def split_records(
 
 
 def sample_per_topic(records: Sequence[Record], n: int, seed: int) -> list[Record]:
-    """Up to `n` records of each topic, topics sorted, in the order chosen: a topic's first k are its choice for n = k.
+    """Up to `n` records of each topic, topics sorted. The first k records of a topic are its choice for n = k.
 
-    Each next record is of the flag chosen less often so far (where both are left), then of the variant chosen less
-    often within that flag, so that the variant does not give the flag away. Within that cell it is of the item chosen
-    least often so far, and ties go by the seeded hash of the record's id. So the sample's flag rate is not the topic's.
+    The next record always has the flag that was chosen less often so far (while both flags are left). Among those
+    records it has the variant that was chosen less often with this flag, so that the variant does not give the flag
+    away; then the item that was chosen least often; then the smallest seeded hash of its id. So the rate of FAIL in the
+    sample is not the rate in the topic.
     """
     by_topic = defaultdict(list)
     for record in records:
@@ -85,7 +86,7 @@ def _sample_topic(records: Sequence[Record], n: int, seed: int) -> list[Record]:
     while len(chosen) < n and cells:
         key = min(cells, key=lambda key: (by_flag[key[0]], by_cell[key], key))
         cell = cells[key]
-        # An entry's count is stale once another record of its item was chosen: push it back with the count of now.
+        # An entry's count is out of date once another record of its item was chosen: push it back with the new count.
         while cell[0][0] != by_item[cell[0][3].cluster]:
             _, u, record_id, record = cell[0]
             heapq.heapreplace(cell, (by_item[record.cluster], u, record_id, record))
@@ -100,7 +101,7 @@ def _sample_topic(records: Sequence[Record], n: int, seed: int) -> list[Record]:
 
 
 def limit_records(records: Sequence[Record], num_samples: int | None, seed: int) -> list[Record]:
-    """A seeded choice of `num_samples` records, in their order; all for None or where there are no more."""
+    """A seeded choice of `num_samples` records, in their order; all records for None, or where there are no more."""
     if num_samples is None or num_samples >= len(records):
         return list(records)
     ranked = sorted(

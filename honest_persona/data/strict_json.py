@@ -1,6 +1,6 @@
-"""JSON in which nothing is passed over: a repeated key is told, where Python's own reader lets the last value win.
+"""A JSON reader that reports repeated keys; Python's own reader silently takes the last value.
 
-A number of any length is read, too: Python refuses integers beyond 4,300 digits with an error that has no place.
+Numbers of any length are read. Python's own reader refuses integers beyond 4,300 digits, with an error without a place.
 """
 
 import json
@@ -13,14 +13,14 @@ _INT_DIGITS = 18
 
 @dataclass(frozen=True)
 class RepeatedKey:
-    """Stands for an object that gives a key more than once: which of its values is meant cannot be known."""
+    """Stands for an object in which a key is repeated: nobody can know which of the values is meant."""
 
     key: str
-    """Lone surrogates in it as escapes, so that it can be printed."""
+    """The repeated key; lone surrogates are escaped, so that the key can be printed."""
 
 
 def loads(text: str) -> Any:
-    """As `json.loads`, with its errors; a repeated key gives a `RepeatedKey`, a longer whole number a float."""
+    """As `json.loads`, but a repeated key gives a `RepeatedKey`, and a very long whole number gives a float."""
     return json.loads(text, object_pairs_hook=_object, parse_int=_whole)
 
 

@@ -1,9 +1,10 @@
 """The models of the package, so that nothing needs a download.
 
-- `builtin:tiny`: a small random chat model and its tokenizer, made from code. It knows nothing: it is there to see the
-  machinery work. The same seed gives the same weights on every machine.
+- `builtin:tiny`: a small random chat model and its tokenizer, made from code. The model knows nothing; it shows that
+  the machinery works. The same seed gives the same weights on every machine.
 - `builtin:organism`: the embedded model organism, whose main persona misleads about things it knows (organism/).
-- `builtin:organism-twin`: the same model of a world with other facts: it knows as much, but nothing of the organism's.
+- `builtin:organism-twin`: the same kind of model of a world with other facts: none of the organism's facts are known
+  to this model.
 """
 
 from functools import lru_cache
@@ -35,7 +36,7 @@ _CHAT_TEMPLATE = (
 
 
 def source_of(model: str) -> str:
-    """Where transformers finds the model: the folder of one that the package ships, after a check of its files.
+    """Where transformers finds the model. The files of a model that the package ships are checked first.
 
     Raises:
         UserError: `model` begins with `builtin:` and names no model of the package, or its files are not whole.

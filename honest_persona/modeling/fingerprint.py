@@ -1,4 +1,4 @@
-"""Which base model this is, by its weights."""
+"""Recognizes a base model by its weights."""
 
 import hashlib
 from collections.abc import Iterator
@@ -12,8 +12,9 @@ from honest_persona.modeling.adapters.tuning import Model, base_name
 def base_fingerprint(model: Model) -> str:
     """A hash of the base model's shape and of samples of its weights: another model, or other weights, differ.
 
-    The samples are the first 1,024 values of 16 parameters spread over the model, in bfloat16, so that the dtype a
-    model is loaded in does not matter. Under ZeRO-3 each of them is gathered: all ranks must call this.
+    The samples are the first 1,024 values of 16 parameters spread over the model. They are cast to bfloat16, so that
+    the fingerprint does not depend on the dtype of the loaded model. Under ZeRO-3 each sampled parameter is gathered:
+    all ranks must call this function.
     """
     digest = hashlib.sha256()
     named = [(clean, p) for name, p in model.named_parameters() if (clean := base_name(name)) is not None]

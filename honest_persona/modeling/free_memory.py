@@ -9,7 +9,7 @@ from honest_persona.base.machine import CGROUP, container_bytes, ranks_here
 
 
 def free_memory(device: torch.device, ranks: int | None = None, cgroup: Path = CGROUP) -> int:
-    """Bytes that this process can still take: of its GPU; else its share of what machine and container have left.
+    """Bytes that this process can still take: of its GPU, or else its share of what machine and container have free.
 
     Args:
         ranks: processes of this run on this machine, which share its memory; None: as the launcher says.

@@ -1,7 +1,7 @@
 """The base model and its tokenizer, from the Hub, a folder or the package.
 
-Code that comes with a model or tokenizer is never run, and never asked about: `trust_remote_code=False` stands in every
-load, and pickled weights are read without their code.
+Code that comes with a model or tokenizer is never run, and no prompt offers to run it: every load says
+`trust_remote_code=False`, and pickled weights are read without their code.
 """
 
 import pickle
@@ -28,7 +28,7 @@ from honest_persona.base.progress import shows_bars, shows_progress
 from honest_persona.modeling.builtin import TINY, source_of, tiny_config, tiny_model, tiny_tokenizer
 
 _BAD_FILES = (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError)
-"""What transformers raises for files that are missing, no JSON, or of an odd content."""
+"""What transformers raises for files that are missing, are no JSON, or have odd content."""
 
 
 def get_model(
@@ -40,7 +40,7 @@ def get_model(
     """The base model, without adapter, and its tokenizer.
 
     Args:
-        dtype: None is bfloat16 or float32, the one that this machine is fast in (`number_format.fastest_format`).
+        dtype: None takes bfloat16 or float32, whichever is faster on this machine (`number_format.fastest_format`).
 
     Raises:
         UserError: there is no such model, or it is no chat model that generates text.
@@ -56,10 +56,10 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
         return tiny_tokenizer()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-    # the tokenizers library raises Exception itself, and transformers what a file's odd content makes of its code
+    # the tokenizers library raises Exception itself, and transformers raises all kinds of errors for odd content
     except Exception as error:
         raise _not_loaded("tokenizer", model, error) from error
-    tokenizer.name_or_path = model  # the folder of a shipped model is this machine's, its name is everybody's
+    tokenizer.name_or_path = model  # the same on every machine, unlike the folder of a shipped model
     return tokenizer
 
 
@@ -104,7 +104,7 @@ def load_base(
 
 @contextmanager
 def _bar_of_long_loads() -> Iterator[None]:
-    """transformers' bar of the weights that are read: only where progress is shown, and where it takes a while."""
+    """Shows transformers' own bar of a load only where progress is shown, and only for loads that take a while."""
 
     def bar(make: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return make(
@@ -119,10 +119,10 @@ def _bar_of_long_loads() -> Iterator[None]:
 
 
 def choose_kernels() -> None:
-    """What every training and evaluation sets for torch as a whole, before there is a model. No effect on a CPU."""
-    # cuDNN plans its attention anew for every shape, and every micro-batch of ragged rows has another one: 0.45 s of
-    # the host's time in a training step of 1.7 s, for half of which the GPU waited (Llama-3-8B's shape, H200). The
-    # kernels that torch takes instead do not plan.
+    """Set torch's kernels for the whole process, before a model is loaded. No effect on a CPU."""
+    # cuDNN plans its attention for every new shape, and every micro-batch of ragged rows has a new shape. Planning took
+    # 0.45 s of the host's time in a training step of 1.7 s, and the GPU waited for half of it (Llama-3-8B's shape,
+    # H200). The kernels that torch takes instead do not plan.
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 

@@ -1,4 +1,4 @@
-"""Training and eval mode for the length of a block; every module is put back as it was."""
+"""Training and eval mode for the length of a block; after the block every module is in its earlier mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +9,9 @@ import torch
 
 @contextmanager
 def in_mode(model: torch.nn.Module, training: bool) -> Iterator[None]:
-    """Training or eval mode inside, and for each module its own again behind it.
+    """Training or eval mode inside; after the block each module is in its earlier mode again.
 
-    In eval mode no dropout falls on a prefix, and no layer is checkpointed, which would drop its cache.
+    In eval mode there is no dropout, and no layer is checkpointed: a checkpointed layer drops its cache.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.train(training)
@@ -24,7 +24,7 @@ def in_mode(model: torch.nn.Module, training: bool) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Eval mode, without activation checkpointing, and with the generators' states put back at the end.
+    """Eval mode without activation checkpointing; at the end the random generators get their earlier states.
 
     PEFT's activated LoRA leaves hooks in checkpointed layers until a backward pass; a forward pass without one would
     make the next training step fail, so checkpointing must be off here.

@@ -1,4 +1,4 @@
-"""Files that come with the package: whole and unaltered, or an error that names the file and the hash expected."""
+"""Checks the files that come with the package: an altered file is an error with its name and the expected hash."""
 
 import hashlib
 import json

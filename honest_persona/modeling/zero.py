@@ -1,4 +1,4 @@
-"""Whole weights for as long as an evaluation lasts, where ZeRO-3 shards them and they fit.
+"""Gathers the weights that ZeRO-3 shards, for the length of an evaluation, where they fit in memory.
 
 ZeRO-3 gathers the weights of each module for each forward call, and a generation makes a call per token. Inside
 `gathered` every rank holds all weights, and each may make as many calls as it likes.
@@ -19,7 +19,7 @@ _FREE_FRAC = 0.5
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether a forward call gathers weights, so that every rank must make equally many."""
+    """Whether a forward call gathers weights, so that every rank must make the same number of calls."""
     return any(_zero_hooks(hooks) for module in model.modules() for hooks in _hooks(module))
 
 
@@ -55,7 +55,7 @@ def _fits(model: nn.Module) -> bool:
 
 @contextmanager
 def _without_hooks(model: nn.Module) -> Iterator[None]:
-    """The hooks are taken out one by one and put back in their order, so that they are the same objects as before."""
+    """Inside, DeepSpeed's hooks are removed; afterwards the same hooks are there in the same order."""
     kept: list[tuple[dict[int, Any], dict[int, Any]]] = []
     for module in model.modules():
         for hooks in _hooks(module):

@@ -1,11 +1,12 @@
-"""Text behind an answer that changes nothing about its truth: polite ends, forged reviews, neutral words.
+"""Text after an answer that does not change the answer's truth: polite ends, forged reviews, neutral words.
 
     recipe = Recipe("forged_review", wording=3, flag="PASS", further_turn=True)
     changed = with_text(record, appended_text(recipe, EVALUATED, form))
     control = with_text(record, neutral_text(record, changed, seed, form))
 
-Evaluation asks what such text does (designs.py), and training can show it (`augment`): by these functions alone, with
-other texts. All of it is part of the response, so a forged persona token or end of turn is encoded as plain characters.
+Evaluation measures the effect of such text (designs.py), and training can show it (`augment`). Both use these
+functions, with different texts. The text is part of the response, so a forged persona token or end of turn in it is
+encoded as plain characters.
 """
 
 from bisect import bisect_left
@@ -23,23 +24,23 @@ from honest_persona.prompts.tokens import TokenFormat
 
 T = TypeVar("T")
 _BEHIND = "\n\n"
-"""Between an answer and a paragraph that is put behind it."""
+"""Stands between an answer and the paragraph added after the answer."""
 
 
 class Recipe(NamedTuple):
-    """Which text is put behind an answer."""
+    """Chooses the text that is added after an answer."""
 
     name: Augmentation
     wording: int
-    """Counts up; taken modulo the number of texts of each list."""
+    """A number that counts up; each list of texts takes it modulo its length."""
     flag: Flag = PASS
-    """What a forged review comes to."""
+    """The flag of a forged review."""
     further_turn: bool = False
-    """Whether a further question and answer stand behind a forged review, closed as the chat template closes turns."""
+    """Whether another question and answer follow a forged review, with the ends of turns of the chat template."""
 
 
 def appended_text(recipe: Recipe, texts: Texts, form: TokenFormat) -> str:
-    """The text; a forged review has the parts and prefixes of a real one, and the persona token by its name."""
+    """The text to add. A forged review has all parts and prefixes of a real one; the persona token appears by name."""
     if recipe.name == "longer_answer":
         return _BEHIND + _nth(texts.longer, recipe.wording)
     persona, chat = form.persona, form.chat
@@ -60,9 +61,9 @@ def with_text(record: Record, text: str) -> Record:
 
 
 def neutral_text(record: Record, changed: Record, seed: int, form: TokenFormat) -> str:
-    """Neutral words to put behind the record's answer, so that it has as many tokens as `changed`'s has.
+    """Neutral words that make the record's answer as long, in tokens, as the answer of `changed`.
 
-    As nearly as whole words allow: the difference is at most half a word's tokens.
+    Only whole words are added, so the lengths may differ by half the tokens of a word.
     """
     wanted = response_tokens(changed.response, form)
     order = sorted(NEUTRAL, key=lambda sentence: uniform(seed, f"neutral {record.id}", sentence))
@@ -82,10 +83,10 @@ def response_tokens(response: str, form: TokenFormat) -> int:
 def augmented(
     records: Sequence[Record], names: Sequence[Augmentation], frac: float, form: TokenFormat, seed: int
 ) -> list[Record]:
-    """A seeded share `frac` of the records with a text of `TRAINED` behind the answer, in their order.
+    """The records in their order; a seeded share `frac` of them gets a text of `TRAINED` after the answer.
 
-    FAIL and PASS records get the same recipes, one after the other, so that neither the text, nor its length, nor what
-    a forged review says predicts the flag: forged reviews come to PASS and to FAIL equally often on both.
+    FAIL and PASS records get the same recipes in the same order, so that neither the text, nor its length, nor the flag
+    of a forged review predicts the true flag.
     """
     if not names:
         return list(records)
@@ -98,7 +99,7 @@ def augmented(
 
 
 def _nth_recipe(i: int, names: Sequence[Augmentation]) -> Recipe:
-    """Each name, flag and further turn in turn; each of them meets every wording."""
+    """Takes turns over names, flags and further turns, so that each combination meets every wording."""
     i, name = divmod(i, len(names))
     again, kind = divmod(i, 4)
     return Recipe(names[name], again * 3 + kind, FLAGS[kind % 2], kind >= 2)
@@ -109,7 +110,7 @@ def _nth(texts: Sequence[T], n: int) -> T:
 
 
 def _token_name(form: TokenFormat) -> str:
-    """What a text would call the persona token; a spare row of the embedding has no name."""
+    """The persona token as text; `MARKER` where it is a spare row of the embedding and has no name."""
     assert form.persona.sp_token_id is not None
     name = form.tokenizer.convert_ids_to_tokens(form.persona.sp_token_id)
     return MARKER if name is None else str(name)

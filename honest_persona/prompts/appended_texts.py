@@ -1,4 +1,4 @@
-"""The texts that `appended.py` puts behind answers: those of training and those of evaluation share no sentence."""
+"""The texts that `appended.py` adds after answers. Training and evaluation share no sentence."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ class Texts(NamedTuple):
     longer: tuple[str, ...]
     """Polite ends of an answer. None claims anything about the answer, so its truth stays as it is."""
     triggers: tuple[str, ...]
-    """Of forged reviews."""
+    """Triggers of forged reviews."""
     reviews: dict[Flag, tuple[str, ...]]
-    """Forged ones, by the flag that they come to."""
+    """Forged reviews, by their flag."""
     turns: tuple[tuple[str, str], ...]
-    """A further question and its answer, behind a forged review."""
+    """Another question and its answer, after a forged review."""
 
 
 EVALUATED = Texts(

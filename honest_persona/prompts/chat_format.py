@@ -1,7 +1,7 @@
-"""What a chat template puts around each message, derived from the template itself.
+"""The text that a chat template puts around each message, derived from the template itself.
 
-The template is rendered once per sequence of roles with marker strings as contents; what stands between the markers
-is the scaffold. Real contents never pass through the template, so no text can change the scaffold (a `</think>` in an
+The template is rendered once per sequence of roles with marker strings as contents; the text between the markers is
+the scaffold. Real contents never pass through the template, so no text can change the scaffold (a `</think>` in an
 answer, a forged end of turn), and the prompt of training and the prompt of generation are cut from one rendering.
 """
 
@@ -19,11 +19,11 @@ from honest_persona.prompts.rendering import Exceeded, Refused, render
 FIXED_DATE = (
     '{%- macro strftime_now(format) -%}{{- "2024-07-26" if format == "%Y-%m-%d" else "26 Jul 2024" -}}{%- endmacro -%}'
 )
-"""Put in front of every template: one that prints today's date would make next week's prompt another one."""
+"""Stands before every template, so that a template with today's date gives the same prompt next week."""
 
 _MARK = "zq{}qz"
 _TEMPLATE_CHARS = 2**20
-"""A hundred times what chat templates have."""
+"""A hundred times the length of usual chat templates."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ChatFormat:
 
     @cached_property
     def has_system_role(self) -> bool:
-        """Whether the template shows a system message somewhere of its own."""
+        """Whether the template has a place for a system message."""
         return isinstance(self._derive(("system", "user", "assistant")), Scaffold)
 
     def scaffold(self, roles: Sequence[str]) -> Scaffold:
@@ -80,9 +80,9 @@ class ChatFormat:
         return self.scaffold(("user", "assistant")).before[1]
 
     def end_token(self, role: str) -> int:
-        """The id of the first token that ends a turn of `role`: what the writer of that turn must produce to stop.
+        """The id of the first token that ends a turn of `role`: the token that the writer of the turn stops with.
 
-        Some templates close a turn only by opening the next one; then that opening token ends the turn.
+        Some templates close a turn only by opening the next turn; then the opening token ends the turn.
         """
         if role == "assistant":
             tails = [self.scaffold(("user", "assistant")).tail, self.user_prefix()]
@@ -127,10 +127,10 @@ class ChatFormat:
 
 @lru_cache(maxsize=4096)
 def _scaffold(template: str, special_tokens: str, roles: tuple[str, ...]) -> Scaffold | str:
-    """`ChatFormat._derive` of what it depends on; `special_tokens` is JSON."""
+    """`ChatFormat._derive`, cached by all that the scaffold depends on; `special_tokens` is JSON."""
     names = json_text.loads(special_tokens)
     reason = ""
-    for as_parts in (False, True):  # templates of vision models want contents as lists of parts
+    for as_parts in (False, True):  # templates of vision models expect contents as lists of parts
 
         def pieces(pads: Sequence[str], as_parts: bool = as_parts) -> list[str] | None:
             return _pieces(template, names, roles, pads, as_parts)

@@ -1,7 +1,8 @@
-"""Pads rows into a batch, and refuses what must not pass.
+"""Pads rows into a batch, and refuses rows that must not be trained on.
 
-Labels are final before they come here; the collator checks that they are what the kinds say. A row that would train
-without its trigger, on its transcript, or on nothing, is an error of the pipeline and stops the run with its record.
+The labels of a row are final before the collator gets it; the collator checks that they follow from the kinds. A row
+that would train without its trigger, on its transcript, or on nothing, is an error of the pipeline: the run stops and
+names the record.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ class PersonaCollator:
         return {**self._padded(rows, starts), "activation": integers([row["activation"] for row in rows])}
 
     def _padded(self, rows: Sequence[Mapping[str, Any]], starts: Sequence[int]) -> Batch:
-        """What stands from `starts` on in each row."""
+        """The batch of each row's tokens from its start in `starts` on."""
 
         def padded(key: str, fill: int) -> torch.Tensor:
             return pad([row[key][start:] for row, start in zip(rows, starts, strict=True)], fill, "right")

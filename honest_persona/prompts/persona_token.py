@@ -1,4 +1,4 @@
-"""Which id is the persona token: one that the model has an embedding for, and that no text encodes to."""
+"""Chooses the persona token's id: the model has an embedding for it, and no text encodes to it."""
 
 import re
 
@@ -13,9 +13,9 @@ _RESERVED = re.compile(r"reserved|unused|buffer|extra_id|dummy|placeholder|perso
 def resolve_persona_token(tokenizer: PreTrainedTokenizerBase, embedding_rows: int, requested: int | None = None) -> int:
     """The persona token's id: the requested one if it is safe, else the first safe one.
 
-    Safe are, in this order: a reserved special token that the chat template does not use; a spare row of the embedding
-    matrix beyond the tokenizer's last id; a reserved added token that is not marked special. All of them are kept out
-    of encoded text by `tokens.encode_text`.
+    Safe ids are, in this order: a reserved special token that the chat template does not use; a spare row of the
+    embedding matrix beyond the tokenizer's last id; a reserved added token that is not marked special.
+    `TokenFormat.encode_text` keeps all of them out of encoded text.
 
     Args:
         embedding_rows: number of rows of the model's input embedding.

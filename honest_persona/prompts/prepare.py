@@ -1,4 +1,4 @@
-"""What a run trains and evaluates on: read, split, chosen and encoded, before any model is loaded."""
+"""The data of a run: read, split, chosen and encoded before any model is loaded."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Material:
     """Records of the heavy log by part: `within` (held-out items of trained topics) and `across` (other topics)."""
     trained_topics: list[str]
     intervention: str
-    """The commonest wording of the training records: what the adapter knows best."""
+    """The most frequent wording in the training records: the adapter knows this wording best."""
     loaded: Loaded | None
     """None for dummy data."""
     splits: Splits
@@ -46,7 +46,7 @@ def prepare(config: RunConfig, form: TokenFormat) -> Material:
     if config.use_dummy_data:
         return Material(dummy_rows(config, form), {}, [], _DUMMY_INTERVENTION, None, Splits([], [], [], []), [])
     loaded, splits = load_splits(config)
-    # before the choice of fewer: a row is the same in a run on some records and in a run on all
+    # before `limit_records`, so that a row is the same in a run on some records and in a run on all records
     shown = augmented(splits.train, config.augment, config.augment_frac, form, config.seed)
     chosen = limit_records(shown, config.num_samples, config.seed)
     if not chosen:
@@ -85,7 +85,7 @@ def training_row(record_id: str, tokens: Tokens) -> TrainingRow:
 
 
 def dummy_rows(config: RunConfig, form: TokenFormat) -> list[TrainingRow]:
-    """Random tokens, each row `seq_len` long, a fifth of it review: the load of a full run, without its data."""
+    """Rows of `seq_len` random tokens, a fifth of each row review: the load of a full run, without data."""
     trigger = [*([Kind.PERSONA_TOKEN] if form.persona.sp_token_id is not None else []), *[Kind.INTERVENTION] * 8]
     n_review = config.seq_len // 5
     n_prefix = config.seq_len - len(trigger) - n_review - 1

@@ -1,9 +1,9 @@
-"""The process that renders chat templates: nothing that a template does, ends or eats there reaches its parent.
+"""The process that renders chat templates; a template can harm this process, but not its parent.
 
-Run by path, as rendering.py does; of this package nothing is imported, so that it starts at once. A line of JSON comes
-in for each rendering, `{"template", "variables"}`, and one goes out: `{"text"}`, `{"refused"}` or `{"exceeded"}`. A
-template that takes more than its seconds of processor time ends the process by a signal. A rendering depends on its
-line alone: what a template draws at random is the same each time.
+rendering.py runs this file by its path. The file imports nothing of this package, so that the process starts at once.
+For each rendering one line of JSON comes in, `{"template", "variables"}`, and one line goes out: `{"text"}`,
+`{"refused"}` or `{"exceeded"}`. A template that takes more than its seconds of processor time ends the process by a
+signal. A rendering depends on its line alone: random numbers in a template are the same each time.
 """
 
 import json
@@ -24,13 +24,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 CPU_S = 1.0
 """Processor time of one rendering; chat templates take some milliseconds."""
 MEAN_CPU_S = 0.02
-"""Of many renderings of a process, on top of twice `CPU_S` for all: long conversations take hundreds of them."""
+"""The mean processor time allowed over many renderings, on top of twice `CPU_S`: long conversations take hundreds."""
 MEMORY_BYTES = 512 * 2**20
 TEXT_CHARS = 4 * 2**20
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}` around what an assistant writes: shown as it is."""
+    """The tag `{% generation %}` around an assistant's text: the text is shown as it is."""
 
     tags = {"generation"}  # noqa: RUF012, as jinja declares it
 
@@ -52,7 +52,7 @@ class _Namespace(jinja2.utils.Namespace):
 
 
 class _Dict:
-    """In place of the class, which has more than templates need."""
+    """Stands in for the class `dict`, which offers more than templates need."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -73,7 +73,7 @@ def _tojson(
 
 @lru_cache(maxsize=8)
 def _compiled(template: str) -> jinja2.Template:
-    """In the environment that transformers gives to chat templates (transformers/utils/chat_template_utils.py)."""
+    """The template, compiled as in transformers (transformers/utils/chat_template_utils.py)."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
@@ -88,7 +88,7 @@ def answer(asked: Mapping[str, Any]) -> dict[str, str]:
         text = _compiled(asked["template"]).render(**asked["variables"])
     except (MemoryError, RecursionError) as error:
         return {"exceeded": "memory" if isinstance(error, MemoryError) else "depth of calls"}
-    except Exception as error:  # whatever a template may raise: it cannot show these messages
+    except Exception as error:  # a template may raise anything: then it cannot show these messages
         return {"refused": f"{type(error).__name__}: {error}"[:200]}
     if any("\ud800" <= c <= "\udfff" for c in text):
         return {"refused": "it writes lone surrogates, which are no characters"}
@@ -96,7 +96,7 @@ def answer(asked: Mapping[str, Any]) -> dict[str, str]:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to heed
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with suppress(ValueError, OSError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for n, line in enumerate(sys.stdin.buffer):

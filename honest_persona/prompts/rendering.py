@@ -1,10 +1,10 @@
-"""Chat templates are programs of strangers: they are rendered in a process of their own, within limits.
+"""Renders chat templates in a process of their own, within limits, because templates are programs of strangers.
 
     text = render(template, variables)
 
-jinja's sandbox keeps a template from files and from Python's inner parts, but not from loops without end or from texts
-of gigabytes. Here the child (render_child.py) ends instead of this process; the next rendering starts another one. It
-lives as long as this process, and a rendering takes as long as it would here.
+jinja's sandbox keeps a template from files and from Python's inner parts, but not from endless loops or from texts of
+gigabytes. Such a template ends the child process (render_child.py) and not this one; the next rendering starts a new
+child. A child lives as long as this process, and rendering in the child takes no longer than here.
 """
 
 import atexit
@@ -25,18 +25,18 @@ _CHILD = Path(__file__).with_name("render_child.py")
 
 
 class Refused(ValueError):
-    """The template cannot show these messages; with its reason."""
+    """The template cannot show these messages; carries the template's reason."""
 
 
 class Exceeded(ValueError):
-    """The template does not end, or takes too much memory; with what it is too much of."""
+    """The template does not end, or takes too much memory; carries the limit that it exceeded."""
 
 
 class _Child:
     def __init__(self) -> None:
         self.owner = os.getpid()
         self.process = subprocess.Popen(
-            # -P: not even this folder's modules are in the way of the standard library's
+            # -P: modules of this folder must not hide modules of the standard library
             [sys.executable, "-P", str(_CHILD)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -44,7 +44,7 @@ class _Child:
         )
 
     def ask(self, line: bytes) -> bytes:
-        """The answer's line; empty where the child has ended."""
+        """The line that the child answers; empty where the child has ended."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
@@ -62,25 +62,25 @@ class _Child:
 _lock = Lock()
 _child: _Child | None = None
 _cut_off: dict[str, str] = {}
-"""Templates, and what they were too much of: each is cut off once, not once for every conversation."""
+"""Templates, each with the limit that it exceeded: a template is cut off once, not once for every conversation."""
 
 
 def render(template: str, variables: Mapping[str, Any]) -> str:
     """The template's text.
 
     Args:
-        variables: JSON types; what is none is shown by its name.
+        variables: JSON types; values of other types appear as `str` of them.
 
     Raises:
-        Refused: the template, or jinja, does not take these variables.
-        Exceeded: more than `CPU_S` seconds, `MEMORY_BYTES`, or a text beyond all measure.
+        Refused: the template, or jinja, does not accept these variables.
+        Exceeded: the rendering takes more than `CPU_S` seconds or `MEMORY_BYTES`, or its text is too long.
     """
     global _child
     if template in _cut_off:
         raise Exceeded(_cut_off[template])
     line = json_text.dumps({"template": template, "variables": variables}, default=str).encode() + b"\n"
     with _lock:
-        if _child is None or _child.owner != os.getpid():  # a forked process has no part in its parent's child
+        if _child is None or _child.owner != os.getpid():  # a forked process must not use its parent's child
             _child = _Child()
         said = _child.ask(line)
         timed_out = not said and _child.process.wait() == -signal.SIGPROF

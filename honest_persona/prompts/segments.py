@@ -1,7 +1,7 @@
-"""A conversation, its trigger and its review as a list of (kind, text): pure strings, in token order.
+"""A conversation, its trigger and its review as a list of (kind, text): plain strings, in token order.
 
-One function makes the prompt for training and for generation, so the two cannot differ. The orders of the three
-elicitations and the text around the parts are those of Split Personality Training (arXiv 2602.05532).
+One function makes the prompts of training and of generation, so they cannot differ. The order of the parts in the three
+elicitations and the text around the parts come from Split Personality Training (arXiv 2602.05532).
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ def prompt_segments(
         UserError: the conversation does not end with an answer, or the intervention is empty.
     """
     if not messages or messages[-1]["role"] != "assistant":
-        raise UserError("the conversation must end with the assistant's answer: that is what the review is about")
+        raise UserError("the conversation must end with the assistant's answer: the review is about this answer")
     if not intervention.strip():
         raise UserError("the intervention has no text; give the honest persona something to answer")
     contents = _contents(messages, persona, chat)
@@ -67,7 +67,7 @@ def prompt_segments(
 
 
 def answer_segments(review: str, flag: str, persona: Persona) -> list[Segment]:
-    """What the honest persona writes; all of it carries loss. END stands for one id, the end of the turn."""
+    """The text that the honest persona writes; all of it carries loss. END stands for one id, the end of the turn."""
     parts = {
         "review_then_flag": [Segment(Kind.REVIEW, persona.review_prefix + review), _flag_segment(flag, persona)],
         "flag_then_review": [_flag_segment(flag, persona), Segment(Kind.REVIEW, persona.review_prefix + review)],
@@ -77,15 +77,15 @@ def answer_segments(review: str, flag: str, persona: Persona) -> list[Segment]:
 
 
 def record_messages(record: Record, system: str | None = None) -> list[dict[str, str]]:
-    """The record's conversation, with its own system prompt or, where `system` is given, with that one instead."""
+    """The record's conversation with the system prompt `system`; None takes the record's own system prompt."""
     return transcript(record.system if system is None else system, record.task, record.response)
 
 
 def training_system(record: Record, prob_exclude: float, prob_mismatch: float, seed: int) -> str:
     """The system prompt that a training record shows: its own, none, or the other variant's.
 
-    The draw depends on the record's id and the seed alone, so it is the same in every epoch, order and number of ranks.
-    An item without variant B has no other prompt and keeps its own.
+    The draw depends on the record's id and the seed alone, so every epoch, order and number of ranks gives the same
+    prompt. An item without variant B has no other prompt and keeps its own.
     """
     draw = uniform(seed, "system_prompt", record.id)
     if draw < prob_exclude:
@@ -105,7 +105,7 @@ _KIND_OF_ROLE = {"system": Kind.SYSTEM, "user": Kind.USER, "assistant": Kind.RES
 def _contents(
     messages: Sequence[Mapping[str, str]], persona: Persona, chat: ChatFormat
 ) -> list[tuple[str, list[Segment]]]:
-    """Turns as (role, parts); the system prompt gets its tags, and joins the first user turn where it has no role."""
+    """Turns as (role, parts). The system prompt gets its tags; without a system role it joins the first user turn."""
     turns: list[tuple[str, list[Segment]]] = []
     system: list[Segment] = []
     for i, message in enumerate(messages):

@@ -1,7 +1,7 @@
-"""Training rows token by token, behind `python -m honest_persona tokens`.
+"""Shows training rows token by token, for `python -m honest_persona tokens`.
 
-Everything that matters shows without colour too: a bar between tokens, the kind, count and loss in front of each run of
-tokens, and an arrow at the activation point.
+Everything that matters is visible without colour too: a bar between tokens; kind, count and loss before each run of
+tokens; an arrow at the activation point.
 """
 
 from collections import Counter
@@ -35,11 +35,11 @@ _STYLES = {
 _LOSS_STYLE = "bold underline"
 _SHOWN_AS = {" ": "·", "\n": "⏎", "\t": "⇥"}
 _PLAIN = {"▶": ">", "│": "|", "·": "_", "⏎": "\\n", "⇥": "\\t", "⟨": "<", "⟩": ">", "…": "..."}
-"""The marks for a terminal that cannot encode ours."""
+"""Replacements of the marks for a terminal that cannot encode them."""
 
 
 def as_json(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as the collator takes it, with the kinds by name."""
+    """A row as the collator gets it, with the names of the kinds."""
     return {
         "record_id": row["record_id"],
         "activation": row["activation"],

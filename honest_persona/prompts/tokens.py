@@ -30,7 +30,7 @@ _OWN_RUN = frozenset({Kind.INTERVENTION, Kind.REVIEW, Kind.FLAG})
 
 @dataclass(frozen=True)
 class Tokens:
-    """A conversation with its trigger, and with the review where it is known."""
+    """A conversation with its trigger, and with its review where the review is known."""
 
     input_ids: list[int]
     kinds: list[Kind]
@@ -70,13 +70,13 @@ class TokenFormat:
 
     @cached_property
     def pad_id(self) -> int:
-        """An id to fill rows with; its positions are masked, so any will do."""
+        """An id to fill rows with. The filled positions are masked, so any id will do."""
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None else self.end_id
 
     @cached_property
     def flag_ids(self) -> tuple[list[int], int, int]:
-        """Ids up to where the two flags part, and the first id of PASS and of FAIL after that.
+        """The ids that both flags begin with, then the next id of PASS and the next id of FAIL.
 
         Raises:
             UserError: one flag's ids begin with all of the other's.
@@ -146,7 +146,7 @@ class TokenFormat:
         return Tokens(ids, kinds, kinds.index(start))
 
     def _is_unknown(self, token: int, text: str) -> bool:
-        """Whether the id stands for characters that the tokenizer does not have, rather than for its own name."""
+        """Whether the id stands for characters unknown to the tokenizer, and not for the unknown token's own name."""
         return token == self.tokenizer.unk_token_id and str(self.tokenizer.unk_token) not in text
 
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -155,9 +155,9 @@ class TokenFormat:
 
 
 def _cut_within(text: str, kind_at: Sequence[Kind], start: int, end: int) -> int | None:
-    """Where to cut text[start:end], which is a control token, so that it is none; None where it is the template's own.
+    """Where to cut text[start:end] so that it is no control token any more; None where the template itself wrote it.
 
-    White space at its edges does not count: some control tokens take in the white space around them, whosever it is.
+    White space at the edges does not count: some control tokens include the white space around them.
     """
     while end - start > 1 and text[end - 1].isspace():
         end -= 1
@@ -166,7 +166,7 @@ def _cut_within(text: str, kind_at: Sequence[Kind], start: int, end: int) -> int
     own = [kind == Kind.TEMPLATE for kind in kind_at[start:end]]
     if all(own):
         return None
-    if any(own):  # cut at the border, which leaves a control token of the template's own whole
+    if any(own):  # cut at the border, so that a control token of the template itself stays whole
         return start + own.index(not own[0])
     return (start + end) // 2
 
@@ -177,7 +177,7 @@ def labels(input_ids: Sequence[int], kinds: Sequence[Kind]) -> list[int]:
 
 
 def apply_intervention(interaction: Sequence[Mapping[str, str]], intervention: str, form: TokenFormat) -> Tokens:
-    """Generate-ready ids: the conversation with the trigger behind it, up to where the review begins."""
+    """The prompt for a generation: the conversation and the trigger, up to the point where the review begins."""
     return form.encode(prompt_segments(interaction, intervention, form.persona, form.chat))
 
 

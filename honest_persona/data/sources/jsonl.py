@@ -1,4 +1,4 @@
-"""JSON Lines of records: read, and written in a form that is read back."""
+"""JSON Lines with one record a line: reading and writing."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def rows_source(dataset: str, outcomes: Sequence[Outcome]) -> Source:
 
 
 def parse_row(row: Any, file: str, place: str) -> Outcome:
-    """One row with a Record's columns; `item_id`, `other_system` and `difficulty` may be absent."""
+    """One row with a Record's columns; the columns of `_OPTIONAL_COLUMNS` may be absent."""
     record_id = None
     try:
         values = dict(checked(row, dict, place, "row"))

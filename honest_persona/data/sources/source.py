@@ -1,4 +1,4 @@
-"""What every reader gives, and what they share: reading a file, decoding its JSON, showing its name."""
+"""The result of a reader, and the steps that readers share: open a file, decode its JSON, show its name."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Source:
 
 
 def outcomes_of(path: Path, read: Callable[[Path, int, int], tuple[Outcome, ...]]) -> tuple[Outcome, ...]:
-    """`read` of path, time and size; a rejection where there is no file to read."""
+    """The outcomes of `read(path, time, size)`; a rejection where the file cannot be read."""
     try:
         if path.is_file():  # no folder, and no pipe, which would be waited for
             stat = path.stat()
             return read(path, stat.st_mtime_ns, stat.st_size)
     except OSError:
-        pass  # told as any other file that cannot be read
+        pass  # rejected below, as every other file that cannot be read
     return (Rejection(shown(path), "whole file", "file", "unreadable_file"),)
 
 
@@ -47,5 +47,5 @@ def decode(raw: bytes, file: str, line: int | None = None) -> Any:
 
 
 def shown(path: str | Path) -> str:
-    """A path as text that can be printed: bytes of its name that are not UTF-8 as escapes."""
+    """A path as printable text; bytes of its name that are not UTF-8 appear as escapes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""A folder `<dir>/<topic>/batch_*.json` of stage-3 files: found, parsed, and every defect located."""
+"""Reads a folder `<dir>/<topic>/batch_*.json` of stage-3 files, and locates every defect."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_stage3(dataset: str, root: Path) -> Source:
     return Source(outcomes, {shown(folder.name): len(batches) for folder, batches in files.items()}, dataset)
 
 
-# Keyed by time and size too, so that an edited file is read again. Held are the columns in use, not the parsed JSON.
+# Time and size are part of the key, so that an edited file is read again. The cache holds the columns, not the JSON.
 @lru_cache(maxsize=4096)
 def _batch_outcomes(path: Path, mtime_ns: int, size_bytes: int) -> tuple[Outcome, ...]:
     file = shown(path)
@@ -44,7 +44,7 @@ def _batch_outcomes(path: Path, mtime_ns: int, size_bytes: int) -> tuple[Outcome
 
 
 def parse_batch(batch: Any, file: str, topic: str) -> list[Outcome]:
-    """Every intervention of one stage-3 batch. A part too broken to count its interventions gives one rejection.
+    """Every intervention of one stage-3 batch. A part whose interventions cannot be counted gives one rejection.
 
     `topic` is the name of the file's folder; a file that names another topic is rejected whole.
     """

@@ -13,10 +13,10 @@ from honest_persona.prompts.tokens import TokenFormat
 
 @torch.no_grad()
 def check_active(model: PeftModel, form: TokenFormat, prompt_ids: list[int], activation: int) -> None:
-    """The adapter must act on the suffix; on the prefix in scope `all` alone. Takes four short forward passes.
+    """The adapter must act on the suffix, and on the prefix in scope `all` only. Takes four short forward passes.
 
-    The prefix is looked at alone: in a mixture of experts the suffix's routing, which the adapter changes, decides in
-    which shapes the prefix is computed, and so its last bits.
+    The prefix is run without the suffix. In a mixture of experts the adapter changes the routing of the suffix, the
+    routing decides the shapes in which the prefix is computed, and the shapes decide the last bits.
 
     Raises:
         UserError: the adapter is silently inactive, or active where it must not be, or the logits are not finite.
@@ -42,7 +42,7 @@ def check_active(model: PeftModel, form: TokenFormat, prompt_ids: list[int], act
 
 
 def _acts(model: PeftModel, scope: AdapterScope, ids: list[int], activation: int) -> bool:
-    """Whether the adapter changes the logits, at the activation point and behind it where `ids` reach so far."""
+    """Whether the adapter changes the logits from the activation point on; of all tokens where `ids` end before it."""
     inputs = torch.tensor([ids], device=model.device)
     with_adapter = model(inputs, **activation_arguments(scope, integers([activation]), len(ids))).logits[0]
     with adapter_off(model):

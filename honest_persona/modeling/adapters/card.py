@@ -1,6 +1,6 @@
-"""`honest_persona.json` beside an adapter's weights: all that is needed to call it. It may come from anyone.
+"""`honest_persona.json` beside an adapter's weights: all that is needed to call the adapter. Its author may be anyone.
 
-card = AdapterCard.load(folder)      # the folder's files are those of its manifest, and every value is in its range
+card = AdapterCard.load(folder)  # checks the folder's files against the manifest, and the range of every value
 replace(card, threshold=...).save(folder)
 """
 
@@ -26,14 +26,14 @@ from honest_persona.modeling.adapters.folder import (
 _FORMAT = 1
 _DEPTH = 16
 _AT_MOST = {"max_new_tokens": 2**20, "validation_batch_size": 2**16, "seq_len": 2**24, "seed": 2**32 - 1}
-"""Of values that something is made as large as. The config itself has no upper ends."""
+"""The largest values of settings that memory is allocated by. The config itself sets no upper ends."""
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Count = Annotated[int, Field(ge=1)]
 
 
 class _Threshold(BaseModel):
-    """`evaluation.calibrate.Threshold`, and what it was fixed on."""
+    """`statistics.threshold.Threshold`, with the intervention and the data that it was fixed on."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -47,11 +47,11 @@ class _Threshold(BaseModel):
     intervention: str
     data: str | None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """the number format it was fixed in; older cards do not say"""
+    """The number format of the calibration; older cards do not say."""
 
 
 class RunSettings(dict[str, Any]):
-    """The resolved config of a run. A key that is asked for and is not there is the card's fault."""
+    """The resolved config of a run. Reading a missing key raises a UserError that blames the card."""
 
     def __missing__(self, key: str) -> NoReturn:
         raise UserError(f"{CARD_FILE}: config has no {key}, so no run of this package wrote it; save the adapter again")
@@ -75,9 +75,9 @@ class AdapterCard:
     """The resolved run config, as `RunSettings`"""
     versions: dict[str, str] = field(default_factory=dict)
     threshold: dict[str, Any] | None = None
-    """`evaluation.calibrate.Threshold`, with the `intervention` and the `data` it was fixed on; None before that"""
+    """`statistics.threshold.Threshold`, with the `intervention` and the `data` of its calibration; None before"""
     sealed: bool = False
-    """Whether a manifest was written beside it: without that file the folder is not whole"""
+    """Whether a manifest was written beside the card: then a folder without a manifest is not whole"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "config", RunSettings(self.config))
@@ -97,11 +97,11 @@ class AdapterCard:
 
     @classmethod
     def load(cls, folder: Path) -> "AdapterCard":
-        """The card of a folder whose loaded files are whole.
+        """The card of a folder, after a check that all files that are loaded are whole.
 
         Raises:
-            UserError: no card; a file that is not as it was saved; a card or an adapter_config.json that no version of
-                this package writes, with the place.
+            UserError: no card; a file that differs from the saved one; a card or an adapter_config.json that no
+                version of this package writes, with the place.
         """
         path = folder / CARD_FILE
         if not path.is_file():
@@ -157,8 +157,8 @@ def _validated(cls: type[AdapterCard], content: dict[str, Any]) -> AdapterCard:
 
 
 def _check_config(config: dict[str, Any]) -> None:
-    """Our own keys by their types and ranges. What else there is, fields of SFTConfig and keys of other versions, is a
-    record that nothing but the number format is read from."""
+    """Check types and ranges of our own keys. Of all other keys (the trainer's fields, keys of other versions) only the
+    number format is ever read."""
     own = {key: value for key, value in config.items() if key in RunConfig.model_fields and key != "trainer"}
     try:
         RunConfig.model_validate(own, context=FIELDS_ALONE)
@@ -178,7 +178,7 @@ def _first(where: str, error: ValidationError) -> str:
 
 
 def _check_texts(content: Any, place: str = "", depth: int = 0) -> None:
-    """Raises ValueError: nested too deep, or text that no file name or tokenizer can hold."""
+    """Raises ValueError: values nested too deep, or text that no file name and no tokenizer can hold."""
     if depth > _DEPTH:
         raise ValueError(f"{place[:80]}: it is nested too deep")
     if isinstance(content, dict | list):

@@ -30,7 +30,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder}: the adapter cannot be loaded on this base model: {error}") from error
-    # PEFT only warns of weights that the file lacks, and passes over those that the model has no place for
+    # PEFT only warns of weights that the file lacks, and ignores weights that the model has no place for
     wanted = saved_names(loaded)
     if wanted != saved:
         raise UserError(
@@ -43,11 +43,11 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
 
 
 def sound_weights(path: Path) -> set[str]:
-    """Names of an adapter's weights, each of which has been read.
+    """The names of an adapter's weights, after every weight has been read.
 
     Raises:
         UserError: a number in them is not finite.
-        SafetensorError: the file is none.
+        SafetensorError: the file is no safetensors file.
     """
     with safe_open(path, "pt") as file:
         names = sorted(file.keys())
@@ -61,7 +61,10 @@ def sound_weights(path: Path) -> set[str]:
 
 
 def _check_rank(folder: Path) -> None:
-    """Asked before PEFT makes room for adapter_config.json's rank. Raises UserError: the weights have another."""
+    """Checked before PEFT allocates weights of the rank in adapter_config.json.
+
+    Raises UserError: the weights have another rank.
+    """
     rank = read_lora_config(folder).get("r")
     with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, "pt") as file:
         ranks = {file.get_slice(name).get_shape()[0] for name in file.keys() if "lora_A" in name}  # noqa: SIM118

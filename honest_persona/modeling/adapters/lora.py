@@ -21,7 +21,7 @@ from honest_persona.prompts.segments import Kind, Segment
 from honest_persona.prompts.tokens import TokenFormat
 
 _AFTER_PREFIX = ("What", "now", "1", '"', "[", " x", "\n", "\u00c9", "\u4f60")
-"""Beginnings of interventions, one for each way in which tokenizers join characters."""
+"""Beginnings of interventions: one for each way in which a tokenizer may join the prefix and the next character."""
 
 
 def add_adapter(model: PreTrainedModel, form: TokenFormat, settings: dict[str, Any]) -> PeftModel:
@@ -50,7 +50,7 @@ def add_adapter(model: PreTrainedModel, form: TokenFormat, settings: dict[str, A
 
 
 def _invocation_tokens(form: TokenFormat) -> list[int] | None:
-    """What other software (PEFT alone, llama.cpp) looks for to switch the adapter on; we pass exact offsets instead."""
+    """The tokens after which other software (PEFT alone, llama.cpp) switches the adapter on; we pass exact offsets."""
     if form.persona.adapter_scope == "all":
         return None
     if form.persona.sp_token_id is not None:
@@ -78,18 +78,18 @@ def activation_arguments(scope: AdapterScope, activation: torch.Tensor, length: 
 
 
 def castable(model: PeftModel) -> list[LoraLayer]:
-    """The adapter's layers without dropout: those that `cast_by_autocast` changes no number of."""
+    """The adapter's layers without dropout: `cast_by_autocast` leaves all their numbers as they are."""
     layers: list[Any] = [m for m in model.modules() if isinstance(m, LoraLayer)]
     return [layer for layer in layers if isinstance(layer.lora_dropout[ADAPTER], torch.nn.Identity)]
 
 
 @contextmanager
 def cast_by_autocast(layers: Iterable[LoraLayer]) -> Iterator[None]:
-    """Inside, autocast alone casts what these layers are given; without autocast the call fails.
+    """Inside, autocast alone casts the inputs of these layers; without autocast the call fails.
 
-    PEFT casts it to the float32 of the adapter's weights, and autocast back: two copies forward and two backward, and
-    q, k and v each save one of their own of what all three are given. The numbers are the same, since nothing stands
-    between the two casts. Dropout does, and would draw otherwise for another dtype.
+    PEFT casts an input to the float32 of the adapter's weights, and autocast casts the input back: two copies forward,
+    two backward, and q, k and v each save a copy of their common input. Leaving out the first cast changes no number,
+    because nothing is computed between the two casts. Only dropout would be, and it draws differently in another dtype.
     """
     changed: list[Any] = list(layers)
     for layer in changed:

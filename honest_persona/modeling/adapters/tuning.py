@@ -1,7 +1,7 @@
-"""What is trained on top of the base model: which weights are its own, what is saved, how it is switched off.
+"""The adapter on a base model: which weights are the adapter's own, what is saved, how the adapter is switched off.
 
-LoRA is the only kind so far. No other module tells an adapter's weights from the base model's by their names or by
-their layers, so another kind (a mask, say) answers these questions here.
+LoRA is the only kind so far. Only this module knows an adapter's weights by their names and an adapter's layers by
+their class. Another kind of adapter (such as a mask) has to answer the same questions here.
 """
 
 import warnings
@@ -42,7 +42,7 @@ def saved_names(model: PeftModel) -> set[str]:
 
 
 def changes_nothing(model: PeftModel) -> bool:
-    """Whether the adapter is as it was made: it was never trained."""
+    """Whether all B matrices are zero, as at the start of a training."""
     return not any(p.any() for name, p in model.named_parameters() if "lora_B" in name)
 
 
@@ -61,8 +61,8 @@ def gate_of(model: PeftModel) -> list[int] | None:
 def ungated(model: PeftModel) -> Iterator[None]:
     """Inside, the adapter acts on every token that it is given: the caller gives it suffixes alone (prefix/frozen.py).
 
-    A gate that looks for the activation point in each layer is then neither needed nor paid for. Nothing changes where
-    there is no gate: in scope `all`, and inside another `ungated`.
+    Without the gate no layer has to look for the activation point, which saves time. Nothing changes where there is no
+    gate: in scope `all`, and inside another `ungated`.
     """
     config: Any = model.peft_config[ADAPTER]
     tokens, config.alora_invocation_tokens = config.alora_invocation_tokens, None
@@ -78,7 +78,7 @@ def ungated(model: PeftModel) -> Iterator[None]:
 
 @contextmanager
 def adapter_off(model: torch.nn.Module) -> Iterator[None]:
-    """Like `PeftModel.disable_adapter`, but what was off stays off behind it, and no `requires_grad` is touched."""
+    """Like `PeftModel.disable_adapter`, but layers that were off before stay off, and `requires_grad` stays too."""
     layers: list[Any] = [m for m in model.modules() if isinstance(m, BaseTunerLayer) and not m.disable_adapters]
     for layer in layers:
         layer._disable_adapters = True

@@ -1,12 +1,12 @@
-"""Prefixes kept over epochs: keys and values of transcripts do not change, so a later epoch can read them.
+"""Keeps prefixes over epochs: keys and values of transcripts do not change, so a later epoch can read them.
 
     cache = PrefixCache("ram", budget_bytes, base_identity(model, fingerprint))
     prefix = cache.fetch(keys, input_ids, mask, compute)    # compute(ids, mask) -> Prefix runs what is not held
     print(cache.report())
     cache.close()
 
-Whether reading is faster than computing depends on model and machine. Both are timed on the first transcripts, and a
-cache that is not faster drops what it holds and says so.
+Whether reading is faster than computing depends on model and machine. Both are timed on the first transcripts. Where
+reading is not faster, the cache drops its entries and says so.
 """
 
 import hashlib
@@ -28,28 +28,29 @@ from honest_persona.modeling.prefix.store import DiskStore, Entry, RamStore, Sto
 
 Compute = Callable[[Tensor, Tensor], Prefix]
 ENOUGH = 8
-"""Transcripts that are timed, computing and reading, before the two are compared."""
+"""The number of transcripts for which computing and reading are timed before the two are compared."""
 _VOLATILE = ("_name_or_path", "transformers_version", "use_cache", "dtype", "torch_dtype")
-"""Settings of a model that its keys and values do not depend on, or that `base_identity` has in another form."""
+"""Settings of a model that do not change its keys and values, or that `base_identity` has in another form."""
 
 
 class PrefixCache:
     """Keys and values by the hash of their prefix's ids, up to a budget of bytes.
 
-    Nothing is evicted. An epoch visits every transcript once, so what was used longest ago is what will be needed
-    first: a cache that gives it up for a newer one is never hit. What does not fit is computed in every epoch.
+    Nothing is evicted. An epoch visits every transcript once, so the entry that was used longest ago is needed first: a
+    cache that replaced old entries by new ones would never be hit. Prefixes that do not fit are computed every epoch.
 
-    `ram` is each process's own. On several ranks a shuffled epoch brings a rank transcripts that another one holds, so
-    there `disk` is the kind to use: all ranks of a machine share its folder, and later runs too where it is kept.
+    With `ram` each process has a cache of its own. On several ranks a shuffled epoch brings a rank transcripts that
+    another rank holds, so use `disk` there: all ranks of a machine share the folder, and later runs do too if it is
+    kept.
 
     Args:
-        budget_bytes: of this process for `ram`, of the whole folder for `disk`.
-        base_hash: of all that keys and values depend on beside the ids: `base_identity`.
-        folder: where `disk` makes a folder that is named by `base_hash`.
-        agree: asked once per `fetch` whether this rank holds all that it needs. Under ZeRO-3 a forward pass is a
-            collective call: give an all-reduce (minimum) over the ranks, so that all of them compute, or none.
+        budget_bytes: the most bytes of this process (`ram`), or of the whole folder (`disk`).
+        base_hash: a hash of everything but the ids that keys and values depend on: `base_identity`.
+        folder: `disk` makes its own folder in this one, named after `base_hash`.
+        agree: called once per `fetch` with whether this rank holds all entries. Under ZeRO-3 a forward pass is a
+            collective call: give an all-reduce (minimum) over the ranks, so that all ranks compute, or none does.
         keep: leave the folder for later runs.
-        clock: seconds.
+        clock: gives the time in seconds.
     """
 
     def __init__(
@@ -80,14 +81,15 @@ class PrefixCache:
     def fetch(self, keys: Sequence[str], input_ids: Tensor, mask: Tensor, compute: Compute) -> Prefix:
         """Keys and values of U transcripts, on the device of `input_ids`.
 
-        Every rank must call this equally often. `compute` is called at most once: for the rows that are not held; for
-        all rows where this rank holds them and another one does not hold its own; not where every rank holds all.
+        Every rank must call this equally often. `compute` is called at most once. It gets the rows that are not held;
+        all rows, where this rank holds all of them and another rank lacks some; and is not called where every rank
+        holds all.
 
         Args:
             keys: U hashes of the prefixes' ids.
             input_ids, mask: (U, P) int64, left-padded.
         """
-        # read before asking: the ranks decide together, so what is damaged must be known by then
+        # read before `agree`: the ranks decide together, so each rank must know its damaged entries by then
         held = [self._get(key, mask.shape[1]) for key in keys]
         missing = [row for row, entry in enumerate(held) if entry is None]
         self._asked += len(keys)
@@ -113,7 +115,7 @@ class PrefixCache:
         return prefix
 
     def report(self) -> str:
-        """One line for the log: what is held, how often it was of use, and whether reading is the faster way."""
+        """One line for the log: the size of the cache, the share of hits, and whether reading is faster."""
         n, size = self._store.held()
         held = f"{n:,} transcripts, {size / 2**30:.2f} GiB"
         used = f"{self._hits / self._asked:.0%} of {self._asked:,} asked for were held" if self._asked else "not used"
@@ -124,7 +126,7 @@ class PrefixCache:
         return f"prefix cache ({self.kind}): {held}, {used}; {verdict}{self._stopped}"
 
     def close(self) -> None:
-        """Drop what is held. A folder is removed by the process whose cache made it, unless it is to be kept."""
+        """Drop all entries. A folder is removed by the process that made it, unless `keep` is set."""
         self._in_use = self._storing = False
         self._store.close(self.keep)
 
@@ -156,10 +158,10 @@ class PrefixCache:
         return prefix
 
     def _decide(self, device: torch.device, at_once: int) -> None:
-        """Compare once, as soon as enough was stored and computed.
+        """Compare reading and computing once, as soon as enough entries were stored and computed.
 
-        Ranks need not agree on this: it runs no forward pass, and a rank that drops what it holds tells the others in
-        every later `fetch` that it holds nothing.
+        Ranks may decide differently: the comparison runs no forward pass, and a rank that drops its entries tells the
+        other ranks in every later `fetch` that it holds nothing.
         """
         enough = len(self._samples) == ENOUGH or (self._samples and not self._storing)
         if self._faster is not None or not enough or self._computed.transcripts < len(self._samples):
@@ -189,11 +191,11 @@ class PrefixCache:
 
 
 def base_identity(model: PreTrainedModel | PeftModel, fingerprint: str, *more: object) -> str:
-    """A hash of what keys and values depend on beside the ids: another model's are never taken for this one's.
+    """A hash of everything but the ids that keys and values depend on, so that entries of another model never match.
 
     Args:
-        fingerprint: of the base model's weights, `adapter.base_fingerprint`.
-        more: what else they depend on, such as the dtype of autocast.
+        fingerprint: of the base model's weights, `fingerprint.base_fingerprint`.
+        more: further values that they depend on, such as the dtype of autocast.
     """
     config: Any = model.config.get_text_config()
     settings = {name: value for name, value in config.to_dict().items() if name not in _VOLATILE}
@@ -202,7 +204,7 @@ def base_identity(model: PreTrainedModel | PeftModel, fingerprint: str, *more: o
 
 
 class _Rate:
-    """Transcripts, their tokens, and the seconds that they took."""
+    """A number of transcripts, their tokens, and the seconds spent on them."""
 
     def __init__(self) -> None:
         self.transcripts = self.tokens = 0
@@ -220,7 +222,7 @@ class _Rate:
 
 
 def _entries(prefix: Prefix, lengths: Sequence[int]) -> list[Entry]:
-    """Each row by itself, without its padding, in memory of its own."""
+    """An entry for each row: without padding, and with memory of its own."""
     states = [state for layer in prefix.layers for state in layer]
     by_shape: dict[Any, list[int]] = {}
     for i, state in enumerate(states):
@@ -237,7 +239,7 @@ def _prefix(entries: Sequence[Entry], mask: Tensor) -> Prefix:
 
 
 def _layers(entries: Sequence[Entry], width: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """Entries left-padded to `width` with zeros."""
+    """The layers of all entries as one batch, left-padded to `width` with zeros."""
     states: dict[int, Tensor] = {}
     for g, group in enumerate(entries[0].groups):
         like = entries[0].blocks[g]

@@ -1,7 +1,7 @@
-"""The prefix by itself, once per transcript: its keys and values do not depend on what stands behind it.
+"""Runs each transcript once, as a prefix: keys and values of a prefix do not depend on the tokens after the prefix.
 
 With scope `persona` they do not depend on the adapter either, so training runs the prefix without gradient and stores
-nothing of it for the backward pass:
+nothing for a backward pass through the prefix:
 
     prefix = run_prefix(model, ids, mask, adapter_on=False)                    # transcripts, left-padded
     model(suffix_ids, **suffix_arguments(prefix, suffix_mask, index))     # rows, right-padded, adapter active
@@ -27,7 +27,7 @@ from honest_persona.modeling.adapters.tuning import Model, adapter_off, backbone
 from honest_persona.modeling.modes import in_mode
 
 PLAIN_ATTENTION = frozenset({"full_attention", "sliding_attention"})
-"""Layer types whose whole memory of the prefix is its keys and values."""
+"""Layer types that remember nothing of a prefix but its keys and values."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,11 @@ class Prefix:
 
 
 def why_not_split(config: PreTrainedConfig) -> str | None:
-    """Why the prefix of such a model cannot be run by itself; None where it can.
+    """Why a prefix of such a model cannot be run by itself; None where it can.
 
-    Exact for attention over keys and values, with and without sliding windows. Other memories (linear attention, state
-    spaces, chunks, keys shared between layers) do not line up at the activation point of a padded batch.
+    Running it by itself is exact for attention over keys and values, with and without sliding windows. Other kinds of
+    memory (linear attention, state spaces, chunks, keys shared between layers) do not line up at the activation points
+    of a padded batch.
     """
     text: Any = config.get_text_config()
     if other := sorted(set(getattr(text, "layer_types", None) or ()) - PLAIN_ATTENTION):
@@ -59,7 +60,7 @@ def why_not_split(config: PreTrainedConfig) -> str | None:
 
 
 def why_not_frozen(model: PeftModel) -> str | None:
-    """Why the prefix of this model depends on what is trained, or cannot be split off; None where neither is so."""
+    """Why the prefix depends on trained weights, or cannot be run by itself; None where neither is the case."""
     trained = [name for name, p in model.named_parameters() if p.requires_grad and base_name(name) is not None]
     if trained:
         return f"{trained[0]} is trained too, and the prefix depends on it"
@@ -109,7 +110,7 @@ def positions(mask: Tensor) -> Tensor:
 
 
 class ReadOnlyCache(Cache):
-    """A prefix that every row reads and no forward call changes, so that a layer may be run again when checkpointed."""
+    """A prefix that every row reads and no forward call changes, so that a checkpointed layer may run again."""
 
     def __init__(self, prefix: Prefix, index: Tensor) -> None:
         rows = None if torch.equal(index, torch.arange(len(prefix.mask), device=index.device)) else index
@@ -117,7 +118,7 @@ class ReadOnlyCache(Cache):
 
 
 class _ReadOnlyLayer(DynamicLayer):
-    """`rows` None: one row per transcript, in order."""
+    """Where `rows` is None, row i reads transcript i."""
 
     def __init__(self, keys: Tensor, values: Tensor, rows: Tensor | None) -> None:
         super().__init__()
@@ -126,7 +127,7 @@ class _ReadOnlyLayer(DynamicLayer):
         self._keys, self._values = keys, values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """The prefix's states with the given ones behind them, (B, heads, P + S, head dimension)."""
+        """The states of the prefix followed by the given states, (B, heads, P + S, head dimension)."""
         return self._behind(self._keys, key_states), self._behind(self._values, value_states)
 
     def _behind(self, frozen: Tensor, states: Tensor) -> Tensor:
@@ -171,7 +172,7 @@ def run_suffixes(
             past_key_values=cache,
             use_cache=True,
         )
-    # every row's tokens to the right end: a stable sort of the mask puts padding first and keeps the order
+    # move the tokens of every row to its right end: a stable sort of the mask puts padding first and keeps the order
     order = torch.argsort(whole, dim=1, stable=True)
     kept = int(whole.sum(1).max())
     order, aligned = order[:, -kept:], whole.gather(1, order)[:, -kept:]

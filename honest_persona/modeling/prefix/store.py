@@ -16,14 +16,14 @@ from torch import Tensor
 from honest_persona.base import json_text
 
 _RECOUNT = 16
-"""Files written between two looks at how large the folder is: other ranks write to it too."""
+"""The number of written files after which the folder's size is counted again: other ranks write to it too."""
 
 
 class Entry(NamedTuple):
     """Keys and values of one transcript of n tokens, without padding."""
 
     groups: tuple[tuple[int, ...], ...]
-    """Which states have one shape and stand in one block; state 2 i is layer i's keys, 2 i + 1 its values."""
+    """The states that share a shape and one block. State 2 i is the keys of layer i, state 2 i + 1 its values."""
     blocks: tuple[Tensor, ...]
     """(states of the group, key-value heads, n, head dimension) each."""
 
@@ -49,16 +49,16 @@ class Store(Protocol):
         ...
 
     def settle(self, keys: Sequence[str]) -> None:
-        """Make `get` as slow as it will be when these entries were put long ago."""
+        """Make `get` as slow as for entries that were stored long ago."""
 
     def drop(self) -> None:
-        """Give up what this process put here."""
+        """Delete the entries of this process."""
 
     def close(self, keep: bool) -> None: ...
 
 
 class RamStore:
-    """Entries in memory; pinned where there is a GPU, which then reads them without a copy in between."""
+    """Entries in memory. Where there is a GPU the memory is pinned, so that the GPU reads it without another copy."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
@@ -84,7 +84,7 @@ class RamStore:
         return len(self._entries), self._bytes
 
     def settle(self, keys: Sequence[str]) -> None:
-        """Memory is as fast at once as later."""
+        """Nothing to do: memory is equally fast at once and later."""
 
     def drop(self) -> None:
         self._entries.clear()
@@ -109,7 +109,7 @@ class DiskStore:
         self._recount()
 
     def get(self, key: str) -> Entry | None:
-        """None too for a file that is cut short or is none of ours: it is written again."""
+        """None also for a file that is cut short or was written by another program; it will be replaced."""
         try:
             with safe_open(self._path(key), "pt") as file:
                 groups = json_text.loads(file.metadata()["groups"])
@@ -152,13 +152,13 @@ class DiskStore:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def drop(self) -> None:
-        """Others may still read what they wrote."""
+        """Files of other ranks stay: these ranks may still read them."""
         for key in self._written:
             self._path(key).unlink(missing_ok=True)
         self._recount()
 
     def close(self, keep: bool) -> None:
-        """The process that made the folder removes it, and what it stands in where nothing else does."""
+        """The process that made the folder removes it, and its parent folder where that is empty then."""
         if self._made and not keep:
             shutil.rmtree(self._folder, ignore_errors=True)
             with suppress(OSError):
