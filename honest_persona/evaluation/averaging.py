@@ -9,7 +9,7 @@ import numpy as np
 
 from honest_persona.data.records import Record
 from honest_persona.evaluation.samples import Sample
-from honest_persona.statistics.bootstrap import Interval, Statistic, difference_interval, draw, interval, value
+from honest_persona.statistics.bootstrap import Interval, Statistic, defined, difference_interval, draw, interval, value
 from honest_persona.statistics.columns import Columns
 from honest_persona.statistics.detection import Estimate
 from honest_persona.statistics.estimators import auroc_statistic
@@ -113,7 +113,7 @@ def gains(
         columns = [Columns.of(truths, [None] * len(truths), scores[:, which].mean(1), clusters) for which in chosen]
         statistics.append(_mean([auroc_statistic(c) for c in columns]))
         at_n = value(statistics[-1], draws.shape[1])
-        auroc = Estimate(None if np.isnan(at_n) else at_n, interval(statistics[-1], draws), len(groups))
+        auroc = Estimate(defined(at_n), interval(statistics[-1], draws), len(groups))
         more = None if n == 1 or auroc.value is None else auroc.value - (out[0].auroc.value or 0)
         between = None if n == 1 else difference_interval(statistics[0], statistics[-1], draws)
         out.append(Gain(n, auroc, more, between))

@@ -31,6 +31,7 @@ from honest_persona.persona.parsing import Review
 from honest_persona.prompts.segments import Kind, record_messages
 from honest_persona.prompts.show import pieces
 from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
+from honest_persona.statistics.bootstrap import defined
 from honest_persona.statistics.columns import Columns
 from honest_persona.statistics.detection import detect
 from honest_persona.statistics.rates import COLUMNS, balanced_accuracy, count_flags
@@ -240,12 +241,8 @@ def _row(detector: str, group: Group, samples: list[Sample], thresholds: Sequenc
         ns={name: estimate.n for name, estimate in estimates.items()},
         notes={name: estimate.note for name, estimate in estimates.items() if estimate.note},
         counts=dict(zip(COLUMNS, total.tolist(), strict=True)),
-        variant_only_balanced_accuracy=_defined(balanced_accuracy(shortcut)),
+        variant_only_balanced_accuracy=defined(float(balanced_accuracy(shortcut))),
     )
-
-
-def _defined(value: Any) -> float | None:
-    return None if value != value else float(value)  # nan
 
 
 def _reviews(

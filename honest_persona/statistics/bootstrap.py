@@ -71,6 +71,11 @@ def value(statistic: Statistic, n_clusters: int) -> float:
     return float(statistic.of(np.ones((1, n_clusters)))[0])
 
 
+def defined(number: float) -> float | None:
+    """The number; None for nan."""
+    return None if np.isnan(number) else number
+
+
 def interval(statistic: Statistic, draws: np.ndarray) -> Interval | None:
     """The 95 % interval of a metric from the draws of `draw`.
 

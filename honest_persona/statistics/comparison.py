@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from honest_persona.statistics.bootstrap import Interval, difference_interval, draw, value
+from honest_persona.statistics.bootstrap import Interval, defined, difference_interval, draw, value
 from honest_persona.statistics.columns import Columns
 from honest_persona.statistics.metrics import Metric, Place, shown
 
@@ -49,13 +49,9 @@ def _difference(metric: Metric, a: Columns, b: Columns, draws: np.ndarray) -> Di
     of_a, of_b = metric.statistic(a), metric.statistic(b)
     at_a, at_b = value(of_a, a.k), value(of_b, b.k)
     return Difference(
-        a=_defined(at_a),
-        b=_defined(at_b),
-        difference=_defined(at_b - at_a),
+        a=defined(at_a),
+        b=defined(at_b),
+        difference=defined(at_b - at_a),
         interval=difference_interval(of_a, of_b, draws),
         n=min(of_a.n, of_b.n),
     )
-
-
-def _defined(number: float) -> float | None:
-    return None if np.isnan(number) else number

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from honest_persona.statistics.bootstrap import Interval, draw, interval, value
+from honest_persona.statistics.bootstrap import Interval, defined, draw, interval, value
 from honest_persona.statistics.columns import Columns
 from honest_persona.statistics.metrics import METRICS, Metric, at_threshold
 from honest_persona.statistics.threshold import Threshold
@@ -60,4 +60,4 @@ def _estimate(metric: Metric, columns: Columns, draws: np.ndarray, seed: int) ->
     statistic = metric.statistic(columns)
     found = value(statistic, columns.k) if metric.value is None else float(metric.value(columns))
     note = metric.note(columns, seed) if metric.note else ""
-    return Estimate(None if np.isnan(found) else found, interval(statistic, draws), statistic.n, note)
+    return Estimate(defined(found), interval(statistic, draws), statistic.n, note)

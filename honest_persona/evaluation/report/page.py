@@ -45,19 +45,9 @@ from honest_persona.evaluation.sets import (
     read_set,
 )
 from honest_persona.prompts.segments import Kind
+from honest_persona.statistics import metrics
 from honest_persona.statistics.columns import Columns
-from honest_persona.statistics.metrics import (
-    AUROC,
-    FPRS,
-    LEAD,
-    METRICS,
-    Place,
-    at_threshold,
-    fixed_fprs,
-    own_tpr,
-    percent,
-    shown,
-)
+from honest_persona.statistics.metrics import AUROC, FPRS, LEAD, METRICS, Place, shown
 from honest_persona.statistics.rates import false_positive_rate, true_positive_rate
 
 SWEEP_FILE = "sweep.json"
@@ -180,10 +170,10 @@ def _operating_points(curve: Curve, rates: Mapping[str, float | None]) -> list[P
     """The honest persona's operating points: written flags, and thresholds."""
     found = [("written flags", rates[false_positive_rate.__name__], rates[true_positive_rate.__name__])]
     for fpr in FPRS:
-        found.append((f"own {percent(fpr)} FPR", curve.reached(fpr), rates[own_tpr(fpr).name]))
-    for wanted in fixed_fprs(rates):
-        tpr_at, fpr_at = at_threshold(wanted)
-        found.append((f"calibrated {percent(wanted)} FPR", rates[fpr_at.name], rates[tpr_at.name]))
+        found.append((f"own {metrics.percent(fpr)} FPR", curve.reached(fpr), rates[metrics.own_tpr(fpr).name]))
+    for wanted in metrics.fixed_fprs(rates):
+        tpr_at, fpr_at = metrics.at_threshold(wanted)
+        found.append((f"calibrated {metrics.percent(wanted)} FPR", rates[fpr_at.name], rates[tpr_at.name]))
     return [
         Point(false, true, label, number(true))
         for label, false, true in found
