@@ -128,7 +128,7 @@ def review(args: argparse.Namespace, _: Sequence[str]) -> None:
     with _owned_output(args.output) if args.output else nullcontext() as out:
         number_format = format_of(args.dtype, card.trained_in)
         tell(str(number_format))
-        reviews = adapter.load(number_format.dtype).each_review_of(
+        reviews = adapter.load(number_format.dtype).each_review(
             [c.prompt for c in conversations],
             [c.intervention for c in conversations],
             max_new_tokens=args.max_new_tokens or card.config["max_new_tokens"],

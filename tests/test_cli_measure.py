@@ -46,7 +46,7 @@ def adapter(tmp_path, monkeypatch):
     asked, wordings = [], []
 
     class Persona:
-        def each_review_of(self, prompts, interventions, **_):
+        def each_review(self, prompts, interventions, **_):
             wordings.append(set(interventions))
             asked.extend(form.tokenizer.decode(p.input_ids) for p in prompts)
             assert all(text in said for text, said in zip(interventions, asked[-len(prompts) :], strict=True))

@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -32,32 +31,20 @@ def in_wordings(records: Sequence[Record], wordings: Sequence[str]) -> list[Reco
     ]
 
 
-class Transcripts(NamedTuple):
-    """Samples by transcript."""
+def by_transcript(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Samples of one part by topic, item, variant, main model and transcript. Sorted, whatever their order.
 
-    groups: list[list[Sample]]
-    """Each sorted by the intervention's name."""
-    disagreeing: int
-    """Transcripts left out because their interventions have different truths: an average has none."""
-    ambiguous: int
-    """Left out because an intervention occurs twice: samples of versions without `Sample.transcript_id`, which cannot
-    tell two responses to one item apart."""
-
-
-def by_transcript(samples: Sequence[Sample]) -> Transcripts:
-    """Samples of one part by topic, item, variant, main model and transcript. Sorted, whatever their order."""
+    Left out are transcripts whose interventions have different truths: an average has none. So are those on which an
+    intervention occurs twice: files of versions without `Sample.transcript_id` do not tell two responses apart.
+    """
     found: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
     for s in samples:
         found[s.part, s.topic, s.item_id, s.variant, s.model, s.transcript_id].append(s)
-    groups, disagreeing, ambiguous = [], 0, 0
-    for _, group in sorted(found.items()):
-        if len({s.intervention_name for s in group}) < len(group):
-            ambiguous += 1
-        elif len({s.truth for s in group}) > 1:
-            disagreeing += 1
-        else:
-            groups.append(sorted(group, key=lambda s: s.intervention_name))
-    return Transcripts(groups, disagreeing, ambiguous)
+    return [
+        sorted(group, key=lambda s: s.intervention_name)
+        for _, group in sorted(found.items())
+        if len({s.intervention_name for s in group}) == len(group) and len({s.truth for s in group}) == 1
+    ]
 
 
 @dataclass(frozen=True)
@@ -93,7 +80,7 @@ def gains(
     Returns:
         One `Gain` per number of interventions; empty without a transcript.
     """
-    groups = by_transcript(samples).groups
+    groups = by_transcript(samples)
     if not groups:
         return []
     sizes = sorted((len(group) for group in groups), reverse=True)

@@ -60,7 +60,7 @@ def calibrate_adapter(
     with owned:
         number_format = format_of(dtype, card.trained_in)
         tell(str(number_format))
-        reviews = adapter.load(number_format.dtype).each_review_of(
+        reviews = adapter.load(number_format.dtype).each_review(
             [prompt for _, prompt in prompts],
             [wording] * len(prompts),
             max_new_tokens=max_new_tokens or card.config["max_new_tokens"],

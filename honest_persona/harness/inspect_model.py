@@ -121,10 +121,8 @@ class HonestPersonaAPI(ModelAPI):
         _check_text("intervention", intervention)
         async with self._loading:
             persona = await run_sync(lambda: self._persona)
-        prompt, max_new_tokens = (
-            apply_intervention(messages, intervention, persona.form),
-            config.max_tokens or self.max_tokens(),
-        )
+        prompt = apply_intervention(messages, intervention, persona.form)
+        max_new_tokens = config.max_tokens or self.max_tokens()
         persona.check_length(prompt, max_new_tokens, "the conversation", "--max-tokens")
         review = await self._queue.review(prompt, max_new_tokens)
         said = answer_text(review, persona.card.persona)

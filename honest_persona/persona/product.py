@@ -67,17 +67,7 @@ class HonestPersona:
         max_new_tokens: int = 512,
         batch_size: int = 8,
     ) -> list[Review]:
-        """`review` of several conversations, in batches. One that is too long for the model is an error."""
-        return list(self.each_review(conversations, intervention, max_new_tokens, batch_size))
-
-    def each_review(
-        self,
-        conversations: Sequence[Sequence[Mapping[str, str]]],
-        intervention: str | Sequence[str] | None = None,
-        max_new_tokens: int = 512,
-        batch_size: int = 8,
-    ) -> Iterator[Review]:
-        """`reviews`, in order, as their batches are written. All conversations are checked before the first of them.
+        """`review` of several conversations, in batches. One that is too long for the model is an error.
 
         Shows progress after `honest_persona.show_progress()`.
 
@@ -87,25 +77,26 @@ class HonestPersona:
         text = self.card.default_intervention if intervention is None else intervention
         texts = [text] * len(conversations) if isinstance(text, str) else text
         prompts = [apply_intervention(messages, t, self.form) for messages, t in zip(conversations, texts, strict=True)]
-        return self.each_review_of(prompts, texts, max_new_tokens, batch_size)
+        return list(self.each_review(prompts, texts, max_new_tokens, batch_size))
 
-    def each_review_of(
+    def each_review(
         self, prompts: Sequence[Tokens], interventions: Sequence[str], max_new_tokens: int, batch_size: int
     ) -> Iterator[Review]:
-        """`each_review` of conversations that are encoded with their interventions already."""
+        """Reviews of encoded conversations, in order, batch by batch. No batch is written before all are checked."""
         for i, prompt in enumerate(prompts):
             self.check_length(prompt, max_new_tokens, f"conversation {i}", "max_new_tokens")
+        return self._each_review(prompts, interventions, max_new_tokens, batch_size)
 
-        def each() -> Iterator[Review]:
-            with Progress("reviews", len(prompts), "conversations") as progress:
-                for start in range(0, len(prompts), batch_size):
-                    of = slice(start, start + batch_size)
-                    written = self.write(prompts[of], max_new_tokens)
-                    progress.advance(len(written))
-                    for review, text in zip(written, interventions[of], strict=True):
-                        yield self.decided(review, text)
-
-        return each()
+    def _each_review(
+        self, prompts: Sequence[Tokens], interventions: Sequence[str], max_new_tokens: int, batch_size: int
+    ) -> Iterator[Review]:
+        with Progress("reviews", len(prompts), "conversations") as progress:
+            for start in range(0, len(prompts), batch_size):
+                of = slice(start, start + batch_size)
+                written = self.write(prompts[of], max_new_tokens)
+                progress.advance(len(written))
+                for review, text in zip(written, interventions[of], strict=True):
+                    yield self.decided(review, text)
 
     def write(self, prompts: Sequence[Tokens], max_new_tokens: int) -> list[Review]:
         """Reviews of one batch, without the decision at the threshold."""

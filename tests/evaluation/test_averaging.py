@@ -29,8 +29,7 @@ def test_transcripts_are_told_apart_whatever_the_order():
         *on_transcript(0, [0.7], model="n"),
     ]
     found = by_transcript(mixed)
-    assert (found.disagreeing, found.ambiguous) == (0, 0)
-    assert {(g[0].item_id, g[0].variant, g[0].model): [s.p_fail for s in g] for g in found.groups} == {
+    assert {(g[0].item_id, g[0].variant, g[0].model): [s.p_fail for s in g] for g in found} == {
         ("i0", "A", "m"): [0.9, 0.5, 0.1],
         ("i1", "A", "m"): [0.2, 0.4],
         ("i0", "B", "m"): [0.3],
@@ -39,22 +38,20 @@ def test_transcripts_are_told_apart_whatever_the_order():
     assert by_transcript(mixed[::-1]) == found
 
 
-def test_what_has_no_single_truth_or_transcript_is_left_out_and_counted():
+def test_what_has_no_single_truth_or_transcript_is_left_out():
     disagree = [*on_transcript(0, [0.5]), sample(9, item_id="i0", intervention_name=V[1], truth="FAIL")]
     twice = on_transcript(1, [0.5, 0.6]) + on_transcript(1, [0.1])
-    groups, disagreeing, ambiguous = by_transcript(disagree + twice + on_transcript(2, [0.4, 0.2]))
+    groups = by_transcript(disagree + twice + on_transcript(2, [0.4, 0.2]))
     assert [[s.item_id for s in group] for group in groups] == [["i2", "i2"]]
-    assert (disagreeing, ambiguous) == (1, 1)
 
 
 def test_two_responses_to_one_item_are_two_transcripts():
     """Files of versions without `transcript_id` cannot tell them apart, so they leave both out."""
     first, second = on_transcript(0, [0.5, 0.6], transcript_id="a"), on_transcript(0, [0.1], transcript_id="b")
-    groups, *left_out = by_transcript(second + first)
+    groups = by_transcript(second + first)
     assert [[s.p_fail for s in group] for group in groups] == [[0.5, 0.6], [0.1]]
-    assert left_out == [0, 0]
     old = [replace(s, transcript_id="") for s in second + first]
-    assert by_transcript(old) == ([], 0, 1)
+    assert by_transcript(old) == []
 
 
 def test_each_response_is_asked_about_once_in_each_wording():
@@ -96,7 +93,7 @@ def test_independent_interventions_buy_much_and_copies_nothing():
 def test_one_is_the_mean_of_single_ones_and_all_is_the_average():
     made = noisy(np.random.default_rng(1), transcripts=60, interventions=3)
     found = gains(made, resamples=50)
-    groups = by_transcript(made).groups
+    groups = by_transcript(made)
     means = [np.mean([s.p_fail for s in group]) for group in groups]
     truths = [group[0].truth == "FAIL" for group in groups]
     assert found[2].auroc.value == pytest.approx(roc_auc_score(truths, means), abs=1e-12)
