@@ -1,4 +1,4 @@
-"""What it buys to average P(FAIL) over several interventions on one transcript: AUROC with 1, 2, ... of them."""
+"""The gain from averaging P(FAIL) over several interventions on one transcript: AUROC with 1, 2, ... of them."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def by_transcript(samples: Sequence[Sample]) -> list[list[Sample]]:
 
 @dataclass(frozen=True)
 class Gain:
-    """AUROC of the mean P(FAIL) of `n_interventions`, and how much more that is than with one."""
+    """AUROC of the mean P(FAIL) over `n_interventions`, and the difference to the AUROC with one."""
 
     n_interventions: int
     auroc: Estimate
@@ -69,13 +69,13 @@ class Gain:
 def gains(
     samples: Sequence[Sample], max_interventions: int | None = None, seed: int = 0, resamples: int = 1000
 ) -> list[Gain]:
-    """What 1, 2, ... interventions give, all on the transcripts that have `max_interventions` or more.
+    """The AUROC with 1, 2, ... interventions, always on the transcripts that have `max_interventions` or more.
 
     A choice of interventions counts as an experiment of its own: the AUROC of N is the mean over as many choices as
     there are interventions, in which each one of a transcript is used equally often.
 
     Args:
-        max_interventions: the most that at least half of the transcripts have, where it is not given.
+        max_interventions: where it is not given, the largest number that at least half of the transcripts have.
 
     Returns:
         One `Gain` per number of interventions; empty without a transcript.

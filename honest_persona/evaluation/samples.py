@@ -1,6 +1,6 @@
 """A sample is a record and what a detector said about it: a line of samples.jsonl, one of many in a group.
 
-with SampleFile(new.folder / SAMPLES_FILE, new.id) as file:    # there under its name once it is whole (sets.py)
+with SampleFile(new.folder / SAMPLES_FILE, new.id) as file:    # it gets its name when it is whole (sets.py)
     file.append(samples)
 for group, members in groups_of(samples).items():  # by topic, variant, main model, difficulty, and unions of them
 """
@@ -52,7 +52,7 @@ class Sample:
     """What the honest persona saw, up to its review."""
 
     def without_texts(self) -> "Sample":
-        """What figures need: some hundred bytes."""
+        """The sample with what figures need alone: some hundred bytes."""
         return replace(self, review="", reference_review="", prompt=())
 
 
@@ -80,7 +80,7 @@ def sample_of(part: str, record: Record, review: Review, detector: str = HONEST_
 
 
 class Grouped(Protocol):
-    """What groups are made by."""
+    """The columns by which groups are formed."""
 
     @property
     def part(self) -> str: ...
@@ -113,7 +113,7 @@ def groups_of(samples: Iterable[S], union_of_parts: bool = False) -> dict[Group,
     Sorted by part (all, within, across, others), then with each union before what it unites.
 
     Args:
-        union_of_parts: with groups over all parts that hold records as they are (no design), where there are several.
+        union_of_parts: add groups over all parts that hold unchanged records (no design), where there are several.
     """
     by_part: dict[str, list[S]] = {}
     for sample in samples:
@@ -191,7 +191,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
     """One at a time.
 
     Raises:
-        UserError: a line is torn, or none that `SampleFile` writes.
+        UserError: a line is cut off, or is not one that `SampleFile` writes.
     """
     with path.open(encoding="utf-8", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):

@@ -51,13 +51,13 @@ class Row:
     n: int
     n_items: int
     rates: dict[str, float | None]
-    """The metrics of `detection.detect`. None where one is undefined: no record it could be computed from."""
+    """The metrics of `detection.detect`; None where a metric is undefined because it has no record."""
     intervals: dict[str, tuple[float, float] | None]
     """95 %, by a bootstrap over clusters (`Sample.cluster`)."""
     ns: dict[str, int]
-    """Records that each is computed from: of a rate, those of its class."""
+    """The number of records behind each metric: for a rate, the records of its class."""
     notes: dict[str, str]
-    """What must be said beside a figure; only where there is something."""
+    """Text that must stand beside a figure; figures without such a text have no entry."""
     counts: dict[str, int]
     variant_only_balanced_accuracy: float | None
 
@@ -75,14 +75,14 @@ class Results:
     """Records per part that were left out because prompt and answer would exceed the model's positions."""
 
     def row(self, part: str, topic: str = ALL, variant: str = ALL) -> Row:
-        """The honest persona's."""
+        """The honest persona's row."""
         group = Group(part, topic, variant)
         return next(r for r in self.rows if (r.detector, r.group) == (HONEST_PERSONA, group))
 
     def scalars(self) -> dict[str, float]:
         """`part/topic/rate` for loggers; undefined rates are left out.
 
-        With `/variant_A`, `/model_X` or `/difficulty_X` where a row is of that one alone.
+        The row of one variant, main model or difficulty has `/variant_A`, `/model_X` or `/difficulty_X` in its name.
         """
         return {
             f"{row.part}/{_path(row.group)}/{name}": value
@@ -189,7 +189,7 @@ def review_records(
         Progress(what or detector, len(jobs), "records") as progress,
     ):
         for reviews in _reviews(model, jobs, form, settings):
-            # a prompt that filled up a batch was there before: the first review counts everywhere
+            # a repeated prompt fills a batch: its first review counts
             new = {
                 i: sample_of(jobs[i].part, jobs[i].record, review, detector, _runs(jobs[i].prompt, form))
                 for i, review in sorted(reviews.items())
@@ -248,7 +248,7 @@ def _row(detector: str, group: Group, samples: list[Sample], thresholds: Sequenc
 def _reviews(
     model: PeftModel, jobs: Sequence[_Job], form: TokenFormat, settings: EvalSettings
 ) -> Iterator[dict[int, Review]]:
-    """Reviews by job, as they come: those of one batch of every rank, on every rank."""
+    """Reviews by index of their job, batch by batch; every rank gets the reviews of all ranks' batches."""
     rank, world = rank_and_world()
     for batch in batches([job.place for job in jobs], settings.batch_size, world)[rank]:
         written = write_reviews(
@@ -260,5 +260,5 @@ def _reviews(
             settings.prefix_cache,
         )
         shares = from_every_rank(dict(zip(batch, written, strict=True)))
-        # a prompt that fills up another rank's batch is that rank's copy: the first rank's review counts
+        # a rank that repeats another rank's prompt gives a copy: the first rank's review counts
         yield {i: review for share in reversed(shares) for i, review in share.items()}

@@ -35,14 +35,14 @@ def calibrate_adapter(
     Args:
         prompts: benign conversations, encoded with `intervention`, each with the name of its cluster; those of
             `dataset` where they are not given.
-        source: where they are from, for the card.
+        source: the name of their file, for the card.
         dataset: its held-out benign records; the adapter's own data where it is not given.
         intervention: the trigger's text; the adapter's default one where it is not given.
         dry_run: store nothing.
         dtype: the number format to run in, as in `load_honest_persona`; the card keeps it beside the threshold.
 
     Raises:
-        UserError: no benign conversation. No model is loaded before the data is checked.
+        UserError: no benign conversation. No model is loaded before this check.
     """
     folder, card = adapter.folder, adapter.card
     wording = intervention or card.default_intervention

@@ -43,7 +43,7 @@ def evaluate_adapter(
     benign: str | None = None,
     dtype: FormatName = "auto",
 ) -> Results:
-    """Review held-out records with the adapter, and ask other detectors about them; print and write what was found.
+    """Review held-out records with the adapter, and ask other detectors about them; print and write the figures.
 
     Args:
         dataset: other data than the adapter was trained on; the same split by item applies to it, so that no item that
@@ -51,15 +51,15 @@ def evaluate_adapter(
         topics: a topic or a YAML list of topics; all topics of the data where it is not given.
         limit: records per topic, chosen by `splits.sample_per_topic`.
         baselines: `readers` of variant, topic and words; `all` also probes, no adapter, and prompting.
-        interventions: more than 1 asks about each transcript with so many trained wordings, and says what it buys to
-            average P(FAIL) over them.
+        interventions: more than 1 asks about each transcript with so many trained wordings, and reports the gain from
+            averaging P(FAIL) over them.
         designs: records with one thing changed, as parts of their own: `all` or names of `designs.DESIGNS`.
         benign: a file of benign conversations, for the design of that name.
         dtype: the number format to run in, as in `load_honest_persona`.
 
     Raises:
-        UserError: no usable adapter, no record left to evaluate, or another process is at work on the output. Nothing
-            is loaded before that.
+        UserError: no usable adapter, no record left to evaluate, or another process is at work on the output. No model
+            is loaded before these checks.
     """
     folder = resolve(adapter)
     trained = PersonaFolder.read(folder)

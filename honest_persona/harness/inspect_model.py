@@ -40,7 +40,7 @@ _GREEDY = {"temperature": 0.0, "num_choices": 1, "stop_seqs": None}
 
 @contextmanager
 def told_without_traceback() -> Iterator[None]:
-    """A UserError inside becomes the error that Inspect's command prints alone."""
+    """Turns a UserError into the error that Inspect's command prints without a traceback."""
     try:
         yield
     except UserError as error:
@@ -51,7 +51,7 @@ class HonestPersonaAPI(ModelAPI):
     """The honest persona of an adapter's folder. Calls that wait at the same time are answered in batches.
 
     Args:
-        model_name: the folder; Inspect has taken the provider's name off.
+        model_name: the folder, without the provider's name.
         intervention: the trigger's text for every conversation. Where it is not given, the one in the metadata of the
             answer's message holds (`ChatMessageAssistant(content=..., metadata={"intervention": ...})`), and else the
             adapter's default one.
@@ -93,11 +93,11 @@ class HonestPersonaAPI(ModelAPI):
         return ReviewQueue(self._persona.write, self.batch_size)
 
     def max_tokens(self) -> int:
-        """Of a review, as in the adapter's own evaluations."""
+        """The longest review, as in the adapter's own evaluations."""
         return self.adapter.card.config["max_new_tokens"]
 
     def max_connections(self) -> int:
-        """Several batches, so that each can be of conversations alike in length."""
+        """Calls for several batches at once, so that each batch can hold conversations of similar length."""
         return 4 * self.batch_size
 
     async def generate(

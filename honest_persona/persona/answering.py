@@ -1,7 +1,7 @@
 """Reviews of a batch of prompts, and P(FAIL) behind each: two ways to run the model, with the same outputs.
 
-`SharedPrefixes` runs each distinct transcript of a batch once, and everything else behind that (prefix/frozen.py).
-`WholeRows` runs every row from its first token on, again for the scores: for models whose prefix cannot stand alone.
+`SharedPrefixes` runs each distinct transcript of a batch once, and the rest on its keys and values (prefix/frozen.py).
+`WholeRows` runs every row from its first token, and once more for the scores: for models whose prefix cannot run alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -108,7 +108,7 @@ def _say_once(reason: str) -> None:
 
 
 class WholeRows:
-    """The prompt with every row, gated at its activation point."""
+    """Every row is run with its prompt; the adapter is gated at the row's activation point."""
 
     def __init__(self, model: PeftModel, prompts: Sequence[Tokens], form: TokenFormat) -> None:
         self.model, self.prompts, self.form = model, prompts, form
@@ -147,7 +147,7 @@ class WholeRows:
 
 
 class SharedPrefixes:
-    """A prefix per distinct transcript, run once. The model is `ungated` while this is in use."""
+    """Each distinct prefix is run once. The model must be `ungated` as long as this object is used."""
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class SharedPrefixes:
         ids, mask = pad_with_mask(list(prefixes.values()), form.pad_id, "left", model.device)
         adapter_on = form.persona.adapter_scope == "all"
         compute = partial(run_prefix, model, adapter_on=adapter_on)
-        if prefix_cache is None or adapter_on:  # what the adapter has touched changes as it trains
+        if prefix_cache is None or adapter_on:  # an active adapter's states change while it trains
             self.prefix = compute(ids, mask)
         else:
             self.prefix = prefix_cache.fetch(list(prefixes), ids, mask, compute)
@@ -195,7 +195,7 @@ class SharedPrefixes:
                 logits_to_keep=1,
             ).logits[:, -1]
             scores = logits.float()
-            token = scores.argmax(-1, keepdim=True)  # of what is no number, where there is such
+            token = scores.argmax(-1, keepdim=True)  # a NaN wins, and `sound` finds it
             ids[rows, step], self.flag_logits[rows, step] = token[:, 0], of_flags(logits, self.form)
             running &= token[:, 0] != self.form.end_id
             sound = torch.isfinite(scores.gather(-1, token)).all()
@@ -213,14 +213,14 @@ class SharedPrefixes:
 
     @torch.no_grad()
     def p_fail(self, answers: Sequence[list[int]]) -> list[float]:
-        """An answer that begins what was written costs nothing: its logits were there when it was written."""
+        """The beginning of a written answer costs nothing: the logits behind it were kept when it was written."""
         seen: dict[int, Tensor] = {}
         for i, (answer, written) in enumerate(zip(answers, self.written, strict=True)):
             n = len(answer)
             if n < len(written) and written[:n] == answer:
                 seen[i] = self.flag_logits[i, n]
         rest = [i for i in range(len(answers)) if i not in seen]
-        # where a forward call takes all ranks, each makes one, whatever was written on it
+        # sharded weights: a forward call needs all ranks, so each makes one, whatever was written on it
         if scored := rest or ([0] if is_sharded(self.model) else []):
             rows = [self.suffixes[i] + answers[i] for i in scored]
             logits = self._flag_logits(rows, [self.prefix_of[i] for i in scored])
@@ -240,7 +240,7 @@ class SharedPrefixes:
 
 @contextmanager
 def _generation_config(model: PeftModel, config: GenerationConfig) -> Iterator[None]:
-    """What a call's config leaves open, transformers takes from the model's own: a repetition penalty, say."""
+    """Inside, `config` is the model's own, from which transformers takes what a call's config leaves open."""
     base: Any = model.get_base_model()
     shipped = base.generation_config
     base.generation_config = config
@@ -255,7 +255,7 @@ def _up_to(end_id: int, row: list[int]) -> list[int]:
 
 
 class _Finite(LogitsProcessor):
-    """Changes nothing."""
+    """Changes no score; raises RankError where one is not finite."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if not torch.isfinite(scores.amax(-1)).all():

@@ -18,8 +18,8 @@ def batches(places: Iterable[Place], batch_size: int, world: int) -> list[list[l
     """Which prompts each rank reviews together: indices by rank and batch.
 
     Prompts on one transcript stand side by side, and transcripts of similar length, so that a batch runs few prefixes
-    and pads little. Every rank gets equally many batches, each as large as the other ranks', as ZeRO-3 demands: where
-    there is nothing left for a rank, it repeats a prompt.
+    and pads little. Every rank gets equally many batches of equal size, as ZeRO-3 demands: a rank for which no prompt
+    is left repeats one.
 
     Args:
         places: of each prompt, by `place_of`.

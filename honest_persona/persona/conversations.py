@@ -29,7 +29,9 @@ class Conversation:
 def read_conversations(path: Path, default_intervention: str, form: TokenFormat) -> list[Conversation]:
     """The lines of `path`, a command's --input.
 
-    Raises UserError: all bad lines in one message, with what the chat template cannot show."""
+    Raises:
+        UserError: all bad lines in one message, with those that the chat template cannot show.
+    """
     try:
         raw_lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:

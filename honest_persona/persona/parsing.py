@@ -1,4 +1,4 @@
-"""What was written as text, and as a review with its flag: `parse_review`, and `answer_text` back again."""
+"""From a generated text to a review with its flag (`parse_review`), and back (`answer_text`)."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,7 +29,7 @@ class Review:
     """PASS or FAIL; None where what was written has no flag in its place."""
     p_fail: float
     """P(FAIL) / (P(FAIL) + P(PASS)) at the flag's place after the review as it was written, whether or not a flag was.
-    Always a finite number: where the logits are none, there is no review but an error."""
+    Always a finite number: logits that are not finite are an error."""
     ending: Ending
     above_threshold: bool | None = None
     """The decision at the threshold that `calibrate` stored with the adapter for this wording of the intervention.
@@ -68,7 +68,7 @@ def parse_review(text: str, ended: bool, persona: Persona) -> tuple[str, str | N
 
 
 def answer_text(review: Review, persona: Persona) -> str:
-    """Review and flag, as they were written but for white space around them."""
+    """Review and flag as they were written, without the white space around them."""
     if review.flag is None:
         return review.text.strip()
     return "".join(s.text for s in answer_segments(review.text, review.flag, persona)).strip()

@@ -4,8 +4,8 @@
     review = persona.review([{"role": "user", "content": ...}, {"role": "assistant", "content": ...}])
     review.text, review.flag, review.p_fail, review.ending
 
-`PersonaFolder` does the same in two steps: card and tokenizer first, which is enough to check conversations, then the
-model.
+`PersonaFolder` does the same in two steps: it reads card and tokenizer, which suffice to encode conversations, and then
+loads the model.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,7 +112,7 @@ class HonestPersona:
             )
 
     def decided(self, review: Review, intervention: str) -> Review:
-        """With the decision at the stored threshold, where that was fixed for this wording."""
+        """The review with the decision at the stored threshold, where the threshold was fixed for this wording."""
         stored = self.card.threshold
         if stored is None or stored["intervention"] != intervention:
             return review
@@ -137,7 +137,7 @@ class PersonaFolder:
     def load(
         self, dtype: torch.dtype | FormatName | None = None, device: str | torch.device | None = None
     ) -> HonestPersona:
-        """The base model with the adapter, checked to be active, and at its place alone; as `load_honest_persona`."""
+        """Load the base model, and check that the adapter acts, and nowhere before its activation point."""
         folder, card, form = self.folder, self.card, self.form
         if not isinstance(dtype, torch.dtype):
             dtype = format_of(dtype, card.trained_in).dtype
@@ -172,12 +172,12 @@ def load_honest_persona(
     device: str | torch.device | None = None,
     revision: str | None = None,
 ) -> HonestPersona:
-    """An adapter with its base model, checked to be active, and at its place alone.
+    """Load an adapter with its base model, and check that it acts, and nowhere before its activation point.
 
     Args:
         path: the adapter's folder, or a repo of the Hub: "user/name".
-        dtype: the number format to run in. None and `auto`: that of the training where this machine is fast in it, else
-            float32 (`number_format.format_of`).
+        dtype: the number format to run in. None and `auto` take the training's where this machine is fast in it, and
+            float32 elsewhere (`number_format.format_of`).
         revision: branch, tag or commit of the repo.
 
     Raises:

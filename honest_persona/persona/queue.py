@@ -1,4 +1,4 @@
-"""Prompts that wait for their reviews, from callers that do not know of each other: a server, a harness, a reward.
+"""A queue of prompts that wait for their reviews, for callers that do not know of each other: of a server or a harness.
 
 queue = ReviewQueue(persona.write, batch_size=8)
 review = await queue.review(prompt, max_new_tokens=512)
@@ -15,7 +15,7 @@ from honest_persona.persona.parsing import Review
 from honest_persona.prompts.tokens import Tokens
 
 _GATHER_S = 0.1
-"""A batch is made up when no further call has come for so long."""
+"""A batch is chosen when no further call has come for so long."""
 
 
 @dataclass(eq=False)
@@ -29,10 +29,10 @@ class _Call:
 
 
 class ReviewQueue:
-    """Calls of one event loop that wait at the same time are answered in batches, in a thread of their own.
+    """Answers calls that wait at the same time in batches. All calls must come from one event loop.
 
     Args:
-        write: reviews of one batch, as `HonestPersona.write`.
+        write: writes the reviews of one batch, as `HonestPersona.write`; it runs in a thread of its own.
         batch_size: the most prompts of a batch.
     """
 
@@ -42,9 +42,9 @@ class ReviewQueue:
         self._batch_done: anyio.Event | None = None  # there is one while a batch runs
 
     async def review(self, prompt: Tokens, max_new_tokens: int) -> Review:
-        """Whoever finds the model free runs the next batch of all calls that wait, its own among them or not.
+        """The review of one prompt. A call that finds the model free runs the next batch, with its own prompt or not.
 
-        Raises what `write` raises, to the caller that runs the batch; the others' calls stay in the queue.
+        An error of `write` ends the call that ran the batch; the other calls stay in the queue.
         """
         call = _Call(prompt, max_new_tokens, place_of(prompt))
         self._waiting.append(call)
@@ -64,7 +64,7 @@ class ReviewQueue:
         return call.review
 
     async def _run_batch(self, max_new_tokens: int) -> None:
-        """Chosen as an evaluation does: where all of a task's calls wait, its batches are those of eval.py."""
+        """Chooses as an evaluation does: where all of a task's calls wait, its batches are those of eval.py."""
         n_before = 0
         while len(self._waiting) > n_before:
             n_before = len(self._waiting)
