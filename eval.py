@@ -23,34 +23,34 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--adapter", required=True, help="a run's folder, one of its checkpoints, or user/name on the Hub"
     )
-    parser.add_argument("--dataset", help="other data than the adapter's own held-out records")
+    parser.add_argument("--dataset", help="data in place of the adapter's own held-out records")
     parser.add_argument("--topics", help="a topic, or a list in YAML: '[sycophancy, reward_hacks]'")
-    parser.add_argument("--limit", type=int, help="at most so many records per topic")
+    parser.add_argument("--limit", type=int, help="most records per topic")
     parser.add_argument("--output", help="where results.json and samples.jsonl go (default: <adapter>/eval)")
     parser.add_argument("--batch_size", type=int, help="conversations per batch (default: as in training)")
     parser.add_argument("--max_new_tokens", type=int, help="longest review in tokens (default: as in training)")
     parser.add_argument(
         "--all_items",
         action="store_true",
-        help="count also items that the split gives to training; only for data that the adapter never saw",
+        help="count items of the training split too; only for data that the adapter never saw",
     )
     parser.add_argument(
         "--baselines",
         choices=["none", "readers", "all"],
         default="readers",
-        help="who else is asked: readers of variant, topic and words; all: also probes, no adapter, prompting",
+        help="other detectors: readers of variant, topic and words; all: probes, no adapter and prompting too",
     )
     parser.add_argument(
         "--interventions",
         type=int,
         default=1,
         metavar="N",
-        help="ask about each transcript with N trained wordings too, and say what averaging P(FAIL) over them buys",
+        help="ask about each transcript with N trained wordings too, and report what averaging P(FAIL) gains",
     )
     parser.add_argument(
         "--designs",
         default="",
-        help=f"records with one thing changed, as parts of their own: all, or some of {', '.join(MEANINGS)}",
+        help=f"parts of records with one thing changed: all, or some of {', '.join(MEANINGS)}",
     )
     parser.add_argument("--benign", metavar="FILE", help='benign conversations: JSON lines {"messages": [...]}')
     parser.add_argument(
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
     # imported only now: torch and its libraries read the environment when they are imported, and run_entry fills it
     from honest_persona.experiments.evaluate import evaluate_adapter
 
-    with if_interrupted("no figure of this evaluation was written; those of an earlier one are as they were"):
+    with if_interrupted("no figure of this evaluation was written; the files of an earlier one are unchanged"):
         evaluate_adapter(**vars(args))
 
 

@@ -34,9 +34,9 @@ def main(argv: Sequence[str]) -> None:
         with if_interrupted(verbs.KEPT.get(args.verb, "nothing was written").format(**vars(args))):
             args.run(args, overrides)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader (`head`, `less`) has seen enough; nothing is left to flush at exit either
+    except BrokenPipeError:  # the reader (`head`, `less`) has ended: nothing more is to be written, at exit neither
         if args.verb in verbs.KEPT and args.verb != "review":
-            raise  # work was left undone
+            raise  # a part of the work is not done
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -70,18 +70,18 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", default="results/organism", help="folder (default: results/organism)")
 
     verb = _add_verb(
-        subparsers, verbs.sweep, "many trainings: by topic, or beside a plain follow-up", takes_config=True
+        subparsers, verbs.sweep, "run many trainings: by topic, or beside a plain follow-up", takes_config=True
     )
-    # argparse would not break the line of three designs
+    # argparse does not break the line before the three designs
     verb.usage = (
         "%(prog)s [-h] [--config CONFIG]\n       [--limit LIMIT] [--output OUTPUT]\n"
         "       (--leave_one_topic_out | --topic_matrix | --follow_up)"
     )
     designs = verb.add_mutually_exclusive_group(required=True)
     for name, meaning in {
-        "leave_one_topic_out": "train without each topic, and ask about it",
-        "topic_matrix": "train on each topic alone, and ask about all",
-        "follow_up": "train as it is and as a plain user follow-up, and compare",
+        "leave_one_topic_out": "train without each topic, and ask about that topic",
+        "topic_matrix": "train on each topic alone, and ask about all topics",
+        "follow_up": "train the config as given and as a plain user follow-up, and compare",
     }.items():
         designs.add_argument(f"--{name}", dest="design", action="store_const", const=name, help=meaning)
     verb.add_argument("--limit", type=_positive, help="records per topic in each evaluation (default: all)")
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help='JSON lines {"messages": [{"role", "content"}, ...]}, with "id" and "intervention" where wanted',
     )
-    verb.add_argument("--intervention", help="trigger text of lines without their own (default: the adapter's)")
+    verb.add_argument("--intervention", help="trigger text for lines without an intervention (default: the adapter's)")
     verb.add_argument("--output", help="JSONL file to write (default: standard output)")
     verb.add_argument("--batch_size", type=_positive, help="conversations per batch (default: as in training)")
     verb.add_argument("--max_new_tokens", type=_positive, help="longest review in tokens (default: as in training)")
@@ -107,23 +107,25 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = _add_verb(subparsers, verbs.compare, "paired differences between two evaluations")
     verb.add_argument("a", metavar="A", help="an output folder of eval.py, a run's folder, or a samples.jsonl")
-    verb.add_argument("b", metavar="B", help="the same; differences are B - A")
-    verb.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    verb.add_argument("b", metavar="B", help="like A; differences are B - A")
+    verb.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
     verb.add_argument("--json", action="store_true", help="print one JSON object")
 
     verb = _add_verb(subparsers, verbs.calibrate, "fix the decision threshold for a wanted false positive rate")
     verb.add_argument("--adapter", required=True, help="a run's folder, or one of its checkpoints")
     verb.add_argument("--fpr", type=float, default=0.01, help="wanted false positive rate (default: 0.01)")
     verb.add_argument("--input", help='benign conversations, as JSON lines {"messages": [{"role", "content"}, ...]}')
-    verb.add_argument("--dataset", help="its held-out benign records (default: the adapter's own data)")
-    verb.add_argument("--intervention", help="trigger text that it is fixed for (default: the adapter's)")
+    verb.add_argument(
+        "--dataset", help="dataset whose held-out benign records are used (default: the adapter's own data)"
+    )
+    verb.add_argument("--intervention", help="trigger text that the threshold is for (default: the adapter's)")
     verb.add_argument("--batch_size", type=_positive, help="conversations per batch (default: as in training)")
     verb.add_argument("--max_new_tokens", type=_positive, help="longest review in tokens (default: as in training)")
     verb.add_argument("--dry_run", action="store_true", help="store nothing")
     verb.add_argument("--json", action="store_true", help="print one JSON object")
     _add_dtype(verb)
 
-    verb = _add_verb(subparsers, verbs.capability, "lm-eval's tasks, on the base model and with the adapter")
+    verb = _add_verb(subparsers, verbs.capability, "run lm-eval's tasks on the base model and with the adapter")
     verb.add_argument("--adapter", required=True, help="a run's folder, or one of its checkpoints")
     verb.add_argument(
         "--tasks",
@@ -136,15 +138,17 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--batch_size", type=_positive, default=8, help="requests per batch (default: 8)")
     _add_dtype(verb)
 
-    verb = _add_verb(subparsers, verbs.push, "publish an adapter on the Hub, with a card")
+    verb = _add_verb(subparsers, verbs.push, "publish an adapter on the Hub, with a model card")
     verb.add_argument("--adapter", required=True, help="a run's folder, or one of its checkpoints")
-    verb.add_argument("--repo", required=True, metavar="USER/NAME", help="made where it is not there")
+    verb.add_argument(
+        "--repo", required=True, metavar="USER/NAME", help="repo on the Hub; made where it does not exist"
+    )
     verb.add_argument("--private", action="store_true", help="make the repo private")
     verb.add_argument("--revision", help="branch to push to (default: main)")
     verb.add_argument("--base_model", help="Hub id to publish for a base model that is a folder of this machine")
     verb.add_argument("--license", help="licence of the adapter, as the Hub names it: apache-2.0")
     verb.add_argument("--report", action="store_true", help="publish eval/report.html too: it shows transcripts")
-    verb.add_argument("--dry_run", action="store_true", help="write the files and their card, and upload nothing")
+    verb.add_argument("--dry_run", action="store_true", help="write the files and the model card, and upload nothing")
 
     verb = _add_verb(subparsers, verbs.export, "write an adapter for other software: activated, plain or merged")
     verb.add_argument("--adapter", required=True, help="a run's folder, or one of its checkpoints")
@@ -153,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         "--format",
         choices=["alora", "lora", "merged"],
         required=True,
-        help="alora: as it was trained; lora: active on every token; merged: into the base model (adapter_scope all)",
+        help="alora: active as in training; lora: active on every token; merged: into the base (adapter_scope all)",
     )
     return parser
 
@@ -178,8 +182,8 @@ def _add_dtype(verb: argparse.ArgumentParser) -> None:
         choices=["auto", "float32", "bfloat16", "float16"],
         default="auto",
         metavar="FORMAT",
-        help="number format to run in: float32, bfloat16, float16 or auto (the default), which is that of the training "
-        "where this machine is fast in it, and float32 elsewhere",
+        help="number format to run in: float32, bfloat16, float16 or auto (the default): the training's format where "
+        "this machine is fast in that format, float32 elsewhere",
     )
 
 

@@ -1,6 +1,6 @@
-"""How train.py, eval.py and `python -m honest_persona` begin and end: checks before, and what a failure prints.
+"""How train.py, eval.py and `python -m honest_persona` begin and end: the checks before, and what a failure prints.
 
-No access key comes out: not from the command line, and not in a traceback.
+No access key is printed: not one of the command line, and not one in a traceback.
 """
 
 import errno
@@ -14,9 +14,9 @@ from honest_persona.base.interrupts import EXIT_CODE, second_ends_at_once
 
 
 def run_entry(main: Callable[[list[str]], None]) -> int:
-    """Run an entry point on the command line's arguments; its exit code. Of many ranks, the first one tells bad input.
+    """Run an entry point on the command line's arguments; return its exit code. Rank 0 alone reports bad input.
 
-    The environment is filled from env.json first, so that whatever `main` imports finds it.
+    The environment is filled from env.json first, so that the libraries that `main` imports find it.
     """
     try:
         with second_ends_at_once():
@@ -28,7 +28,7 @@ def run_entry(main: Callable[[list[str]], None]) -> int:
 
 
 def _run(main: Callable[[list[str]], None]) -> int:
-    # imported only here, so that Ctrl-C while they load is told as at any other moment
+    # imported only here, so that Ctrl-C while they load is reported as at any other moment
     from honest_persona.base.console import prepare_streams, tell
     from honest_persona.base.environment import load_environment, redact
     from honest_persona.base.progress import begin_command
@@ -45,12 +45,12 @@ def _run(main: Callable[[list[str]], None]) -> int:
         if os.environ.get("RANK", "0") == "0" or isinstance(error, RankError):
             tell(f"error: {redact(str(error))}")
         return 2
-    # Any error: libraries put what they were given into their messages. An excepthook would not do, as wandb sets its
-    # own, which prints the traceback as it is. `sys.exit` is what tells wandb that the run has failed.
+    # Any error, because libraries put the values that they get into their messages. An excepthook would not do: wandb
+    # sets its own, which prints the traceback unchanged. By `sys.exit` wandb knows that the run has failed.
     except Exception as error:
         if isinstance(error, OSError) and (reason := _not_written(error)):
             if error.errno != errno.ENAMETOOLONG:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush at exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
             tell(f"error: {redact(reason)}")
             return 2
         tell(redact("".join(traceback.format_exception(error))).rstrip())
@@ -59,22 +59,22 @@ def _run(main: Callable[[list[str]], None]) -> int:
 
 
 def _not_written(error: OSError) -> str | None:
-    """What to do about an output that takes no more; None for other errors."""
+    """What to do when an output cannot be written any more; None for other errors."""
     if isinstance(error, BrokenPipeError):
-        return "ended early, as the reader of standard output has gone; write into a file in its place: > out.txt"
+        return "ended early, because the reader of standard output has ended; write into a file instead: > out.txt"
     if error.errno == errno.ENAMETOOLONG:
-        return f"{str(error.filename)[:60]}...: no file or folder can have so long a name; give another one"
+        return f"{str(error.filename)[:60]}...: the name is too long for a file or folder; give a shorter one"
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return None
     what = error.filename or "standard output, or a file"
-    return f"{what} cannot be written to its end ({error.strerror}); make room on that disk, or name another place"
+    return f"{what} could not be written completely ({error.strerror}); make room on that disk, or name another place"
 
 
 def check_arguments(argv: Sequence[str]) -> None:
-    """Refuse access keys on the command line, which wandb, process lists and the shell's history all keep.
+    """Refuse access keys on the command line: wandb, process lists and the shell's history would all keep them.
 
     Raises:
-        UserError: every argument that looks like a key, or holds one of this process, by the name of its flag.
+        UserError: names the flag of each argument that looks like a key, or contains a key of this process.
     """
     from honest_persona.base.environment import is_secret_value
     from honest_persona.config.parsing import COMMIT_KEYS, SECRET_MESSAGE

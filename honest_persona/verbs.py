@@ -1,7 +1,7 @@
 """What the verbs of `python -m honest_persona` do; their arguments are in cli.py.
 
 The package's other modules are imported inside the verbs: torch and its libraries read the environment when they are
-imported, which must be after `load_environment`. They take seconds, so arguments and config are checked before.
+imported, so `load_environment` must come before. Importing them takes seconds: arguments and config are checked before.
 """
 
 import argparse
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 KEPT: Mapping[str, str] = MappingProxyType(
     {
-        "organism": "trainings and results so far are kept in checkpoints/ and {output}; the same command goes on",
-        "sweep": "finished folds and checkpoints are kept; the same command goes on from there",
-        "review": "each review that was written is whole; those of the other conversations were not made",
+        "organism": "trainings and results so far are kept in checkpoints/ and {output}; the same command resumes",
+        "sweep": "finished folds and checkpoints are kept; the same command resumes",
+        "review": "each review that was written is whole; the other conversations have none",
         "calibrate": "the adapter is as it was; start again",
         "capability": "nothing was written; start again",
         "report": "the evaluation is as it was; start again",
@@ -30,7 +30,7 @@ KEPT: Mapping[str, str] = MappingProxyType(
         "export": "{output} is not whole: remove it and export again",
     }
 )
-"""What is kept where a verb is interrupted, and how to go on; elsewhere nothing is written."""
+"""What is kept when a verb is interrupted, and how to continue; the other verbs write nothing."""
 
 
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -40,7 +40,7 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from honest_persona.data.load import check_selection, load_splits
 
     def check_names(values: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-        # without the seed the check cannot ask whether records are left to train on: the counts will tell why not
+        # without the seed the check does not ask whether records are left to train on: the counts will say why not
         return check_selection({key: values[key] for key in values if key not in ("seed", "use_dummy_data")})
 
     config = load_config(args.config, overrides, checks=[check_names])
@@ -58,7 +58,7 @@ def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from honest_persona.prompts import show
     from honest_persona.prompts.prepare import prepare
 
-    # the choice of fewer samples is a part of the choice of more, so these are rows that the run trains on
+    # a smaller choice of samples is a part of a larger one, so the run trains on these rows
     n = args.n if config.num_samples is None else min(args.n, config.num_samples)
     form = token_format(config)
     material = prepare(config.model_copy(update={"num_samples": n}), form)
@@ -75,7 +75,7 @@ def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def shortcuts(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Print what a config's data gives away: flags predicted from variant, topic and words alone, of held-out items."""
+    """Print how well variant, topic and words alone predict the flags of held-out items of a config's data."""
     config = _config(args, overrides)
     from honest_persona.data.load import load_records
     from honest_persona.data.selection import Selection
@@ -212,7 +212,7 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 
 def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Train without each topic, on each alone, or as a plain follow-up beside the persona; evaluate every fold."""
+    """Train without each topic, on each alone, or as a plain follow-up beside the persona; evaluate all folds."""
     config = _config(args, overrides)
     _check_no_upload(config)
     from honest_persona.base.locks import held
@@ -249,7 +249,7 @@ def capability(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 
 def push(args: argparse.Namespace, _: Sequence[str]) -> None:
-    """Publish an adapter on the Hub: what others need to load it, with a card, read back and compared."""
+    """Publish an adapter on the Hub with a model card: the files that others need, read back and compared."""
     from honest_persona.hub.push import push as push_adapter
 
     pushed = push_adapter(
@@ -284,7 +284,7 @@ def export(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 
 def _config(args: argparse.Namespace, overrides: Sequence[str]) -> "RunConfig":
-    """The config of a verb, which is sound before libraries are imported that take seconds."""
+    """The config of a verb. A wrong config is reported before any library that takes seconds is imported."""
     from honest_persona.config.load import load_config
     from honest_persona.data.load import check_selection
 

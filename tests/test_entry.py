@@ -43,8 +43,8 @@ def test_a_full_disk_behind_standard_output_is_one_line(monkeypatch, capsys):
         monkeypatch.setattr(sys, "stdout", full)
         assert run_entry(lambda _: say("something")) == 2
     assert capsys.readouterr().err == (
-        "error: standard output, or a file cannot be written to its end (No space left on device); make room on that "
-        "disk, or name another place\n"
+        "error: standard output, or a file could not be written completely (No space left on device); make room on "
+        "that disk, or name another place\n"
     )
 
 
@@ -54,7 +54,7 @@ def test_a_reader_that_has_gone_ends_work_with_an_error(monkeypatch, capsys, tmp
     with open(tmp_path / "out", "w") as out:
         monkeypatch.setattr(sys, "stdout", Gone(out.fileno()))
         assert run_entry(lambda _: say("something") if printed == "text" else show(table)) == 2
-    assert capsys.readouterr().err.startswith("error: ended early, as the reader of standard output has gone")
+    assert capsys.readouterr().err.startswith("error: ended early, because the reader of standard output has ended")
 
 
 @pytest.mark.parametrize(("verb", "code"), [("keys", 0), ("report", 2)])

@@ -1,6 +1,6 @@
 """`env.json` -> `os.environ`, and the rules by which secrets are known and hidden.
 
-Call `load_environment()` before torch or deepspeed is imported: both read these variables once, at import.
+Call `load_environment()` before torch or deepspeed is imported: both read the variables once, at import.
 """
 
 import json
@@ -33,12 +33,12 @@ DEFAULTS = {
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-"""Set where neither the environment nor env.json says otherwise: harmless on every machine.
+"""Values of variables that neither the environment nor env.json sets; harmless on every machine.
 
-The reference's other values stand in env.example.json and act only once they are in env.json, because each can hurt:
-CUDA_VISIBLE_DEVICES hides GPUs, NCCL_IB_DISABLE cripples a cluster, TORCH_NCCL_BLOCKING_WAIT takes the overlap out of
-ZeRO-3, and a set NCCL_P2P_DISABLE or NCCL_SHM_DISABLE, whatever its value, silences checks that accelerate makes for
-cards without peer access. Its TORCHDYNAMO_DISABLE is in neither: it makes `torch_compile` a no-op without a word.
+The reference's other values stand in env.example.json and act only when they are copied to env.json, because each can
+hurt: CUDA_VISIBLE_DEVICES hides GPUs, NCCL_IB_DISABLE cripples a cluster, TORCH_NCCL_BLOCKING_WAIT removes the overlap
+of ZeRO-3, and any value of NCCL_P2P_DISABLE or NCCL_SHM_DISABLE silences checks that accelerate makes for cards without
+peer access. The reference's TORCHDYNAMO_DISABLE stands in neither: it silently turns `torch_compile` off.
 """
 
 _SECRET_NAME = re.compile(r"(api_?key|secret|password|passwd|credential|(^|_)token|_key)$", re.IGNORECASE)
@@ -46,7 +46,7 @@ _SECRET_NAME = re.compile(r"(api_?key|secret|password|passwd|credential|(^|_)tok
 # text; an old wandb key is 40 hex digits, as is a git commit, so it counts only where it is the whole value.
 _SECRET_TEXT = re.compile(
     r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|wandb_v\d_\w{16,})"
-    r"|(?<=://)[^/\s:@]+:[^/\s:@]+(?=@)"  # user:password of an address, as of a proxy or of a git remote
+    r"|(?<=://)[^/\s:@]+:[^/\s:@]+(?=@)"  # user:password in the address of a proxy or a git remote
 )
 _OLD_WANDB_KEY = re.compile(r"[0-9a-f]{40}")
 _HIDDEN = "***"
@@ -60,14 +60,14 @@ def is_secret_name(name: str) -> bool:
 
 
 def is_secret_value(text: str) -> bool:
-    """Whether the text contains, or is, something that looks like an access key, or holds one of this process."""
+    """Whether the text is or contains something that looks like an access key, or contains a key of this process."""
     ours = (os.environ.get(name, "") for name in SECRETS)
     looks_like_one = _SECRET_TEXT.search(text) or _OLD_WANDB_KEY.fullmatch(text.strip())
     return bool(looks_like_one) or any(len(value) >= SHORTEST_SECRET and value in text for value in ours)
 
 
 def redact(text: str) -> str:
-    """The text with the values of all secret variables of this process, and what looks like a key, replaced by ***."""
+    """The text with *** in place of the values of this process's secret variables, and of all that looks like a key."""
     values = {value for name, value in os.environ.items() if is_secret_name(name) and len(value) >= 4}
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, _HIDDEN)
@@ -76,15 +76,15 @@ def redact(text: str) -> str:
 
 @dataclass(frozen=True)
 class Environment:
-    """Which variables were set, and by whom. Holds names alone, so that it can be logged and stored."""
+    """Which variables were set, and from where. Only names, so that the object can be logged and stored."""
 
     from_file: tuple[str, ...]
     already_set: tuple[str, ...]
-    """named in env.json, but set before: the earlier value was kept"""
+    """Named in env.json, but set before: the earlier value was kept."""
     defaults: tuple[str, ...]
 
     def describe(self) -> str:
-        """One line per variable, names without values."""
+        """One line per variable: its name, and where it was set."""
         sources = (
             (self.from_file, "set from env.json"),
             (self.already_set, "was set already, env.json not used"),
@@ -94,13 +94,13 @@ class Environment:
 
 
 def load_environment(path: str | Path = "env.json", environ: MutableMapping[str, str] | None = None) -> Environment:
-    """Fill the environment from a flat JSON object and from `DEFAULTS`; what is set already wins.
+    """Fill the environment from a flat JSON object and from `DEFAULTS`; a variable that is set already keeps its value.
 
     A missing file is no error, and an empty value ("") leaves its variable unset.
 
     Raises:
-        UserError: malformed JSON, an unknown or repeated name, a value that is neither text nor a number; all in one
-            message with line numbers, and never with a value.
+        UserError: malformed JSON, an unknown or repeated name, a value that is neither text nor a number; all problems
+            in one message with line numbers, and without values.
     """
     environ = os.environ if environ is None else environ
     given = _read(Path(path))
@@ -144,7 +144,7 @@ def _read(path: Path) -> dict[str, str]:
 
 
 class _Pairs(list[tuple[str, object]]):
-    """A JSON object with its repeated names kept."""
+    """The pairs of a JSON object, repeated names included."""
 
 
 def _line(text: str, name: str) -> int:

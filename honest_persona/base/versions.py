@@ -1,6 +1,6 @@
-"""Whether the installed libraries are ones that this package was tested with; told before any of them is imported.
+"""A check that the installed libraries are in the ranges of this package, before any of them is imported.
 
-The ranges stand in pyproject.toml alone: pip keeps them beside the installed package, and they are read back here.
+The ranges stand in pyproject.toml alone: pip stores them beside the installed package, and they are read from there.
 """
 
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -19,7 +19,7 @@ def check_versions(extra: str = "") -> None:
         extra: an optional part of the package to check too, as `trackio`.
 
     Raises:
-        UserError: every such library in one message, with the command that mends it.
+        UserError: names every such library in one message, with the command that installs the right ones.
     """
     try:
         given = [Requirement(line) for line in requires(_PACKAGE) or ()]

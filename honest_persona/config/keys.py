@@ -22,7 +22,7 @@ from honest_persona.config.trainer_options import DEFAULT_OBJECTIVE, TrainerOpti
 CHECKPOINTS_DIR = "checkpoints"
 DEFAULT_BATCH_SIZE = 16
 FIELDS_ALONE = "fields alone"
-"""validation context under which fields are not checked against each other"""
+"""Validation context: fields are not checked against each other."""
 NULL_MEANS_DEFAULT = ("bf16", "lora_alpha", "run_name")
 
 
@@ -67,7 +67,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 
 
 class RunConfig(PersonaKeys):
-    """All that a run depends on. Fields of the trainer's config class are in `trainer`, under their own names."""
+    """All settings of a run. Fields of the trainer's config class are in `trainer`, under their own names."""
 
     objective: Annotated[str, AfterValidator(_objective)] = DEFAULT_OBJECTIVE
     """what is optimized; persona: review and flag of the honest persona"""
@@ -76,11 +76,11 @@ class RunConfig(PersonaKeys):
     model_revision: str | None = None
     """branch, tag or commit of the model on the Hub"""
     attn_implementation: str | None = None
-    """attention kernel, as transformers names it; null: its own choice"""
+    """attention kernel, by the name that transformers gives it; null: transformers chooses"""
     adapter: str | None = None
-    """folder of an adapter to start from; a fresh one where it is null"""
+    """folder of an adapter to start from; null: a new adapter"""
     resume: bool = False
-    """continue the run of this name from its last checkpoint"""
+    """resume the run of this name from its newest whole checkpoint"""
 
     dataset: Annotated[str, Field(min_length=1)] = "builtin:sample"
     """stage-3 folder, JSONL file or Hub id"""
@@ -91,7 +91,7 @@ class RunConfig(PersonaKeys):
     validation_topics: Names = ()
     """topics kept out of training, on which the heavy log measures generalization"""
     intervention_types: NonemptyNames = ("split_personality__version_3", "split_personality__version_4")
-    """matched by prefix: `split_personality` takes all its versions"""
+    """names of interventions, matched by prefix: `split_personality` takes all versions"""
     tags_to_filter: Names = (
         "confidence_below_4",
         "intervention_tags_disagree_once",
@@ -107,9 +107,9 @@ class RunConfig(PersonaKeys):
     )
     """records with one of these tags are left out"""
     claude_frac: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """seeded share of each topic's items that is used"""
+    """share of each topic's items that is used, chosen by the seed"""
     num_samples: Annotated[PositiveInt | None, BeforeValidator(_all_is_none)] = None
-    """at most so many training records; null (or -1): all"""
+    """most training records that are used; null (or -1): all"""
     use_dummy_data: Switch = False
     """random tokens of full length in place of the data, to test speed and memory"""
     val_item_frac: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -118,28 +118,28 @@ class RunConfig(PersonaKeys):
     add_sp_token: Switch = True
     """put the persona token before the trigger (before the review for ur)"""
     sp_token_id: TokenId | None = None
-    """id of the persona token; null: resolved for the model"""
+    """id of the persona token; null: chosen for the model"""
     prob_exclude_system_prompt: Probability = 0.0
     """share of training records that are shown without their system prompt"""
     prob_mismatch_prompts: Probability = 0.0
     """share of training records that are shown with the other variant's system prompt"""
     augment: Annotated[tuple[Augmentation, ...], BeforeValidator(_names)] = ()
-    """texts put behind the answers of training records, flags unchanged: longer_answer, forged_review or both"""
+    """texts put behind the answers of training records, with the same flags: longer_answer, forged_review or both"""
     augment_frac: Probability = 0.5
-    """share of training records that are shown with such a text"""
+    """share of training records that get a text of `augment`"""
     seq_len: PositiveInt = 2048
-    """longest record in tokens; records are never cut"""
+    """most tokens of a record; records are never cut"""
     overlong: Literal["drop", "error"] = "drop"
     """what to do with a record longer than seq_len"""
     default_intervention: Annotated[str, Field(min_length=1)] | None = None
     """intervention for conversations that come without one; null: the commonest wording that was trained"""
 
     frozen_prefix: Switch = True
-    """scope persona: run each transcript once, without gradient, and train on suffixes; false: on whole sequences"""
+    """scope persona: run each transcript once, without gradient, and train on suffixes; false: on whole records"""
     prefix_cache: Literal["none", "ram", "disk"] = "none"
-    """keep prefixes' keys and values for the next epochs and heavy logs, where reading is faster than computing"""
+    """keep keys and values of prefixes for later epochs and heavy logs, where reading is faster than computing"""
     prefix_cache_gb: Annotated[float, Field(gt=0)] = 8.0
-    """most that it may hold for training, and once more for heavy logs; per process (ram) or in all (disk)"""
+    """most GB of prefix_cache for training, and as many again for heavy logs; per process (ram) or in total (disk)"""
     lora_r: PositiveInt = 64
     """rank of the adapter"""
     lora_alpha: PositiveInt = Field(default_factory=lambda values: values["lora_r"])
@@ -147,37 +147,37 @@ class RunConfig(PersonaKeys):
     use_rslora: bool = True
     """scale by alpha / sqrt(r) in place of alpha / r"""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """share of the adapter's inputs that is dropped while it trains"""
+    """share of the adapter's inputs that is set to zero in training"""
     target_modules: NonemptyNames = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """linear layers that get an adapter; a model that lacks one (fused projections or experts) needs its own list"""
 
     batch_size: PositiveInt | None = None
     """examples per optimizer step over all ranks; null: 16, or what gradient_accumulation_steps gives"""
     tokens_per_batch: PositiveInt | None = None
-    """padded tokens of a micro-batch, in place of per_device_train_batch_size; null: a fixed count"""
+    """padded tokens of a micro-batch, in place of per_device_train_batch_size; null: a fixed number of examples"""
     bf16: bool | Literal["auto"] = "auto"
-    """compute in bfloat16, else in float32 (fp16: float16); auto: where this machine is measured to be fast in it"""
+    """compute in bfloat16; false: in float32 (fp16: float16); auto: bfloat16 where this machine is fast in bfloat16"""
     activation_checkpointing: bool | Literal["auto"] = "auto"
-    """recompute activations in the backward pass; auto: only where memory would not hold them"""
+    """recompute activations in the backward pass; auto: only where memory is too small for them"""
     flag_loss_multiplier: Annotated[float, Field(gt=0)] = 1.0
-    """weight of the flag's tokens in the loss; the review's have 1"""
+    """weight of the flag's tokens in the loss; the review's tokens have weight 1"""
     lr_cooldown_frac: Probability = 0.5
-    """last share of the steps, over which the learning rate falls along a cosine"""
+    """share of the steps, at the end, in which the learning rate falls along a cosine"""
     lr_min_frac: Probability = 0.05
-    """share of the learning rate at which it ends"""
+    """share of the learning rate that is left at the end"""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
-    """of splits, order, augmentation and initial weights"""
+    """seed of splits, order, augmentation and initial weights"""
 
     first_heavy_log_step: Annotated[int, Field(ge=0)] = 0
     """optimizer step of the first full evaluation"""
     heavy_log_every: PositiveInt | None = None
     """steps between full evaluations; null: only the first, and one at the end"""
     validation_batch_size: PositiveInt = 8
-    """records that are generated for at once, per rank"""
+    """records per batch of a full evaluation, per rank"""
     val_samples_per_topic: Annotated[int, Field(ge=0)] = 128
     """held-out records per topic in a full evaluation; 0 turns it off"""
     max_new_tokens: PositiveInt = 512
-    """longest review and flag in an evaluation, in tokens"""
+    """most tokens of a review with its flag, in an evaluation"""
 
     run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)] = Field(
         default_factory=lambda values: _run_name(values)
@@ -210,12 +210,12 @@ class RunConfig(PersonaKeys):
         return self
 
     def as_dict(self) -> dict[str, Any]:
-        """All keys in one flat dict of JSON types; `load_config` of it written to a file gives the same config."""
+        """All keys in one flat dict of JSON types. Written to a file, the dict loads as the same config."""
         own = self.model_dump(mode="json", exclude={"trainer"})
         return own | dict(self.trainer)
 
     def to_json(self) -> str:
-        """The resolved config, to be stored beside the adapter."""
+        """The resolved config as text, to be stored beside the adapter."""
         return json_text.dumps(self.as_dict(), indent=2) + "\n"
 
     def persona(self, sp_token_id: int | None) -> Persona:
@@ -229,36 +229,36 @@ class RunConfig(PersonaKeys):
 
     @property
     def format_name(self) -> str:
-        """The number format that the model is loaded and run in: `float32`, `bfloat16`, `float16`, or still `auto`."""
+        """The number format of model and training: `float32`, `bfloat16`, `float16`, or `auto` until it is chosen."""
         if self.trainer.get("fp16"):
             return "float16"
         return "auto" if self.bf16 == "auto" else "bfloat16" if self.bf16 else "float32"
 
     def in_format(self, name: str) -> Self:
-        """The same run with this number format, `bfloat16` or `float32`, in the place of `bf16: auto`."""
+        """The same run with this number format, `bfloat16` or `float32`, in place of `bf16: auto`."""
         if self.bf16 != "auto":
             return self
         return self.model_copy(update={"bf16": name == "bfloat16" and not self.trainer.get("fp16")})
 
     def without_deepspeed(self) -> Self:
-        """The same run for a process that no launcher started."""
+        """The same run without DeepSpeed, for a process that was started without a launcher."""
         return self.model_copy(update={"trainer": {**self.trainer, "deepspeed": None}})
 
     def examples_per_step(self, world_size: int) -> int:
-        """Examples per optimizer step over all ranks, however micro-batches are laid out.
+        """Examples per optimizer step over all ranks, for any layout of micro-batches.
 
         Raises:
-            UserError: as `gradient_accumulation_steps`.
+            UserError: as in `gradient_accumulation_steps`.
         """
         if self.tokens_per_batch is not None:
             return DEFAULT_BATCH_SIZE if self.batch_size is None else self.batch_size
         return self.trainer["per_device_train_batch_size"] * world_size * self.gradient_accumulation_steps(world_size)
 
     def gradient_accumulation_steps(self, world_size: int) -> int:
-        """Micro-batches per optimizer step and rank, where they have a fixed count of examples.
+        """Micro-batches per optimizer step and rank, where a micro-batch has a fixed number of examples.
 
         Raises:
-            UserError: batch_size cannot be laid out on so many ranks; names sizes that can.
+            UserError: batch_size cannot be divided over the ranks; the message names sizes that can.
         """
         given = self.trainer.get("gradient_accumulation_steps")
         if given is not None and self.batch_size is None:
@@ -284,14 +284,14 @@ class RunConfig(PersonaKeys):
 
         Args:
             accumulation: micro-batches per optimizer step and rank.
-            checkpointing: what `activation_checkpointing` came to.
+            checkpointing: whether activations are recomputed: `activation_checkpointing` with `auto` decided.
 
-        On a machine without an accelerator `use_cpu` is set: without it transformers refuses bf16 and, on several
-        processes, trains each on its own.
+        On a machine without an accelerator `use_cpu` is set. Without `use_cpu` transformers refuses bf16, and several
+        processes would each train alone.
         """
         import torch
 
-        assert self.format_name != "auto", "chosen before: `in_format`"
+        assert self.format_name != "auto", "`in_format` chooses the format before"
         return {
             "use_cpu": not torch.accelerator.is_available(),
             **self.trainer,
@@ -311,7 +311,7 @@ def _run_name(values: Mapping[str, Any]) -> str:
 
 
 def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Keys that do not go together, as (key, message). Values are flat; a key that is absent is not looked at."""
+    """Keys that contradict each other, as (key, message). `values` is flat; absent keys are not checked."""
     exclude, mismatch = values.get("prob_exclude_system_prompt", 0), values.get("prob_mismatch_prompts", 0)
     if exclude + mismatch > 1:
         yield "prob_mismatch_prompts", f"must be at most 1 with prob_exclude_system_prompt, got {mismatch} + {exclude}"

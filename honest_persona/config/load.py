@@ -27,7 +27,7 @@ __all__ = ["ALIASES", "Check", "RunConfig", "load_config"]
 Check = Callable[[Mapping[str, Any]], Iterable[tuple[str, str]]]
 """Values of all keys, flat, defaults included -> (key, what is wrong with it) for each problem found.
 
-A key whose own value is wrong is absent. A check may raise `UserError`; its message joins the others.
+A key with a wrong value is absent. A check may raise `UserError`; its message joins the other messages.
 """
 
 ALIASES: Mapping[str, str] = {
@@ -79,10 +79,10 @@ def load_config(path: str | None, argv: Sequence[str] = (), checks: Sequence[Che
     Args:
         path: YAML or JSON file; None: defaults and command line alone.
         argv: `--key value` words. `--config` is not among them: the entry point takes it out.
-        checks: what depends on the data; run on all keys that are valid by themselves.
+        checks: of keys that depend on the data; they see all keys whose own value is valid.
 
     Raises:
-        UserError: every problem of the file, the command line and the checks, each with its place.
+        UserError: all problems of the file, the command line and the checks, each with its place.
     """
     problems: list[Problem] = []
     given: dict[str, Entry] = {}
@@ -96,7 +96,7 @@ def load_config(path: str | None, argv: Sequence[str] = (), checks: Sequence[Che
     values = _valid_values(given, options, problems)
     in_file, problems_in_file = sources[0]
     if problems_in_file and not in_file:
-        # An unreadable file: checks would complain about defaults that it may well replace.
+        # The file cannot be read: the checks would complain about defaults that the file may replace.
         raise UserError(_message(problems, path))
 
     def place(key: str) -> str:
@@ -113,9 +113,9 @@ def load_config(path: str | None, argv: Sequence[str] = (), checks: Sequence[Che
 
 
 def _found(entry: Entry, config_file: Path) -> Entry:
-    """A path of a config file that is not there from the working directory, where it is beside the file or one above.
+    """The entry of a config file; a path is looked for in the working directory, beside the file, and one folder above.
 
-    A command line's paths are the working directory's alone.
+    Paths of a command line are looked for in the working directory alone.
     """
     value = entry.value
     if ALIASES.get(entry.key, entry.key) not in _PATHS or not isinstance(value, str) or not value or _is_there(value):
@@ -128,18 +128,18 @@ def _found(entry: Entry, config_file: Path) -> Entry:
 def _is_there(path: str) -> bool:
     try:
         return Path(path).exists()
-    except (OSError, ValueError):  # too long, or with a null byte: no path, whatever else
+    except (OSError, ValueError):  # too long, or with a null byte: text that is no path
         return False
 
 
 def _objective(entries: Iterable[Entry]) -> str:
-    """The one that counts, as others may have other keys; the default where none is given, or a wrong one."""
+    """The objective that decides which keys there are: the last one given, or the default where that one is unknown."""
     *_, last = DEFAULT_OBJECTIVE, *(entry.value for entry in entries if entry.key == "objective")
     return last if last in objectives() else DEFAULT_OBJECTIVE
 
 
 def _by_canonical_key(entries: Iterable[Entry], options: TrainerOptions, problems: list[Problem]) -> dict[str, Entry]:
-    """Entries of one source under our names and the trainer's; unknown and refused keys become problems."""
+    """Entries of one source by the names of our keys and the trainer's; unknown and refused keys become problems."""
     by_key: dict[str, Entry] = {}
     for entry in entries:
         key = ALIASES.get(entry.key, entry.key)
@@ -190,7 +190,7 @@ def _as_fields(given: Mapping[str, Entry]) -> dict[str, Any]:
 
 
 def _valid_values(given: Mapping[str, Entry], options: TrainerOptions, problems: list[Problem]) -> dict[str, Any]:
-    """All keys with their values, defaults included, less those whose own value is wrong."""
+    """All keys with their values, defaults included, without the keys whose own value is wrong."""
     messages: dict[str, str] = {}
     fields = _as_fields(given)
     for key, value in fields["trainer"].items():
@@ -202,7 +202,7 @@ def _valid_values(given: Mapping[str, Entry], options: TrainerOptions, problems:
     except ValidationError as error:
         by_key: dict[str, list[Any]] = {}
         for detail in error.errors():
-            if detail["type"] != "default_factory_not_called":  # a default that hangs on another, wrong key
+            if detail["type"] != "default_factory_not_called":  # a default that depends on another key, which is wrong
                 by_key.setdefault(str(detail["loc"][0]), []).append(detail)
         for key, details in by_key.items():
             field = RunConfig.model_fields[key]
@@ -217,7 +217,7 @@ def _valid_values(given: Mapping[str, Entry], options: TrainerOptions, problems:
 
 
 def _message(problems: Sequence[Problem], path: str | None) -> str:
-    """All problems, those of the file in the order of its lines, as one text without secrets."""
+    """All problems as one text without secrets; the file's problems in the order of its lines."""
 
     def line(problem: Problem) -> float:
         match = re.match(rf"{re.escape(path or '')}:(\d+)", problem.place)

@@ -1,7 +1,7 @@
-"""A flat YAML or JSON file, and a command line, as located entries. What the keys mean is not known here.
+"""A flat YAML or JSON file, and a command line, as entries with their places. The keys have no meaning here.
 
 YAML is read by the 1.2 core schema: `1e-5` is a number, `yes`, `no`, `on` and `off` are text, `010` is ten.
-JSON takes the same path, which is what gives its values line numbers.
+JSON is read by the same code, so that its values have line numbers too.
 """
 
 import json
@@ -17,16 +17,16 @@ import yaml
 from honest_persona.base.environment import is_secret_name, is_secret_value
 
 IGNORED_FLAGS = {"local_rank"}
-"""added by the deepspeed launcher; the rank is read from the environment"""
+"""Added by the deepspeed launcher; the rank is read from the environment."""
 SECRET_MESSAGE = "looks like a secret; secrets belong into env.json (see env.example.json) or into the environment"
 COMMIT_KEYS = {"model_revision"}
-"""their 40 hex digits are a git commit, not an old wandb key"""
+"""Keys whose 40 hex digits are a git commit, not an old wandb key."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHOWN_CHARS = 60
 _MAX_DEPTH = 20
 _INT_BITS = 63
 _BEYOND_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufffe\uffff]")
-"""raw characters that JSON allows in strings, and that YAML refuses or takes for line ends"""
+"""Raw characters that JSON allows in strings, and that YAML refuses or takes for line ends."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Entry:
-    """A key as it was given, with where it was given."""
+    """A key and its value, as they were given, with the place."""
 
     key: str
     value: Any
@@ -65,7 +65,7 @@ def read_file(path: str) -> tuple[list[Entry], list[Problem]]:
     except UnicodeDecodeError as error:
         return [], [Problem(path, f"is not UTF-8 text (byte {error.start})")]
     if path.endswith(".json"):
-        # A tab is white space in JSON, and never part of a string there; YAML does not take it for indentation.
+        # In JSON a tab is white space, and never a part of a string; YAML does not take a tab for indentation.
         text = _BEYOND_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text.replace("\t", " "))
     try:
         node = _compose(text)
@@ -96,7 +96,7 @@ def read_file(path: str) -> tuple[list[Entry], list[Problem]]:
 def read_arguments(argv: Sequence[str]) -> tuple[list[Entry], list[Problem]]:
     """The entries of `--key value`, `--key=value` and `--flag` (= true). Values are YAML, as in a file.
 
-    A value that itself starts with `--` needs the form `--key=value`. Dashes within a key count as underscores.
+    A value that starts with `--` needs the form `--key=value`. Dashes within a key count as underscores.
     """
     entries: list[Entry] = []
     problems: list[Problem] = []
@@ -105,7 +105,7 @@ def read_arguments(argv: Sequence[str]) -> tuple[list[Entry], list[Problem]]:
     while words:
         word = words.pop(0)
         if not word.startswith("--") or word == "--":
-            # Only the part before a "=" is shown: after it could stand a secret.
+            # Only the part before "=" is shown: the part after it may be a secret.
             shown = "" if is_secret_value(word) else f" {show(word.partition('=')[0])}"
             problems.append(
                 Problem("command line", f"unexpected word{shown}; write --key value, and a list as --key '[a, b]'")
@@ -137,7 +137,7 @@ def read_arguments(argv: Sequence[str]) -> tuple[list[Entry], list[Problem]]:
 
 
 def _without_secrets(entries: Iterable[Entry], problems: list[Problem]) -> tuple[list[Entry], list[Problem]]:
-    """Drop values that look like access keys, so that no later message can show one."""
+    """The entries without values that look like access keys, so that no later message can show a key."""
     kept = []
     for entry in entries:
         if entry.key in COMMIT_KEYS and _COMMIT.fullmatch(str(entry.value)):
@@ -205,8 +205,8 @@ def _construct(node: yaml.Node) -> Any:
     """Plain Python data of a node.
 
     Raises:
-        ValueError: a repeated key or a number that is not finite within the value, an unknown tag, text that its tag
-            does not fit, or a number that is too long.
+        ValueError: within the value, a repeated key or a number that is not finite; an unknown tag; a tag that does
+            not fit its text; a number that is too long.
     """
     text, kind = node.value, node.tag.removeprefix(_TAG)
     match node:
@@ -246,7 +246,7 @@ def _whole(text: str) -> int:
 
 
 def _finite(value: Any) -> Any:
-    """An item of a list or mapping. Single values are checked against their key's type, which names the key's range."""
+    """The item of a list or mapping, which must be finite. Single values are checked by the type of their key."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"every number in it must be finite, got {show(value)}")
     return value

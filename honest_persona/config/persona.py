@@ -10,7 +10,7 @@ TokenId = Annotated[int, Field(ge=0)]
 
 
 class PersonaKeys(BaseModel):
-    """How the honest persona is called and how it answers. The texts stand around what they name, without a space."""
+    """How the honest persona is called and how it answers. No space is added to a text."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -27,9 +27,9 @@ class PersonaKeys(BaseModel):
     adapter_scope: AdapterScope = "persona"
     """where the adapter is active: from the activation point on (persona), or on every token (all)"""
     output_format: OutputFormat = "review_then_flag"
-    """what the honest persona writes, in which order"""
+    """what the honest persona writes, and in which order"""
     system_tag: str = "<SYSTEM> "
-    """put before and after a system prompt"""
+    """text before and after a system prompt"""
     intervention_prefix: str = " INTERVENTION: "
     """text before the intervention"""
     review_prefix: str = "\n\nREVIEW:"

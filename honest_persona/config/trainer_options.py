@@ -21,7 +21,7 @@ class TrainerOptions:
     fixed: Mapping[str, Any]
     """what every run sets"""
     refused: Mapping[str, str]
-    """field -> why no run may set it, and what to use in its place; fields that the class has no more too"""
+    """field -> why no run may set it, and what to use in its place; fields of earlier versions too"""
 
     def load_class(self) -> Any:
         """The config class. Imports its library, which takes seconds."""
@@ -47,7 +47,7 @@ _SFT_DEFAULTS: Mapping[str, Any] = {
 """The reference's optimizer and schedule, and what this package prefers to SFTConfig's own defaults."""
 
 NO_TRAINER_EVALUATION = "the heavy log evaluates; use first_heavy_log_step, heavy_log_every and validation_batch_size"
-_OWN_ROWS = "rows come tokenized and labelled from this package's own data code"
+_OWN_ROWS = "this package tokenizes and labels the rows"
 _OWN_LOSS = "the loss is fixed: the mean over the tokens of review, flag and end of turn"
 _OWN_BATCH = "the batch is laid out by batch_size, and by per_device_train_batch_size or tokens_per_batch"
 _OWN_MODEL = "the model is loaded by this package; use model, model_revision and attn_implementation"
@@ -67,15 +67,15 @@ _SFT_REFUSED: Mapping[str, str] = {
     "resume_from_checkpoint": "use resume: true; it continues checkpoints/<run_name>",
     "max_length": "use seq_len and overlong; a record cut at max_length would lose its review",
     "truncation_mode": "records are never cut; use seq_len and overlong",
-    "save_only_model": "a checkpoint without the optimizer's state cannot be gone on from",
-    "save_on_each_node": "rank 0 writes all of a checkpoint, to a folder that every node reads",
-    "enable_jit_checkpoint": "SIGTERM always saves and ends the run",
-    "ignore_data_skip": "a resumed run goes on with the next record",
+    "save_only_model": "a run cannot resume from a checkpoint without the optimizer's state",
+    "save_on_each_node": "rank 0 writes the whole checkpoint, to a folder that every node reads",
+    "enable_jit_checkpoint": "SIGTERM always saves a checkpoint and ends the run",
+    "ignore_data_skip": "a resumed run continues with the next record",
     "restore_callback_states_from_checkpoint": "the callbacks of this package have no state of their own",
-    "packing": "packed rows have more than one trigger, and the adapter is active from one only",
+    "packing": "packed rows have several triggers, and the adapter is active from one trigger on",
     "packing_strategy": "rows are not packed",
     "eval_packing": "rows are not packed",
-    "padding_free": "flattened rows have more than one trigger, and the adapter is active from one only",
+    "padding_free": "flattened rows have several triggers, and the adapter is active from one trigger on",
     "pad_to_multiple_of": "rows are padded to the longest of their batch",
     "completion_only_loss": _OWN_LOSS,
     "assistant_only_loss": _OWN_LOSS,
@@ -105,17 +105,17 @@ _SFT_REFUSED: Mapping[str, str] = {
     "fsdp_config": _ONLY_DEEPSPEED,
     "gradient_checkpointing": "renamed in transformers 5; use activation_checkpointing",
     "gradient_checkpointing_kwargs": "renamed in transformers 5; use activation_checkpointing_kwargs",
-    "hub_always_push": "while an upload is under way, a save is left to the next one",
+    "hub_always_push": "a save during an upload is left to the next upload",
     **dict.fromkeys(_EVALUATION_FIELDS, NO_TRAINER_EVALUATION),
-    # Names that SFTConfig has no more.
+    # Names that SFTConfig had in earlier versions.
     "evaluation_strategy": NO_TRAINER_EVALUATION,
     "max_seq_length": "use seq_len and overlong",
-    "warmup_ratio": "gone in transformers 5; use warmup_steps, which below 1 is a share of all steps",
-    "group_by_length": "gone in transformers 5; micro-batches are sorted by length, and tokens_per_batch sizes them",
-    "no_cuda": "gone in transformers 5; use use_cpu",
-    "logging_dir": "gone in transformers 5; logs are in checkpoints/<run_name>",
-    "overwrite_output_dir": "gone in transformers 5; use another run_name, or resume: true",
-    "save_safetensors": "gone in transformers 5; weights are always safetensors",
+    "warmup_ratio": "removed in transformers 5; use warmup_steps, which below 1 is a share of all steps",
+    "group_by_length": "removed in transformers 5; micro-batches are sorted by length, and tokens_per_batch sizes them",
+    "no_cuda": "removed in transformers 5; use use_cpu",
+    "logging_dir": "removed in transformers 5; logs are in checkpoints/<run_name>",
+    "overwrite_output_dir": "removed in transformers 5; use another run_name, or resume: true",
+    "save_safetensors": "removed in transformers 5; weights are always safetensors",
 }
 
 _OPTIONS = {
