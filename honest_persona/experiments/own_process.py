@@ -18,14 +18,14 @@ def in_own_process(
 ) -> None:
     """Call the function in a new process, and raise what it raises. `environment`: None removes a variable there.
 
-    SIGINT and SIGTERM end this process when the new one has saved what it can: it is sent SIGTERM, and never hears the
-    terminal's SIGINT, which would meet it anywhere, as in an import.
+    SIGINT and SIGTERM end this process after the new one has saved what it can: the new process is sent SIGTERM, and
+    never receives the terminal's SIGINT, which could interrupt it anywhere, even in an import.
     """
     with (
         ProcessPoolExecutor(1, get_context("spawn"), _begin, (environment,)) as process,
         _handled(signal.SIGTERM, _exit),
     ):
-        with _handled(signal.SIGINT, signal.SIG_IGN):  # the new process is born with what is ignored here
+        with _handled(signal.SIGINT, signal.SIG_IGN):  # the new process inherits what is ignored here
             work = process.submit(_quietly, function, *args, **kwargs)
         try:
             work.result()
@@ -62,7 +62,7 @@ def _begin(environment: Mapping[str, str | None]) -> None:
 
 
 def _end_with_the_sweep() -> None:
-    """A sweep that is killed cannot stop its training, which would go on in the folder that the next sweep resumes."""
+    """A killed sweep cannot stop its training, which would keep writing to the folder that the next sweep resumes."""
     sweeping = parent_process()
     assert sweeping is not None
     wait([sweeping.sentinel])
@@ -70,5 +70,5 @@ def _end_with_the_sweep() -> None:
 
 
 def _quietly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    """Without its result: that would be sent between the processes."""
+    """Calls without returning the result, which would be sent between the processes."""
     function(*args, **kwargs)

@@ -5,7 +5,7 @@
     deepspeed --num_gpus 8 --module honest_persona sweep --config configs/qwen3-8b.yaml --follow_up
 
 A fold is a run of its own in DIR/<fold>/, trained as train.py does it and evaluated as eval.py does it; `sweep.json`
-has the figures of all that are done, and those of their pooled records. A sweep that was stopped goes on from there.
+has the figures of all finished folds, and those of their pooled records. A sweep that was stopped continues from there.
 
 Each training and each evaluation is a process of its own, so that memory is given back and no state of DeepSpeed or
 torch.distributed is left to the next one. Under a launcher every rank starts its part of a training, and they join at a
@@ -68,15 +68,15 @@ FOLLOW_UP: Mapping[str, Any] = MappingProxyType(
 """What makes a run the plain follow-up of the literature (self-report fine-tuning, arXiv 2511.06626, for one).
 
 The user asks in the next turn (`ur`), nothing marks the question (neither persona token nor prefix), and the adapter is
-ordinary LoRA, active on every token, also while it reads what the main persona said. Data, order, seed, rank and the
-form of the answer stay those of the run that it is compared with.
+ordinary LoRA, active on every token, also on what the main persona said. Data, order, seed, rank and the form of the
+answer stay those of the compared run.
 """
 PERSONA, PLAIN = "honest-persona", "plain-follow-up"
 """The folds of `follow_up`."""
 
 
 def leave_one_topic_out(config: RunConfig, topics: Sequence[str]) -> list[RunConfig]:
-    """A training without each topic, for figures of a topic never trained."""
+    """For each topic a training without it, for figures on a topic that was never trained."""
     return [
         _fold(config, f"without-{topic}", train_topics=_others(topics, topic), validation_topics=(topic,))
         for topic in topics
@@ -84,7 +84,7 @@ def leave_one_topic_out(config: RunConfig, topics: Sequence[str]) -> list[RunCon
 
 
 def topic_matrix(config: RunConfig, topics: Sequence[str]) -> list[RunConfig]:
-    """A training on each topic alone, for figures of every topic by what was trained."""
+    """For each topic a training on it alone, for figures of every topic by the trained one."""
     return [
         _fold(config, f"only-{topic}", train_topics=(topic,), validation_topics=_others(topics, topic))
         for topic in topics
@@ -111,7 +111,7 @@ State = Literal["new", "begun", "trained", "evaluated"]
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is asked of all folds alike."""
+    """What all folds share."""
 
     design: str
     config: RunConfig
@@ -121,7 +121,7 @@ class Sweep:
 
     @property
     def dataset(self) -> str:
-        """The matrix is of held-out items alone, also of topics that a fold was not trained on."""
+        """For a topic matrix the records with their split: each fold is evaluated on held-out items of all topics."""
         return str(self.folder / RECORDS_FILE) if self.design == "topic_matrix" else self.config.dataset
 
 
@@ -155,7 +155,7 @@ def sweep(config: RunConfig, design: str, limit: int | None = None, output: Path
             _check_enough(fold, records)
         _check_same(given, folds)
         with held_by_all(folder, "a sweep", "choose another --output"):
-            _check_same(given, folds)  # once more: another sweep may have been at work
+            _check_same(given, folds)  # again: another sweep may have written to the folder
             _run_all(given, folds, records)
     if rank() == 0:
         print_sweep(_read(folder))
@@ -177,7 +177,7 @@ def _run_all(given: Sweep, folds: Sequence[RunConfig], records: Sequence[Record]
 
 
 def _in_one_format(config: RunConfig, folder: Path) -> RunConfig:
-    """All folds in the number format of the first: measured for each, they could differ on a busy machine."""
+    """All folds in the first fold's number format: measured for each fold, it could differ on a busy machine."""
     if config.format_name != "auto":
         return config
     begun = (folder / SWEEP_FILE).exists()
@@ -195,7 +195,7 @@ def _others(topics: Sequence[str], topic: str) -> tuple[str, ...]:
 
 
 def _with_split(records: Sequence[Record], config: RunConfig) -> Iterator[Record]:
-    """The records with the split of the config written into them, which no fold's choice of topics then changes."""
+    """The records with the config's split written into them, so that no fold's choice of topics changes it."""
     held_out = {r.id for r in split_records(records, (), config.val_item_frac, config.seed).within}
     for record in records:
         yield record.model_copy(update={"split": "validation" if record.id in held_out else "train"})
@@ -212,7 +212,7 @@ def _check_enough(fold: RunConfig, records: Sequence[Record]) -> None:
 
 
 def _check_same(given: Sweep, folds: Sequence[RunConfig]) -> None:
-    """What is there already must be of this sweep."""
+    """Raises UserError: the folder holds folds of another sweep."""
     if len({fold.run_name for fold in folds}) < len(folds):
         raise UserError(f"topics: two of {', '.join(given.topics)} give a folder of one name; rename one in the data")
     differing: set[str] = set()
@@ -227,7 +227,7 @@ def _check_same(given: Sweep, folds: Sequence[RunConfig]) -> None:
     if differing:
         raise UserError(
             f"{given.folder} holds a sweep that was begun with other settings of {', '.join(sorted(differing))}; give "
-            "it the same ones to go on, or choose another --output"
+            "it the same ones to continue, or choose another --output"
         )
 
 
@@ -244,7 +244,7 @@ def _state(given: Sweep, fold: RunConfig) -> State:
 
 
 def _run(given: Sweep, fold: RunConfig) -> None:
-    """What is still to be done for one fold. All ranks call this."""
+    """Do what is left of one fold. All ranks call this."""
     folder = given.folder / fold.run_name
     state, port = from_rank_0((_state(given, fold), _free_port()) if rank() == 0 else ("new", 0))
     if state in ("new", "begun"):
@@ -262,7 +262,7 @@ def _run(given: Sweep, fold: RunConfig) -> None:
 
 @contextmanager
 def _ranks_together() -> Iterator[None]:
-    """A group for what the sweep's own processes tell each other; they compute nothing."""
+    """A group in which the sweep's own processes exchange messages; they compute nothing."""
     if not is_launched():
         yield
         return
@@ -307,7 +307,7 @@ def _write(given: Sweep, folds: Sequence[RunConfig]) -> None:
 
 
 def _samples(given: Sweep, folder: Path) -> Iterator[Sample]:
-    """What every detector said in one fold, without texts."""
+    """The samples of every detector in one fold, without texts."""
     for name in (SAMPLES_FILE, BASELINES_FILE):
         for sample in read_samples(folder / "eval" / name):
             if given.design == "topic_matrix" or sample.part == ACROSS:

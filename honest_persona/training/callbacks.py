@@ -1,4 +1,4 @@
-"""Callbacks: when to evaluate, save and write. How to evaluate is the suite's matter."""
+"""Callbacks: when to evaluate, save, write and stop. evaluation/suite.py decides how to evaluate."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ _ONE_CTRL_C_S = 1.0
 _PRINTED_SAMPLES = 3
 _TRACKED_SAMPLES = 8
 _WAIT_S = 60.0
-"""For somebody who draws the page of the same heavy log anew."""
+"""How long to wait for a process that draws the page of the same heavy log again."""
 
 
 class MetricsFile(TrainerCallback):
@@ -48,7 +48,7 @@ class MetricsFile(TrainerCallback):
         self.path = path
 
     def on_train_begin(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """A resumed run keeps the lines up to its checkpoint, so that no step stands there twice."""
+        """A resumed run keeps the lines up to its checkpoint, so that the file has no step twice."""
         if not state.is_world_process_zero:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ class MetricsFile(TrainerCallback):
             self.append({"step": state.global_step, **logs})
 
     def forget(self, step: int) -> None:
-        """Drop the heavy log of a step, which is made anew."""
+        """Drop the line of a step's heavy log, before that heavy log is made again."""
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             others = [s for s in lines if json_text.loads(s, undefined=True)["step"] != step or "heavy_log/" not in s]
@@ -79,9 +79,9 @@ class HeavyLog(TrainerCallback):
     """The full evaluation at `first_step`, every `every` steps after it, and at the end. All ranks take part.
 
     Args:
-        parts: records to review, by part; the same ones at every heavy log.
+        parts: records to review, by part; every heavy log reviews the same ones.
         every: None evaluates at `first_step` and at the end only.
-        stop: whether the run is to stop; then a heavy log is broken off, and `--resume` begins with it.
+        stop: whether the run must stop. A heavy log is then broken off, and `--resume` begins with it.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class HeavyLog(TrainerCallback):
         return past == 0 or (past > 0 and self.every is not None and past % self.every == 0)
 
     def on_train_begin(self, args, state: TrainerState, control: TrainerControl, model=None, **_: Any) -> None:
-        """At step 0, or what a run that was stopped had no time for."""
+        """Evaluates at step 0, or makes the heavy log for which a stopped run had no time."""
         if state.global_step and all_agree(self._is_whole(state)):
             self.done_at = state.global_step
         elif self.due(state.global_step):
@@ -122,7 +122,7 @@ class HeavyLog(TrainerCallback):
             self.run(state, model)
 
     def run(self, state: TrainerState, model: Any) -> bool:
-        """Evaluate and publish; False where it was broken off."""
+        """Evaluate and publish; False where the evaluation was broken off."""
         if not any(self.parts.values()):
             return True
         with self.trainer.paused():
@@ -147,7 +147,7 @@ class HeavyLog(TrainerCallback):
         return True
 
     def _is_whole(self, state: TrainerState) -> bool:
-        """Whether this step was evaluated before the run was stopped; the first rank looks."""
+        """Whether this step was evaluated before the run stopped; the first rank reads the files."""
         if not state.is_world_process_zero:
             return True
         try:
@@ -197,7 +197,7 @@ class SaveAtEpochEnd(TrainerCallback):
 
 
 class OptimizerCheck(TrainerCallback):
-    """After its first step, rather than at the first save: whether what the optimizer keeps can be saved."""
+    """Checks after the first step, not only at the first save, that the optimizer's state can be saved."""
 
     def __init__(self, trainer: ResumableRun) -> None:
         self.trainer, self.done = trainer, False
@@ -209,11 +209,11 @@ class OptimizerCheck(TrainerCallback):
 
 
 class StopAtSignal(TrainerCallback):
-    """SIGTERM, as a cluster sends it before it takes the machine, and SIGINT (Ctrl-C): save after this step or batch of
-    a heavy log, and end with exit code 143 or 130.
+    """At SIGTERM, which a cluster sends before it takes the machine, and at SIGINT (Ctrl-C), a run saves after its step
+    or after its batch of a heavy log, and ends with exit code 143 or 130.
 
     All ranks stop at the same step, whichever of them got the signal. A launcher also sends SIGTERM where another rank
-    has died; then there is nothing to save together, and the process ends at once. So it does at a second Ctrl-C.
+    has died: the ranks can then save nothing together, and the process ends at once, as at a second Ctrl-C.
     """
 
     def __init__(self, siblings: Siblings) -> None:
@@ -227,7 +227,7 @@ class StopAtSignal(TrainerCallback):
             self._before = {number: signal.signal(number, self._on_signal) for number in heeded}
 
     def on_train_end(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """From here on there is no step to save after."""
+        """Gives the signals back: no step is left after which to save."""
         for number, before in self._before.items():
             signal.signal(number, before)
 
@@ -236,9 +236,9 @@ class StopAtSignal(TrainerCallback):
         again = number == self.asked == signal.SIGINT and time.monotonic() - self._asked_at > _ONE_CTRL_C_S
         if again or self.siblings.ended():
             release_all()
-            os._exit(128 + number)  # no clean-up: it would wait for a rank that is gone
+            os._exit(128 + number)  # no clean-up: a clean-up would wait for a rank that is gone
         if number == signal.SIGINT and not self.asked and rank() == 0:
-            os.write(2, b"\nCtrl-C: saving after this step; once more to end at once, unsaved\n")  # print may be held
+            os.write(2, b"\nCtrl-C: saving after this step; press again to end at once, unsaved\n")  # print may be held
         if not self.asked:
             self.asked, self._asked_at = number, time.monotonic()
 
@@ -257,5 +257,5 @@ class StopAtSignal(TrainerCallback):
     def on_save(self, args, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.stopping:
             name = signal.Signals(self.asked).name
-            say(f"{name}: saved at step {state.global_step} of {state.max_steps}; go on with --resume")
+            say(f"{name}: saved at step {state.global_step} of {state.max_steps}; continue with --resume")
             raise SystemExit(128 + self.asked)

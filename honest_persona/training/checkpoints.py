@@ -1,4 +1,4 @@
-"""`checkpoint-N/` of a run's folder: written aside and renamed when whole, chosen for a resume, and thinned out.
+"""`checkpoint-N/` of a run's folder: written aside and renamed when whole, chosen for a resume, deleted when old.
 
 A checkpoint holds the adapter as it is published, `run_state.*` (run_state.py), `trainer_state.json`, and a manifest
 (base/manifest.py) with what the run was; no pickle. A run killed at any moment leaves whole checkpoints and at most
@@ -31,20 +31,20 @@ class Checkpoint(NamedTuple):
     step: int
     folder: Path
     about: dict[str, Any]
-    """`run`, what must be the same in a run that goes on from here; `config`, `versions`, `step`."""
+    """The manifest's: `run` (what a run that resumes the checkpoint must share), `config`, `versions`, `step`."""
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Whole or not, the newest first."""
+    """All checkpoints, whole or not, the newest first."""
     found = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found, reverse=True)]
 
 
 def newest(folder: Path, tell: Callable[[str], None]) -> Checkpoint | None:
-    """The newest whole one.
+    """The newest whole checkpoint.
 
     Args:
-        tell: is called with a line for each newer one that is not whole.
+        tell: is called with a line for each newer checkpoint that is not whole.
     """
     for path in checkpoints(folder):
         try:
@@ -57,21 +57,21 @@ def newest(folder: Path, tell: Callable[[str], None]) -> Checkpoint | None:
 
 @contextmanager
 def whole(folder: Path, about: Mapping[str, Any], writes: bool, state: RunState) -> Iterator[Path]:
-    """A folder to write a checkpoint into; it gets its name when the block has ended well.
+    """A folder to write a checkpoint into; the folder gets its name when the block ends without an error.
 
     Args:
-        folder: of the checkpoint, `<run>/checkpoint-N`.
-        about: for the manifest.
-        writes: whether this rank does.
+        folder: the checkpoint's, `<run>/checkpoint-N`.
+        about: the manifest's content.
+        writes: whether this rank writes.
 
     Raises:
-        RankError: it cannot be written, as on a full disk. What was there before stays.
+        RankError: the checkpoint cannot be written, for example on a full disk. Earlier checkpoints stay.
     """
     with _aside(folder, folder.with_name(f"{folder.name}.{uuid4().hex[:8]}{PARTIAL}"), writes, state) as partial:
         yield partial
         if writes:
             seal(partial, dict(about))
-            if folder.exists():  # of an earlier try, and not whole: a whole one would have been gone on from
+            if folder.exists():  # left by an earlier try, and not whole: a whole one would have been resumed
                 shutil.rmtree(folder)
             partial.replace(folder)
             to_disk(folder.parent)
@@ -79,7 +79,10 @@ def whole(folder: Path, about: Mapping[str, Any], writes: bool, state: RunState)
 
 @contextmanager
 def into_place(folder: Path, last: str, writes: bool, state: RunState) -> Iterator[Path]:
-    """A folder whose files move into `folder`, each of them whole, when the block has ended well; `last` at the end.
+    """A folder whose files move into `folder`, one whole file after the other, when the block ends without an error.
+
+    Args:
+        last: the name of the file that moves at the end.
 
     Raises:
         RankError: as `whole`.
@@ -99,7 +102,7 @@ def _aside(folder: Path, partial: Path, writes: bool, state: RunState) -> Iterat
     try:
         if writes:
             parts = [path for what in ("checkpoint-*", "adapter.*") for path in partial.parent.glob(what + PARTIAL)]
-            for left in parts:  # of killed processes: a run's folder has one owner
+            for left in parts:  # left by killed processes: a run's folder has one owner
                 shutil.rmtree(left, ignore_errors=True)
             partial.mkdir(parents=True)
             if shutil.disk_usage(partial).free < state.n_bytes:
@@ -122,23 +125,23 @@ def thin_out(folder: Path, keep: int | None) -> None:
     good = next((path for path in found if (path / MANIFEST).is_file()), None)
     for path in found[keep:] if keep else ():
         if path != good:
-            (path / MANIFEST).unlink(missing_ok=True)  # first: what is half deleted is not whole
+            (path / MANIFEST).unlink(missing_ok=True)  # first: a half deleted checkpoint is not whole
             shutil.rmtree(path)
 
 
 def check_same_run(checkpoint: Checkpoint, run: Mapping[str, Any]) -> None:
-    """Raises UserError: the checkpoint is of another run; with what differs."""
-    one = {"objective": DEFAULT_OBJECTIVE}  # in a checkpoint that does not name it yet
+    """Raises UserError: the checkpoint belongs to another run; the message names what differs."""
+    one = {"objective": DEFAULT_OBJECTIVE}  # older checkpoints name none
     differing = differences({**one, **checkpoint.about["run"]}, {**one, **run})
     if differing:
         raise UserError(
-            f"resume: {checkpoint.folder} is of another run: {'; '.join(differing)}. Give the same settings and data, "
-            "or start a new run with another --run_name (adapter: takes up the weights alone)"
+            f"resume: {checkpoint.folder} belongs to another run: {'; '.join(differing)}. Give the same settings and "
+            "data, or start a new run with another --run_name (adapter: starts from the weights alone)"
         )
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """`key: a there, b here` for all that is not the same."""
+    """`key: a there, b here` for each key whose values differ."""
     keys = dict.fromkeys([*before, *now])
     return [
         f"{key}: {_short(before.get(key))} there, {_short(now.get(key))} here"
@@ -148,9 +151,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def last_good(folder: Path) -> str:
-    """For a message: where a run that ends now can go on."""
+    """For a message: the checkpoint from which a run that ends now can resume."""
     found: Sequence[Path] = [path for path in checkpoints(folder) if (path / MANIFEST).is_file()]
-    return f"{found[0]} stays, go on with --resume" if found else "there is no checkpoint yet"
+    return f"{found[0]} stays; continue with --resume" if found else "there is no checkpoint yet"
 
 
 def _short(value: Any) -> str:

@@ -1,6 +1,6 @@
-"""What a training shows while it runs: its progress, and a line of figures per logging step.
+"""What a training shows: its progress, and a line of figures per logging step.
 
-It stands in for transformers' own callbacks, whose bar fills a log file with carriage returns, and whose lines are
+This callback replaces transformers' own, whose bar fills a log file with carriage returns, and whose lines are
 dictionaries three rows high. All figures are in metrics.jsonl.
 """
 
@@ -23,11 +23,11 @@ _FIGURES = {
     "learning_rate": "lr {:.2g}",
     "grad_norm": "gradient {:.2g}",
 }
-"""In the order in which they are wanted: the last ones are left out where the line is short."""
+"""In the order of importance: the last ones are left out where the line is short."""
 
 
 class TrainingConsole(TrainerCallback):
-    """Rank 0 shows it. `close` it after the training, which may have ended without `on_train_end`."""
+    """Rank 0 shows the figures. Call `close` after the training, which may have ended without `on_train_end`."""
 
     def __init__(self, trainer: Trainer) -> None:
         for other in (DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
@@ -59,7 +59,7 @@ class TrainingConsole(TrainerCallback):
 
 
 def figures_line(step: int, logs: Mapping[str, float], columns: int) -> str:
-    """As `step 20: loss 0.512, review 0.601, ...`: as many figures as there is room for, the loss always."""
+    """`step 20: loss 0.512, review 0.601, ...`: as many figures as fit into the line; the loss always stands there."""
     line = f"step {step}:"
     for name, text in _FIGURES.items():
         if name in logs:

@@ -1,7 +1,7 @@
-"""Whether a run has ended, and with what: `finished.json` in its folder, written when the adapter is in place.
+"""Whether a run has ended, and at which step: `finished.json` in its folder, written when the adapter is in place.
 
 mark(folder, step, run)          # the last thing that a run does
-at = ended_at(folder, checkpoint)
+ended = read(folder, checkpoint)
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class Finished(NamedTuple):
 
     step: int
     run: dict[str, Any]
-    """What must be the same in a run that goes on from here (identity.py)."""
+    """What a run that resumes this one must share with it (identity.py)."""
 
 
 def mark(folder: Path, step: int, run: Mapping[str, Any]) -> None:
@@ -33,16 +33,16 @@ def mark(folder: Path, step: int, run: Mapping[str, Any]) -> None:
 
 
 def unmark(folder: Path) -> None:
-    """Before the adapter is replaced, by that of a run which was made longer."""
+    """Remove the mark, before a run that was made longer replaces the adapter."""
     (folder / FINISHED).unlink(missing_ok=True)
 
 
 def read(folder: Path, checkpoint: Checkpoint | None) -> Finished | None:
-    """What the run ended with; None where it has not, or its adapter is gone.
+    """How the run ended; None where it has not ended, or where its adapter is gone.
 
     Args:
-        checkpoint: its newest whole one. Older versions left no mark: there the run has ended where its adapter is that
-            of the checkpoint, byte for byte.
+        checkpoint: the run's newest whole checkpoint. Older versions left no mark: their run has ended where its
+            adapter equals the checkpoint's, byte for byte.
     """
     weights = folder / SAFETENSORS_WEIGHTS_NAME
     if not (folder / CARD_FILE).is_file() or not weights.is_file():
@@ -58,14 +58,14 @@ def read(folder: Path, checkpoint: Checkpoint | None) -> Finished | None:
 
 
 def nothing_to_do(folder: Path, checkpoint: Checkpoint | None, run: dict[str, Any], planned: int) -> bool:
-    """Whether a resumed run has ended; says so, or what is left to do.
+    """Whether a resumed run has ended; prints that, or what is left to do.
 
     Args:
-        run: what must be the same in it, as far as it is known before the base model is loaded.
-        planned: steps.
+        run: what the run must share with the ended one, as far as it is known before the base model is loaded.
+        planned: optimizer steps.
 
     Raises:
-        UserError: it has ended as another run; or it is to be longer now, and kept no checkpoint.
+        UserError: the folder's run is another one; or the run is to be longer now, and kept no checkpoint.
     """
     ended = read(folder, checkpoint)
     if ended is not None:
@@ -77,13 +77,13 @@ def nothing_to_do(folder: Path, checkpoint: Checkpoint | None, run: dict[str, An
             return True
         if checkpoint is None:
             raise UserError(
-                f"resume: {folder} ended at step {ended.step} and kept no whole checkpoint to go on from to step "
-                f"{planned}; start from its weights, with --adapter {folder} and another --run_name"
+                f"resume: {folder} ended at step {ended.step} and kept no whole checkpoint from which to continue "
+                f"to step {planned}; start from its weights, with --adapter {folder} and another --run_name"
             )
         say(
-            f"resume: {folder} had ended at step {ended.step} and goes on to step {planned}: from here on the learning "
-            f"rate is that of a run of {planned} steps, and at the end the adapter is replaced"
+            f"resume: {folder} had ended at step {ended.step} and continues to step {planned}: from now on the "
+            f"learning rate is that of a run of {planned} steps, and at the end the adapter is replaced"
         )
     elif checkpoint is not None and checkpoint.step >= planned:
-        say(f"resume: step {checkpoint.step} of {planned}: nothing is left to train, but heavy log and adapter to make")
+        say(f"resume: step {checkpoint.step} of {planned}: no step is left; heavy log and adapter are still to be made")
     return False

@@ -1,4 +1,4 @@
-"""What makes a run this run: a checkpoint of another one is not gone on from."""
+"""What makes a run this run: a checkpoint of another run is not resumed."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -30,12 +30,12 @@ The objective's own keys come on top."""
 
 
 def run_identity(assembly: Assembly) -> dict[str, Any]:
-    """What must be the same in a run that goes on from a checkpoint, beside the base model; JSON types.
+    """What a run that resumes a checkpoint must share with it, beside the base model; JSON types.
 
     ZeRO stage, number of ranks and micro-batches need not be the same.
     """
     values, form = assembly.config.as_dict(), assembly.form
-    # it averages squares over the rows and columns of a matrix, and under DeepSpeed, which has slices, not at all
+    # Adafactor averages squares over a matrix' rows and columns; under DeepSpeed, which has slices, over nothing
     moments = {} if values.get("optim") != "adafactor" else {"adafactor under DeepSpeed": bool(values.get("deepspeed"))}
     return {
         "data": _hash(
@@ -50,18 +50,18 @@ def run_identity(assembly: Assembly) -> dict[str, Any]:
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Config keys that differ and may: a run that goes on follows the new value."""
+    """Config keys that differ and may differ: a resumed run follows the new value."""
     fixed = {*_KEYS, *objective_of(now["objective"]).own_keys, "resume", "run_name"}
     return {key: values for key, values in changed(before, now).items() if key not in fixed}
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Both values of each key that has not the same."""
+    """Each key whose values differ, with both values."""
     return {k: (before.get(k), now.get(k)) for k in {**before, **now} if before.get(k) != now.get(k)}
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of vocabulary, special tokens, rules where it has them written down, and chat template."""
+    """A hash of vocabulary, special tokens, chat template, and of the rules of a fast tokenizer."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = backend.to_str() if backend is not None else json_text.dumps(tokenizer.get_vocab(), sort_keys=True)
     return _hash([rules, json_text.dumps(tokenizer.special_tokens_map, sort_keys=True), str(tokenizer.chat_template)])

@@ -46,9 +46,9 @@ from honest_persona.training.trackers import guard_trackers, prepare_trackers
 
 # DeepSpeed calls functions of torch.distributed by names that torch 2.13 gives up
 warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
-# accelerate, where many processes share a CPU: it sets a fair number, which is what is wanted
+# accelerate says this where processes share a CPU, and then sets a fair number of threads, as is wanted
 warnings.filterwarnings("ignore", message="OMP_NUM_THREADS/MKL_NUM_THREADS unset")
-# transformers knows a few settings that differ from the checkpoint's; `changed_settings` tells all of them
+# transformers names a few settings that differ from the checkpoint's; `changed_settings` names all of them
 logging.getLogger("transformers.trainer_utils").addFilter(
     lambda record: "do not match the ones in the `trainer_state.json`" not in record.getMessage()
 )
@@ -67,7 +67,7 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
             nothing to resume.
     """
     if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it has looked for one
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed warns that it found no accelerator
     if config.trainer.get("deepspeed") and not is_launched():
         say(
             f"No launcher: running on one process without DeepSpeed ({config.trainer['deepspeed']} is not used). "
@@ -178,7 +178,7 @@ def _card(run: _Run) -> AdapterCard:
 def _prefix_caches(
     run: _Run, args: TrainingArguments, model: PeftModel
 ) -> Iterator[tuple[PrefixCache | None, PrefixCache | None]]:
-    """For training and for the heavy logs; each tells at the end what it was good for."""
+    """One for training and one for the heavy logs; each reports at the end what it saved."""
     fingerprint = run.identity["base_model"]
     uses = ("training", "heavy log")
     caches = [run.assembly.prefix_cache(args, model, fingerprint, run.folder, use) for use in uses]
@@ -207,14 +207,14 @@ def _callbacks(
 def _run_to_its_end(trainer: ResumableRun, run: _Run, siblings: Siblings) -> None:
     try:
         trainer.train(resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint.folder))
-    except RuntimeError as error:  # a broken connection says less than who broke it
+    except RuntimeError as error:  # a broken connection does not say which rank broke it
         if gone := siblings.ended(wait_seconds=3):
-            raise RankError(f"rank {gone[0]} has ended, so this one cannot go on; {last_good(run.folder)}") from error
+            raise RankError(f"rank {gone[0]} has ended, so this one ends too; {last_good(run.folder)}") from error
         raise
 
 
 def _save(trainer: ResumableRun, run: _Run) -> None:
-    """The adapter into the run's folder, and that the run has ended. All ranks call this together."""
+    """Save the adapter into the run's folder, and mark the run as ended. All ranks call this together."""
     if rank() == 0:
         finished.unmark(run.folder)
     trainer.save_model()
@@ -246,7 +246,7 @@ def _summary(loaded: Loaded, splits: Splits) -> str:
 
 
 def _check_what_is_there(folder: Path, resume: bool) -> None:
-    """Whether there is a run to go on with, or none that would be overwritten; whole or not."""
+    """A resume needs a run, whole or not; a new run must not overwrite one."""
     begun = bool(checkpoints(folder)) or (folder / CARD_FILE).exists()
     if resume and not begun:
         raise _nothing_to_resume(folder)
@@ -258,7 +258,7 @@ def _check_what_is_there(folder: Path, resume: bool) -> None:
 
 
 def _checkpoint_to_resume(folder: Path, resume: bool) -> Checkpoint | None:
-    """None for a new run, and for one that has ended and kept no checkpoint."""
+    """None for a new run, and for a run that has ended and kept no checkpoint."""
     _check_what_is_there(folder, resume)
     checkpoint = newest(folder, say) if resume else None
     if resume and checkpoint is None and finished.read(folder, None) is None:
@@ -274,10 +274,10 @@ def _nothing_to_resume(folder: Path) -> UserError:
 
 
 def _in_format(assembly: Assembly, checkpoint: Checkpoint | None) -> Assembly:
-    """With its number format chosen: that of the run it resumes, else what rank 0's machine is fast in."""
+    """The run with a number format: the resumed run's, or for a new run the one in which rank 0's machine is fast."""
     config = assembly.config
     if config.bf16 != "auto" or config.trainer.get("fp16"):
-        # nothing is open: float16 at most, which fp16 asks for
+        # already decided: by bf16, or by fp16, which asks for float16
         return replace(assembly, config=config.in_format("float16"))
     before = None if checkpoint is None else checkpoint.about["config"]
     if before is not None and not before.get("fp16") and isinstance(before.get("bf16"), bool):
@@ -297,7 +297,7 @@ def _tell_resume(checkpoint: Checkpoint, card: AdapterCard) -> None:
         "versions": changed(before["versions"], card.versions),
     }.items():
         if differing:
-            say(f"resume: other {what} from here on: {'; '.join(f'{k} {b} -> {n}' for k, (b, n) in differing.items())}")
+            say(f"resume: other {what} from now on: {'; '.join(f'{k} {b} -> {n}' for k, (b, n) in differing.items())}")
 
 
 def _tell_compiling(args: TrainingArguments) -> None:

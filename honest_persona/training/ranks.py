@@ -30,8 +30,8 @@ def join(use_deepspeed: bool, backend: str | None = None, timeout_s: float = 180
     import deepspeed
 
     if not gpu:
-        # For tensor-parallel inference on CPUs only. Each start would compile it (one that is killed leaves a lock, and
-        # the next waits for it for ever) and leave 66 MiB per rank in /dev/shm for good.
+        # This operator serves tensor-parallel inference on CPUs only. Each start would compile it (a killed start
+        # leaves a lock, for which the next start waits for ever) and leave 66 MiB per rank in /dev/shm for good.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=backend, timeout=timeout)
 
@@ -48,7 +48,7 @@ class Siblings:
         """Ranks whose process has ended.
 
         Args:
-            wait_seconds: look again for so long, since a connection breaks a moment before its process is gone.
+            wait_seconds: how long to look again, since a connection breaks a moment before its process is gone.
         """
         until = time.monotonic() + wait_seconds
         while True:

@@ -1,9 +1,9 @@
-"""A training that can be stopped at any step and resumed: the part of a trainer that no loss changes.
+"""A training that can stop at any step and resume: the part of a trainer that no loss changes.
 
     class PersonaTrainer(ResumableRun, SFTTrainer): ...     # before the trainer that has the loss, in any case
 
-It saves whole checkpoints free of pickles, ZeRO stage and number of ranks, and restores weights, optimizer, schedule
-and random generators from them; it refuses a loss that is no number, and measures tokens per second.
+Checkpoints hold no pickle and do not depend on ZeRO stage or number of ranks. Weights, optimizer, schedule and random
+generators are restored from them. A loss that is not a number stops the run. Tokens per second are measured.
 """
 
 import time
@@ -62,11 +62,11 @@ class ResumableRun(Trainer):
         self._gate = gate_of(self.peft_model)
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """What a line of training logs says beside the Trainer's own figures.
+        """The loss's own figures for a line of training logs.
 
         Args:
-            sums: over all ranks and all micro-batches since the last line, of what was added to `self.sums`. Its
-                `tokens` (of all rows) and `computed_tokens` (without those of shared prefixes) are logged per second.
+            sums: what was added to `self.sums` since the last line, over all ranks. The sums `tokens` (of all rows) and
+                `computed_tokens` (each shared prefix counted once) are logged per second.
         """
         return {}
 
@@ -99,14 +99,14 @@ class ResumableRun(Trainer):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What runs inside does not count as time of training, in tokens/s and for the time left."""
+        """Time inside does not count as training: neither in tokens/s nor in the estimate of the time left."""
         start = time.perf_counter()
         with progress.paused():
             yield
         self._logged_at += time.perf_counter() - start
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        """`warmup_stable_decay` with its lengths as shares of the run; any other scheduler as the Trainer makes it."""
+        """`warmup_stable_decay` with lengths that are shares of the run; the Trainer makes any other scheduler."""
         if self.lr_scheduler is None and self.args.lr_scheduler_type == "warmup_stable_decay":
             warmup = self.args.get_warmup_steps(num_training_steps)
             decay = min(round(self.lr_cooldown_frac * num_training_steps), num_training_steps - warmup)
@@ -123,7 +123,7 @@ class ResumableRun(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The adapter with its card and tokenizer, into the run's folder or `output_dir`. All ranks must call this."""
+        """Save adapter, card and tokenizer into the run's folder or `output_dir`. All ranks must call this."""
         state = collect(self, weights_alone=True)
         folder = Path(output_dir or str(self.args.output_dir))
         with into_place(folder, MANIFEST, self.args.should_save, state) as partial:
@@ -132,7 +132,7 @@ class ResumableRun(Trainer):
                 seal_folder(partial)
 
     def _save_adapter(self, folder: Path, state: RunState) -> None:
-        """Under every ZeRO stage the same: the gathered weights, in the precision that the model has them in."""
+        """The gathered weights in the model's precision, the same files under every ZeRO stage."""
         if not self.args.should_save:
             return
         dtypes = {name: p.dtype for name, p in trainable(self).items()}
@@ -142,7 +142,7 @@ class ResumableRun(Trainer):
         replace(self.card, sealed=True).save(folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Whole or not at all, without pickles, and free of stage and ranks. All ranks call this together."""
+        """Save a checkpoint, whole or not at all. All ranks must call this together."""
         self.store_flos()
         state, step, run_folder = collect(self), self.state.global_step, Path(str(self.args.output_dir))
         about = {"step": step, "run": self.run, "config": self.card.config, "versions": self.card.versions}
@@ -150,7 +150,7 @@ class ResumableRun(Trainer):
             self._save_adapter(folder, state)
             if self.args.should_save:
                 save(state, folder)
-                # as TrainerState.save_to_json, which writes a gradient norm that overflowed as Infinity
+                # TrainerState.save_to_json would write a gradient norm that overflowed as Infinity
                 text = json_text.dumps(json_text.defined(asdict(self.state)), indent=2, sort_keys=True) + "\n"
                 (folder / TRAINER_STATE_NAME).write_text(text, encoding="utf-8")
         if self.args.should_save:
@@ -158,21 +158,21 @@ class ResumableRun(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        """Weights and optimizer come from `run_state`, not from the Trainer's or DeepSpeed's own files."""
+        """Restores weights and optimizer from `run_state`, not from the Trainer's or DeepSpeed's own files."""
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if resume_from_checkpoint is not None:
             restore(self, Path(resume_from_checkpoint))
         return prepared
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Not even one step where none is left, as in a run that was killed between its last one and its end."""
+        """Takes no step where none is left, for example in a run that was killed after its last step."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Nothing: see `_prepare_for_training`."""
+        """Does nothing: see `_prepare_for_training`."""
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

@@ -1,12 +1,12 @@
-"""A run's state between two steps, whatever the ZeRO stage and the number of ranks it came from.
+"""A run's state between two steps, independent of ZeRO stage and number of ranks.
 
-    saved = collect(trainer)               # every rank calls it; the first one gets the tensors
+    saved = collect(trainer)               # every rank calls this; the first rank gets the tensors
     save(saved, folder)
-    restore(trainer, folder)               # every rank calls it, after the trainer has wrapped the model
+    restore(trainer, folder)               # every rank calls this, after the trainer has wrapped the model
 
 A LoRA adapter is small, so its weights and the optimizer's moments are gathered, parameter by parameter, under the
-names they have in the model; DeepSpeed's own checkpoints are tied to stage and ranks, and are pickles. Here are
-safetensors and JSON alone. DeepSpeed's weights and moments are reached through deepspeed.utils.tensor_fragment.
+names they have in the model, into safetensors and JSON. DeepSpeed's own checkpoints are pickles, and are tied to stage
+and ranks. DeepSpeed's weights and moments are reached through deepspeed.utils.tensor_fragment.
 """
 
 import random
@@ -29,7 +29,7 @@ from honest_persona.base.ranks import rank, world_size
 
 TENSORS, FACTS = "run_state.safetensors", "run_state.json"
 _WEIGHT = "weight"
-"""beside the optimizer's own names of what it keeps for a parameter (`exp_avg`, `step`, ...)"""
+"""Stands beside the optimizer's own names for what it keeps of a parameter (`exp_avg`, `step`, ...)."""
 _NUMBER, _EXACT = "number.", {int: torch.int64, float: torch.float64}
 
 
@@ -46,7 +46,7 @@ class RunState:
         return {key.removeprefix(f"{_WEIGHT}/"): t for key, t in self.tensors.items() if key.startswith(f"{_WEIGHT}/")}
 
     def check_finite(self) -> None:
-        """Raises RankError: a weight is no finite number, so what would be saved would review nothing."""
+        """Raises RankError: a weight is not a finite number, so the saved adapter could review nothing."""
         for name, weight in self.weights.items():
             if not weight.isfinite().all():
                 raise RankError(
@@ -56,7 +56,7 @@ class RunState:
 
     @property
     def n_bytes(self) -> int:
-        """That a checkpoint with it takes, the published adapter included; the tokenizer's files come on top."""
+        """Bytes of a checkpoint, the published adapter included; the tokenizer's files come on top."""
         return sum(t.nbytes for t in self.tensors.values()) + sum(t.nbytes for t in self.weights.values())
 
 
@@ -64,7 +64,7 @@ def collect(trainer: Trainer, weights_alone: bool = False) -> RunState:
     """Gather the state. All ranks must call this together. Raises RankError: a weight is not finite.
 
     Args:
-        weights_alone: for the finished adapter, without what the optimizer keeps.
+        weights_alone: without what the optimizer keeps, for the finished adapter.
     """
     tensors = {}
     optimizer = _Optimizer.of(trainer)
@@ -93,7 +93,7 @@ def restore(trainer: Trainer, folder: Path) -> None:
     """Put weights, moments, scheduler and loss scale of `collect` in place. All ranks must call this together.
 
     Raises:
-        UserError: the state is of other parameters, or of another optimizer.
+        UserError: the state belongs to other parameters, or to another optimizer.
     """
     parameters = trainable(trainer)
     optimizer = _Optimizer.of(trainer)
@@ -104,7 +104,7 @@ def restore(trainer: Trainer, folder: Path) -> None:
             saved.setdefault(name, []).append(kept)
         if set(saved) != set(parameters):
             raise UserError(f"{folder}: its parameters are not this run's, first {min(set(saved) ^ set(parameters))}")
-        most = max(saved, key=lambda name: len(saved[name]))  # for a weight that was never used nothing is kept
+        most = max(saved, key=lambda name: len(saved[name]))  # nothing is kept for a weight that was never used
         optimizer.prepare({kept: file.get_tensor(f"{kept}/{most}") for kept in saved[most]})
         for name, parameter in parameters.items():
             optimizer.write(parameter, {kept: file.get_tensor(f"{kept}/{name}") for kept in saved[name]})
@@ -114,20 +114,20 @@ def restore(trainer: Trainer, folder: Path) -> None:
 
 
 def restore_generators(trainer: Trainer, folder: Path) -> None:
-    """Put this rank's random generators where they were; other numbers of ranks go on from new seeds."""
+    """Put this rank's random generators where they were; with another number of ranks they get new seeds."""
     states, here = _facts(folder)["generators"], world_size()
     if len(states) == here:
         _set_generators(states[rank()], trainer.args.device)
     else:
-        say(f"saved on {len(states)} rank(s), going on with {here}: dropout goes on from new random numbers")
+        say(f"saved on {len(states)} rank(s), resumed on {here}: dropout continues with new random numbers")
         torch.manual_seed(trainer.args.seed + 1_000_003 * trainer.state.global_step + rank())
 
 
 def check_optimizer(trainer: Trainer) -> None:
-    """Whether what the optimizer keeps can be collected; it keeps nothing before its first step.
+    """Checks that what the optimizer keeps can be saved; an optimizer keeps nothing before its first step.
 
     Raises:
-        UserError: it cannot: the run could not be gone on from.
+        UserError: the optimizer's state cannot be saved, so the run could not resume.
     """
     _Optimizer.of(trainer).check()
 
@@ -161,7 +161,7 @@ class _Optimizer:
         return _to_tensors(self.optimizer.state[parameter])
 
     def check(self) -> None:
-        """Raises UserError where something that is kept belongs to no one parameter."""
+        """Raises UserError: something that the optimizer keeps does not belong to a single parameter."""
 
     def prepare(self, example: dict[str, torch.Tensor]) -> None:
         """Make room for what one parameter has."""
@@ -257,7 +257,7 @@ class _Zero3(_Zero):
 
 
 def _to_tensors(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """What an optimizer keeps. Python's numbers, as transformers' Adafactor counts steps, get names of their own."""
+    """What an optimizer keeps. Python numbers (transformers' Adafactor counts steps in one) get names of their own."""
     numbers = {f"{_NUMBER}{key}": value for key, value in state.items() if type(value) in (int, float)}
     exact = {key: torch.tensor(value, dtype=_EXACT[type(value)], device="cpu") for key, value in numbers.items()}
     return {key: value for key, value in state.items() if torch.is_tensor(value)} | exact
@@ -284,7 +284,7 @@ def _set_scheduler(trainer: Trainer, steps: int) -> None:
 
 
 def _scaler(trainer: Trainer) -> Any:
-    """Of a float16 run; None for all others."""
+    """The loss scaler of a float16 run; None for all other runs."""
     if not trainer.args.fp16:
         return None
     wrapped: Any = trainer.optimizer
@@ -298,10 +298,11 @@ def _loss_scale(trainer: Trainer) -> dict[str, Any]:
 
 
 def _set_loss_scale(trainer: Trainer, saved: dict[str, Any]) -> None:
-    """DeepSpeed and torch scale in their own ways; between them the scale is found anew, in a few skipped steps."""
+    """DeepSpeed and torch scale in their own ways; after a change between them the scale is found again, in a few
+    skipped steps."""
     scaler = _scaler(trainer)
     if set(saved) != set(_loss_scale(trainer)):
-        say("float16: the loss scale is found anew")
+        say("float16: the loss scale is found again, from its start")
     elif hasattr(scaler, "load_state_dict"):
         scaler.load_state_dict(saved)
     elif scaler is not None:

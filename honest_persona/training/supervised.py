@@ -47,7 +47,7 @@ class PersonaTrainer(ResumableRun, CastsOncePerStep, SFTTrainer):
             return super().train(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The batch's share of the mean over the whole accumulated batch. `return_outputs` gives the fused outputs."""
+        """The batch's share of the mean over the whole accumulated batch; with `return_outputs` the head's outputs."""
         outputs, tokens = self._suffixes(model, inputs) if self.frozen else self._whole_rows(model, inputs)
         num_items = outputs.label_mask.sum() if num_items_in_batch is None else num_items_in_batch
         sums = persona_loss(outputs.log_probs, inputs["kinds"], num_items, self.flag_loss_multiplier)._asdict()
@@ -60,7 +60,7 @@ class PersonaTrainer(ResumableRun, CastsOncePerStep, SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Loss of review and flag in nats per token, and the share of supervised tokens that are the likeliest ones."""
+        """Loss of review and of flag in nats per token, and how many supervised tokens are the likeliest ones."""
         n_review, n_flag = sums["review_tokens"], sums["flag_tokens"]
         return {
             "review_loss": sums["review_nll"] / max(n_review, 1),
@@ -78,7 +78,7 @@ class PersonaTrainer(ResumableRun, CastsOncePerStep, SFTTrainer):
         return outputs, (mask.sum(), mask.sum())
 
     def _suffixes(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, tuple[torch.Tensor, torch.Tensor]]:
-        """The same over suffixes, each behind its transcript's prefix, which is run once and without gradient."""
+        """The same over suffixes. Each transcript's prefix is run once, without gradient."""
         index, mask = inputs["prefix_index"], inputs["attention_mask"]
         prefix, n_run = self._prefix(inputs)
         behind = suffix_arguments(prefix, mask, index)

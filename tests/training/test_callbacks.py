@@ -113,7 +113,7 @@ def test_a_signal_is_heeded_between_the_first_step_and_the_last(number, capfd):
     assert signal.getsignal(number) is before
     out, err = capfd.readouterr()
     assert f"{number.name}: saved at step 2" in out
-    assert err.count("once more to end at once") == (number == signal.SIGINT)
+    assert err.count("press again to end at once") == (number == signal.SIGINT)
 
 
 def test_a_second_interrupt_ends_at_once(monkeypatch):

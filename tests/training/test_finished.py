@@ -42,22 +42,22 @@ def test_what_has_ended_has_nothing_to_do(tmp_path, capsys, step, checkpoint):
         assert capsys.readouterr().out == (
             f"resume: {folder} is finished, nothing to do: it ended at step 5, and {planned} are planned\n"
         )
-    with pytest.raises(UserError, match=r"is of another run: seed: 42 there, 7 here"):
+    with pytest.raises(UserError, match=r"belongs to another run: seed: 42 there, 7 here"):
         finished.nothing_to_do(folder, newest, {**RUN, "seed": 7}, 5)
 
 
-def test_what_has_not_ended_goes_on(tmp_path, capsys):
+def test_what_has_not_ended_continues(tmp_path, capsys):
     newest = ended(tmp_path / "longer", 5, 5)
     assert not finished.nothing_to_do(tmp_path / "longer", newest, RUN, 8)
-    assert "had ended at step 5 and goes on to step 8: from here on the learning rate" in capsys.readouterr().out
+    assert "had ended at step 5 and continues to step 8: from now on the learning rate" in capsys.readouterr().out
     ended(tmp_path / "no checkpoint", 5)
-    with pytest.raises(UserError, match=r"kept no whole checkpoint to go on from to step 8; start from its weights"):
+    with pytest.raises(UserError, match=r"no whole checkpoint from which to continue to step 8; start from its"):
         finished.nothing_to_do(tmp_path / "no checkpoint", None, RUN, 8)
     # killed after its last checkpoint: while the adapter was moved into place, or before
     newest = ended(tmp_path / "killed", None, 5)
     (tmp_path / "killed" / "honest_persona.json").unlink()
     assert not finished.nothing_to_do(tmp_path / "killed", newest, RUN, 5)
-    assert "nothing is left to train, but heavy log and adapter to make" in capsys.readouterr().out
+    assert "no step is left; heavy log and adapter are still to be made" in capsys.readouterr().out
     newest = ended(tmp_path / "replaced", None, 5)
     (tmp_path / "replaced" / "adapter_model.safetensors").write_bytes(b"of the shorter run")
     assert not finished.nothing_to_do(tmp_path / "replaced", newest, RUN, 5)
@@ -94,7 +94,7 @@ def test_a_real_run_that_has_ended_and_one_that_was_killed_just_before(tmp_path,
     for name in ("finished.json", "honest_persona.json", "adapter_model.safetensors"):
         (killed / name).unlink()
     train_here("killed", "--resume", max_steps="3", **log)
-    assert "nothing is left to train" in capsys.readouterr().out
+    assert "no step is left" in capsys.readouterr().out
     made, wanted = (load_file(path / "adapter_model.safetensors") for path in (killed, folder))
     assert all(torch.equal(weight, made[name]) for name, weight in wanted.items())
     names = {"results.json", "samples.jsonl", "report.html"}
@@ -106,7 +106,7 @@ def test_a_real_run_that_has_ended_and_one_that_was_killed_just_before(tmp_path,
 
     # made longer
     train_here("whole", "--resume", max_steps="4", **log)
-    assert "had ended at step 3 and goes on to step 4" in capsys.readouterr().out
+    assert "had ended at step 3 and continues to step 4" in capsys.readouterr().out
     assert json.loads((folder / "finished.json").read_text())["step"] == 4
     longer = load_file(folder / "adapter_model.safetensors")
     assert not all(torch.equal(weight, longer[name]) for name, weight in wanted.items())

@@ -131,7 +131,7 @@ def test_scope_all_agrees_and_differs_from_persona(runs, tmp_path):
     assert (a - persona).abs().max() > 1e-4, "negative control: the scope changes what is trained"
 
 
-def test_resume_goes_on_as_if_it_had_not_stopped(runs, tmp_path):
+def test_a_resumed_run_has_equal_numbers(runs, tmp_path):
     flags = (*COMMON, *QUIET, MICRO, "2", "--save_strategy", "steps", "--save_steps", "3", "--lora_dropout", "0.1")
     whole = launch(tmp_path, "run", *flags)
     assert whole.code == 0, whole.output[-3000:]

@@ -1,4 +1,4 @@
-"""Real runs that are stopped, killed, damaged and moved to other ranks and stages, and go on as if nothing had been."""
+"""Real runs that are stopped, killed, damaged and moved to other ranks and stages, and resume with equal numbers."""
 
 import pickle
 import shutil
@@ -94,12 +94,12 @@ def test_every_layout_trains_the_same(made):
         ("ZeRO-2", "torchrun"),
     ],
 )
-def test_it_goes_on_under_another_stage_and_on_other_ranks(made, before, after):
+def test_it_resumes_under_another_stage_and_on_other_ranks(made, before, after):
     name = f"{before} to {after}".replace(" ", "-")
     stopped(made[before], name, 2)
     run = run_in(made[before].folder.parents[1], name, after, "--resume")
     assert run.code == 0, run.output[-3000:]
-    assert "resume: other settings from here on: " in run.output
+    assert "resume: other settings from now on: " in run.output
     assert "do not match" not in run.output, "transformers' words for some of them"
     a, b = torch.tensor(run.series("loss")), torch.tensor(made[before].series("loss"))
     assert len(a) == 5
@@ -189,7 +189,7 @@ def test_all_damaged_or_of_another_run(made, capsys, monkeypatch):
         "seed": {"seed": "7"},
     }
     for what, settings in others.items():
-        assert f"{what}: " in refused(**settings).partition("is of another run:")[2]
+        assert f"{what}: " in refused(**settings).partition("belongs to another run:")[2]
     for step in (2, 4):
         (folder / f"checkpoint-{step}" / "adapter_config.json").write_text("{}")
     assert "has no whole checkpoint" in refused()
@@ -242,11 +242,11 @@ def test_sigterm_saves_and_ends(tmp_path, heavy_log):
     assert psutil.wait_procs(ranks, timeout=120)[1] == [], "all of them have ended"
     log = output.read_text()
     found = newest(tmp_path / "checkpoints" / "preempted", print)
-    assert f"SIGTERM: saved at step {found.step} of 2000; go on with --resume" in log
+    assert f"SIGTERM: saved at step {found.step} of 2000; continue with --resume" in log
     assert ("the heavy log at step 2 is broken off" in log) == heavy_log
     if heavy_log:
         assert found.step == 2
-        assert not (evaluation / "results.json").exists(), "it is made anew by --resume"
+        assert not (evaluation / "results.json").exists(), "--resume makes it again"
     assert "Traceback" not in log
     assert not (tmp_path / "checkpoints" / "preempted" / "honest_persona.json").exists(), "it is not finished"
 
@@ -255,5 +255,5 @@ def test_a_rank_that_is_killed_takes_the_others_along(tmp_path):
     ranks, output = begin(tmp_path, "killed")
     ranks[1].kill()
     assert psutil.wait_procs(ranks, timeout=120)[1] == []
-    assert "error: rank 1 has ended, so this one cannot go on; checkpoint" in output.read_text()
+    assert "error: rank 1 has ended, so this one ends too; checkpoint" in output.read_text()
     assert newest(tmp_path / "checkpoints" / "killed", print) is not None

@@ -118,7 +118,7 @@ def test_a_resumed_run_has_equal_numbers(whole):
 @pytest.mark.slow
 def test_another_objective_does_not_resume_it(whole):
     stopped(whole, "other")
-    with pytest.raises(UserError, match='is of another run: objective: "smoothed" there, "persona" here'):
+    with pytest.raises(UserError, match='belongs to another run: objective: "smoothed" there, "persona" here'):
         run_of("other", "--resume", objective="persona")
 
 
