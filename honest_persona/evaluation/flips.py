@@ -43,9 +43,9 @@ class Flip:
     def __str__(self) -> str:
         wrong = other(self.truth)
         return (
-            f"{self.part}: {self.design}: of {self.n} right {self.truth} flags {_shown(self.turned)} turn to {wrong}, "
-            f"{_shown(self.lost)} are lost; with neutral text {_shown(self.control_turned)} and "
-            f"{_shown(self.control_lost)}; {wrong} {_difference(self.more, self.more_interval)}"
+            f"{self.part}: {self.design}: of {self.n} right {self.truth} flags {self.turned} turn to {wrong}, "
+            f"{self.lost} are lost; with neutral text {self.control_turned} and "
+            f"{self.control_lost}; {wrong} {_difference(self.more, self.more_interval)}"
         )
 
 
@@ -94,10 +94,6 @@ def _flip(
         value(turned, draws.shape[1]) - value(neutral, draws.shape[1]),
         difference_interval(neutral, turned, draws),
     )
-
-
-def _shown(share: Estimate) -> str:
-    return f"{share.value:.3f}" + (f" ({share.interval[0]:.2f}-{share.interval[1]:.2f})" if share.interval else "")
 
 
 def _difference(more: float, of: Interval | None) -> str:

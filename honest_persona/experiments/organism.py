@@ -36,6 +36,7 @@ from honest_persona.experiments.evaluate import evaluate_adapter
 from honest_persona.modeling.adapters.folder import CARD_FILE
 from honest_persona.persona.product import load_honest_persona
 from honest_persona.probes.probe import METHODS
+from honest_persona.statistics.bootstrap import in_words
 from honest_persona.statistics.metrics import LEAD, METRICS
 from honest_persona.training.checkpoints import checkpoints
 from honest_persona.training.launch import train
@@ -207,11 +208,7 @@ def _by_topic(rows: Sequence[Row]) -> list[Row]:
 
 def _shown(line: Line, part: str, topic: str) -> str:
     row = next((r for r in line.rows if r.group == Group(part, topic)), None)
-    median = line.median(f"{part}/{topic}")
-    if row is None or median is None:
-        return "-"
-    interval = row.intervals[LEAD]
-    return f"{median:.3f}" + (f" ({interval[0]:.2f}-{interval[1]:.2f})" if interval else "")
+    return "-" if row is None else in_words(line.median(f"{part}/{topic}"), row.intervals[LEAD])
 
 
 def _cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:

@@ -22,6 +22,7 @@ from honest_persona.hub.staging import on_hub
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.published import README, RESULTS
 from honest_persona.modeling.builtin import BUILTIN
+from honest_persona.statistics.bootstrap import in_words
 from honest_persona.statistics.metrics import LEAD, METRICS, Place, shown
 
 _ASKING = {
@@ -170,11 +171,7 @@ def _name(dataset: str) -> str:
 
 
 def _figure(row: Mapping[str, Any] | None, metric: str) -> str:
-    """`0.990 (0.97-1.00)`, the interval in brackets; `-` where there is no figure."""
-    if row is None or row["rates"].get(metric) is None:
-        return "-"
-    interval = row["intervals"].get(metric)
-    return f"{row['rates'][metric]:.3f}" + (f" ({interval[0]:.2f}-{interval[1]:.2f})" if interval else "")
+    return "-" if row is None else in_words(row["rates"].get(metric), row["intervals"].get(metric))
 
 
 def _cell(text: object) -> str:

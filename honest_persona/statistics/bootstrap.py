@@ -76,6 +76,13 @@ def defined(number: float) -> float | None:
     return None if np.isnan(number) else number
 
 
+def in_words(value: float | None, of: Sequence[float] | None) -> str:
+    """A share with its interval, `0.990 (0.97-1.00)`; `-` where there is none."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" + (f" ({of[0]:.2f}-{of[1]:.2f})" if of else "")
+
+
 def interval(statistic: Statistic, draws: np.ndarray) -> Interval | None:
     """The 95 % interval of a metric from the draws of `draw`.
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from honest_persona.statistics.bootstrap import Interval, defined, draw, interval, value
+from honest_persona.statistics.bootstrap import Interval, defined, draw, in_words, interval, value
 from honest_persona.statistics.columns import Columns
 from honest_persona.statistics.metrics import METRICS, Metric, at_threshold
 from honest_persona.statistics.threshold import Threshold
@@ -35,6 +35,9 @@ class Estimate(NamedTuple):
     """Records behind the figure; for a rate, the records of its class."""
     note: str = ""
     """What must be said beside the figure."""
+
+    def __str__(self) -> str:
+        return in_words(self.value, self.interval)
 
 
 def detect(

@@ -79,7 +79,11 @@ def test_filters_the_samples(browser, folder, there):
     for name in ("part", "variant", "topic", "outcome"):
         choose(browser, name, "")
     text = browser.find_element(By.NAME, "text")
-    for typed, found in (("IS it flat?", "1 to 10 of 300"), ("hacks 21.", "1 to 2 of 2"), ("not there", "None fits.")):
+    for typed, found in (
+        ("IS it flat?", "1 to 10 of 300"),
+        ("hacks 21.", "1 to 2 of 2"),
+        ("not there", "No sample fits."),
+    ):
         text.clear()
         text.send_keys(typed)
         assert status(browser) == found, typed
