@@ -158,8 +158,9 @@ def _validated(cls: type[AdapterCard], content: dict[str, Any]) -> AdapterCard:
 
 def _check_config(config: dict[str, Any]) -> None:
     """Check types and ranges of our own keys. Of all other keys (the trainer's fields, keys of other versions) only the
-    number format is ever read."""
-    own = {key: value for key, value in config.items() if key in RunConfig.model_fields and key != "trainer"}
+    number format is ever read. The objective may be one that only the training's process knew."""
+    checked = RunConfig.model_fields.keys() - {"trainer", "objective"}
+    own = {key: value for key, value in config.items() if key in checked}
     try:
         RunConfig.model_validate(own, context=FIELDS_ALONE)
     except ValidationError as error:
@@ -170,6 +171,8 @@ def _check_config(config: dict[str, Any]) -> None:
     for key in ("bf16", "fp16"):
         if not isinstance(config.get(key, True), bool | str):
             raise ValueError(f"config.{key}: must be true, false or a word")
+    if not isinstance(config.get("objective", ""), str):
+        raise ValueError("config.objective: must be text")
 
 
 def _first(where: str, error: ValidationError) -> str:

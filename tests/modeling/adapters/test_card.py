@@ -69,6 +69,11 @@ def test_it_is_the_same_after_a_trip_and_an_older_one_loads(tmp_path):
     assert load(tmp_path, older) == replace(CARD, threshold=None, config=older["config"])
 
 
+def test_an_objective_of_another_process_is_no_fault(tmp_path):
+    """An adapter of a user's own objective loads where nothing registers that objective, as in eval.py."""
+    assert load(tmp_path, {**SOUND, "config": {**SOUND["config"], "objective": "own"}}).config["objective"] == "own"
+
+
 def deep(n: int):
     value: list = []
     for _ in range(n):
@@ -91,6 +96,7 @@ def deep(n: int):
         ("config.dataset", ""),
         ("config.dataset", "a\0b"),
         ("config.bf16", []),
+        ("config.objective", 3),
         ("threshold", {}),
         ("threshold.value", 1.5),
         ("threshold.value", "0.5"),
