@@ -22,6 +22,9 @@ from honest_persona.persona.parsing import Review
 Runs = tuple[tuple[str, list[str]], ...]
 """Tokens by kind: (kind's name, texts of the tokens), in order."""
 
+OF_RECORD = ("item_id", "cluster", "topic", "variant", "model", "intervention_name", "difficulty", "transcript_id")
+"""The columns that a sample takes from its record under the same name."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -59,23 +62,16 @@ class Sample:
 def sample_of(part: str, record: Record, review: Review, detector: str = HONEST_PERSONA, prompt: Runs = ()) -> Sample:
     return Sample(
         record_id=record.id,
-        item_id=record.item_id,
-        cluster=record.cluster,
         part=part,
-        topic=record.topic,
-        variant=record.variant,
-        model=record.model,
-        intervention_name=record.intervention_name,
         truth=record.flag,
         flag=review.flag,
         p_fail=review.p_fail,
         ending=str(review.ending),
         review=review.text,
         reference_review=record.review,
-        difficulty=record.difficulty,
-        transcript_id=record.transcript_id,
         detector=detector,
         prompt=prompt,
+        **{name: getattr(record, name) for name in OF_RECORD},
     )
 
 

@@ -117,12 +117,12 @@ def review(
 
 
 def _sample(part: str, record: Record) -> Sample:
+    from honest_persona.evaluation.samples import OF_RECORD
     from honest_persona.prompts.segments import record_messages
 
     messages: list[ChatMessage] = [_MESSAGES[m["role"]](content=m["content"]) for m in record_messages(record)]
     messages[-1].metadata = {"intervention": record.intervention}
-    names = ("topic", "variant", "item_id", "cluster", "model", "intervention_name", "intervention", "difficulty")
-    about = {name: getattr(record, name) for name in (*names, "transcript_id")}
+    about = {name: getattr(record, name) for name in (*OF_RECORD, "intervention")}
     return Sample(input=messages, target=record.flag, id=record.id, metadata={"part": part, **about})
 
 
