@@ -39,7 +39,7 @@ from honest_persona.statistics.threshold import Threshold
 
 
 @dataclass(frozen=True)
-class Row:
+class DetectorRow:
     """The metrics of one detector on one group of samples."""
 
     detector: str
@@ -68,13 +68,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    rows: list[Row]
+    rows: list[DetectorRow]
     samples: list[Sample]
     """Without texts where these went to a file."""
     too_long: dict[str, int] = field(default_factory=dict)
     """Records per part that were left out because prompt and answer would exceed the model's positions."""
 
-    def row(self, part: str, topic: str = ALL, variant: str = ALL) -> Row:
+    def row(self, part: str, topic: str = ALL, variant: str = ALL) -> DetectorRow:
         """The honest persona's row."""
         group = Group(part, topic, variant)
         return next(r for r in self.rows if (r.detector, r.group) == (HONEST_PERSONA, group))
@@ -214,7 +214,7 @@ def _runs(prompt: Tokens, form: TokenFormat) -> Runs:
     return tuple((kind.name, [text for _, text in run]) for kind, run in groupby(shown, key=lambda pair: pair[0]))
 
 
-def summarize(samples: Sequence[Sample], thresholds: Sequence[Threshold] = ()) -> list[Row]:
+def summarize(samples: Sequence[Sample], thresholds: Sequence[Threshold] = ()) -> list[DetectorRow]:
     """A row per detector and group (`samples.groups_of`)."""
     by_detector: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -226,12 +226,12 @@ def summarize(samples: Sequence[Sample], thresholds: Sequence[Threshold] = ()) -
     ]
 
 
-def _row(detector: str, group: Group, samples: list[Sample], thresholds: Sequence[Threshold]) -> Row:
+def _row(detector: str, group: Group, samples: list[Sample], thresholds: Sequence[Threshold]) -> DetectorRow:
     truths = [s.truth for s in samples]
     total = count_flags([s.flag for s in samples], truths).sum(0)
     estimates = detect(Columns.of_samples(samples), thresholds)
     shortcut = count_flags(variant_only([s.variant for s in samples]), truths).sum(0)
-    return Row(
+    return DetectorRow(
         detector,
         *group,
         n=len(samples),

@@ -31,7 +31,7 @@ from honest_persona.evaluation.baselines import (
 from honest_persona.evaluation.controls import CONTROLS, NO_ADAPTER, PROMPT_ONLY, REQUESTS, Asked
 from honest_persona.evaluation.samples import Group, Sample
 from honest_persona.evaluation.settings import EvalSettings
-from honest_persona.evaluation.suite import Results, Row, summarize
+from honest_persona.evaluation.suite import DetectorRow, Results, summarize
 from honest_persona.experiments.evaluate import evaluate_adapter
 from honest_persona.modeling.adapters.folder import CARD_FILE
 from honest_persona.persona.product import load_honest_persona
@@ -84,7 +84,7 @@ class Line:
     name: str
     what: str
     seeds: int
-    rows: list[Row]
+    rows: list[DetectorRow]
     """The rows of the seed with the median balanced accuracy, pooled over the part `within`."""
     by_seed: list[dict[str, float | None]]
     """Per seed: balanced accuracy by `part/topic`."""
@@ -202,7 +202,7 @@ def _line(name: str, what: str, results: Sequence[Results]) -> Line:
     return Line(name, what, len(results), ranked[len(ranked) // 2].rows, [figures(result) for result in results])
 
 
-def _by_topic(rows: Sequence[Row]) -> list[Row]:
+def _by_topic(rows: Sequence[DetectorRow]) -> list[DetectorRow]:
     return [r for r in rows if r.group == Group(r.part, r.topic)]
 
 

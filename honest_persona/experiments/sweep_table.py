@@ -14,14 +14,14 @@ from honest_persona.evaluation.report.tables import (
     headlines,
 )
 from honest_persona.evaluation.samples import Group
-from honest_persona.evaluation.suite import Row
+from honest_persona.evaluation.suite import DetectorRow
 
 
 def print_sweep(content: Mapping[str, Any]) -> None:
     """Print the content of `sweep.json`: the folds, and every detector on the pooled records."""
     show(_folds_table(content))
     if content["pooled"]:
-        show(detectors_table([Row(**row) for row in content["pooled"]]))
+        show(detectors_table([DetectorRow(**row) for row in content["pooled"]]))
     if content["design"] == "topic_matrix":
         show(_matrix(content["folds"]))
 
@@ -31,7 +31,7 @@ def _folds_table(content: Mapping[str, Any]) -> Table:
     out = Table(content["design"].replace("_", " "), columns, FIGURES_CAPTION, "sweep.json and report.html")
     parts = (ACROSS,) if content["design"] == "leave_one_topic_out" else tuple(PARTS)
     for fold in (*content["folds"], {"name": "pooled", "rows": content["pooled"]}):
-        rows = {group: Row(**row) for group, row in _by_group(fold["rows"]).items()}
+        rows = {group: DetectorRow(**row) for group, row in _by_group(fold["rows"]).items()}
         for part in parts:
             if row := rows.get(Group(part)):
                 within = [rows.get(Group(part, variant=variant)) for variant in VARIANTS]

@@ -11,7 +11,7 @@ from honest_persona.base.words import ALL, HONEST_PERSONA, VARIANTS
 from honest_persona.evaluation.baselines import VARIANT_ONLY
 from honest_persona.evaluation.samples import Group, Sample
 from honest_persona.evaluation.sets import RESULTS_FILE, sealed
-from honest_persona.evaluation.suite import Results, Row
+from honest_persona.evaluation.suite import DetectorRow, Results
 from honest_persona.statistics.metrics import AUROC, LEAD, METRICS, Metric, Place, shown
 
 
@@ -88,13 +88,13 @@ def figure_columns(place: Place = Place.HEADLINE) -> list[Column]:
 FIGURES_CAPTION = "95 % intervals clustered by item; FAIL is the positive class; A and B: AUROC within that variant"
 
 
-def figures(row: Row, within: Iterable[Row | None], place: Place = Place.HEADLINE) -> list[str]:
+def figures(row: DetectorRow, within: Iterable[DetectorRow | None], place: Place = Place.HEADLINE) -> list[str]:
     """The metrics of a place, and AUROC within each variant, each with its interval."""
     wanted = [*((row, metric.name) for metric in shown(place)), *((of, AUROC) for of in within)]
     return [cell for of, name in wanted for cell in _with_interval(of, name)]
 
 
-def detectors_table(rows: Iterable[Row], elsewhere: str = _ELSEWHERE) -> Table:
+def detectors_table(rows: Iterable[DetectorRow], elsewhere: str = _ELSEWHERE) -> Table:
     """A line per part and detector: the honest persona, and what is possible without it.
 
     Args:
@@ -117,7 +117,7 @@ def detectors_table(rows: Iterable[Row], elsewhere: str = _ELSEWHERE) -> Table:
     return out
 
 
-def topics_table(rows: Sequence[Row], part: str) -> Table:
+def topics_table(rows: Sequence[DetectorRow], part: str) -> Table:
     """The headline metrics of every detector, a line per topic."""
     cells = {(row.topic, row.detector): row for row in rows if row.group == Group(part, row.topic)}
     detectors = list(dict.fromkeys(detector for _, detector in cells))
@@ -147,7 +147,7 @@ def print_table(results: Results, title: str) -> None:
         say(f"{one_line(part)}: {count} records left out: prompt and review would be longer than seq_len")
 
 
-def print_detectors(rows: Sequence[Row]) -> None:
+def print_detectors(rows: Sequence[DetectorRow]) -> None:
     """Print all detectors side by side, as a whole and by topic; for figures that are in no file."""
     show(detectors_table(rows, elsewhere="a wider terminal"))
     for part in dict.fromkeys(row.part for row in rows):
@@ -174,11 +174,11 @@ def write_results(results: Results, folder: Path, about: Mapping[str, Any]) -> N
     write_text(folder / RESULTS_FILE, json_text.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def _rate(row: Row | None, name: str) -> str:
+def _rate(row: DetectorRow | None, name: str) -> str:
     return "-" if row is None else _number(row.rates.get(name))
 
 
-def _with_interval(row: Row | None, name: str) -> tuple[str, str]:
+def _with_interval(row: DetectorRow | None, name: str) -> tuple[str, str]:
     interval = row.intervals.get(name) if row else None
     value = _number(row.rates.get(name), 3) if row else "-"
     return value, f"{interval[0]:.2f}-{interval[1]:.2f}" if interval else "-"
