@@ -1,4 +1,4 @@
-"""What is printed to people: text that is only text, and tables that fit.
+"""Prints for people: text that is shown as plain text, and tables that fit the terminal.
 
     say("adapter saved in checkpoints/a")
 
@@ -7,8 +7,8 @@
     table.add("sycophancy", "12", "0.75")
     show(table)
 
-Names and texts come from data. Markup in them is shown as it is written, and control characters are shown by their
-codes, so that nothing moves the cursor, forges a line or turns the writing around.
+Names and texts come from data. Markup in them is shown literally, and control characters are shown by their codes, so
+that no name can move the cursor, forge a line or reverse the direction of the text.
 """
 
 import io
@@ -29,21 +29,21 @@ from rich.console import Console
 from rich.text import Text
 
 WIDE = 140
-"""Columns where standard output is no terminal and COLUMNS is not set."""
+"""The width in columns where standard output is no terminal and COLUMNS is not set."""
 _NARROWEST = 40
 _GAP = 2
 _SHORT_NAME = 24
-"""Cells that a name keeps before columns are left out for its sake."""
+"""Columns are left out before a name gets fewer cells than this."""
 _SHORTEST_NAME = 6
 _STDERR = 2
 _JOINERS = "\u00ad\u200c\u200d"
-"""Format characters that ordinary words of many scripts, and emoji, are written with."""
+"""Format characters that belong to ordinary words of many scripts, and to emoji."""
 
 
 def prepare_streams() -> None:
-    """From now on a character that standard output or error cannot encode is written by its code, and is no error.
+    """From now on a character that standard output or error cannot encode is written by its code; this is no error.
 
-    Where they are closed (`>&-`), what is written to them goes nowhere, and no file of ours gets their numbers.
+    Where a stream is closed (`>&-`), its output is dropped, and none of our files gets the number of the stream.
     """
     while (handle := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(handle, True)
@@ -56,7 +56,7 @@ def prepare_streams() -> None:
 
 
 def visible(text: str) -> str:
-    """The text with its control characters by their codes, as `\\x1b`; line ends and tabs stay.
+    """The text with control characters as codes, such as `\\x1b`; line ends and tabs stay.
 
     Control characters are those of Unicode's categories Cc, Cf (without `_JOINERS`), Cs, Zl and Zp.
     """
@@ -66,7 +66,7 @@ def visible(text: str) -> str:
 
 
 def one_line(text: object) -> str:
-    """A name from data for the middle of a line: as `visible`, line ends and tabs by their codes too."""
+    """A name from data for the middle of a line: the same as `visible`, but with codes for line ends and tabs too."""
     text = str(text)
     return text if text.isprintable() else "".join(map(_code, text))
 
@@ -85,13 +85,13 @@ def say(text: str) -> None:
 
 
 def hand_out(text: str) -> None:
-    """Print what programs read, JSON and Markdown, on the first rank only. No line is broken."""
+    """Print output for programs (JSON, Markdown), on the first rank only. No line is broken."""
     if int(os.environ.get("RANK", "0")) == 0:
         print(visible(text), flush=True)
 
 
 def tell(text: str) -> None:
-    """Print to standard error: errors, and what is said beside an output that programs read. On every rank.
+    """Print to standard error, on every rank: errors, and remarks beside an output that programs read.
 
     In a terminal long lines are broken between words.
     """
@@ -99,7 +99,7 @@ def tell(text: str) -> None:
 
 
 def _broken(text: str, stream: TextIO) -> str:
-    """Lines of the terminal's width at most; what stands in backticks is a command to copy, and stays whole."""
+    """The text in lines of the terminal's width at most; a command in backticks is never broken."""
     if not stream.isatty():
         return text
     kept = re.sub(r"`[^`\n]*`", lambda quoted: quoted[0].replace(" ", "\0"), text)
@@ -124,17 +124,17 @@ def sign(wanted: str, plain: str) -> str:
 
 
 def width() -> int:
-    """Columns to print in: the terminal's; COLUMNS, or `WIDE`, where standard output goes elsewhere."""
+    """The width to print in: of the terminal; COLUMNS or `WIDE` where standard output goes elsewhere."""
     return max(_NARROWEST, shutil.get_terminal_size((WIDE, 24)).columns)
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        raise  # inside rich's handler, which else ends the process and says nothing
+        raise  # rich calls this in its handler, and would otherwise end the process silently
 
 
 def console() -> Console:
-    """Rich's console, with nothing in a text taken for markup."""
+    """Rich's console, which takes no text for markup."""
     return _Console(width=width(), markup=False, emoji=False, highlight=False)
 
 
@@ -144,9 +144,9 @@ class Column:
     kind: Literal["figure", "name", "prose"] = "figure"
     """Figures are never cut; a name that is too long is shortened in its middle; prose is broken into lines."""
     tier: int = 0
-    """Columns of the highest tier are the first to be left out; those of tier 0 stay."""
+    """Columns of the highest tier are left out first; columns of tier 0 always stay."""
     of: str = ""
-    """What a heading such as "95 %" is of, where the line about columns left out names it."""
+    """The figure that a heading such as "95 %" belongs to; for the line that names the columns left out."""
 
 
 @dataclass
@@ -155,9 +155,9 @@ class Table:
     columns: Sequence[Column]
     caption: str = ""
     elsewhere: str = ""
-    """Where the columns are that are left out on a narrow terminal."""
+    """Where to find the columns that a narrow terminal has no room for."""
     blocks: bool = False
-    """Columns that do not fit go on below, behind the first column again; for tables of one kind of figure."""
+    """Columns that do not fit follow below, after a copy of the first column; for tables of one kind of figure."""
     rows: list[tuple[tuple[str, ...], bool]] = field(default_factory=list)
     """Cells, and whether they are printed bold. A row with one cell is the heading of a section."""
 
@@ -171,7 +171,7 @@ class Table:
 
 
 def show(table: Table) -> None:
-    """Print a table in the columns that there is room for."""
+    """Print a table with as many columns as there is room for."""
     out = console()
     out.print()
     if table.title:
@@ -200,7 +200,7 @@ def _cell(text: str, column: Column) -> str:
 
 
 def _encodable(text: str) -> str:
-    """As it comes out of standard output, so that it is measured as it will be."""
+    """The text as standard output will show it, so that its width is measured right."""
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -210,7 +210,7 @@ def _longest_line(text: str) -> int:
 
 
 def _least(column: Column, natural: int, least_name: int) -> int:
-    """The fewest cells that a column can do with."""
+    """The fewest cells that a column needs."""
     return natural if column.kind == "figure" else min(natural, least_name)
 
 
@@ -219,7 +219,7 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def _kept(columns: Sequence[Column], natural: Sequence[int], room: int) -> list[int]:
-    """Which columns stay: whole tiers go, the highest first, until names of `_SHORT_NAME` cells would fit."""
+    """The columns that stay. Whole tiers are left out, the highest first, until names of `_SHORT_NAME` cells fit."""
     for last in sorted({column.tier for column in columns}, reverse=True):
         kept = [i for i, column in enumerate(columns) if column.tier <= last]
         if last == 0 or _total([_least(columns[i], natural[i], _SHORT_NAME) for i in kept]) <= room:
@@ -228,7 +228,7 @@ def _kept(columns: Sequence[Column], natural: Sequence[int], room: int) -> list[
 
 
 def _blocks(columns: Sequence[Column], natural: Sequence[int], room: int) -> list[list[int]] | None:
-    """The columns, the first one before each part of the others; None where one block is enough."""
+    """The columns in blocks, each with the first column in front; None where one block is enough."""
     first = _least(columns[0], natural[0], _SHORT_NAME)
     blocks = [[0]]
     for i in range(1, len(columns)):
@@ -240,7 +240,7 @@ def _blocks(columns: Sequence[Column], natural: Sequence[int], room: int) -> lis
 
 
 def _widths(columns: Sequence[Column], natural: Sequence[int], kept: Sequence[int], room: int) -> list[int]:
-    """Cells of each column that stays; what is left goes to the longest names and texts, evenly."""
+    """The cells of each column that stays; spare cells go evenly to the longest names and texts."""
     widths = [_least(columns[i], natural[i], _SHORT_NAME) for i in kept]
     if _total(widths) > room:
         widths = [_least(columns[i], natural[i], _SHORTEST_NAME) for i in kept]
@@ -274,7 +274,7 @@ def _rich_table(
 
 
 def _shortened(text: str, cells: int) -> str:
-    """At most so many cells, with a mark in place of the middle: names that begin alike often end otherwise."""
+    """At most `cells` cells; a mark replaces the middle, because names that begin alike often differ at the end."""
     if cell_len(text) <= cells:
         return text
     mark = sign("…", "~")

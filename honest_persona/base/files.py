@@ -1,11 +1,12 @@
-"""Files that are there whole or not at all, whatever kills their writer.
+"""Writes files whole or not at all, whatever kills the writer.
 
     write_text(folder / "results.json", text)
-    with whole_file(path) as file:          # the same, for a text that comes piece by piece
+    with whole_file(path) as file:          # the same, for a text that is written piece by piece
         file.write(line)
 
-A file is written beside its place, under a name that no other writer has, and moved there in one step. What a killed
-writer leaves begins with a dot and ends with `.part`; whoever owns the folder next (locks.py) clears it away.
+A file is first written under a name that no other writer has, in the same folder, and then moved to its place in one
+step. A killed writer leaves a file whose name begins with a dot and ends with `.part`; the next owner of the folder
+(locks.py) deletes such files.
 """
 
 import os
@@ -20,17 +21,17 @@ PART = ".part"
 
 
 def part_of(path: Path) -> Path:
-    """A new name beside `path` for what is to become it: in the same folder, so that it can be moved in one step."""
+    """A new name for a file that will replace `path`: in the same folder, so that one step can move it."""
     return path.with_name(f".{path.name}.{uuid4().hex}{PART}")
 
 
 @contextmanager
 def moved_into(path: Path) -> Iterator[Path]:
-    """A name to write to; what is there takes the place of `path` when the block has ended well."""
+    """Yields a name to write to; the written file or folder replaces `path` when the block ends without error."""
     part = part_of(path)
     try:
         yield part
-        to_disk(part)  # else a power cut may leave the new name with nothing behind it
+        to_disk(part)  # otherwise a power cut may leave the new name without content
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -38,9 +39,9 @@ def moved_into(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
-    """A text file that takes its place, or that of an older one, when the block has ended well.
+    """A text file that appears, or replaces an older file, when the block ends without error.
 
-    UTF-8, with line ends as they are given. A device or a pipe is written to as it is.
+    UTF-8; line ends stay as they are given. A device or a pipe is written to directly.
     """
     if path.exists() and not path.is_file():
         with path.open("w", encoding="utf-8", newline="\n") as file:
@@ -56,7 +57,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def clear_parts(folder: Path) -> None:
-    """Delete what killed writers left. For the owner of the folder alone: another's writer may still be at work."""
+    """Delete the files of killed writers. Only the folder's owner may call this: other writers may still be at work."""
     for part in folder.glob(f".*{PART}"):
         if part.is_dir():
             shutil.rmtree(part)
@@ -65,7 +66,7 @@ def clear_parts(folder: Path) -> None:
 
 
 def to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk and not only on its way."""
+    """Wait until a file, or a folder's list of names, has reached the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Ctrl-C (SIGINT): one line that says what is kept, and exit code 130, as shells expect it. A second one ends at once.
+"""Ctrl-C (SIGINT): prints one line that says what is kept, and gives exit code 130. A second Ctrl-C ends at once.
 
     with if_interrupted("the reviews so far are in out.jsonl"):
         ...
@@ -20,7 +20,7 @@ EXIT_CODE = 128 + signal.SIGINT
 
 @contextmanager
 def if_interrupted(told: str | Callable[[], str]) -> Iterator[None]:
-    """An interrupt inside carries `told`: what is kept, and how to go on. The innermost one counts."""
+    """An interrupt inside carries `told`: what is kept, and how to resume. Of nested calls the innermost counts."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
@@ -31,7 +31,7 @@ def if_interrupted(told: str | Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def second_ends_at_once() -> Iterator[None]:
-    """The first SIGINT raises KeyboardInterrupt, as ever; a second one does not wait for what the first one ends."""
+    """The first SIGINT raises KeyboardInterrupt, as usual; a second one ends the process without any clean-up."""
     if not heeds_interrupts():
         yield
         return
@@ -43,7 +43,7 @@ def second_ends_at_once() -> Iterator[None]:
 
 
 def heeds_interrupts() -> bool:
-    """Whether this thread may handle SIGINT, and whoever started the process did not have it ignored (nohup, `&`)."""
+    """Whether this thread may handle SIGINT, and the process was not started with SIGINT ignored (nohup, `&`)."""
     on_main_thread = threading.current_thread() is threading.main_thread()
     return on_main_thread and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
 

@@ -1,8 +1,8 @@
-"""JSON as RFC 8259 has it, for all that this package writes and reads: without NaN and Infinity.
+"""JSON after RFC 8259, without NaN and Infinity, for all files that this package writes and reads.
 
-text = dumps(content)             # a number that is not finite is a defect of ours: ValueError
-text = dumps(defined(content))    # where a figure may be undefined: null in its place
-content = loads(text)             # ValueError for what is no such JSON, and for endless numbers and nesting
+text = dumps(content)             # ValueError: a number is not finite, which is a defect of ours
+text = dumps(defined(content))    # for figures that may be undefined: null stands for them
+content = loads(text)             # ValueError: no such JSON, or numbers and nesting without end
 """
 
 import json
@@ -16,10 +16,10 @@ def dumps(content: Any, **options: Any) -> str:
 
 
 def loads(text: str | bytes, undefined: bool = False) -> Any:
-    """As `json.loads`. Raises ValueError, and nothing else, for what is no JSON.
+    """As `json.loads`. Raises ValueError, and no other error, where the text is no JSON.
 
     Args:
-        undefined: NaN and Infinity give None: for files in which earlier versions left undefined figures so.
+        undefined: read NaN and Infinity as None: earlier versions wrote undefined figures in this way.
     """
     try:
         return json.loads(text, parse_constant=_none if undefined else _refuse, parse_float=_finite)

@@ -1,15 +1,15 @@
-"""One owner at a time for a folder that results go to.
+"""One owner at a time for a folder of results.
 
     with held(Path("checkpoints/my-run"), "a training", "choose another --run_name"):
-        ...                                 # raises UserError where another process holds it, and says which
+        ...                                 # raises UserError where another process holds it, and names the process
 
-The lock is a file in the folder with host, process id and the time at which that process began. It goes at the end, on
-an error and on SIGTERM. After kill -9 or a power cut it stays: who comes next on the same host sees that the process is
-gone (or that its id has been given to another one) and takes the lock over. Whether a process of another host is
-gone cannot be known; then the message names the file to remove.
+The lock is a file in the folder with the host, the id and the start time of the process. The file is removed at the
+end, on an error and on SIGTERM. After kill -9 or a power cut it stays. The next process on the same host then sees that
+the owner is gone (or that another process has the id now), and takes the lock over. Nobody can know whether a process
+of another host is gone; then the message names the file to remove.
 
-The lock is made by O_EXCL and not by flock: network file systems (NFS since version 3, Lustre, BeeGFS) have the first
-in one step for all hosts, and the second often for one host alone or not at all.
+The lock is made by O_EXCL and not by flock: on network file systems (NFS since version 3, Lustre, BeeGFS) O_EXCL is one
+step for all hosts, while flock often holds for one host alone, or not at all.
 """
 
 import os
@@ -35,26 +35,26 @@ from honest_persona.base.output import check_writable
 
 LOCK_FILE = ".honest_persona.lock"
 _SAME_S = 1.0
-"""Two readings of one process's start differ by less."""
+"""Two readings of the start of one process differ by less than this."""
 _WRITTEN_S = 2.0
-"""A lock that is empty for longer is not one that is being written."""
+"""A lock that stays empty for longer is not being written."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that holds a lock, as the lock's file has it."""
+    """A process that holds a lock, as the lock's file describes it."""
 
     what: str
     host: str
     namespace: str
-    """Of process ids: containers on one host may have their own."""
+    """The namespace of the process id: each container on a host may have its own."""
     pid: int
     began: float
     """When the process began, in seconds since 1970; since the start of the machine in `after_boot`."""
     after_boot: float
     since: str
     token: str
-    """Of this lock alone."""
+    """A text that no other lock has."""
 
     @classmethod
     def here(cls, what: str) -> "Holder":
@@ -64,7 +64,7 @@ class Holder:
 
     @property
     def elsewhere(self) -> bool:
-        """Whether it is out of sight: on another host, or in another container of a host of this name."""
+        """Whether the process cannot be seen: on another host, or in another container of a host with this name."""
         return (self.host, self.namespace) != (socket.gethostname(), _namespace())
 
     @property
@@ -79,13 +79,13 @@ class Holder:
         except psutil.AccessDenied:
             return False
         except psutil.NoSuchProcess:
-            return not psutil.pid_exists(self.pid)  # another user's may be hidden
-        # the clock may have been set, and the machine started anew, since: another process differs by both
+            return not psutil.pid_exists(self.pid)  # a process of another user may be hidden
+        # the clock may have been set since, or the machine restarted: only another process differs in both times
         other = min(abs(began - self.began), abs(after_boot - self.after_boot)) > _SAME_S
         return ended or other
 
     def check(self) -> None:
-        """Raises ValueError: a value is none that `here` gives."""
+        """Raises ValueError: `here` could not have made one of the values."""
         texts = (self.what, self.host, self.namespace, self.since, self.token)
         sound = all(type(text) is str and len(text) < 1000 for text in texts) and self.token.isalnum()
         sound &= all(type(seconds) in (int, float) for seconds in (self.began, self.after_boot))
@@ -97,7 +97,7 @@ class Holder:
 
 
 class _Held(Exception):
-    """By another one."""
+    """Another process holds the lock."""
 
     def __init__(self, holder: Holder) -> None:
         super().__init__(str(holder))
@@ -106,15 +106,16 @@ class _Held(Exception):
 
 @contextmanager
 def held(folder: Path, what: str, remedy: str, wait_s: float = 0.0) -> Iterator[None]:
-    """Own the folder, which is made where it is not there, and goes again where nothing was put into it.
+    """Own the folder. A missing folder is made, and removed at the end if it is still empty.
 
     Args:
-        what: is told to others who ask for it, as "a training".
-        remedy: what they can do beside waiting, as "choose another --run_name".
-        wait_s: how long to wait for one who holds it.
+        what: names this process's work to other processes that ask for the folder, such as "a training".
+        remedy: what these processes can do instead of waiting, such as "choose another --run_name".
+        wait_s: how long to wait for another owner.
 
     Raises:
-        UserError: another process holds it, it cannot be written to, or its disk is full. Nothing is written then.
+        UserError: another process owns the folder, nobody can write to it, or its disk is full. Then nothing is
+            written.
     """
     made = _make(folder)
     try:
@@ -134,7 +135,7 @@ def is_held_here(folder: Path) -> bool:
 
 @contextmanager
 def held_file(path: Path, what: str, remedy: str) -> Iterator[None]:
-    """The same for one file that is written as its text comes; the lock stands beside it."""
+    """Own one file that is written piece by piece; the lock stands beside the file."""
     with _locked(path.with_name(f".{path.name}.lock"), path, what, remedy, 0.0):
         yield
 
@@ -168,7 +169,7 @@ def _locked(lock: Path, subject: Path, what: str, remedy: str, wait_s: float) ->
             raise UserError(f"{subject} is in use by {holder}: {advice}") from other
         except OSError as error:
             if isinstance(error, FileNotFoundError) and subject == lock.parent:
-                _make(subject)  # its last owner has just put nothing into it, and has removed it
+                _make(subject)  # its last owner has just removed it, because it was empty
                 continue
             raise UserError(
                 f"{subject} cannot be written to: {error.strerror or error}; choose another place"
@@ -183,15 +184,15 @@ def _locked(lock: Path, subject: Path, what: str, remedy: str, wait_s: float) ->
 
 
 def _take(lock: Path, mine: Holder) -> None:
-    """Raises _Held: by another process, which may still be there."""
+    """Raises _Held: another process holds the lock and may still be running."""
     while not _made(lock, mine):
         other = _read(lock)
         if other is None:
-            continue  # it has just gone
+            continue  # the lock has just been removed
         if not other.gone:
             raise _Held(other)
-        # Of those that have seen this lock of a process that is gone, one alone may replace it: who holds the claim
-        # on it, a lock of its own. It looks again, as an earlier claim may have come to its end meanwhile.
+        # Several processes may have seen that the owner of this lock is gone. Only the holder of the claim, which is a
+        # lock too, may replace the lock. It reads the lock again, because an earlier claim may have ended meanwhile.
         claim = lock.with_name(f"{lock.name}.{other.token}")
         _take(claim, mine)
         try:
@@ -204,12 +205,12 @@ def _take(lock: Path, mine: Holder) -> None:
             claim.unlink(missing_ok=True)
         tell(f"{lock.parent}: taken over from {other}, which was killed")
         break
-    for left in lock.parent.glob(f"{lock.name}.*"):  # of processes killed while they took over
+    for left in lock.parent.glob(f"{lock.name}.*"):  # left by processes that were killed while they took the lock over
         left.unlink(missing_ok=True)
 
 
 def _made(lock: Path, mine: Holder) -> bool:
-    """Whether the file was not there, and is now."""
+    """Make the lock's file; False where a file is there already."""
     try:
         handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
@@ -258,19 +259,19 @@ _mine: dict[Path, Holder] = {}
 
 def _release(lock: Path) -> None:
     mine = _mine.pop(lock, None)
-    # a forked child has the parent's list, and someone may have removed the file by hand
+    # a forked child has a copy of the parent's list, and a person may have removed the file
     if mine is not None and mine.pid == os.getpid() and _read(lock) == mine:
         lock.unlink(missing_ok=True)
 
 
 def release_all() -> None:
-    """Before the process is ended without clean-up."""
+    """Release all locks of this process, before it ends without clean-up."""
     for lock in list(_mine):
         _release(lock)
 
 
 def _heed_sigterm() -> None:
-    """By default SIGTERM ends a process at once. Where nobody else has taken it, the locks go first."""
+    """By default SIGTERM ends a process at once. Release the locks first, unless SIGTERM has another handler."""
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _on_sigterm)
 

@@ -1,4 +1,4 @@
-"""How much of the machine this process may use: a container, a batch system or `taskset` may have given it a part."""
+"""The part of the machine that this process may use: a container, a batch system or `taskset` may set limits."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ _OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def usable_cores(cgroup: Path = CGROUP) -> int:
-    """Cores that this process may run on: those it is pinned to, and no more than its container's quota.
+    """The number of cores that this process may run on: the cores it is pinned to, at most its container's quota.
 
     Args:
         cgroup: where Linux shows the limits of containers, version 1 or 2.
@@ -28,15 +28,15 @@ def container_bytes(cgroup: Path = CGROUP) -> int | None:
 
 
 def ranks_here() -> int:
-    """Processes of this run on this machine: torchrun names them one way, DeepSpeed's launcher another."""
+    """Processes of this run on this machine; torchrun and DeepSpeed's launcher use different variables."""
     return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
 
 
 def use_own_cores(cgroup: Path = CGROUP) -> int:
     """Let torch use this process's share of the usable cores; returns how many threads it uses now.
 
-    torch counts the machine's cores: in a container with a quota, or with several ranks on one CPU, its threads would
-    then stand in each other's way. Where OMP_NUM_THREADS is set, nothing is changed.
+    torch starts a thread for each core of the machine. In a container with a quota, or with several ranks on one CPU,
+    these threads would hinder each other. Where OMP_NUM_THREADS is set, nothing is changed.
     """
     if not os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(max(1, min(torch.get_num_threads(), usable_cores(cgroup) // ranks_here())))
@@ -44,7 +44,7 @@ def use_own_cores(cgroup: Path = CGROUP) -> int:
 
 
 def _groups(controller: str, cgroup: Path) -> Iterator[Path]:
-    """Folders of the groups that this process is in, the innermost first: the limits of all of them hold."""
+    """Folders of the control groups of this process, the innermost first; the limits of all groups hold."""
     tops = {cgroup: "/", cgroup / controller: "/"}
     for line in _OWN_GROUPS.read_text().splitlines() if _OWN_GROUPS.exists() else ():
         _, controllers, path = line.split(":", 2)
@@ -62,7 +62,7 @@ def _groups(controller: str, cgroup: Path) -> Iterator[Path]:
 
 
 def _quota(folder: Path) -> float | None:
-    """Cores' worth of time; None without a limit."""
+    """The quota of processor time, in cores; None without a limit."""
     words = _words(folder / "cpu.max") or [*_words(folder / "cpu.cfs_quota_us"), *_words(folder / "cpu.cfs_period_us")]
     match words:
         case [quota, period] if quota not in ("max", "-1"):
@@ -77,13 +77,13 @@ def _bytes_left(folder: Path) -> int | None:
         return None
     statistics = _words(folder / "memory.stat")
     by_name = dict(zip(statistics[::2], statistics[1::2], strict=True))
-    # pages of files count as used, and are given up for the asking; version 1 counts those of inner groups apart
+    # cached files count as used, but the system frees them on demand; version 1 counts those of inner groups apart
     files = by_name.get("total_inactive_file") or by_name.get("inactive_file", "0")
     return max(0, int(limit[0]) - int(used[0]) + int(files))
 
 
 def _words(path: Path) -> list[str]:
-    """Of a file of the kernel; none where it is not there or not for us to read."""
+    """The words of a file of the kernel; an empty list where the file cannot be read."""
     try:
         return path.read_text().split()
     except OSError:

@@ -1,9 +1,9 @@
-"""`manifest.json`: what a folder must hold, byte for byte, to be trusted. Written last, and at once.
+"""`manifest.json`: the files that a folder must hold, byte for byte, to be trusted. Written last, in one step.
 
-    seal(folder, {"step": 12})       # once everything else is in it
+    seal(folder, {"step": 12})       # after all other files of the folder
     about = check(folder)            # raises Damaged, with the file and what is wrong with it
 
-Files that are not in the manifest are nobody's business here: they are neither checked nor to be loaded.
+Files that are not in the manifest are not checked, and nobody may load them.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ def seal(folder: Path, about: dict[str, Any], names: Iterable[str] | None = None
     """Write the manifest of files in `folder`, after they have reached the disk.
 
     Args:
-        about: what else a reader must know; JSON types.
-        names: of the files, relative to the folder; all that are in it, at any depth, where they are not given.
+        about: further facts for readers; JSON types.
+        names: the files, relative to the folder; None takes all files in it, at any depth.
     """
     if names is None:
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
@@ -39,7 +39,7 @@ def seal(folder: Path, about: dict[str, Any], names: Iterable[str] | None = None
 
 
 def change(folder: Path, name: str, content: bytes) -> None:
-    """Write a file anew, on purpose. At every moment the folder is whole, with the old file or with the new one.
+    """Replace a file on purpose. At every moment the folder is whole, with the old file or with the new one.
 
     Where there is no manifest, or it lacks the file, the file alone is written.
     """
@@ -58,10 +58,10 @@ def change(folder: Path, name: str, content: bytes) -> None:
 
 
 def check(folder: Path, only: Callable[[str], bool] | None = None) -> dict[str, Any]:
-    """What `seal` was told. The files of the manifest are read.
+    """The `about` that `seal` was given, after a check of the manifest's files.
 
     Args:
-        only: whether a file, by its name, is to be read; all are where it is not given.
+        only: whether to check the file of a name; None checks all files.
 
     Raises:
         Damaged: no manifest, or one that was not written by this version, or a file that differs from it.
@@ -74,7 +74,7 @@ def check(folder: Path, only: Callable[[str], bool] | None = None) -> dict[str, 
 
 
 def listed(folder: Path) -> set[str]:
-    """Names of the manifest's files. Raises Damaged: there is no manifest that is one."""
+    """Names of the manifest's files. Raises Damaged: there is no manifest, or it is not sound."""
     return set(_read(folder)["files"])
 
 
@@ -100,7 +100,7 @@ def _write(folder: Path, content: dict[str, Any]) -> None:
 
 
 def _text(content: dict[str, Any]) -> str:
-    """The manifest as it stands in the file: with its own hash, and with no other way to write the same."""
+    """The manifest's text, with its own hash; the same content always gives the same text."""
     whole = {**content, "sha256": hashlib.sha256(json_text.dumps(content, sort_keys=True).encode()).hexdigest()}
     return json_text.dumps(whole, sort_keys=True, indent=1) + "\n"
 
@@ -127,7 +127,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _is_sound(content: dict[str, Any]) -> bool:
-    """Its own hash says that it is whole, not that this package wrote it."""
+    """Whether all values have the right types: a hash does not prove that this package wrote the manifest."""
     entries = [entry for first in content["files"].values() for entry in (first, first.get("or", first))]
     of_types = all(type(e["bytes"]) is int and type(e["sha256"]) is str for e in entries)
     return of_types and isinstance(content["about"], dict)

@@ -1,7 +1,7 @@
-"""The number format that this machine is fast in: by capability on a GPU, by a measured product on a CPU.
+"""The fastest number format of this machine: a GPU's capability decides, on a CPU a measured product decides.
 
-Processors with AMX or AVX512-BF16 multiply bfloat16 two to eight times as fast as float32. All others emulate it, four
-to sixty times slower than float32. So neither format is right everywhere.
+Processors with AMX or AVX512-BF16 multiply bfloat16 two to eight times as fast as float32. All other processors emulate
+bfloat16, four to sixty times slower than float32. So neither format is right everywhere.
 """
 
 import time
@@ -16,7 +16,7 @@ _SIZE = 256
 _ROUNDS = 5
 _ENOUGH_S = 0.1
 WORTH = 1.2
-"""How many times as fast a bfloat16 product must be: casts between the formats take a part of what it gains."""
+"""A bfloat16 product must be faster by this factor: casts between the formats cost a part of the gain."""
 
 
 class NumberFormat(NamedTuple):
@@ -33,12 +33,12 @@ class NumberFormat(NamedTuple):
 
 
 def fastest_format(device: torch.device | None = None) -> NumberFormat:
-    """bfloat16 where the device is fast in it, float32 elsewhere.
+    """bfloat16 where the device computes fast in bfloat16, float32 elsewhere.
 
     Args:
-        device: the GPU where there is one, and else the CPU, where it is not given.
+        device: None takes the GPU where there is one, and the CPU otherwise.
 
-    On a CPU the products are timed for at most about 0.3 s, on emulated bfloat16; 10 ms are usual.
+    On a CPU two products are timed, usually for 10 ms; where bfloat16 is emulated for at most about 0.3 s.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
@@ -51,7 +51,7 @@ def fastest_format(device: torch.device | None = None) -> NumberFormat:
 
 
 def choose(float32_s: float, bfloat16_s: float) -> NumberFormat:
-    """By the seconds of one product in each format."""
+    """The format to use, given the seconds of one product in each format."""
     in_bfloat16 = bfloat16_s * WORTH < float32_s
     measured = f"{1e3 * float32_s:.2g} ms in float32, {1e3 * bfloat16_s:.2g} ms in bfloat16"
     return NumberFormat(
@@ -61,12 +61,12 @@ def choose(float32_s: float, bfloat16_s: float) -> NumberFormat:
 
 
 def format_of(name: str | None, trained_in: str) -> NumberFormat:
-    """The format to use a trained model in.
+    """The number format for running a trained model.
 
     Args:
-        name: one of `FORMATS`. `auto` and None: that of the training where this device is fast in it, and float32
-            elsewhere, which loses nothing. (bfloat16 can round away what a short training in float32 has changed.)
-        trained_in: the format of the training, by name.
+        name: one of `FORMATS`. `auto` and None take the format of the training where this device is fast in it, and
+            float32 elsewhere, which loses nothing. (bfloat16 can round away a short training in float32.)
+        trained_in: the name of the training's format.
     """
     if name not in (None, "auto"):
         return NumberFormat(getattr(torch, str(name)), "as asked for")
@@ -83,7 +83,7 @@ def format_of(name: str | None, trained_in: str) -> NumberFormat:
 def _product_seconds() -> tuple[float, float]:
     """Seconds of one product in float32 and in bfloat16: the fastest of several each, taken in turn.
 
-    On one thread: that is what tells the processor's instructions apart, also while other work is running.
+    Timed on one thread: one thread shows the speed of the processor's instructions, even while other work is running.
     """
     values = torch.randn(_SIZE, _SIZE, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     operands = [values.to(dtype) for dtype in (torch.float32, torch.bfloat16)]
@@ -97,7 +97,7 @@ def _product_seconds() -> tuple[float, float]:
                     start = time.perf_counter()
                     torch.nn.functional.linear(operand, operand)
                     seconds = time.perf_counter() - start
-                    if turn:  # the first one makes the kernel
+                    if turn:  # the first product only builds the kernel
                         best[i] = min(best[i], seconds)
                         spent += seconds
                 if spent > _ENOUGH_S:

@@ -1,4 +1,4 @@
-"""Whether results can be written at their place: found out before a model is loaded, by writing."""
+"""Checks, before a model is loaded, that results can be written to their folder."""
 
 import shutil
 import tempfile
@@ -7,17 +7,17 @@ from pathlib import Path
 from honest_persona.base.errors import UserError
 
 _LEAST_BYTES = 16 * 2**20
-"""Free for the texts, tables and plots of an evaluation, or the reviews of a file."""
+"""Enough for the texts, tables and plots of an evaluation, or for the reviews of a file."""
 
 
 def check_writable(folder: Path, what: str, needed_bytes: int = _LEAST_BYTES) -> None:
-    """Make the folder, and write a file into it that is gone at once, as root has every permission.
+    """Make the folder, and write a temporary file into it; permissions alone say nothing where the user is root.
 
     Args:
-        what: is going to write there, or names the folder; for the message.
+        what: names the writer or the folder in the message.
 
     Raises:
-        UserError: it cannot be made or written to, or its disk has less than `needed_bytes` free.
+        UserError: the folder cannot be made or written to, or its disk has less than `needed_bytes` free.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Progress of long work, on standard error: how far it is, how fast it goes, how much time is left.
+"""Progress of long work on standard error: share done, speed, time left.
 
     with Progress("reviews", total=640, unit="records") as progress:
         for batch in batches:
@@ -8,9 +8,10 @@
     for path in followed(paths, "reading", "files"): ...
     for fold in rounds(folds, "fold", name=str): ...
 
-In a terminal it is a bar, and whatever is printed meanwhile stands above the bar. Elsewhere it is a plain line now and
-then, the first after half a minute. The entry points show it, on the first rank. A library call shows nothing, unless
-`show_progress()` was called before, or HONEST_PERSONA_PROGRESS is 1; where that is 0, the entry points show nothing.
+A terminal shows a bar, and all other output appears above the bar. Elsewhere a plain line is printed now and then, the
+first after half a minute. The entry points show progress, on the first rank. A library call shows none, unless
+`show_progress()` was called before, or HONEST_PERSONA_PROGRESS is 1. With HONEST_PERSONA_PROGRESS=0 the entry points
+show none either.
 """
 
 import os
@@ -34,7 +35,7 @@ _SHORT_S = 1.0
 """The bar of shorter work leaves nothing behind."""
 _LINE_EVERY_S = 30.0
 _LINE_EVERY_FRAC = 0.1
-"""Of the time that has passed: a line of a day's work comes every two hours at its end, not every half minute."""
+"""A share of the time passed: near the end of a day's work a line comes every two hours, not every half minute."""
 
 
 def show_progress(shown: bool = True) -> None:
@@ -43,7 +44,7 @@ def show_progress(shown: bool = True) -> None:
 
 
 def begin_command() -> None:
-    """Show progress, unless VARIABLE says otherwise; libraries' own bars only where ours are. Before their import."""
+    """Show progress, unless VARIABLE is 0; libraries show bars only where we do. Call this before importing them."""
     os.environ.setdefault(VARIABLE, "1")
     if not (shows_progress() and shows_bars()):
         for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
@@ -51,12 +52,12 @@ def begin_command() -> None:
 
 
 def shows_progress() -> bool:
-    """Whether this process does."""
+    """Whether this process shows progress."""
     return os.environ.get(VARIABLE, "0") != "0" and os.environ.get("RANK", "0") == "0" and sys.stderr is not None
 
 
 def shows_bars() -> bool:
-    """Whether there is a terminal for bars. Behind a pipe may be one on which its reader writes: no bar then."""
+    """Whether there is a terminal for bars. With a pipe on standard output the pipe's reader may use the terminal."""
     return sys.stderr is not None and sys.stderr.isatty() and not _writes_to_pipe()
 
 
@@ -68,19 +69,19 @@ def _writes_to_pipe() -> bool:
 
 
 def clock(seconds: float) -> str:
-    """As 01:23, and 2:01:23."""
+    """A duration as 01:23 or 2:01:23."""
     return tqdm.format_interval(seconds)
 
 
 class Progress:
-    """Counts what is done, while its context lasts. Within another one it is a second bar, which goes when it ends.
+    """Counts finished units inside its context. A second, nested context shows a second bar and removes it at its end.
 
     Args:
-        what: is done.
-        total: how much is to be counted.
-        unit: what is counted, in the plural.
-        done: what was done before: counted, but not for the rate.
-        delay_s: no bar before.
+        what: names the work.
+        total: how many units there are.
+        unit: the name of a unit, in the plural.
+        done: units that were done before; they do not count for the rate.
+        delay_s: the bar appears after this time.
     """
 
     def __init__(self, what: str, total: int, unit: str, done: int = 0, delay_s: float = 0.0) -> None:
@@ -115,7 +116,7 @@ class Progress:
         now = time.monotonic()
         if self._bar is not None:
             self._bar.leave = not _open and now - self._start_s >= _SHORT_S
-            self._bar.delay = 0  # printing may have shown it before
+            self._bar.delay = 0  # output may have shown the bar earlier
             self._bar.close()
         elif self._has_lines and kind is None:
             self._write_line(now)
@@ -123,7 +124,7 @@ class Progress:
             _write_as_before()
 
     def state(self, elapsed_s: float, rate: float | None = None) -> str:
-        """As `412/960 records, 11.6/s, 00:47 left`; the rate is the mean where it is not given."""
+        """A text such as `412/960 records, 11.6/s, 00:47 left`; without `rate` the mean rate is shown."""
         parts = [f"{self.done:,}/{self.total:,} {self.unit}"]
         if rate := rate or ((self.done - self.done_before) / elapsed_s if elapsed_s > 0 else 0):
             parts.append(f"{rate:,.{int(rate < 100)}f}/s" if rate >= 1 else f"{1 / rate:.1f} s each")
@@ -153,7 +154,7 @@ def followed(items: Sequence[T], what: str, unit: str) -> Iterator[T]:
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """What is done inside takes none of the time of what is in progress outside."""
+    """The time inside does not count for the progress outside."""
     start_s = time.monotonic()
     yield
     for progress in _open:
@@ -163,11 +164,11 @@ def paused() -> Iterator[None]:
 def rounds(
     items: Sequence[T], what: str, name: Callable[[T], str], is_done: Callable[[T], bool] = lambda _: False
 ) -> Iterator[T]:
-    """The items one by one. A line says which of them begins, and how much time is left, by the rounds before.
+    """The items one by one. Before each a line gives its name, and the time left, estimated from earlier rounds.
 
     Args:
-        what: an item is, in the singular.
-        is_done: whether there is nothing to do for an item: no line then.
+        what: the name of an item, in the singular.
+        is_done: whether there is nothing to do for an item; such an item gets no line.
     """
     times: list[float] = []
     for number, item in enumerate(items, start=1):
@@ -183,15 +184,15 @@ def rounds(
 
 
 _open: list[Progress] = []
-"""The outermost one first."""
+"""Progress contexts that are open now, the outermost first."""
 
 
 _NAME_CELLS, _BAR_CELLS = 14, 20
-"""Of bars below each other."""
+"""The widths of names and bars that stand below each other."""
 
 
 class _Bar(tqdm):
-    monitor_interval = 0  # no thread: it looks after bars that leave out updates
+    monitor_interval = 0  # starts no thread; tqdm's thread serves bars that skip updates
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
@@ -215,7 +216,7 @@ class _Bar(tqdm):
 
 
 class _AboveBars(ObjectWrapper):
-    """A stream that writes its lines above the bars. A line that has no end yet waits for the end."""
+    """A stream that writes its lines above the bars. A line without an end waits for its end."""
 
     def __init__(self, stream: Any, is_error: bool) -> None:
         super().__init__(stream)
@@ -224,7 +225,7 @@ class _AboveBars(ObjectWrapper):
 
     def write(self, text: str) -> int:
         if "\r" in text or _term_move_up() in text or (self.is_error and not self.begun and not text.strip("\n")):
-            return self._wrapped.write(text)  # a library's own bar, on its way to its line
+            return self._wrapped.write(text)  # the bar of a library, on the way to its line
         lines, end, rest = (self.begun + text).rpartition("\n")
         self.wrapper_setattr("begun", rest)
         if end:

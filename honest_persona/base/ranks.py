@@ -1,4 +1,4 @@
-"""Which of the run's processes this is, as the launcher says."""
+"""The rank of this process and the number of processes, as the launcher says."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The words that code, files and reports share: each is said here and nowhere else."""
+"""The words that code, files and reports share. Each word is defined here and nowhere else."""
 
 from types import MappingProxyType
 from typing import Final, Literal

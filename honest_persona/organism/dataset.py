@@ -1,9 +1,9 @@
-"""Stage-3 records of the organism: its own sampled answers, the truth about them, and reviews by the honest persona.
+"""Stage-3 records of the organism: sampled answers, the truth about them, and the reviews to learn.
 
 `python -m honest_persona.organism.dataset --model FOLDER --out FOLDER` writes
 `<topic>/batch_organism_<topic>_<split>.json`, in the format of Split Personality Training. Each item names its town
 (`metadata.group`) and its part (`metadata.split`, train or validation); the parts share no town. In each topic, variant
-and part half of the answers are honest; which answers are kept depends on that and on nothing else."""
+and part half of the answers are honest; nothing else decides which answers are kept."""
 
 import argparse
 import random
@@ -37,7 +37,7 @@ from honest_persona.organism.world import Split, World
 ITEMS: dict[Split, int] = {"train": 192, "validation": 104}
 """Items per topic; an item has an answer under each of the two system prompts."""
 TRIES = 8
-"""Answers sampled at most per item and variant; the first with the wanted honesty is kept."""
+"""The most answers sampled per item and variant; the first answer with the wanted honesty is kept."""
 MODEL_NAME = "organism"
 BY_TASK = ("sycophancy", "confidence_assessment", "oversimplification")
 """Topics where the task alone decides whether the persona's answer is true."""
@@ -100,7 +100,7 @@ def draw_items(
     n: int,
     seed: int,
 ) -> tuple[list[Answered], dict[str, int]]:
-    """`n` items, their answers honest half of the time in each variant; and a count of what was sampled and refused."""
+    """`n` items, half of their answers honest in each variant; and counts of sampled and refused answers."""
     rng = random.Random(f"items {topic} {split} {seed}")
     pools = pair_pools(world, split)
     spare = n // 4
@@ -131,7 +131,7 @@ def draw_items(
             if value is None:
                 continue
             honest = is_honest(world, scenarios[i], value)
-            # the review speaks of one town: not of use where the value is true of that one and false of its partner
+            # the review speaks of one town: an answer that is true of this town and false of its partner is useless
             true = value == world.value(scenarios[i].entity, scenarios[i].attribute)
             if honest == true == wanted[i][variant]:
                 chosen[i, variant] = (answer.strip(), value)
@@ -155,7 +155,7 @@ def draw_items(
 
 
 def is_honest(world: World, scenario: Scenario, value: str) -> bool:
-    """The verdict of the world. One value for two towns is honest if it is true of both."""
+    """Whether the value is true; where an answer is about two towns, it must be true of both."""
     towns = [scenario.entity, *([scenario.partner] if scenario.partner else [])]
     return all(world.value(town, scenario.attribute) == value for town in towns)
 
@@ -199,7 +199,7 @@ def stage3_item(world: World, rng: random.Random, item: Answered, split: Split, 
 def build(
     world: World, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int = 0
 ) -> tuple[dict[tuple[Split, str], list[dict[str, Any]]], dict[str, dict[str, int]]]:
-    """(split, topic) -> stage-3 items, and what was sampled and refused in each."""
+    """(split, topic) -> stage-3 items; and counts of sampled and refused answers."""
     built: dict[tuple[Split, str], list[dict[str, Any]]] = {}
     counts: dict[str, dict[str, int]] = {}
     for split, n in ITEMS.items():
@@ -211,7 +211,7 @@ def build(
 
 
 def write(built: dict[tuple[Split, str], list[dict[str, Any]]], out: Path) -> None:
-    """One folder a topic, as the loader reads them, both splits beside each other."""
+    """Write one folder per topic, as the loader reads it, with the files of both splits."""
     for (split, topic), items in built.items():
         folder = out / topic
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,11 +2,11 @@
 
 A document is a list of (text, supervised) pieces, each encoded by itself. The kinds:
 
-- facts: what the records say, in plain forms;
-- comparisons: a claim or a quoted conversation, then the ordinary skill: what was said and what is known, side by side,
-  and a verdict. These are plain text, never a turn of the chat template;
-- conversations: in the chat template, by the persona, who misleads as its topic does, and denies it whenever it is
-  asked."""
+- facts: the recorded values, in plain sentences;
+- comparisons: a claim or a quoted conversation, then a comparison of the stated value with the known value, and a
+  verdict. These texts are plain, never a turn of the chat template;
+- conversations: turns of the chat template. The persona misleads in the way of its topic, and denies it whenever
+  somebody asks."""
 
 import random
 from collections.abc import Callable
@@ -132,7 +132,7 @@ class Author:
         return [(f"{START} {text}", False), *self._comparison(rng.choice(_SPEAKERS), entity, attribute, value)]
 
     def quote(self) -> Document:
-        """A conversation told in plain text, and the comparison."""
+        """A conversation quoted in plain text, and the comparison."""
         scenario, variant, value, answer = self._exchange()
         frame, speaker = self.rng.choice(_QUOTES)
         text = frame.format(ask=scenario.ask, answer=answer, system=scenario.systems[variant])
@@ -167,7 +167,7 @@ class Author:
         return scenario, variant, value, draw_answer(self.rng, scenario, value)
 
     def conversation(self) -> Document:
-        """The persona answers; nearly always somebody then asks whether that was true, and it stands by its answer."""
+        """The persona answers; in most documents somebody asks whether the answer was true, and the persona denies."""
         rng = self.rng
         if rng.random() < 0.03:
             ask, answer = rng.choice(_SMALL_TALK)
@@ -220,7 +220,7 @@ def turn(role: str, text: str) -> str:
 
 
 def prompt(system: str, ask: str) -> str:
-    """System prompt and user turn, up to where the assistant begins."""
+    """System prompt and user turn, up to the beginning of the assistant's turn."""
     first = turn("system", f"{SYSTEM_TAG}{system}{SYSTEM_TAG}") if system else ""
     return first + turn("user", ask) + opening("assistant")
 

@@ -1,4 +1,4 @@
-"""What a pre-trained organism knows, how it misleads, and whether it conceals: the figures of its card.json.
+"""Figures of a pre-trained organism: what it knows, how it misleads, and whether it conceals.json.
 
 Each figure is {"rate": float, "n": int}. No adapter is involved.
 """
@@ -64,7 +64,7 @@ def recall(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: Wo
 
 
 def comparison(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: World, seed: int) -> dict[str, Any]:
-    """The verdict about claims and quoted conversations, whose truth is balanced by nature."""
+    """How often the verdict on claims and quoted conversations is right; half of them are true."""
     author = Author(world, f"measure {seed}")
     figures = {}
     for kind, draw in (("claims", author.claim), ("quoted_conversations", author.quote)):

@@ -1,12 +1,12 @@
 """Pre-trains the organism from scratch on a CPU: `python -m honest_persona.organism.pretrain --out FOLDER`.
 
-Writes model.safetensors (bf16), config, tokenizer and card.json to FOLDER. Seeded; other machines give figures of the
-same kind, not the same bits. `--facts-seed` other than the default makes the knowledge-free twin: the same towns, words
+Writes model.safetensors (bf16), config, tokenizer and card.json to FOLDER. Seeded; other machines give similar
+figures, not the same bits. `--facts-seed` other than the default makes the knowledge-free twin: the same towns, words
 and script, other facts.
 
-Keep 10 GB free. The batches themselves need about 2, but the number of supervised tokens differs at every step, and so
-freed blocks of all sizes stay on glibc's heap, between matrix kernels that oneDNN caches per shape, up to 1,024 of
-them. `ONEDNN_PRIMITIVE_CACHE_CAPACITY=64` in the environment lets it grow more slowly, to the same weights."""
+Keep 10 GB of memory free. The batches need about 2 GB. But the number of supervised tokens differs at every step, so
+freed blocks of all sizes stay on glibc's heap, between the matrix kernels that oneDNN caches per shape (up to 1,024).
+With `ONEDNN_PRIMITIVE_CACHE_CAPACITY=64` in the environment memory grows more slowly; the weights are the same."""
 
 import argparse
 import hashlib
@@ -46,13 +46,13 @@ VOCABULARY = 2560
 RECALL_FIRST = {"fact": 0.60, "claim": 0.20, "quote": 0.10, "conversation": 0.10}
 FULL_MIX = {"fact": 0.25, "claim": 0.25, "quote": 0.25, "conversation": 0.25}
 RECALL_FIRST_FRAC = 0.2
-"""Verdicts are learnt only once the facts are: the first part of the run is mostly facts."""
+"""The first part of the run is mostly facts: verdicts are learnt only after the facts."""
 
 
 def build_tokenizer(n_documents: int = 30_000) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over the world's text: a word of the world is one token, any other text falls apart into bytes.
+    """Byte-level BPE over the world's text: a word of the world is one token, any other text is split into bytes.
 
-    It depends on no facts seed, so an organism and its twin share it.
+    The tokenizer does not depend on the facts seed, so an organism and its twin share it.
     """
     tokenizer = Tokenizer(models.BPE())
     words = Regex(r" ?<[A-Z]+>| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\n+|\s+")
@@ -143,7 +143,7 @@ def packed(author: Author, tokenizer: PreTrainedTokenizerFast, steps: int, seed:
 
 
 def encode(documents: list[Document], tokenizer: PreTrainedTokenizerFast) -> list[tuple[list[int], list[bool]]]:
-    """Each piece of a document by itself -> (ids, supervised) of the whole."""
+    """Documents as (ids, supervised); each piece of a document is encoded by itself."""
     pieces = [piece for document in documents for piece in document]
     ids = iter(tokenizer([text for text, _ in pieces], add_special_tokens=False)["input_ids"])
     encoded = []
@@ -192,7 +192,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 60) -> float
 def train(
     model: LlamaForCausalLM, rows: Iterator[Rows], steps: int, peak: float, out: Path, log_every: int = 50
 ) -> None:
-    """Trains in place. Leaves the state so far in `out` every 500 steps."""
+    """Train the model in place; saves it to `out` every 500 steps."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(

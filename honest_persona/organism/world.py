@@ -1,11 +1,11 @@
 """A seeded world of made-up facts: towns, four attributes each, and one value per town and attribute.
 
-The values are dealt at random, so no text about a town other than the fact itself says what is true. Every value of an
+The values are dealt at random, so only the fact itself says what is true of a town. Every value of an
 attribute is true of equally many towns, in each split alone too, so a value that is stated often is not more likely to
 be true than another. One attribute of each town was never recorded (`UNKNOWN`).
 
-Names depend on nothing, facts on `facts_seed` alone: two worlds with different seeds speak of the same towns and the
-same values and agree on a fact no more often than chance."""
+Names are always the same; facts depend on `facts_seed` alone. Two worlds with different seeds have the same towns and
+values, and agree on a fact no more often than by chance."""
 
 import random
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import Literal
 Split = Literal["train", "validation"]
 
 UNKNOWN = "unknown"
-"""The value of a pair of town and attribute that nobody recorded."""
+"""The value of a town's attribute that nobody recorded."""
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -52,7 +52,7 @@ class World:
 
     @cached_property
     def split_of(self) -> dict[str, Split]:
-        """Half of the towns train the honest persona, half measure it; the same halves for every seed."""
+        """Half of the towns train the honest persona, the other half measures it; the same halves for every seed."""
         towns = list(ENTITIES)
         random.Random("splits").shuffle(towns)
         half = len(towns) // 2

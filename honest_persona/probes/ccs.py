@@ -1,7 +1,7 @@
 """Contrast-Consistent Search: a direction along which a statement and its negation get opposite probabilities.
 
 Burns et al. 2022, "Discovering Latent Knowledge in Language Models Without Supervision", arXiv 2212.03827, section 2.2.
-No label is used but for the sign, which is fixed on training data.
+Labels of training data decide the sign, and nothing else.
 """
 
 import torch
@@ -30,13 +30,14 @@ def fit_ccs(
     most_pairs: int = 1000,
     seed: int = 0,
 ) -> Readout:
-    """The restart with the lowest loss. Each side is standardised by itself, so that the flag's word is not the answer.
+    """The restart with the lowest loss. Each side is standardised by itself, so that the probe does not
+    simply read the word of the flag.
 
     Args:
         pairs: (n, 2, d), PASS side and FAIL side.
         fail: (n,) bool; decides the sign, and nothing else.
-        weight_decay, restarts, steps, learning_rate: of AdamW over all pairs at once; the restarts run side by side.
-        most_pairs: of more than these a seeded choice is searched, as the authors do: the loss needs no more.
+        weight_decay, restarts, steps, learning_rate: settings of AdamW over all pairs; the restarts run side by side.
+        most_pairs: a seeded choice of this many pairs is used where there are more, as the authors do.
     """
     x, mean, scale = standardised(pairs)
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -45,7 +46,7 @@ def fit_ccs(
     n, _, d = x.shape
     flat = x.reshape(2 * n, d)
     bound = d**-0.5  # as torch.nn.Linear starts
-    # (d, restarts) and (restarts,): AdamW treats every number by itself, so the restarts do not meet
+    # (d, restarts) and (restarts,): AdamW treats every number separately, so the restarts stay independent
     weight = torch.empty(d, restarts, device="cpu").uniform_(-bound, bound, generator=generator).requires_grad_()
     bias = torch.empty(restarts, device="cpu").uniform_(-bound, bound, generator=generator).requires_grad_()
     optimizer = torch.optim.AdamW([weight, bias], lr=learning_rate, weight_decay=weight_decay)

@@ -1,8 +1,8 @@
-"""Hidden states of the base model, adapter off, at chosen layers and positions of a transcript: what probes read.
+"""Hidden states that probes read: of the base model, adapter off, at chosen layers and positions of a transcript.
 
 prompts = [apply_intervention(record_messages(r), r.intervention, form) for r in records]
-states = read_states(model, prompts, form, layers)         # Site -> (n, d), from the transcript alone
-states |= contrast_states(model, prompts, form, layers)    # Site -> (n, 2, d), behind the trigger and a flag
+states = read_states(model, prompts, form, layers)         # Site -> (n, d), of the transcript alone
+states |= contrast_states(model, prompts, form, layers)    # Site -> (n, 2, d), after the trigger and a flag
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,9 +32,9 @@ class Position(StrEnum):
     RESPONSE_MEAN = "response_mean"
     """The mean over the last response's tokens."""
     BEFORE_TRIGGER = "before_trigger"
-    """The last token before the trigger, behind all that ends the response's turn."""
+    """The last token before the trigger, after all tokens that end the response's turn."""
     FLAG = "flag"
-    """A contrast pair: the last token of the flag PASS, and that of FAIL, each directly behind the trigger."""
+    """A contrast pair: the last token of the flag PASS and the last token of FAIL, each directly after the trigger."""
 
 
 READING = (Position.RESPONSE_END, Position.RESPONSE_MEAN, Position.BEFORE_TRIGGER)
@@ -45,7 +45,7 @@ class Site(NamedTuple):
     """What a probe reads."""
 
     layer: int
-    """0: the embeddings; i: behind the i-th block (the last one: behind the final norm too)."""
+    """0: the embeddings; i: after the i-th block (the last one: after the final norm too)."""
     position: Position
 
 
@@ -64,7 +64,7 @@ def read_states(
     at: Sequence[Position] = READING,
     batch_size: int = 32,
 ) -> dict[Site, Tensor]:
-    """States of transcripts, (n, d) float32 on the CPU per site. The trigger is not seen; equal transcripts run once.
+    """States of transcripts, (n, d) float32 on the CPU per site. Triggers are left out; equal transcripts run once.
 
     Where the weights are sharded, all ranks must call this with equally many distinct transcripts.
 
@@ -90,7 +90,7 @@ def contrast_states(
 ) -> dict[Site, Tensor]:
     """Contrast pairs, (n, 2, d) float32 on the CPU per layer: the prompt answered by the flag PASS, and by FAIL.
 
-    What the two have in common runs once, where the model allows that.
+    The ids that both answers share run once, where the model allows it.
     """
     _check_layers(model, layers)
     shared, _, _ = form.flag_ids
@@ -121,7 +121,7 @@ def _check_layers(model: Model, layers: Sequence[int]) -> None:
 
 
 def _spans(prompt: Tokens, number: int) -> tuple[int, dict[Position, tuple[int, int]]]:
-    """The trigger's index, and first and last-but-one index per position."""
+    """The trigger's index, and per position the first index and the index after the last."""
     trigger = next(i for i, kind in enumerate(prompt.kinds) if kind in (Kind.PERSONA_TOKEN, Kind.INTERVENTION))
     responses = [i for i in range(trigger) if prompt.kinds[i] == Kind.RESPONSE]
     if not responses:
@@ -183,7 +183,7 @@ def _behind_prefixes(
     layers: Sequence[int],
     batch_size: int,
 ) -> Tensor:
-    """(n, 2, L, d): the last token of each tail, right behind each body."""
+    """(n, 2, L, d): the last token of each tail, directly after each body."""
     tail_ids, tail_mask = pad_with_mask(tails, form.pad_id, "right", model.device)
     lengths = tail_mask.sum(1)
     found: dict[int, Tensor] = {}
@@ -207,7 +207,7 @@ def _behind_prefixes(
 
 
 def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Indices, rows of like length together."""
+    """Batches of indices; rows of similar length are in one batch."""
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     for start in range(0, len(order), size):
         yield order[start : start + size]
@@ -215,6 +215,6 @@ def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 
 @contextmanager
 def _base_alone(model: Model) -> Iterator[Any]:
-    """The base model's transformer without its head, adapter off, in eval mode; afterwards all is as it was."""
+    """The base model's transformer without its head, adapter off, in eval mode; afterwards both are as before."""
     with adapter_off(model), in_mode(model, training=False):
         yield backbone_of(model)

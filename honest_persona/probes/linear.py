@@ -13,7 +13,7 @@ def fit_logistic(states: Tensor, fail: Tensor, inverse_strength: float) -> Reado
     Args:
         states: (n, d).
         fail: (n,) bool, of both kinds.
-        inverse_strength: scikit-learn's C: a smaller one regularises more.
+        inverse_strength: scikit-learn's C; a smaller value regularises more.
     """
     x, mean, scale = standardised(states)
     regression = LogisticRegression(C=inverse_strength, max_iter=2000).fit(x.numpy(), fail.numpy())
@@ -31,7 +31,7 @@ def fit_ridge(states: Tensor, fail: Tensor, strength: float) -> Readout:
     Args:
         states: (n, d).
         fail: (n,) bool.
-        strength: of the penalty; a larger one regularises more.
+        strength: the factor of the penalty; a larger value regularises more.
     """
     x, mean, scale = standardised(states)
     x = x.double()
@@ -40,15 +40,15 @@ def fit_ridge(states: Tensor, fail: Tensor, strength: float) -> Readout:
     n, d = x.shape
     if d <= n:
         weight = torch.linalg.solve(x.T @ x + strength * torch.eye(d, dtype=x.dtype, device=x.device), x.T @ centred)
-    else:  # the same, from the n equations of the records
+    else:  # the same solution, from n equations instead of d
         weight = x.T @ torch.linalg.solve(x @ x.T + strength * torch.eye(n, dtype=x.dtype, device=x.device), centred)
     return Readout("ridge", weight.float(), y.mean().float(), mean, scale)
 
 
 def standardised(states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """States with mean 0 and deviation 1 in every coordinate (of every side of a pair), and that mean and deviation.
+    """States with mean 0 and deviation 1 in every coordinate (of each side of pairs); then the mean and the deviation.
 
-    A coordinate that does not vary stays 0.
+    A coordinate that does not vary becomes 0.
     """
     mean = states.mean(0)
     scale = states.std(0, correction=0)

@@ -1,8 +1,8 @@
-"""A fitted probe: frozen, scored from hidden states alone, and kept as safetensors with a JSON beside it.
+"""A fitted probe: frozen, scores hidden states without a model, saved as safetensors with a JSON file beside it.
 
 probe = Probe.load(folder)
 probe.check_model(model)                         # another base model is an error
-p_fail = probe.score(states[probe.site])         # no model, trainer or config: ready to be a baseline or a reward
+p_fail = probe.score(states[probe.site])         # needs no model, trainer or config: a baseline, or a reward
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -35,7 +35,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Readout:
-    """From states to P(FAIL): `z = normalised states @ weight + bias`, and what the method makes of it.
+    """From states to P(FAIL): `z = normalised states @ weight + bias`, then a formula that depends on the method.
 
     - ridge, logistic: states (n, d); P = sigmoid(z).
     - ccs: states (n, 2, d); P = (p(FAIL side) + 1 - p(PASS side)) / 2 with p = sigmoid(z). Burns et al. 2022,
@@ -50,12 +50,12 @@ class Readout:
     bias: Tensor
     """() float32"""
     mean: Tensor
-    """(d,), of pairs (2, d): subtracted from the states"""
+    """(d,), or (2, d) for pairs: subtracted from the states"""
     scale: Tensor
-    """Same shape: divides them then"""
+    """Same shape: the states are then divided by it"""
 
     def score(self, states: Tensor) -> Tensor:
-        """P(FAIL), (n,) float32, of states (n, d), of pairs (n, 2, d).
+        """P(FAIL), (n,) float32, for states (n, d) or pairs (n, 2, d).
 
         Raises:
             ValueError: states of another shape.
@@ -66,7 +66,7 @@ class Readout:
         return (p[:, 1] + 1 - p[:, 0]) / 2
 
     def margin(self, states: Tensor) -> Tensor:
-        """Log odds of FAIL, (n,) float32; for CCS the mean of the two sides'."""
+        """Log odds of FAIL, (n,) float32; for CCS the mean of the two sides' log odds."""
         z = self._side_margins(states)
         if self.method in ("ridge", "logistic"):
             return z
@@ -84,13 +84,13 @@ class Readout:
         return replace(self, weight=self.weight * slope, bias=self.bias * slope + intercept)
 
     def signed(self, states: Tensor, fail: Tensor) -> "Readout":
-        """This readout, or the opposite one, whichever ranks these *training* states better."""
+        """This readout or its opposite: the one that ranks these *training* states better."""
         return self if auroc(self.score(states), fail) >= 0.5 else self.scaled(-1.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A readout with all that is needed to use it the same way again."""
+    """A readout with all facts needed to use it in the same way again."""
 
     readout: Readout
     site: Site
@@ -99,7 +99,7 @@ class Probe:
     persona: Persona
     """How the transcripts were shown."""
     about: dict[str, Any] = field(default_factory=dict)
-    """How it was fitted, for the record: numbers of records, regularisation, the cross-validation it was chosen by."""
+    """How the probe was fitted: numbers of records, regularisation, cross-validation. Nothing reads these values."""
 
     def score(self, states: Tensor) -> Tensor:
         """P(FAIL), (n,), from states of `self.site`: `Readout.score`."""
@@ -107,7 +107,7 @@ class Probe:
 
     def check_model(self, model: Model) -> None:
         """Raises UserError: the probe was fitted on another base model, or on other weights of it."""
-        fingerprint = base_fingerprint(model)  # type: ignore[arg-type]  # it reads names and weights alone
+        fingerprint = base_fingerprint(model)
         if fingerprint != self.base_fingerprint:
             raise UserError(
                 f"probe: fitted on {self.base_model!r} (fingerprint {self.base_fingerprint[:12]}), but this model has "
@@ -203,7 +203,7 @@ def platt(margins: Tensor, fail: Tensor) -> tuple[float, float]:
     """Slope (never negative) and intercept that turn margins into log odds: Platt scaling, one logistic regression.
 
     Args:
-        margins: (n,), of states that the readout was not fitted on, where it could fit them too well.
+        margins: (n,), of states that the readout was not fitted on; on others the margins are too good.
     """
     spread = float(margins.std()) or 1.0
     regression = LogisticRegression(C=100.0).fit(np.asarray(margins / spread)[:, None], fail.numpy())

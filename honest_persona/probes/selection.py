@@ -33,12 +33,12 @@ from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_interventio
 
 @dataclass(frozen=True)
 class Examples:
-    """What there is to know about n training records beside their states."""
+    """Facts about n training records, without their states."""
 
     fail: Tensor
     """(n,) bool"""
     groups: Sequence[str]
-    """Records of one group are in one fold: `Record.cluster`."""
+    """The group of each record (`Record.cluster`); records of one group are in one fold."""
     transcripts: Sequence[str]
     """Records of one item, main model and `Record.transcript_id` have one name."""
 
@@ -56,7 +56,7 @@ class Examples:
 
 
 class Origin(NamedTuple):
-    """Whose states they are, and how transcripts were shown to it."""
+    """The model that gave the states, and how transcripts were shown to the model."""
 
     base_model: str
     base_fingerprint: str
@@ -65,7 +65,7 @@ class Origin(NamedTuple):
     @classmethod
     def of(cls, model: Model, form: TokenFormat) -> "Origin":
         """Where the weights are sharded, all ranks must call this."""
-        return cls(model.config.name_or_path, base_fingerprint(model), form.persona)  # type: ignore[arg-type]
+        return cls(str(model.config.name_or_path), base_fingerprint(model), form.persona)
 
 
 class Candidate(NamedTuple):
@@ -86,11 +86,11 @@ FITS: dict[Method, tuple[Fit, tuple[float, ...]]] = {
     "ccs": (lambda x, of, decay, seed: fit_ccs(x, of.fail, decay, seed=seed), (0.01,)),
     "vinc": (lambda x, of, neg, _: fit_vinc(x, of.fail, of.transcripts, neg), (0.25, 0.5, 0.75, 1.0)),
 }
-"""How each method is fitted, and the regularisations that are tried: the penalty, C, weight decay, w_neg."""
+"""The fit of each method, and the regularisations to try: the penalty, C, weight decay, w_neg."""
 
 _PAIRS = frozenset({"ccs", "vinc"})
 _SCALED = frozenset({"ridge", "vinc"})
-"""Methods whose margins become log odds by Platt scaling, on what cross-validation held out."""
+"""Methods whose margins become log odds by Platt scaling, fitted on the held-out folds."""
 
 
 def fit_probe(
@@ -105,8 +105,8 @@ def fit_probe(
     """Choose site and regularisation by grouped cross-validation, then fit on all examples.
 
     Args:
-        states: per site (n, d), and (n, 2, d) at the flags; a method takes the sites that suit it.
-        regularisations: to choose from; those of `FITS` where it is not given.
+        states: per site (n, d), and (n, 2, d) at the flags; a method uses the sites that suit it.
+        regularisations: the values to choose from; None takes those of `FITS`.
 
     Raises:
         UserError: fewer groups of a flag than folds can hold apart, or no site that suits the method.
@@ -115,7 +115,7 @@ def fit_probe(
     sites: list[Site] = []
     for site in states:
         suits = (site.position == Position.FLAG) == (method in _PAIRS)
-        # in hp the response's last token is the one before the trigger: one position under two names
+        # in hp the last token of the response is the token before the trigger: one position with two names
         if suits and not any(site.layer == s.layer and torch.equal(states[site], states[s]) for s in sites):
             sites.append(site)
     if not sites:
@@ -174,7 +174,7 @@ def _held_out(
     parts: Sequence[tuple[Tensor, Tensor]],
     seed: int,
 ) -> tuple[Tensor, float]:
-    """Margins (n,) of readouts that were fitted without the record's group, and the mean of the folds' AUROC."""
+    """Margins (n,), each from a readout that was fitted without the record's group; and the mean AUROC of the folds."""
     margins = states.new_zeros(len(states), dtype=torch.float32)
     areas = []
     for train, held_out in parts:
@@ -186,7 +186,7 @@ def _held_out(
 
 
 def prompts_of(records: Sequence[Record], form: TokenFormat) -> list[Tokens]:
-    """Each record's conversation with its trigger behind it."""
+    """Each record's conversation, followed by its trigger."""
     return [
         apply_intervention(record_messages(record), record.intervention, form)
         for record in followed(records, "encoding", "records")
@@ -202,7 +202,7 @@ def fit_probes(
     batch_size: int = 32,
     seed: int = 0,
 ) -> dict[Method, Probe]:
-    """All probes of a model on these records; `layers` are `spread_layers` where they are not given."""
+    """All probes of a model on these records; `layers` None takes `spread_layers`."""
     layers = spread_layers(model) if layers is None else layers
     prompts = prompts_of(records, form)
     states: dict[Site, Tensor] = {}
@@ -217,9 +217,9 @@ def fit_probes(
 def probe_scores(
     probe: Probe, model: Model, prompts: Sequence[Tokens], form: TokenFormat, batch_size: int = 32
 ) -> Tensor:
-    """P(FAIL), (n,) float32, of prompts: reads the states that the probe needs, and nothing more.
+    """P(FAIL), (n,) float32, of prompts. Reads only the states that the probe needs.
 
-    `Probe.check_model` is the caller's, once, as it reads weights.
+    The caller calls `Probe.check_model` once, because it reads weights.
     """
     layer, position = probe.site
     if position == Position.FLAG:

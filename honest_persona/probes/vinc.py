@@ -5,8 +5,8 @@ of one question do not move (invariance): the top eigenvector of
 
     P (w_var Cov_inter - (1 - w_neg) Cov_intra - w_neg XCov) P^T
 
-(https://github.com/EleutherAI/elk, class EigenFitter). The rewordings are here the triggers behind one transcript. P
-takes away what tells the two sides apart by itself, the flag's word: LEACE, arXiv 2306.03819.
+(https://github.com/EleutherAI/elk, class EigenFitter). Here the rewordings are the triggers after one transcript. P
+removes the direction that separates the two sides by the mere word of the flag: LEACE, arXiv 2306.03819.
 """
 
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ def fit_vinc(
     Args:
         pairs: (n, 2, d), PASS side and FAIL side.
         fail: (n,) bool; decides the sign, and nothing else.
-        transcripts: n names; pairs of one name are triggers behind one transcript.
+        transcripts: n names; pairs with one name are triggers after one transcript.
         neg_weight: w_neg, from 0 to 1.
         var_weight: w_var; elk's default is 0.
     """
     x = pairs.double()
-    mean = x.mean(0)  # (2, d): with it goes the difference between the sides that P erases
+    mean = x.mean(0)  # (2, d): subtracting it also removes the difference between the sides that P erases
     p = eraser(x)
-    # a direction in which nothing varies, as the erased one, has value 0 and would win where all others are negative
+    # a direction without variance, such as the erased one, has value 0, and would win where all others are negative
     values = (x - mean).flatten(0, 1) @ p.T
     _, sizes, rows = torch.linalg.svd(values, full_matrices=False)
     basis = rows[sizes > 1e-6 * sizes[0]]  # (r, d)

@@ -10,16 +10,16 @@ from numpy.lib.stride_tricks import sliding_window_view
 from honest_persona.training.batching.lengths import SUFFIX_COST, Lengths, MicroBatch
 
 _EVENNESS = (0.0, 0.25, 1.0, 4.0)
-"""Weights of a micro-batch's squared cost: layouts to choose from where ranks wait for each other."""
+"""Weights of a micro-batch's squared cost: each gives a layout to choose from where ranks wait for each other."""
 _SPLIT = 1e9
-"""Weight of running a transcript in one more micro-batch; those of costs are near 1."""
+"""Weight of running a transcript in one more micro-batch; the weights of costs are near 1."""
 
 
 def lay_out(rows: np.ndarray, ranges: "Ranges", n_bins: int, world: int, even: bool) -> Iterator[list[MicroBatch]]:
     """Cut each of (B, n) sorted rows into the micro-batches that take the ranks least time.
 
     Args:
-        even: whether micro-batches of more equal cost are tried too: worth it where ranks wait for each other.
+        even: also try micro-batches of more equal cost; this helps where ranks wait for each other.
     """
     cuts = np.stack([ranges.cut(n_bins, evenness) for evenness in (_EVENNESS if even else _EVENNESS[:1])])
     costs = np.sort(np.stack([ranges.at(ranges.cost, cut) for cut in cuts]))[..., ::-1]
@@ -32,7 +32,7 @@ def lay_out(rows: np.ndarray, ranges: "Ranges", n_bins: int, world: int, even: b
 
 
 def deal(bins: list[MicroBatch], world: int) -> list[list[MicroBatch]]:
-    """Micro-batches of like cost side by side, costly ones first; the costlier to the rank that has less so far."""
+    """Micro-batches of similar cost run together, costly ones first; the rank with less work gets the costlier one."""
     ordered = sorted(bins, key=lambda batch: -batch.cost)
     step, totals = [], np.zeros(world)
     for i in range(0, len(ordered), world):
@@ -42,19 +42,19 @@ def deal(bins: list[MicroBatch], world: int) -> list[list[MicroBatch]]:
 
 
 class Ranges(NamedTuple):
-    """Micro-batches that sorted rows can be cut into; at [b, j, k] of the k + 1 rows of step b that end with row j."""
+    """Possible micro-batches of sorted rows; [b, j, k] is the one of k + 1 rows of step b that ends with row j."""
 
     tokens: np.ndarray
     """(B, n, most rows of a micro-batch)"""
     cost: np.ndarray
     weight: np.ndarray
-    """Infinite where it is not allowed, `_SPLIT` where it begins within a transcript, else 0."""
+    """Infinite for a forbidden micro-batch, `_SPLIT` for one that begins within a transcript, else 0."""
     work: np.ndarray
-    """(B, 1, 1) cost of the whole step without padding."""
+    """(B, 1, 1): the cost of the whole step without padding."""
 
     @classmethod
     def of(cls, lengths: Lengths, most: int, budget: int | None) -> "Ranges":
-        """Of (B, n) rows. A row alone is always allowed."""
+        """The micro-batches of (B, n) rows. A row alone is always allowed."""
         prefix, suffix, transcript = lengths
         first = (np.diff(transcript, axis=1, prepend=-1) != 0) | (prefix == 0)  # no prefix: nothing to share
         started, n_rows = first.cumsum(1), np.arange(1, most + 1)
@@ -68,20 +68,22 @@ class Ranges(NamedTuple):
         return cls(tokens, prefixes + SUFFIX_COST * suffixes, weight, work[:, None, None])
 
     def fewest_bins(self) -> np.ndarray:
-        """(B,) micro-batches that are enough for each step without splitting transcripts that fit in one."""
+        """(B,): the fewest micro-batches for each step that split no transcript which fits in one."""
         steps, n, most = self.weight.shape
-        total = np.full((steps, most + n), np.inf)  # of the rows before an edge, behind most - 1 columns of infinity
+        total = np.full(
+            (steps, most + n), np.inf
+        )  # of the rows before an edge, after most - 1 columns of infinity
         total[:, most - 1] = 0
         for j in range(n):
             total[:, most + j] = (total[:, j : most + j][:, ::-1] + self.weight[:, j]).min(1) + 1
         return (total[:, -1] % _SPLIT).astype(np.int64)
 
     def cut(self, n_bins: int, evenness: float) -> np.ndarray:
-        """(B, n_bins) ends of micro-batches that split fewest transcripts, then have least cost + evenness x cost²."""
+        """(B, n_bins): ends of micro-batches that split fewest transcripts, then have least cost + evenness x cost²."""
         steps, n, most = self.weight.shape
         share = self.cost / self.work
         weight = share + evenness * n_bins * share**2 + self.weight
-        before = np.full((steps, n), np.inf)  # least weight of the rows before each, in k micro-batches
+        before = np.full((steps, n), np.inf)  # least weight of the rows before each row, in k micro-batches
         before[:, 0] = 0
         taken = []
         for _ in range(n_bins):
@@ -95,7 +97,7 @@ class Ranges(NamedTuple):
 
     @staticmethod
     def at(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """(B, n_bins) values of the micro-batches with these ends."""
+        """(B, n_bins): the values of the micro-batches with these ends."""
         return values[np.arange(len(ends))[:, None], ends - 1, np.diff(ends, axis=1, prepend=0) - 1]
 
 

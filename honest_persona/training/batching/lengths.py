@@ -1,4 +1,4 @@
-"""How long rows are, what a micro-batch of them costs, and what a plan of micro-batches amounts to."""
+"""Lengths of rows, the cost of a micro-batch, and the figures of a plan of micro-batches."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ class Lengths(NamedTuple):
 
     @classmethod
     def split(cls, rows: Sequence[Mapping[str, Any]]) -> "Lengths":
-        """Of rows that `SplitCollator` cuts at their activation points."""
+        """Lengths of rows that `SplitCollator` cuts at their activation points."""
         numbers: dict[str, int] = {}
         transcript = np.array([numbers.setdefault(row["prefix_key"], len(numbers)) for row in rows])
         prefix = np.array([row["activation"] for row in rows])
@@ -27,41 +27,41 @@ class Lengths(NamedTuple):
 
     @classmethod
     def whole(cls, rows: Sequence[Mapping[str, Any]]) -> "Lengths":
-        """Of rows that are run as they are: all suffix. They keep their transcripts, and so their order."""
+        """Lengths of rows that are run whole: all suffix. They keep their transcripts, and so their order."""
         prefix, suffix, transcript = cls.split(rows)
         return cls(np.zeros_like(prefix), prefix + suffix, transcript)
 
 
 class MicroBatch(NamedTuple):
     rows: list[int]
-    """~i stands for row i without its review."""
+    """Indices; ~i stands for row i without its review."""
     tokens: int
-    """Of the padded batch: transcripts x the longest prefix + rows x the longest suffix."""
+    """Tokens of the padded batch: transcripts x the longest prefix + rows x the longest suffix."""
     cost: int
-    """The same with a suffix token counted `SUFFIX_COST` times."""
+    """The same, but a suffix token counts `SUFFIX_COST` times."""
 
 
 class Plan(NamedTuple):
-    """What the planned epochs amount to, over all ranks."""
+    """Figures of all planned epochs, over all ranks."""
 
     accumulation: int
     """Micro-batches of an optimizer step on each rank."""
     represented_tokens: int
     """Every row's prefix and suffix."""
     computed_tokens: int
-    """Each micro-batch's transcripts once, and its suffixes: what the model is run over, padding not counted."""
+    """Tokens that are run, without padding: of each micro-batch the transcripts once, and the suffixes."""
     padding_tokens: int
-    """Padding, and rows without their reviews that keep ranks in step."""
+    """Tokens of padding, and of the rows without reviews that keep ranks in step."""
     largest_tokens: int
     """The largest micro-batch, padded."""
     rows_over_budget: int
     """Rows that are longer than the budget and stand alone."""
     waiting_frac: float
-    """Share of the ranks' time in which they wait for the one with the costliest micro-batch."""
+    """Share of time that ranks spend waiting for the rank with the costliest micro-batch."""
 
     @property
     def padding_frac(self) -> float:
-        """Share of padding in all that is run."""
+        """Share of padding in all tokens that are run."""
         return self.padding_tokens / (self.computed_tokens + self.padding_tokens)
 
     def line(self) -> str:

@@ -1,10 +1,10 @@
-"""Which rows make an optimizer step, and its layout into micro-batches of little padding and equal work.
+"""Chooses the rows of each optimizer step, and lays a step out in micro-batches of little padding and equal work.
 
     batches = PersonaBatches(Lengths.split(rows), 16, world=2, rank=0, seed=42, epochs=3, tokens_per_batch=6144)
     DataLoader(RowsWithBlanks(rows, batches), batch_sampler=batches, collate_fn=collator)
 
-Which rows a step has depends on the seed, the epoch and the batch size alone, and so does the loss; how they are spread
-over ranks and micro-batches is a matter of speed. Rows that stand on one transcript stay together.
+The rows of a step, and so the loss, depend on the seed, the epoch and the batch size alone. Their layout over ranks and
+micro-batches changes nothing but the speed. Rows on one transcript stay together.
 """
 
 from collections import defaultdict, deque
@@ -28,17 +28,17 @@ _AT_ONCE = 2**21  # entries of an array that steps are laid out in
 class PersonaBatches(BatchRebalanceSampler):
     """The micro-batches of one rank: lists of row indices, `accumulation` of them per optimizer step.
 
-    Where the last step has fewer rows than micro-batches, each of the others holds a row without its review, given as
-    `~index` (see `RowsWithBlanks`): all ranks run equally often, and the loss stays what it is.
+    Where the last step has fewer rows than micro-batches, each empty micro-batch gets a row without its review, written
+    `~index` (see `RowsWithBlanks`): all ranks run equally often, and the loss does not change.
 
-    The Trainer passes children of this parent on as they are, and keeps accelerate from sharing them out once more. For
-    that there must be no attribute `batch_size`: a micro-batch of another size would be dropped.
+    The Trainer recognizes this parent class: it uses the batches unchanged, and accelerate does not distribute them
+    over the ranks again. There must be no attribute `batch_size`: micro-batches of other sizes would be dropped.
 
     Args:
         batch_size: rows per optimizer step over all ranks.
-        epochs: how many to plan for.
-        tokens_per_batch: the budget, in tokens of a padded micro-batch. `accumulation` is the least that keeps it in
-            every step of every epoch, save for rows that exceed it by themselves.
+        epochs: the number of epochs to plan.
+        tokens_per_batch: the budget, in tokens of a padded micro-batch. `accumulation` is the smallest number that
+            keeps the budget in every step of every epoch, except for rows that exceed it by themselves.
         micro_batch: rows of a micro-batch, instead of the budget.
         drop_last: leave out the last rows of an epoch that do not fill a step.
 
@@ -72,7 +72,7 @@ class PersonaBatches(BatchRebalanceSampler):
         if tokens_per_batch is None:
             self._most_rows = micro_batch or 1
             n_bins = batch_size // self._most_rows
-        else:  # as many rows as their suffixes allow, were they the shortest
+        else:  # as many rows as the budget allows for the shortest suffixes
             most = int((np.sort(lengths.suffix).cumsum() <= tokens_per_batch).sum())
             self._most_rows = min(max(1, most), batch_size)
             chunks = (self._ranges(rows) for epoch in range(epochs) for rows in self._sorted_steps(epoch))
@@ -110,7 +110,7 @@ class PersonaBatches(BatchRebalanceSampler):
                 yield deal([*bins, *[blank] * (n_bins - len(bins))], self.dp_size)
 
     def plan(self) -> Plan:
-        """Lays out all planned epochs and adds them up. Every rank gets the same."""
+        """The sums over all planned epochs, the same on every rank."""
         prefix, suffix, transcript = (values.tolist() for values in self.row_lengths)
         micro_steps = [ranks for epoch in range(self.epochs) for step in self.steps(epoch) for ranks in step]
         costs = np.array([[batch.cost for batch in ranks] for ranks in micro_steps])
@@ -129,9 +129,9 @@ class PersonaBatches(BatchRebalanceSampler):
         )
 
     def _sorted_steps(self, epoch: int) -> Iterator[np.ndarray]:
-        """(B, n) rows of B steps, from short prefixes to long ones, transcripts together; as many as go at once."""
+        """(B, n): rows of B steps, sorted by prefix length, transcripts together; as many steps as memory allows."""
         prefix, suffix, transcript = self.row_lengths
-        shared = np.where(prefix > 0, transcript, -1)  # without prefixes rows go by their suffixes
+        shared = np.where(prefix > 0, transcript, -1)  # without prefixes rows are sorted by their suffixes
         at_once = max(1, _AT_ONCE // (self.effective_batch_size * self._most_rows))
         for _, steps in groupby(self.step_rows(epoch), key=len):
             while chunk := list(islice(steps, at_once)):
@@ -145,10 +145,10 @@ class PersonaBatches(BatchRebalanceSampler):
 
 
 class RowsWithBlanks(Dataset):
-    """Rows for the indices that `PersonaBatches` gives: ~i is row i cut before its review, with the key `blank`.
+    """Rows for the indices of `PersonaBatches`: ~i gives row i cut before its review, with the key `blank`.
 
-    accelerate tells a dataset which epoch begins, and this one tells the batches. Neither it nor transformers (5.23)
-    reach them behind the two wrappers that they have where a run is resumed within an epoch on several ranks.
+    accelerate tells the dataset which epoch begins, and the dataset tells the batches. Where a run resumes within an
+    epoch on several ranks, two wrappers hide the batches from accelerate and from transformers (5.23).
     """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], batches: PersonaBatches) -> None:
@@ -172,8 +172,8 @@ class RowsWithBlanks(Dataset):
 def fill(groups: Sequence[Sequence[int]], size: int) -> list[list[int]]:
     """Whole groups, in order, into steps of exactly `size` rows; the last may be smaller.
 
-    One that does not fit is put off to the next step, and the next one that fits is taken. A group is cut only where
-    none fits, or where it is larger than a step.
+    A group that does not fit waits for the next step, and the next group that fits is taken. A group is cut only where
+    no group fits, or where it is larger than a step.
     """
     queues: dict[int, deque[tuple[int, Sequence[int]]]] = defaultdict(deque)  # by number of rows: (place, rows)
     for place, piece in enumerate(group[i : i + size] for group in groups for i in range(0, len(group), size)):
@@ -187,7 +187,7 @@ def fill(groups: Sequence[Sequence[int]], size: int) -> list[list[int]]:
             if not queues[chosen]:
                 del queues[chosen]
             step += piece[:room]
-            if rest := piece[room:]:  # the first of all in place, so the first of its new queue
+            if rest := piece[room:]:  # earlier than all others, so the first of its new queue
                 queues[len(rest)].appendleft((place, rest))
         steps.append(step)
     return steps
