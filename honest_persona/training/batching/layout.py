@@ -70,9 +70,7 @@ class Ranges(NamedTuple):
     def fewest_bins(self) -> np.ndarray:
         """(B,): the fewest micro-batches for each step that split no transcript which fits in one."""
         steps, n, most = self.weight.shape
-        total = np.full(
-            (steps, most + n), np.inf
-        )  # of the rows before an edge, after most - 1 columns of infinity
+        total = np.full((steps, most + n), np.inf)  # of the rows before an edge, after most - 1 columns of infinity
         total[:, most - 1] = 0
         for j in range(n):
             total[:, most + j] = (total[:, j : most + j][:, ::-1] + self.weight[:, j]).min(1) + 1
