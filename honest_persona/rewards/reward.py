@@ -3,7 +3,7 @@
     reward = reward_from("python:rewards.py:brevity")     # def brevity(conversations): return [float, ...]
     scores = score(reward, conversations)
 
-Another kind is one function from the text behind its name to a `Reward`: an entry of `KINDS`, or `register`.
+Another kind is one function from the text after `kind:` to a `Reward`: an entry of `KINDS`, or a call of `register`.
 """
 
 import importlib.util
@@ -37,7 +37,7 @@ def reward_from(text: str) -> Reward:
 
 
 def register(kind: str, make: Callable[[str], Reward]) -> None:
-    """Add a kind for this process. `make` gets the text behind `kind:`, and raises UserError where it is wrong."""
+    """Add a kind for this process. `make` gets the text after `kind:`, and raises UserError where the text is wrong."""
     assert kind not in KINDS, f"{kind!r} is taken"
     KINDS[kind] = make
 

@@ -189,4 +189,4 @@ def _check_texts(content: Any, place: str = "", depth: int = 0) -> None:
             _check_texts(key, f"a key of {place or 'the card'}", depth)
             _check_texts(value, f"{place}.{key}" if place else str(key), depth + 1)
     elif isinstance(content, str) and ("\0" in content or any("\ud800" <= c <= "\udfff" for c in content)):
-        raise ValueError(f"{place[:80]!a}: it holds a character that is none")
+        raise ValueError(f"{place[:80]!a}: it holds a character that no text may hold")

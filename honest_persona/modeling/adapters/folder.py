@@ -1,10 +1,11 @@
-"""An adapter's folder: which of its files are loaded, and that these are what was saved.
+"""An adapter's folder: which files are loaded, and a check that the loaded files are the saved ones.
 
     seal_folder(folder)     # the last file of a save
-    check_folder(folder)    # before anything of it is used
+    check_folder(folder)    # before any of its files is used
 
-The manifest covers what is loaded: weights, their config, card, tokenizer and chat template. Logs, evaluations and
-notes beside them are nobody's business. A file that would be loaded, and was not saved with the adapter, is an error.
+The manifest covers the files that are loaded: weights, their config, card, tokenizer and chat template. Logs,
+evaluations and notes beside them are not checked. A file that would be loaded, but was not saved with the adapter, is
+an error.
 """
 
 import math
@@ -27,7 +28,7 @@ _SMALL_BYTES = 4 * 2**20
 
 _LOADED = re.compile(
     r"adapter_model\..*|adapter_config\.json|honest_persona\.json"
-    # what the tokenizers of transformers look for, whichever class the config names
+    # the files that tokenizers of transformers look for, whichever class the config names
     r"|.*token.*\.json|.*vocab.*\.(json|txt)|merges\.txt|.*\.(model|tiktoken)|tekken\.json"
     r"|config\.json|.*processor_config\.json|chat_template.*|.*\.jinja|additional_chat_templates/.*",
     re.IGNORECASE,
@@ -47,11 +48,11 @@ _OURS = {
     "peft_type": lambda v: v == "LORA",
     "auto_mapping": lambda _: True,  # names a class of the base model; nothing here reads it
 }
-"""What an adapter of this package sets of PEFT's config, and whether a value can be one."""
+"""The fields of PEFT's config that an adapter of this package sets, each with a check of its value."""
 
 
 def is_loaded(name: str) -> bool:
-    """Whether a file of an adapter's folder is read when the adapter is."""
+    """Whether a file of an adapter's folder is read when the adapter is loaded."""
     return _LOADED.fullmatch(name) is not None
 
 
@@ -61,10 +62,10 @@ def seal_folder(folder: Path) -> None:
 
 
 def check_folder(folder: Path) -> bool:
-    """Whether the folder has a manifest, which then is true; one of an older version has none.
+    """Check the folder against its manifest; False where an older version has written no manifest.
 
     Raises:
-        UserError: a file is not what was saved, or was not saved with the others; with its name.
+        UserError: a file differs from the saved one, or was not saved with the adapter; names the file.
     """
     if not (folder / MANIFEST).is_file():
         return False
@@ -83,7 +84,7 @@ def check_folder(folder: Path) -> bool:
 
 
 def read_small(path: Path) -> str:
-    """The text of a file of some kilobytes. Raises ValueError: it is far larger, or no text."""
+    """The text of a small file. Raises ValueError: the file is far too large, or no text."""
     if (size := path.stat().st_size) > _SMALL_BYTES:
         raise ValueError(f"it has {size} bytes, which is far more than such a file has")
     return path.read_bytes().decode()
@@ -105,8 +106,8 @@ def check_lora_config(folder: Path) -> None:
     """Plain or activated LoRA of linear layers, and nothing else that PEFT can do: no code, no other weights.
 
     Raises:
-        UserError: adapter_config.json sets what no adapter of this package does, with the key. A folder without that
-            file is nothing to complain about here.
+        UserError: adapter_config.json sets a field as no adapter of this package does; names the key. A folder without
+            this file is accepted here.
     """
     if not (folder / CONFIG_NAME).is_file():
         return
@@ -129,12 +130,12 @@ def _defaults() -> Mapping[str, Any]:
 def tell_unsealed(folder: Path) -> None:
     """Warn, once for each folder."""
     getLogger(__name__).warning(
-        f"{folder}: an adapter of an older version, without {MANIFEST}: whether its files are as they were saved "
-        "cannot be checked. `python -m honest_persona export` writes a copy with one"
+        f"{folder}: an adapter of an older version, without {MANIFEST}: nobody can check whether its files are the "
+        "saved ones. `python -m honest_persona export` writes a copy with a manifest"
     )
 
 
 def _names(folder: Path) -> list[str]:
-    """Files at the top of the folder, and of the one folder that a tokenizer reads."""
+    """Files of the folder itself, and of the one inner folder that a tokenizer reads."""
     found = [*folder.iterdir(), *(folder / "additional_chat_templates").glob("*")]
     return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())

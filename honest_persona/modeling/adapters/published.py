@@ -1,7 +1,7 @@
-"""What a published adapter consists of, and a folder with it: one of this machine, or a repo of the Hub.
+"""The files of a published adapter, and the folder that holds them: on this machine, or from a repo of the Hub.
 
 resolve("checkpoints/my-run")      # the folder itself
-resolve("user/name")               # downloaded, the files of the allow-list alone
+resolve("user/name")               # downloads the files of the allow-list, and no others
 """
 
 import re
@@ -26,14 +26,14 @@ TOKENIZER = (
     "chat_template.jinja",
 )
 RESULTS, REPORT, README = "eval/results.json", "eval/report.html", "README.md"
-"""`report.html` holds transcripts of the data, so it is published only where it is asked for."""
+"""`report.html` holds transcripts of the data, so it is published on request only."""
 ALLOWED = (*REQUIRED, *TOKENIZER, MANIFEST, RESULTS, REPORT, README)
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def is_repo(path_or_repo: str | Path) -> bool:
-    """Whether it is a name `user/name`, and no path here. Beside a folder `user` it is a path, however mistyped."""
+    """Whether the text is a name `user/name` and no path. With a folder `user` here it counts as a mistyped path."""
     path = Path(path_or_repo)
     return _REPO.fullmatch(str(path_or_repo)) is not None and not path.exists() and not path.parent.is_dir()
 
@@ -41,7 +41,7 @@ def is_repo(path_or_repo: str | Path) -> bool:
 def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
     """The folder of an adapter; a repo of the Hub is downloaded.
 
-    Nothing but the allow-list is downloaded, so no pickle and no code; a second call reads the cache.
+    Only files of the allow-list are downloaded, so no pickle and no code; a second call reads the cache.
 
     Raises:
         UserError: there is no such repo, it cannot be reached, or a token is needed.
