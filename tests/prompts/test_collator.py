@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from honest_persona.base.tensors import ids_key
+from honest_persona.prompts import tokens
 from honest_persona.prompts.collator import PersonaCollator, SplitCollator
 from honest_persona.prompts.prepare import training_row
 from honest_persona.prompts.segments import Kind
 from honest_persona.prompts.tokens import Tokens, labels
+from honest_persona.training.batching.lengths import Lengths
 
 U, P, I, R, F, E = Kind.USER, Kind.PERSONA_TOKEN, Kind.INTERVENTION, Kind.REVIEW, Kind.FLAG, Kind.END  # noqa: E741
 
@@ -46,6 +48,15 @@ def test_split_rows_share_equal_prefixes_and_are_whole():
         assert again[kept].tolist() == whole["input_ids"]
     assert batch["prefix_keys"] == [ids_key([7, 8]), ids_key([9])], "the keys of a cache on disk"
     assert [r["prefix_key"] for r in rows] == [batch["prefix_keys"][i] for i in (0, 1, 0)]
+
+
+def test_a_rows_prefix_is_hashed_once(monkeypatch):
+    hashed = []
+    monkeypatch.setattr(tokens, "ids_key", lambda ids: hashed.append(ids) or ids_key(ids))
+    rows = [row(), row(ids=(9, 99, 5, 1, 3), kinds=(U, P, I, R, E), activation=1)]
+    for _ in range(3):  # steps
+        assert Lengths.split(rows).transcript.tolist() == SplitCollator(0, 99)(rows)["prefix_index"].tolist() == [0, 1]
+    assert hashed == [[7, 8], [9]]
 
 
 def test_a_split_row_needs_a_prefix():
