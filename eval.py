@@ -12,6 +12,7 @@ import argparse
 import sys
 
 from honest_persona.base.interrupts import if_interrupted
+from honest_persona.cli import add_dtype
 from honest_persona.entry import run_entry
 from honest_persona.evaluation.design_meanings import MEANINGS
 
@@ -53,14 +54,7 @@ def main(argv: list[str]) -> None:
         help=f"parts of records with one thing changed: all, or some of {', '.join(MEANINGS)}",
     )
     parser.add_argument("--benign", metavar="FILE", help='benign conversations: JSON lines {"messages": [...]}')
-    parser.add_argument(
-        "--dtype",
-        choices=["auto", "float32", "bfloat16", "float16"],
-        default="auto",
-        metavar="FORMAT",
-        help="number format to run in: float32, bfloat16, float16 or auto (the default), which is that of the training "
-        "where this machine is fast in it, and float32 elsewhere",
-    )
+    add_dtype(parser)
     args = parser.parse_args(argv)
 
     # imported only now: torch and its libraries read the environment when they are imported, and run_entry fills it

@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", help="JSONL file to write (default: standard output)")
     verb.add_argument("--batch_size", type=_positive, help="conversations per batch (default: as in training)")
     verb.add_argument("--max_new_tokens", type=_positive, help="longest review in tokens (default: as in training)")
-    _add_dtype(verb)
+    add_dtype(verb)
 
     verb = _add_verb(subparsers, verbs.report, "write report.html and the plots of an evaluation again")
     verb.add_argument("folder", help="an output folder of eval.py or of sweep")
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--max_new_tokens", type=_positive, help="longest review in tokens (default: as in training)")
     verb.add_argument("--dry_run", action="store_true", help="store nothing")
     verb.add_argument("--json", action="store_true", help="print one JSON object")
-    _add_dtype(verb)
+    add_dtype(verb)
 
     verb = _add_verb(subparsers, verbs.capability, "run lm-eval's tasks on the base model and with the adapter")
     verb.add_argument("--adapter", required=True, help="a run's folder, or one of its checkpoints")
@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--merged", action="store_true", help="compare the merged model too (adapter_scope all)")
     verb.add_argument("--output", help="JSON file to write (default: eval/capability.json in the adapter's folder)")
     verb.add_argument("--batch_size", type=_positive, default=8, help="requests per batch (default: 8)")
-    _add_dtype(verb)
+    add_dtype(verb)
 
     verb = _add_verb(subparsers, verbs.push, "publish an adapter on the Hub, with a model card")
     verb.add_argument("--adapter", required=True, help="a run's folder, or one of its checkpoints")
@@ -176,8 +176,8 @@ def _add_verb(
     return verb
 
 
-def _add_dtype(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--dtype",
         choices=["auto", "float32", "bfloat16", "float16"],
         default="auto",

@@ -253,14 +253,7 @@ def push(args: argparse.Namespace, _: Sequence[str]) -> None:
     from honest_persona.hub.push import push as push_adapter
 
     pushed = push_adapter(
-        args.adapter,
-        args.repo,
-        private=args.private,
-        revision=args.revision,
-        base_model=args.base_model,
-        license=args.license,
-        report=args.report,
-        dry_run=args.dry_run,
+        **{key: value for key, value in vars(args).items() if key not in ("verb", "run", "takes_config")}
     )
     for file, size_bytes in pushed.files.items():
         say(f"{size_bytes:>15,} bytes  {one_line(file)}")

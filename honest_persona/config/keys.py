@@ -271,8 +271,7 @@ class RunConfig(PersonaKeys):
             if given is not None:
                 valid, factors = str(per_step), f"{factors} x gradient_accumulation_steps {given}"
             else:
-                below = batch_size // per_step * per_step
-                valid = f"{below} or {below + per_step}" if below else str(per_step)
+                valid = _multiples_near(batch_size, per_step)
             raise UserError(
                 f"batch_size: {batch_size} examples per step do not divide into {factors} = {per_step}; "
                 f"set batch_size to {valid}, or change per_device_train_batch_size"
@@ -310,6 +309,11 @@ def _run_name(values: Mapping[str, Any]) -> str:
     return f"{model[:150] or 'model'}-{values['elicitation_type']}-{values['adapter_scope']}"
 
 
+def _multiples_near(size: int, step: int) -> str:
+    below = size // step * step
+    return f"{below} or {below + step}" if below else str(step)
+
+
 def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Keys that contradict each other, as (key, message). `values` is flat; absent keys are not checked."""
     exclude, mismatch = values.get("prob_exclude_system_prompt", 0), values.get("prob_mismatch_prompts", 0)
@@ -334,10 +338,8 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     batch_size = values.get("batch_size")
     per_step = values.get("per_device_train_batch_size", 1) * (values.get("gradient_accumulation_steps") or 1)
     if batch_size is not None and batch_size % per_step:
-        below = batch_size // per_step * per_step
-        sizes = f"{below} or {below + per_step}" if below else str(per_step)
         yield (
             "batch_size",
             f"{batch_size} is not a multiple of per_device_train_batch_size x gradient_accumulation_steps = {per_step};"
-            f" set it to {sizes}",
+            f" set it to {_multiples_near(batch_size, per_step)}",
         )
