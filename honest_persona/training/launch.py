@@ -23,8 +23,6 @@ from honest_persona.base.number_format import fastest_format
 from honest_persona.base.ranks import is_launched, rank
 from honest_persona.config.keys import CHECKPOINTS_DIR, RunConfig
 from honest_persona.config.persona import Persona
-from honest_persona.data.load import Loaded
-from honest_persona.data.splits import Splits
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import CARD_FILE
@@ -119,12 +117,13 @@ def _begun(assembly: Assembly, material: Material, folder: Path) -> _Run | None:
 
 
 def _train(run: _Run, callbacks: Sequence[TrainerCallback]) -> None:
-    assembly, folder = run.assembly, run.folder
+    assembly, config, folder = run.assembly, run.assembly.config, run.folder
     # made twice: ZeRO-3 shards a model as it is read, by these arguments, and what fits in memory shows on the model
-    args = assembly.arguments(folder, assembly.config.activation_checkpointing is True)
+    args = assembly.arguments(folder, config.activation_checkpointing is True)
     prepare_trackers(args.report_to or ())
     _tell_compiling(args)
-    base = _base_model(assembly)
+    dtype = getattr(torch, config.format_name)
+    base = load_base(config.model, config.model_revision, dtype, config.attn_implementation)
     run = replace(run, identity={**run.identity, "base_model": base_fingerprint(base)})
     if run.checkpoint is not None:
         check_same_run(run.checkpoint, run.identity)
@@ -141,12 +140,6 @@ def _train(run: _Run, callbacks: Sequence[TrainerCallback]) -> None:
             guard_trackers(trainer)
             _run_to_its_end(trainer, run, siblings)
     _save(trainer, run)
-
-
-def _base_model(assembly: Assembly) -> PreTrainedModel:
-    config = assembly.config
-    dtype = getattr(torch, config.format_name)
-    return load_base(config.model, config.model_revision, dtype, config.attn_implementation)
 
 
 def _adapted(base: PreTrainedModel, assembly: Assembly, args: TrainingArguments) -> PeftModel:
@@ -226,23 +219,16 @@ def _save(trainer: ResumableRun, run: _Run) -> None:
 
 
 def _tell_data(material: Material, seq_len: int) -> None:
-    if material.loaded is not None:
-        say(_summary(material.loaded, material.splits))
+    if (loaded := material.loaded) is not None:
+        parts = [
+            f"{name} {len(records):,} records of {len({r.item_id for r in records}):,} items"
+            for name, records in material.splits._asdict().items()
+            if records or name != "unused"
+        ]
+        counts = f"kept {len(loaded.records):,} + rejected {sum(loaded.rejected.values()):,}; {'; '.join(parts)}"
+        say(f"data: read {loaded.read:,} = {counts} (`python -m honest_persona data` shows the reasons)")
     if material.too_long:
         say(f"{len(material.too_long)} training records are longer than seq_len {seq_len} and are left out")
-
-
-def _summary(loaded: Loaded, splits: Splits) -> str:
-    parts = [
-        f"{name} {len(records):,} records of {len({r.item_id for r in records}):,} items"
-        for name, records in zip(splits._fields, splits, strict=True)
-        if records or name != "unused"
-    ]
-    return (
-        f"data: read {loaded.read:,} = kept {len(loaded.records):,} + rejected {sum(loaded.rejected.values()):,}; "
-        + "; ".join(parts)
-        + " (`python -m honest_persona data` shows the reasons)"
-    )
 
 
 def _check_what_is_there(folder: Path, resume: bool) -> None:

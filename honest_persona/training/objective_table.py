@@ -57,12 +57,4 @@ def objective_of(name: str) -> Objective:
     return _OBJECTIVES[name]
 
 
-register(
-    Objective(
-        "persona",
-        PersonaTrainer,
-        PersonaCollator.of,
-        SplitCollator.of,
-        own_keys=("flag_loss_multiplier",),
-    )
-)
+register(Objective("persona", PersonaTrainer, PersonaCollator.of, SplitCollator.of, own_keys=("flag_loss_multiplier",)))
