@@ -103,7 +103,7 @@ def follow_up(config: RunConfig, _: Sequence[str]) -> list[RunConfig]:
 FOLDS: Mapping[str, Callable[[RunConfig, Sequence[str]], list[RunConfig]]] = MappingProxyType(
     {"leave_one_topic_out": leave_one_topic_out, "topic_matrix": topic_matrix, "follow_up": follow_up}
 )
-"""The designs: (config, topics) -> the runs, each named after its fold."""
+"""The kinds of sweep: (config, topics) -> the runs, each named after its fold."""
 
 
 State = Literal["new", "begun", "trained", "evaluated"]
@@ -113,7 +113,7 @@ State = Literal["new", "begun", "trained", "evaluated"]
 class Sweep:
     """What all folds share."""
 
-    design: str
+    kind: str
     config: RunConfig
     limit: int | None
     topics: list[str]
@@ -122,19 +122,19 @@ class Sweep:
     @property
     def dataset(self) -> str:
         """For a topic matrix the records with their split: each fold is evaluated on held-out items of all topics."""
-        return str(self.folder / RECORDS_FILE) if self.design == "topic_matrix" else self.config.dataset
+        return str(self.folder / RECORDS_FILE) if self.kind == "topic_matrix" else self.config.dataset
 
 
-def sweep(config: RunConfig, design: str, limit: int | None = None, output: Path | None = None) -> Path:
+def sweep(config: RunConfig, kind: str, limit: int | None = None, output: Path | None = None) -> Path:
     """Train and evaluate every fold that is not done yet; returns the folder. Every rank of a launcher calls this.
 
     The topics are those that the config selects, trained and validation topics together. The heavy log is off in the
     folds: the evaluation at the end of each takes its place.
 
     Args:
-        design: a key of `FOLDS`.
+        kind: a key of `FOLDS`.
         limit: records per topic in each evaluation, chosen by `splits.sample_per_topic`; all where it is not given.
-        output: the sweep's folder; checkpoints/<run name>-<design> where it is not given.
+        output: the sweep's folder; checkpoints/<run name>-<kind> where it is not given.
 
     Raises:
         UserError: too little data for a fold; the folder holds a sweep begun with other settings, which are named. All
@@ -144,13 +144,13 @@ def sweep(config: RunConfig, design: str, limit: int | None = None, output: Path
         raise UserError("use_dummy_data: a sweep compares topics, and dummy data has none; leave it out")
     records = load_records(config.dataset, Selection.of(config.as_dict())).records
     topics = sorted({record.topic for record in records})
-    if design != "follow_up" and len(topics) < 2:
-        raise UserError(f"--{design}: the data has one topic only ({', '.join(topics)}); select more in train_topics")
-    folder = output or Path(CHECKPOINTS_DIR) / f"{config.run_name}-{design}"
+    if kind != "follow_up" and len(topics) < 2:
+        raise UserError(f"--{kind}: the data has one topic only ({', '.join(topics)}); select more in train_topics")
+    folder = output or Path(CHECKPOINTS_DIR) / f"{config.run_name}-{kind}"
     with _ranks_together():
         config = _in_one_format(config, folder)
-        given = Sweep(design, config, limit, topics, folder)
-        folds = FOLDS[design](config, topics)
+        given = Sweep(kind, config, limit, topics, folder)
+        folds = FOLDS[kind](config, topics)
         for fold in folds:
             _check_enough(fold, records)
         _check_same(given, folds)
@@ -159,7 +159,7 @@ def sweep(config: RunConfig, design: str, limit: int | None = None, output: Path
             _run_all(given, folds, records)
     if rank() == 0:
         print_sweep(_read(folder))
-        if design == "follow_up":
+        if kind == "follow_up":
             print_comparison(compare(folder / PLAIN, folder / PERSONA))
         say(f"figures in {folder / SWEEP_FILE}")
     return folder
@@ -167,7 +167,7 @@ def sweep(config: RunConfig, design: str, limit: int | None = None, output: Path
 
 def _run_all(given: Sweep, folds: Sequence[RunConfig], records: Sequence[Record]) -> None:
     if rank() == 0:
-        if given.design == "topic_matrix":
+        if given.kind == "topic_matrix":
             write_jsonl(_with_split(records, given.config), given.folder / RECORDS_FILE)
         _write(given, folds)
     for fold in rounds(folds, "fold", lambda fold: fold.run_name, lambda fold: _state(given, fold) == "evaluated"):
@@ -218,7 +218,9 @@ def _check_same(given: Sweep, folds: Sequence[RunConfig]) -> None:
     differing: set[str] = set()
     if (given.folder / SWEEP_FILE).exists():
         before = _read(given.folder)
-        differing |= {key for key in ("design", "limit") if before[key] != getattr(given, key)}
+        differing |= {
+            key for key, value in {"design": given.kind, "limit": given.limit}.items() if before[key] != value
+        }
     for fold in folds:
         path = given.folder / fold.run_name / FOLD_FILE
         if path.exists():
@@ -286,10 +288,10 @@ def _read(folder: Path) -> dict[str, Any]:
 def _write(given: Sweep, folds: Sequence[RunConfig]) -> None:
     """`sweep.json` with every fold that has been evaluated, and their records pooled; a follow-up is not pooled."""
     done = [given.folder / fold.run_name for fold in folds if _state(given, fold) == "evaluated"]
-    pooled = [] if given.design == "follow_up" else summarize([s for folder in done for s in _samples(given, folder)])
+    pooled = [] if given.kind == "follow_up" else summarize([s for folder in done for s in _samples(given, folder)])
     content = {
         "about": provenance(),
-        "design": given.design,
+        "design": given.kind,
         "limit": given.limit,
         "config": given.config.as_dict(),
         "folds": [
@@ -310,5 +312,5 @@ def _samples(given: Sweep, folder: Path) -> Iterator[Sample]:
     """The samples of every detector in one fold, without texts."""
     for name in (SAMPLES_FILE, BASELINES_FILE):
         for sample in read_samples(folder / "eval" / name):
-            if given.design == "topic_matrix" or sample.part == ACROSS:
+            if given.kind == "topic_matrix" or sample.part == ACROSS:
                 yield sample.without_texts()
