@@ -1,7 +1,5 @@
 """Reads values out of parsed JSON and checks each one; a wrong value is raised with its place in the file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

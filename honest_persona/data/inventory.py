@@ -1,7 +1,5 @@
 """Counts of a loaded dataset for `python -m honest_persona data`: how much was kept, how much was rejected, and why."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any

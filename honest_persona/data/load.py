@@ -7,8 +7,6 @@ columns. Bad data never raises; rejections.py says in which order defects are co
     loaded = load_records("builtin:sample", Selection(topics=("sycophancy",)))
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

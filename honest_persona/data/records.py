@@ -1,7 +1,5 @@
 """A record is one intervention with the response that it looks back at, typed and whole."""
 
-from __future__ import annotations
-
 import hashlib
 from typing import Literal
 

@@ -15,8 +15,6 @@ So a defect of the files shows in every run over them, and a quality filter coun
 otherwise have used. Group 1 is found by the readers (sources/), groups 2 to 5 by load.py and selection.py.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from honest_persona.base.words import FLAGS

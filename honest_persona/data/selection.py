@@ -1,7 +1,5 @@
 """Which records of a dataset a run asks for: by topic, tag, intervention type, model and share."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -43,7 +41,7 @@ class Selection:
     """The config keys that `of` reads."""
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Selection:
+    def of(cls, values: Mapping[str, Any]) -> "Selection":
         """The selection of a run's config; `values` are its keys and values."""
         train = names_of(values["train_topics"])
         return cls(

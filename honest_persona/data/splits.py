@@ -4,8 +4,6 @@ Every choice hashes an id with the seed, so the order of the records does not ma
 of the split when other files are added.
 """
 
-from __future__ import annotations
-
 import hashlib
 import heapq
 from collections import Counter, defaultdict

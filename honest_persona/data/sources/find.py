@@ -1,7 +1,5 @@
 """Which reader a dataset's name asks for."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

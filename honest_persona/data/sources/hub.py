@@ -1,7 +1,5 @@
 """A dataset of the Hub whose columns are a Record's."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 from honest_persona.base.errors import UserError

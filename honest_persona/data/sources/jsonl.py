@@ -1,7 +1,5 @@
 """JSON Lines with one record a line: reading and writing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rows with a Record's own columns, from JSON Lines or the Hub."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any

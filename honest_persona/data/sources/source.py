@@ -1,7 +1,5 @@
 """The result of a reader, and the steps that readers share: open a file, decode its JSON, show its name."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence

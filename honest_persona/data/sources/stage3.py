@@ -1,7 +1,5 @@
 """Reads a folder `<dir>/<topic>/batch_*.json` of stage-3 files, and locates every defect."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
