@@ -39,7 +39,7 @@ def prepared(config: RunConfig) -> tuple[TokenFormat, Material]:
 
 @dataclass(frozen=True)
 class Assembly:
-    """What all parts of a run are made from. The same on every rank, but for the batches, which are the rank's own."""
+    """What all parts of a run are made from. Every rank makes the same one, with batches of its own."""
 
     config: RunConfig
     objective: Objective
@@ -114,7 +114,7 @@ class Assembly:
     def prefix_cache(
         self, args: TrainingArguments, model: PeftModel, fingerprint: str, folder: Path, use: str
     ) -> PrefixCache | None:
-        """As the config asks; None for none. Each use has its own: training runs prefixes in autocast, logs do not."""
+        """The cache that the config asks for. Training and heavy log have one each: only training autocasts."""
         config = self.config
         if config.prefix_cache == "none" or not self.split:
             return None
@@ -134,7 +134,7 @@ class Assembly:
         prefix_cache: PrefixCache | None = None,
         run: Mapping[str, Any] | None = None,
     ) -> ResumableRun:
-        """The trainer with its batches, without callbacks: all of a run that a benchmark measures."""
+        """The trainer with its batches, without callbacks: what a benchmark measures of a run."""
         collator, own = self.objective.collator, {key: getattr(self.config, key) for key in self.objective.own_keys}
         if self.split and (reason := why_not_frozen(model)):
             say(f"frozen_prefix: {reason}; training runs on whole sequences")
@@ -195,7 +195,7 @@ def _is_zero3(args: TrainingArguments) -> bool:
 
 
 def _shapes(batches: PersonaBatches) -> set[Shape]:
-    """Of every micro-batch of the planned epochs, on all ranks."""
+    """The shapes of all micro-batches of the planned epochs, on all ranks."""
     prefix, suffix, transcript = batches.row_lengths
     shapes = set()
     for epoch in range(batches.epochs):

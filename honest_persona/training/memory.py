@@ -1,9 +1,9 @@
 """`activation_checkpointing: auto`: off where memory holds what a forward pass saves for its backward pass.
 
-What it saves is not estimated by a formula. The forward call is made with tensors that have a shape and no numbers
-(torch's FakeTensorMode) in place of the weights, and the storages that autograd keeps are added up. That takes no
-memory and seconds for a large model, counts the very operations of the model, its attention and its adapter, and works
-before DeepSpeed has set up a model whose weights ZeRO-3 has sharded.
+The amount is not estimated by a formula. The forward call is made with tensors that have a shape and no numbers
+(torch's FakeTensorMode) in place of the weights, and the storages that autograd keeps are added up. This measurement
+takes no memory, and seconds for a large model. It counts the actual operations of the model, its attention and its
+adapter, and works before DeepSpeed has set up a model whose weights ZeRO-3 has sharded.
 """
 
 import logging
@@ -25,15 +25,15 @@ from honest_persona.modeling.modes import in_mode
 from honest_persona.modeling.prefix.frozen import Prefix, run_prefix, suffix_arguments
 
 MARGIN_FRAC = 0.7
-"""The share of free memory to plan with; gradients of activations, and a fragmented heap, take from the rest."""
+"""The share of free memory to plan with; gradients of activations and a fragmented heap need the rest."""
 _STATE_BYTES = 16
 """Per trained parameter, float32: gradient, AdamW's two moments, and a master copy, a buffer or autocast's copy."""
 _TILE = 4096, 32768
 """Tokens and vocabulary entries that TRL's fused head scores at once."""
 _BYTES_PER_SCORE = 40, 8
-"""Without Triton the head's backward pass was measured to take 37; with it, scores become gradients in place."""
+"""Measured for the head's backward pass without Triton: 37. With Triton, scores become gradients in place."""
 _LIVE_PARAMETERS = 10**9
-"""ZeRO-3 keeps so many gathered at most (`stage3_max_live_parameters`)."""
+"""The most parameters that ZeRO-3 keeps gathered (`stage3_max_live_parameters`)."""
 
 
 class Shape(NamedTuple):
@@ -41,7 +41,7 @@ class Shape(NamedTuple):
 
     rows: int
     tokens: int
-    """Of a row that is trained on: of its suffix, or of the whole row where nothing is frozen."""
+    """Of a training row: tokens of its suffix, or of the whole row where no prefix is frozen."""
     transcripts: int = 0
     prefix_tokens: int = 0
 
@@ -51,7 +51,7 @@ class Shape(NamedTuple):
 
 
 def heaviest(shapes: Iterable[Shape]) -> set[Shape]:
-    """Those of which one saves the most: most suffix tokens, most tokens attended to, and most pairs of the two."""
+    """Three shapes, one of which saves the most: most suffix tokens, most tokens attended to, most pairs of the two."""
     shapes = set(shapes)
     return {
         max(shapes, key=lambda s: s.rows * s.tokens),
@@ -61,7 +61,7 @@ def heaviest(shapes: Iterable[Shape]) -> set[Shape]:
 
 
 class Saved(NamedTuple):
-    """Bytes that a micro-batch holds until its backward pass."""
+    """Bytes that a micro-batch keeps until its backward pass."""
 
     activations: int
     prefix: int
@@ -70,7 +70,7 @@ class Saved(NamedTuple):
 
 @contextmanager
 def counting_saved(parameters: Iterable[Tensor]) -> Iterator[Callable[[], int]]:
-    """Inside, what autograd saves is counted: every storage once, in bytes, those of `parameters` not at all."""
+    """Inside, counts what autograd saves: every storage once, in bytes, without the storages of `parameters`."""
     own = {StorageWeakRef(p.untyped_storage()) for p in parameters}
     sizes: dict[StorageWeakRef, int] = {}
 
@@ -100,11 +100,11 @@ def saved_bytes(
         cast: the dtype that parameters will have: DeepSpeed gives them all that of its config.
 
     Raises:
-        RuntimeError, TypeError, AttributeError: the model takes a turn that depends on the numbers, or has an operation
-            that torch cannot run without them.
+        RuntimeError, TypeError, AttributeError: the model has a branch that depends on the numbers, or an operation
+            that torch cannot run without numbers.
     """
     if device.type == "cpu":
-        device = torch.device("cpu")  # under DeepSpeed it is "cpu:0", which FakeTensorMode takes for another one
+        device = torch.device("cpu")  # DeepSpeed names it "cpu:0", which FakeTensorMode takes for another device
     call = _Call(model)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     hollow: dict[str, Tensor] = {}
@@ -135,14 +135,14 @@ def saved_bytes(
 
 
 class _Call(nn.Module):
-    """A forward call of training. What steers the model (ids, positions) has its numbers; the rest has none."""
+    """A forward call of training. Ids and positions, which steer the model, have numbers; all else has none."""
 
     def __init__(self, model: PeftModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, shape: Shape, mask: Tensor, prefix_mask: Tensor) -> list[Tensor]:
-        """Keys and values of the prefixes. Masks without numbers: no shortcut is taken for rows of one length."""
+        """Keys and values of the prefixes. Masks have no numbers, so the model takes no shortcut for equal lengths."""
         ids = torch.zeros(shape.rows, shape.tokens, dtype=torch.long, device=mask.device)
         arguments: dict[str, Any] = {"attention_mask": mask, "use_cache": False}
         states: list[Tensor] = []
@@ -164,7 +164,7 @@ def _widened(state: Tensor, shape: Shape) -> Tensor:
 
 
 def other_bytes(model: PeftModel, shape: Shape, device: torch.device, shards: int = 1) -> int:
-    """What training takes on `device` beside activations and prefixes, and does not hold yet. On the safe side.
+    """Bytes that training still needs on `device`, beside activations and prefixes; rather too many than too few.
 
     Args:
         shards: over how many ranks ZeRO spreads gradients and optimizer state.
@@ -200,8 +200,8 @@ def choose_checkpointing(
     Every rank calls this, with the shapes of its own micro-batches or of all.
 
     Args:
-        shapes: the micro-batches of the run; those that save the most are looked at.
-        free_bytes: `free_memory`, less what is promised elsewhere.
+        shapes: the micro-batches of the run; only the heaviest ones are measured.
+        free_bytes: `free_memory` without what is promised to others.
         autocast, cast: as in `saved_bytes`.
         shards: as in `other_bytes`.
         agree: an all-reduce (minimum) over the ranks of whether activations fit: the rank with least memory decides.
@@ -214,13 +214,13 @@ def choose_checkpointing(
     except (RuntimeError, TypeError, AttributeError) as error:
         agree(False)
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        return True, f"activation checkpointing is on: what this model saves cannot be foreseen ({reason})"
+        return True, f"activation checkpointing is on: what this model saves cannot be predicted ({reason})"
     saved, other, shape = max(plans, key=lambda plan: plan[0] + plan[1])
     here = fits(saved + other, free_bytes)
     everywhere = agree(here)
     figures = (
         f"a micro-batch of {shape} keeps {_gib(saved)} for the backward pass and needs {_gib(other)} for the rest; "
-        f"planned with are {MARGIN_FRAC:.0%} of the {_gib(free_bytes)} that are free"
+        f"the plan uses {MARGIN_FRAC:.0%} of the {_gib(free_bytes)} that are free"
     )
     elsewhere = "; another rank has too little memory" if here and not everywhere else ""
     return not everywhere, f"activation checkpointing is {'off' if everywhere else 'on'}: {figures}{elsewhere}"
@@ -232,7 +232,7 @@ def _gib(n_bytes: int) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch logs a traceback of what it then raises."""
+    """Without torch's log of a traceback, which torch then raises too."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True
     try:

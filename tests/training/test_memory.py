@@ -264,7 +264,7 @@ def test_what_cannot_be_foreseen_is_checkpointed():
         adapted("qwen3_moe"), [WHOLE], CPU, 2**50, agree=lambda here: bool(asked.append(here)) or here
     )
     assert on
-    assert "cannot be foreseen (Expected inputs of BF16 type" in why
+    assert "cannot be predicted (Expected inputs of BF16 type" in why
     assert asked == [False]
 
 
