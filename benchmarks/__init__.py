@@ -2,4 +2,4 @@
 
 from honest_persona.base.environment import load_environment
 
-load_environment()  # as train.py and eval.py do before torch is there: its allocator is the one of a run
+load_environment()  # before torch is imported, as in train.py and eval.py: so torch gets the allocator of a real run

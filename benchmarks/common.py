@@ -1,4 +1,4 @@
-"""What every benchmark shares: the machine in words, summaries of paired rounds, FLOP counting, table and JSON."""
+"""Shared by all benchmarks: a description of the machine, summaries of paired rounds, FLOP counting, table and JSON."""
 
 import math
 import os

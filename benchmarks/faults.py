@@ -1,10 +1,11 @@
-"""Runs killed by SIGKILL at random moments, resumed until they are done, and compared with one that nothing disturbed.
+"""Kills runs by SIGKILL at random moments, resumes them to the end, and compares them with an undisturbed run.
 
     python -m benchmarks.faults --runs 20 --json faults.json
 
 Two ranks, ZeRO-2 and ZeRO-3 in turn, dropout on, a checkpoint after every step. Of each four runs one is killed as a
-whole while it writes a checkpoint, one as a whole at a random moment (as by a power cut), and of two one rank alone, so
-that the launcher must end the other. The final adapter must be the undisturbed run's, byte for byte.
+whole while it writes a checkpoint, and one as a whole at a random moment (as by a power cut). Of the other two only one
+rank is killed, so that the launcher must end the other rank. The final adapter must equal the adapter of the
+undisturbed run, byte for byte.
 """
 
 import argparse

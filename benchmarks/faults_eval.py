@@ -1,11 +1,11 @@
-"""Evaluations killed by SIGKILL at random moments: the files that are left are whole and of one evaluation.
+"""Kills evaluations by SIGKILL at random moments: the files that they leave are whole and of one evaluation.
 
     python -m benchmarks.faults_eval --kills 20 --json faults_eval.json
 
 First two trainings with one run name, and two evaluations of one adapter, are started together: one of each must be
-refused with exit code 2. Then evaluations of one adapter, each with another number of records than the one before, are
-killed, every second one at any moment, the others once their writing has begun. What is left must be the set of one
-evaluation, whole, and drawn as a page; the next evaluation takes over from there.
+refused with exit code 2. Then evaluations of one adapter are killed, each with a different number of records: every
+second one at any moment, the others after their writing has begun. The files that are left must be the whole set of one
+evaluation, with a page; the next evaluation continues from there.
 """
 
 import argparse

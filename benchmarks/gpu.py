@@ -4,14 +4,14 @@
     python -m benchmarks.gpu --only tests,training
     python -m benchmarks.gpu --dry_run                # the same parts in miniature, on a CPU: tries this script
 
-tests       the tests marked gpu: the numbers are a CPU's, and DeepSpeed runs over NCCL
+tests       the tests marked gpu: numbers equal those of a CPU, and DeepSpeed runs over NCCL
 train       the default run
 eval        its adapter on held-out records
 training    seconds, FLOPs and memory of a training step, TRL's and ours
 heavy_log   reviews/s of a heavy log
 
-Each part is a process of its own with a time limit of its own. One that fails or runs out of time stops no other. The
-table at the end has a line for each. Exit code 1 where a part failed, 2 where there is no GPU.
+Each part is a process with a time limit of its own. A part that fails or runs out of time does not stop the others. The
+table at the end has a line for each part. Exit code 1 where a part failed, 2 where there is no GPU.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Time of a heavy log: each transcript run once, against every review generated from its full prompt.
+"""Times a heavy log that runs each transcript once against one that generates every review from its full prompt.
 
     python -m benchmarks.heavy_log --setup cpu --batches 8     # 8 of the batches of 13 topics x 128 samples
     python -m benchmarks.heavy_log --setup h200                # all of them
@@ -6,12 +6,12 @@
 
 whole   every row from its first token, once to write and once to score
 shared  each transcript run once
-held    its keys and values from the heavy log before, as with `prefix_cache: ram`
+held    keys and values of transcripts come from the heavy log before, as with `prefix_cache: ram`
 
-The ways take turns on every batch of the heavy log's own plan (whole, shared, held, whole, ...), and the reviews must
-be the same: all of them in float32, where a difference is an error; in bfloat16 the share of equal ones is told, since
-logits that differ in the last bit only may change places. A random model does not end its turn, so every review is
-written up to `--review_tokens`: the median of the real reviews.
+The three ways take turns on every batch of the heavy log's own plan (whole, shared, held, whole, ...). In float32 all
+reviews must be equal; a difference is an error. In bfloat16 the share of equal reviews is printed, because two logits
+that differ in the last bit only may change places. A random model does not end its turn, so every review is as long as
+`--review_tokens`, the median of real reviews.
 """
 
 import argparse

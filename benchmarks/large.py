@@ -4,8 +4,8 @@
     deepspeed --num_gpus 1 --module benchmarks.large --shape 70b          # ZeRO-3, weights in the host's memory
     python -m benchmarks.large --shape tiny
 
-Prints time, memory and what is trained. bfloat16 weights take 2 bytes each: 32b 66 GB and 70b 141 GB, on the GPU or in
-the host's memory. A shape that does not fit ends with PyTorch's out-of-memory error.
+Prints time, memory and the number of trained weights. bfloat16 weights take 2 bytes each: 32b 66 GB and 70b 141 GB, on
+the GPU or in the host's memory. A shape that does not fit ends with PyTorch's out-of-memory error.
 """
 
 import argparse

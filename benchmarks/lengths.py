@@ -1,4 +1,4 @@
-"""Rows as long as real records, and with their sharing of transcripts, made of random tokens.
+"""Rows of random tokens, as long as real records, that share transcripts as real records do.
 
 `lengths.json` has two selections of the SPT stage-3 data, counted with the 6,400-entry tokenizer of the public
 repository jingyaogong/minimind (a larger vocabulary gives shorter rows at about the same ratio of prefix to suffix):

@@ -1,4 +1,4 @@
-"""Models and sizes that benchmarks run at. Weights are random: speed and memory do not depend on what a model knows."""
+"""Models and sizes of benchmarks. Weights are random: speed and memory do not depend on a model's knowledge."""
 
 import copy
 from dataclasses import dataclass, field, replace

@@ -1,22 +1,22 @@
-"""What a step of training costs: TRL against the frozen prefix, on the same rows, step by step in one process.
+"""The cost of a training step: TRL against the frozen prefix, on the same rows, step by step in one process.
 
     python -m benchmarks.training --setup cpu     # a 104 M model of Qwen3's shape, two cores: minutes
     python -m benchmarks.training --setup gpu     # a model of Llama-3.2-1B's shape on any GPU of 24 GB
     python -m benchmarks.training --setup h200    # a model of Llama-3-8B's shape on one GPU of 140 GB
     python -m benchmarks.training --setup tiny    # seconds; its times mean nothing
 
-A  TRL's SFTTrainer as it comes: LoRA, activation checkpointing on
+A  TRL's SFTTrainer with its defaults: LoRA, activation checkpointing on
 B  TRL tuned: checkpointing off, micro-batches by length
 C  stock activated LoRA (PEFT) through TRL, tuned as B: the same maths as D, E and F
 D  frozen prefix
 E  frozen prefix, shared by the suffixes of a transcript, in micro-batches of a token budget
 F  E with the prefixes in the cache, as from the second epoch on
-G  E with activation checkpointing, for what it saves of memory (with --only A,E,G)
+G  E with activation checkpointing, to see how much memory it saves (with --only A,E,G)
 
 Every variant is a real trainer inside its own `train()` (see turns.py), over one base model whose weights they share.
-First each is by itself for two steps, whose FLOPs and memory are counted, and is given up. Then they take turns, A B C
-D E F A B C ..., one optimizer step each on the same rows, from the same adapter. A first round warms up; the rest are
-timed. Ratios are taken round by round.
+First each variant runs two steps alone; its FLOPs and memory are counted, and the variant is dropped. Then all variants
+take turns, A B C D E F A B C ..., with one optimizer step each on the same rows, from the same adapter. The first round
+warms up; the other rounds are timed. Ratios are taken round by round.
 """
 
 import argparse
