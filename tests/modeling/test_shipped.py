@@ -8,7 +8,7 @@ import pytest
 from honest_persona.base.errors import UserError
 from honest_persona.modeling import builtin
 from honest_persona.modeling.load import embedding_rows, get_model
-from honest_persona.modeling.shipped import CARD, verify_files
+from honest_persona.modeling.shipped import FACTS_FILE, verify_files
 
 
 @pytest.fixture
@@ -30,14 +30,14 @@ def test_the_organism_loads_under_its_name():
 
 def test_every_shipped_file_is_listed():
     for folder in builtin.FOLDERS.values():
-        listed = json.loads((folder / CARD).read_text())["sha256"]
-        assert set(listed) == {path.name for path in folder.iterdir()} - {CARD}
+        listed = json.loads((folder / FACTS_FILE).read_text())["sha256"]
+        assert set(listed) == {path.name for path in folder.iterdir()} - {FACTS_FILE}
         verify_files(folder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
 def test_an_altered_file_is_named_with_its_hash(organism, name):
-    expected = json.loads((organism / CARD).read_text())["sha256"][name]
+    expected = json.loads((organism / FACTS_FILE).read_text())["sha256"][name]
     content = bytearray((organism / name).read_bytes())
     content[len(content) // 2] ^= 1
     (organism / name).write_bytes(content)
@@ -49,7 +49,7 @@ def test_a_missing_file_is_named_with_its_hash(organism):
     (organism / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model\.safetensors is missing \(expected SHA-256 [0-9a-f]{64}\)"):
         get_model("builtin:organism")
-    (organism / CARD).unlink()
+    (organism / FACTS_FILE).unlink()
     with pytest.raises(UserError, match=r"card\.json is missing"):
         get_model("builtin:organism")
 
