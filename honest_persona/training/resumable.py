@@ -70,6 +70,14 @@ class ResumableRun(Trainer):
         """
         return {}
 
+    def over_ranks(self, loss: torch.Tensor, num_items_in_batch: Any) -> torch.Tensor:
+        """A loss that was divided by `num_items_in_batch`, which counts every rank's items, for the backward pass.
+
+        Gradients are averaged over the ranks, so the loss is multiplied by their number.
+        """
+        counted = self.args.average_tokens_across_devices and num_items_in_batch is not None
+        return loss * self.accelerator.num_processes if counted else loss
+
     def training_step(self, model, inputs, num_items_in_batch=None):
         """As the Trainer's.
 

@@ -54,9 +54,7 @@ class PersonaTrainer(ResumableRun, CastsOncePerStep, SFTTrainer):
         loss = sums.pop("loss")
         if model.training:
             self.sums.add(**sums, right_tokens=outputs.is_top1.sum(), tokens=tokens[0], computed_tokens=tokens[1])
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            # num_items counts the tokens of every rank, and the gradients are averaged over the ranks
-            loss = loss * self.accelerator.num_processes
+        loss = self.over_ranks(loss, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:

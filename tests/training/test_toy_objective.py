@@ -5,6 +5,8 @@ Where one of these tests needs an edit of another file, the table of objectives 
 
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from honest_persona.training import objective_table
 from honest_persona.training.launch import train
 from honest_persona.training.objective_table import Objective, register
 from honest_persona.training.resumable import ResumableRun
-from tests.training.launches import ROOT, TINY, Run
+from tests.training.launches import ROOT, TINY, Run, launch
 
 SMOOTHING = 0.2
 
@@ -40,10 +42,14 @@ class SmoothedTrainer(ResumableRun, SFTTrainer):
         gate = activation_arguments(self.card.persona.adapter_scope, inputs["activation"], ids.shape[1])
         logits = model(input_ids=ids, attention_mask=mask, **gate, use_cache=False).logits
         self.sums.add(tokens=mask.sum(), supervised=(inputs["labels"] != IGNORED).sum())
-        return smoothed(logits, inputs["labels"], num_items_in_batch)
+        return self.over_ranks(smoothed(logits, inputs["labels"], num_items_in_batch), num_items_in_batch)
 
     def figures(self, sums):
         return {"supervised_frac": sums["supervised"] / sums["tokens"]}
+
+
+def register_smoothed():
+    register(Objective("smoothed", SmoothedTrainer, PersonaCollator.of), trainer_options.options_of("persona"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,7 +58,7 @@ def registered():
     with pytest.MonkeyPatch.context() as patch:
         for module, table in ((objective_table, "_OBJECTIVES"), (trainer_options, "_OPTIONS")):
             patch.setattr(module, table, dict(getattr(module, table)))
-        register(Objective("smoothed", SmoothedTrainer, PersonaCollator.of), trainer_options.options_of("persona"))
+        register_smoothed()
         yield
 
 
@@ -73,9 +79,13 @@ SHORT = {
 }
 
 
-def run_of(name, *flags, config=TINY[1], objective="smoothed", **settings):
+def words_of(name, *flags, objective="smoothed", **settings):
     words = [word for key, value in {**SHORT, **settings}.items() for word in (f"--{key}", value)]
-    return Run(0, "", train(load_config(config, [*words, "--objective", objective, "--run_name", name, *flags])))
+    return [*words, "--objective", objective, "--run_name", name, *flags]
+
+
+def run_of(name, *flags, config=TINY[1], **settings):
+    return Run(0, "", train(load_config(config, words_of(name, *flags, **settings))))
 
 
 def stopped(run, name):
@@ -128,6 +138,17 @@ def test_its_adapter_is_evaluated(whole):
     assert results.row("within").n + results.row("across").n == len(results.samples) > 0
 
 
+@pytest.mark.slow
+def test_two_ranks_have_the_same_losses(whole, tmp_path):
+    """This file is an entry point too: it registers the objective in each process, and trains."""
+    here = Path(__file__).relative_to(ROOT)
+    words = words_of("ranks", deepspeed="ds_configs/zero3.json", val_samples_per_topic="0")
+    run = launch(tmp_path, "ranks", *TINY, *words, launcher="deepspeed", script=str(here))
+    assert run.code == 0, run.output[-3000:]
+    assert run.series("loss") == pytest.approx(whole.series("loss"), abs=1e-5)
+    assert run.series("grad_norm") == pytest.approx(whole.series("grad_norm"), rel=1e-3)
+
+
 def test_its_loss_by_hand():
     logits = torch.randn(1, 3, 5, generator=torch.Generator().manual_seed(0))
     log_p = logits.log_softmax(-1)
@@ -150,3 +171,11 @@ def test_it_trains_the_organism(tmp_path, monkeypatch):
     logs = [json.loads(path.read_text()) for path in sorted(again.folder.glob("heavy_log/*/results.json"))]
     assert [log["about"]["step"] for log in logs] == [0, 32]
     assert evaluate_adapter(str(again.folder), limit=4, baselines="none").row("within").n > 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    from train import main
+
+    register_smoothed()
+    main([word for word in sys.argv[1:] if not word.startswith("--local_rank")])
