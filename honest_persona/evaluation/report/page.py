@@ -24,7 +24,7 @@ from honest_persona.evaluation.design_meanings import MEANINGS
 from honest_persona.evaluation.provenance import MADE
 from honest_persona.evaluation.report import plots
 from honest_persona.evaluation.report.page_tables import (
-    Row,
+    ResultsRow,
     Rows,
     Scores,
     Table,
@@ -142,7 +142,7 @@ def _results(folder: Path, content: Mapping[str, Any], found: Plots) -> dict[str
     }
 
 
-def _has_headline(row: Row) -> bool:
+def _has_headline(row: ResultsRow) -> bool:
     return any(row["rates"].get(metric.name) is not None for metric in shown(Place.HEADLINE))
 
 

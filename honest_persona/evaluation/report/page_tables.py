@@ -11,19 +11,19 @@ from typing import Any
 from honest_persona.base.words import ALL, HONEST_PERSONA, VARIANTS
 from honest_persona.statistics.metrics import Metric, Place, named, shown
 
-Row = dict[str, Any]
+ResultsRow = dict[str, Any]
 """A row of results.json, with its place `at`: `<file>#<JSON pointer>` (RFC 6901)."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    rows: list[Row]
+    rows: list[ResultsRow]
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]], at: str) -> "Rows":
         return cls([{**row, "at": f"{at}/{i}"} for i, row in enumerate(rows)])
 
-    def get(self, detector: str, part: str, **of: str) -> Row | None:
+    def get(self, detector: str, part: str, **of: str) -> ResultsRow | None:
         """The row of a group; `topic`, `variant`, `model` and `difficulty` are `all` where they are not given."""
         wanted = {"topic": ALL, "variant": ALL, "model": ALL, "difficulty": ALL, **of}
         wanted |= {"detector": detector, "part": part}
@@ -43,7 +43,7 @@ class Rows:
         """All detectors, the honest persona first."""
         return list(dict.fromkeys([HONEST_PERSONA, *(row["detector"] for row in self.rows)]))
 
-    def strongest_baseline(self, part: str, metric: str) -> Row | None:
+    def strongest_baseline(self, part: str, metric: str) -> ResultsRow | None:
         rows = [row for name in self.detectors[1:] if (row := self.get(name, part))]
         defined = [row for row in rows if row["rates"].get(metric) is not None]
         return max(defined, key=lambda row: row["rates"][metric], default=None)
@@ -56,12 +56,12 @@ class Table:
     caption: str
     heads: tuple[str, str]
     """What the groups are, and what the rows are."""
-    groups: dict[str, list[tuple[str, Row, list[Row | None]]]] = field(default_factory=dict)
+    groups: dict[str, list[tuple[str, ResultsRow, list[ResultsRow | None]]]] = field(default_factory=dict)
     """By group: name, row, and the rows of variant A and of B."""
     notes: dict[str, int] = field(default_factory=dict)
     """Texts with their numbers."""
 
-    def add(self, group: str, name: str, rows: Rows, row: Row) -> None:
+    def add(self, group: str, name: str, rows: Rows, row: ResultsRow) -> None:
         of = {key: row[key] for key in ("topic", "model", "difficulty")}
         within = [rows.get(row["detector"], row["part"], **of, variant=variant) for variant in VARIANTS]
         self.groups.setdefault(group, []).append((name, row, within))
@@ -109,7 +109,7 @@ def detectors_table(rows: Rows) -> Table:
 class Scores:
     """The metrics of `Place.SCORES`: a line per metric, a column per part."""
 
-    rows: dict[str, Row]
+    rows: dict[str, ResultsRow]
     metrics: dict[str, Metric] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
 
