@@ -1,6 +1,7 @@
 """The shipped table of the trainer's fields says what TRL's class says, and is not used for other versions of TRL."""
 
 import json
+from importlib.metadata import version
 
 import pytest
 
@@ -25,11 +26,26 @@ def shipped(tmp_path, monkeypatch):
     trainer_table.fields_of.cache_clear()
 
 
+MADE_FROM = json.loads(trainer_table.PATH.read_text(encoding="utf-8"))["made from"]
+where_it_holds = pytest.mark.skipif(
+    MADE_FROM != {name: version(name) for name in MADE_FROM},
+    reason=f"the table is made from {MADE_FROM}, which are not the installed versions: it is not used",
+)
+
+
+def test_the_shipped_table_is_made_from_the_locked_versions(root):
+    pins = (root / "requirements.lock").read_text().splitlines()
+    missing = [pin for pin in (f"{name}=={number}" for name, number in MADE_FROM.items()) if pin not in pins]
+    assert not missing, "run: python -m honest_persona.config.trainer_table"
+
+
+@where_it_holds
 def test_the_shipped_table_is_that_of_the_installed_libraries():
     shipped = trainer_table.PATH.read_text(encoding="utf-8")
     assert shipped == trainer_table.made_table(), "run: python -m honest_persona.config.trainer_table"
 
 
+@where_it_holds
 def test_the_table_answers_as_the_class_does(monkeypatch):
     """Every field with odd values, and with each of its choices."""
     table, live = trainer_table.fields_of(OPTIONS), trainer_table.live_fields(OPTIONS)
@@ -60,6 +76,7 @@ def answer(name, value):
 @pytest.mark.parametrize("library", ["trl", "transformers"])
 def test_for_another_version_the_class_itself_is_asked(shipped, library):
     content, put = shipped
+    content["made from"] = {name: version(name) for name in MADE_FROM}
     del content["trl.SFTConfig"]["max_steps"]
     put(content)
     assert "max_steps" not in trainer_table.fields_of(OPTIONS), "the table is what is read"
