@@ -28,7 +28,7 @@ def shipped(tmp_path, monkeypatch):
 
 MADE_FROM = json.loads(trainer_table.PATH.read_text(encoding="utf-8"))["made from"]
 where_it_holds = pytest.mark.skipif(
-    MADE_FROM != {name: version(name) for name in MADE_FROM},
+    {name: version(name) for name in MADE_FROM} != MADE_FROM,
     reason=f"the table is made from {MADE_FROM}, which are not the installed versions: it is not used",
 )
 
