@@ -8,7 +8,9 @@ Another kind is one function from the text after `kind:` to a `Reward`: an entry
 
 import importlib.util
 import math
-from collections.abc import Callable, Mapping, Sequence
+import reprlib
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from numbers import Real
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -44,13 +46,24 @@ def register(kind: str, make: Callable[[str], Reward]) -> None:
 
 def score(reward: Reward, conversations: Sequence[Conversation]) -> list[float]:
     """The reward of each conversation. Raises UserError: not one finite number for each."""
-    numbers = list(reward(conversations))
-    if len(numbers) != len(conversations):
-        raise UserError(f"reward {reward.name}: {len(numbers)} numbers for {len(conversations)} conversations")
+    n, given = len(conversations), reward(conversations)
+    if not isinstance(given, Iterable) or isinstance(given, Mapping | Set | str) or getattr(given, "shape", None) == ():
+        raise UserError(f"reward {reward.name}: {reprlib.repr(given)} is no list of numbers, one per conversation")
+    numbers = list(given)
+    if len(numbers) != n:
+        raise UserError(f"reward {reward.name}: {len(numbers)} numbers for {n} conversations")
     for i, number in enumerate(numbers):
-        if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number):
-            raise UserError(f"reward {reward.name}: {number!r} for conversation {i}; it must be a finite number")
+        if not _is_finite(number):
+            what = reprlib.repr(number)
+            raise UserError(f"reward {reward.name}: {what} for conversation {i}; it must be a finite number")
     return [float(number) for number in numbers]
+
+
+def _is_finite(number: object) -> bool:
+    try:
+        return isinstance(number, Real) and not isinstance(number, bool) and math.isfinite(number)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 class PythonFunction(NamedTuple):
@@ -66,10 +79,12 @@ class PythonFunction(NamedTuple):
     def of(cls, what: str) -> "PythonFunction":
         """Runs the file. Raises UserError: there is no such file or function."""
         file, _, name = what.rpartition(":")
-        spec = importlib.util.spec_from_file_location(Path(file).stem, file) if Path(file).is_file() else None
+        own_name = f"honest_persona_reward_{Path(file).stem}"
+        spec = importlib.util.spec_from_file_location(own_name, file) if Path(file).is_file() else None
         if spec is None or spec.loader is None:
             raise UserError(f"reward python:{what}: {file!r} is no Python file; write python:FILE.py:FUNCTION")
         module = importlib.util.module_from_spec(spec)
+        sys.modules[own_name] = module  # where dataclasses look for the module of a class
         spec.loader.exec_module(module)
         function = getattr(module, name, None)
         if not callable(function):

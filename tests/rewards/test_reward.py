@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from honest_persona.base.errors import UserError
@@ -62,6 +63,27 @@ def test_a_function_of_a_file(tmp_path):
     assert score(reward, []) == []
 
 
+def test_a_file_with_a_dataclass_and_a_generator(tmp_path):
+    file = tmp_path / "scales.py"
+    file.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n\n\n@dataclass\nclass Scale:\n"
+        "    by: float = 2.0\n\n\ndef double(conversations):\n    for _ in conversations:\n        yield Scale().by\n"
+    )
+    assert score(reward_from(f"python:{file}:double"), TWO) == [2.0, 2.0]
+
+
+def test_a_reward_that_removes_conversations():
+    class Greedy(NamedTuple):
+        name: str = "greedy"
+
+        def __call__(self, conversations):
+            conversations.clear()
+            return []
+
+    with pytest.raises(UserError, match="reward greedy: 0 numbers for 2 conversations"):
+        score(Greedy(), list(TWO))
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [
@@ -90,6 +112,13 @@ def test_what_is_no_function_of_a_file(tmp_path, monkeypatch, what, message):
         ([0.5, None], "None for conversation 1"),
         ([0.5, "1"], "'1' for conversation 1"),
         ([True, 0.5], "True for conversation 0"),
+        ([0.5, 10**400], "1000.*000 for conversation 1"),
+        (None, "None is no list"),
+        (1.0, "1.0 is no list"),
+        (np.array(1.0), "array.* is no list"),
+        ({1.0: "a", 2.0: "b"}, r"\{1.0: 'a', 2.0: 'b'\} is no list"),
+        ({1.0, 2.0}, r"\{1.0, 2.0\} is no list"),
+        ("12", "'12' is no list"),
     ],
 )
 def test_numbers_that_are_not_one_finite_number_each(numbers, message):
