@@ -53,7 +53,7 @@ def _all_is_none(value: Any) -> Any:
 
 def _objective(value: str) -> str:
     if value not in objectives():
-        raise ValueError(f"must be one of {', '.join(objectives())}")
+        raise ValueError(f"must be one of {', '.join(objectives())} (or your own: docs/extending.md)")
     return value
 
 
