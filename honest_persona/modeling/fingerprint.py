@@ -1,8 +1,8 @@
 """Recognizes a base model by its weights."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -28,12 +28,9 @@ def base_fingerprint(model: Model) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def _gathered(parameter: torch.nn.Parameter) -> Iterator[None]:
-    if hasattr(parameter, "ds_id"):  # sharded by ZeRO-3
-        import deepspeed
+def _gathered(parameter: torch.nn.Parameter) -> AbstractContextManager[Any]:
+    if not hasattr(parameter, "ds_id"):  # not sharded by ZeRO-3
+        return nullcontext()
+    import deepspeed
 
-        with deepspeed.zero.GatheredParameters([parameter]):
-            yield
-    else:
-        yield
+    return deepspeed.zero.GatheredParameters([parameter])

@@ -1,10 +1,23 @@
-"""Training and eval mode for the length of a block; after the block every module is in its earlier mode."""
+"""Modes and attributes set for the length of a block; after the block each has its earlier value."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+
+@contextmanager
+def with_attribute(owners: Iterable[Any], name: str, value: Any) -> Iterator[None]:
+    """Inside, the attribute `name` of each owner is `value`."""
+    before = [(owner, getattr(owner, name)) for owner in owners]
+    for owner, _ in before:
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for owner, earlier in before:
+            setattr(owner, name, earlier)
 
 
 @contextmanager
@@ -29,17 +42,13 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     PEFT's activated LoRA leaves hooks in checkpointed layers until a backward pass; a forward pass without one would
     make the next training step fail, so checkpointing must be off here.
     """
-    checkpointed: list[Any] = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False) is True]
+    checkpointed = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False) is True]
     cpu_state = torch.get_rng_state()
     device_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    for module in checkpointed:
-        module.gradient_checkpointing = False
     try:
-        with in_mode(model, training=False):
+        with with_attribute(checkpointed, "gradient_checkpointing", False), in_mode(model, training=False):
             yield
     finally:
-        for module in checkpointed:
-            module.gradient_checkpointing = True
         torch.set_rng_state(cpu_state)
         if device_states:
             torch.cuda.set_rng_state_all(device_states)

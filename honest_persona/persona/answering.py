@@ -20,6 +20,7 @@ from honest_persona.base.errors import RankError
 from honest_persona.base.tensors import integers, pad_with_mask
 from honest_persona.modeling.adapters.lora import activation_arguments
 from honest_persona.modeling.adapters.tuning import gate_of, ungated
+from honest_persona.modeling.modes import with_attribute
 from honest_persona.modeling.prefix.cache import PrefixCache
 from honest_persona.modeling.prefix.frozen import positions, run_prefix, run_suffixes, suffix_arguments, why_not_frozen
 from honest_persona.modeling.zero import is_sharded
@@ -121,7 +122,8 @@ class WholeRows:
         )
         # transformers keeps ranks in step wherever ZeRO-3 is set up; with whole weights none has to wait for the others
         alone = {} if is_sharded(self.model) else {"synced_gpus": False}
-        with _generation_config(self.model, config):
+        # the model's own config too: from there transformers takes what a call's config leaves open
+        with with_attribute([self.model.get_base_model()], "generation_config", config):
             output = self.model.generate(
                 **inputs, **alone, generation_config=config, logits_processor=LogitsProcessorList([_Finite()])
             )
@@ -236,18 +238,6 @@ class SharedPrefixes:
                 ids, **suffix_arguments(self.prefix, mask, torch.tensor(prefix_of, device=device))
             ).logits
         return of_flags(logits[:, 0], self.form)
-
-
-@contextmanager
-def _generation_config(model: PeftModel, config: GenerationConfig) -> Iterator[None]:
-    """Inside, `config` is the model's own, from which transformers takes what a call's config leaves open."""
-    base: Any = model.get_base_model()
-    shipped = base.generation_config
-    base.generation_config = config
-    try:
-        yield
-    finally:
-        base.generation_config = shipped
 
 
 def _up_to(end_id: int, row: list[int]) -> list[int]:

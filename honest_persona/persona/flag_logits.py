@@ -29,11 +29,8 @@ def one_token_per_row(model: PeftModel, places: Tensor) -> Iterator[None]:
         return inputs[0][rows, places][:, None]
 
     base: Any = model.get_base_model()
-    handle = base.get_output_embeddings().register_forward_pre_hook(pick)
-    try:
+    with base.get_output_embeddings().register_forward_pre_hook(pick):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -56,11 +53,8 @@ def precise_flags(model: PeftModel, form: TokenFormat) -> Iterator[None]:
             precise[..., flags] = torch.nn.functional.linear(inputs[0].float(), head.weight[flags].float(), bias)
         return precise
 
-    handle = head.register_forward_hook(again, prepend=True)  # before ZeRO-3 takes the weight away again
-    try:
+    with head.register_forward_hook(again, prepend=True):  # before ZeRO-3 takes the weight away again
         yield
-    finally:
-        handle.remove()
 
 
 def of_flags(logits: Tensor, form: TokenFormat) -> Tensor:

@@ -21,7 +21,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from honest_persona.modeling.adapters.lora import cast_by_autocast, castable
 from honest_persona.modeling.adapters.tuning import backbone_of, ungated
-from honest_persona.modeling.modes import in_mode
+from honest_persona.modeling.modes import in_mode, with_attribute
 from honest_persona.modeling.prefix.frozen import Prefix, run_prefix, suffix_arguments
 
 MARGIN_FRAC = 0.7
@@ -34,6 +34,9 @@ _BYTES_PER_SCORE = 40, 8
 """Measured for the head's backward pass without Triton: 37. With Triton, scores become gradients in place."""
 _LIVE_PARAMETERS = 10**9
 """The most parameters that ZeRO-3 keeps gathered (`stage3_max_live_parameters`)."""
+
+_TORCHS_LOG = logging.getLogger("torch._subclasses.fake_tensor")
+"""Would show the traceback of an error that torch then raises too."""
 
 
 class Shape(NamedTuple):
@@ -126,7 +129,7 @@ def saved_bytes(
         in_mode(model, training=True),
         ungated(model),
         cast_by_autocast(layers),
-        _quiet(),
+        with_attribute([_TORCHS_LOG], "disabled", True),
         casting,
         counting_saved(hollow.values()) as count,
     ):
@@ -181,10 +184,6 @@ def other_bytes(model: PeftModel, shape: Shape, device: torch.device, shards: in
     return to_come + trained * _STATE_BYTES // shards + live + tile + hidden
 
 
-def fits(needed_bytes: int, free_bytes: int, margin_frac: float = MARGIN_FRAC) -> bool:
-    return needed_bytes <= margin_frac * free_bytes
-
-
 def choose_checkpointing(
     model: PeftModel,
     shapes: Iterable[Shape],
@@ -216,7 +215,7 @@ def choose_checkpointing(
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         return True, f"activation checkpointing is on: what this model saves cannot be predicted ({reason})"
     saved, other, shape = max(plans, key=lambda plan: plan[0] + plan[1])
-    here = fits(saved + other, free_bytes)
+    here = saved + other <= MARGIN_FRAC * free_bytes
     everywhere = agree(here)
     figures = (
         f"a micro-batch of {shape} keeps {_gib(saved)} for the backward pass and needs {_gib(other)} for the rest; "
@@ -228,14 +227,3 @@ def choose_checkpointing(
 
 def _gib(n_bytes: int) -> str:
     return f"{n_bytes / 2**30:,.2f} GiB"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's log of a traceback, which torch then raises too."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before

@@ -20,7 +20,6 @@ from honest_persona.training.memory import (
     Shape,
     choose_checkpointing,
     counting_saved,
-    fits,
     heaviest,
     other_bytes,
     saved_bytes,
@@ -232,7 +231,6 @@ def test_the_decision_both_ways():
     model, shapes = adapted(), [SHARED_PREFIX, Shape(1, 5)]
     needed = sum(saved_bytes(model, SHARED_PREFIX, CPU)) + other_bytes(model, SHARED_PREFIX, CPU)
     enough = int(needed / MARGIN_FRAC) + 1
-    assert fits(needed, enough)
     off, why = choose_checkpointing(model, shapes, CPU, enough)
     assert not off
     assert why.startswith(

@@ -4,8 +4,8 @@ Scope `persona` is PEFT's activated LoRA (arXiv 2504.12397) with explicit offset
 place where "active from the activation point on" becomes arguments for a forward call is `activation_arguments`.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from itertools import takewhile
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from honest_persona.base.errors import UserError
 from honest_persona.base.words import AdapterScope
 from honest_persona.modeling.adapters.tuning import ADAPTER
+from honest_persona.modeling.modes import with_attribute
 from honest_persona.prompts.segments import Kind, Segment
 from honest_persona.prompts.tokens import TokenFormat
 
@@ -83,19 +84,11 @@ def castable(model: PeftModel) -> list[LoraLayer]:
     return [layer for layer in layers if isinstance(layer.lora_dropout[ADAPTER], torch.nn.Identity)]
 
 
-@contextmanager
-def cast_by_autocast(layers: Iterable[LoraLayer]) -> Iterator[None]:
+def cast_by_autocast(layers: Iterable[LoraLayer]) -> AbstractContextManager[None]:
     """Inside, autocast alone casts the inputs of these layers; without autocast the call fails.
 
     PEFT casts an input to the float32 of the adapter's weights, and autocast casts the input back: two copies forward,
     two backward, and q, k and v each save a copy of their common input. Leaving out the first cast changes no number,
     because nothing is computed between the two casts. Only dropout would be, and it draws differently in another dtype.
     """
-    changed: list[Any] = list(layers)
-    for layer in changed:
-        layer.cast_input_dtype_enabled = False
-    try:
-        yield
-    finally:
-        for layer in changed:
-            layer.cast_input_dtype_enabled = True
+    return with_attribute(layers, "cast_input_dtype_enabled", False)

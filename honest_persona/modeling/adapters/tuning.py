@@ -6,7 +6,7 @@ their class. Another kind of adapter (such as a mask) has to answer the same que
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
+
+from honest_persona.modeling.modes import with_attribute
 
 # PEFT 0.21 reads the old name of a property that transformers 5 renamed
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
@@ -64,29 +66,25 @@ def ungated(model: PeftModel) -> Iterator[None]:
     Without the gate no layer has to look for the activation point, which saves time. Nothing changes where there is no
     gate: in scope `all`, and inside another `ungated`.
     """
-    config: Any = model.peft_config[ADAPTER]
-    tokens, config.alora_invocation_tokens = config.alora_invocation_tokens, None
-    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and ADAPTER in m.lora_variant] if tokens else []
+    gated = [m for m in model.modules() if isinstance(m, LoraLayer) and ADAPTER in m.lora_variant]
+    layers = gated if gate_of(model) else []
     variants = [layer.lora_variant.pop(ADAPTER) for layer in layers]
     try:
-        yield
+        with _gate_set(model, None):
+            yield
     finally:
-        config.alora_invocation_tokens = tokens
         for layer, variant in zip(layers, variants, strict=True):
             layer.lora_variant[ADAPTER] = variant
 
 
-@contextmanager
-def adapter_off(model: torch.nn.Module) -> Iterator[None]:
+def _gate_set(model: PeftModel, tokens: list[int] | None) -> AbstractContextManager[None]:
+    return with_attribute([model.peft_config[ADAPTER]], "alora_invocation_tokens", tokens)
+
+
+def adapter_off(model: torch.nn.Module) -> AbstractContextManager[None]:
     """Like `PeftModel.disable_adapter`, but layers that were off before stay off, and `requires_grad` stays too."""
-    layers: list[Any] = [m for m in model.modules() if isinstance(m, BaseTunerLayer) and not m.disable_adapters]
-    for layer in layers:
-        layer._disable_adapters = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer._disable_adapters = False
+    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
+    return with_attribute(layers, "_disable_adapters", True)
 
 
 def save_weights(model: PeftModel, folder: Path, weights: Mapping[str, torch.Tensor], gate: list[int] | None) -> None:
@@ -96,9 +94,5 @@ def save_weights(model: PeftModel, folder: Path, weights: Mapping[str, torch.Ten
         weights: the adapter's own, by their names in the model.
         gate: `gate_of` the model as it was made.
     """
-    config: Any = model.peft_config[ADAPTER]
-    current, config.alora_invocation_tokens = config.alora_invocation_tokens, gate
-    try:
+    with _gate_set(model, gate):
         model.save_pretrained(str(folder), state_dict=dict(weights))
-    finally:
-        config.alora_invocation_tokens = current
