@@ -53,13 +53,7 @@ def from_every_rank(value: T) -> list[T]:
 
 def from_rank_0(value: T) -> T:
     """The first rank's value, on every rank."""
-    import torch.distributed as dist
-
-    if not dist.is_initialized():
-        return value
-    box = [value]
-    dist.broadcast_object_list(box)
-    return box[0]
+    return from_every_rank(value)[0]
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import MutableMapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from honest_persona.base.errors import UserError
@@ -74,26 +73,7 @@ def redact(text: str) -> str:
     return _SECRET_TEXT.sub(_HIDDEN, text)
 
 
-@dataclass(frozen=True)
-class Environment:
-    """Which variables were set, and from where. Only names, so that the object can be logged and stored."""
-
-    from_file: tuple[str, ...]
-    already_set: tuple[str, ...]
-    """Named in env.json, but set before: the earlier value was kept."""
-    defaults: tuple[str, ...]
-
-    def describe(self) -> str:
-        """One line per variable: its name, and where it was set."""
-        sources = (
-            (self.from_file, "set from env.json"),
-            (self.already_set, "was set already, env.json not used"),
-            (self.defaults, "set to the default"),
-        )
-        return "\n".join(f"{name}: {how}" for names, how in sources for name in names)
-
-
-def load_environment(path: str | Path = "env.json", environ: MutableMapping[str, str] | None = None) -> Environment:
+def load_environment(path: str | Path = "env.json", environ: MutableMapping[str, str] | None = None) -> None:
     """Fill the environment from a flat JSON object and from `DEFAULTS`; a variable that is set already keeps its value.
 
     A missing file is no error, and an empty value ("") leaves its variable unset.
@@ -103,12 +83,8 @@ def load_environment(path: str | Path = "env.json", environ: MutableMapping[str,
             in one message with line numbers, and without values.
     """
     environ = os.environ if environ is None else environ
-    given = _read(Path(path))
-    already_set = tuple(name for name in given if name in environ)
-    from_file = tuple(name for name in given if name not in environ)
-    defaults = tuple(name for name in DEFAULTS if name not in environ and name not in given)
-    environ.update({name: given[name] for name in from_file} | {name: DEFAULTS[name] for name in defaults})
-    return Environment(from_file=from_file, already_set=already_set, defaults=defaults)
+    for name, value in {**DEFAULTS, **_read(Path(path))}.items():
+        environ.setdefault(name, value)
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ def loads(text: str | bytes, undefined: bool = False) -> Any:
         undefined: read NaN and Infinity as None: earlier versions wrote undefined figures in this way.
     """
     try:
-        return json.loads(text, parse_constant=_none if undefined else _refuse, parse_float=_finite)
+        return json.loads(text, parse_constant=(lambda _: None) if undefined else _refuse, parse_float=_finite)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 
@@ -36,10 +36,6 @@ def defined(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return [defined(value) for value in content]
     return content
-
-
-def _none(_: str) -> None:
-    return None
 
 
 def _refuse(name: str) -> NoReturn:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 Side = Literal["left", "right"]
 
@@ -30,9 +31,4 @@ def integers(values: Sequence[int]) -> torch.Tensor:
 
 def pad(rows: Sequence[Sequence[int]], fill: int, side: Side) -> torch.Tensor:
     """(B, T) int64 on the CPU: rows of one length, that of the longest."""
-    length = max(len(row) for row in rows)
-    out = torch.full((len(rows), length), fill, device="cpu")
-    for i, row in enumerate(rows):
-        start = length - len(row) if side == "left" else 0
-        out[i, start : start + len(row)] = torch.as_tensor(row, device="cpu")
-    return out
+    return pad_sequence([integers(row) for row in rows], batch_first=True, padding_value=fill, padding_side=side)

@@ -26,7 +26,7 @@ def check_versions(extra: str = "") -> None:
     except PackageNotFoundError:
         raise UserError("honest_persona is not installed here: pip install -e . (or `make`, in a checkout)") from None
     needed = [wanted for wanted in given if wanted.marker is None or wanted.marker.evaluate({"extra": extra})]
-    problems = {_pin(wanted): problem for wanted in needed if (problem := _problem_with(wanted))}
+    problems = {wanted.name + _range(wanted): problem for wanted in needed if (problem := _problem_with(wanted))}
     if problems:
         mending = " ".join(f"'{pin}'" for pin in problems)
         raise UserError("\n".join([*problems.values(), f"To mend it: pip install {mending}"]))
@@ -45,7 +45,3 @@ def _problem_with(wanted: Requirement) -> str | None:
 def _range(wanted: Requirement) -> str:
     """As people write it, the lower bound first."""
     return ",".join(sorted(map(str, wanted.specifier), reverse=True))
-
-
-def _pin(wanted: Requirement) -> str:
-    return wanted.name + _range(wanted)

@@ -6,7 +6,6 @@ class itself is asked. `python -m honest_persona.config.trainer_table` makes the
 
 import dataclasses
 import enum
-import json
 import types
 import typing
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from operator import or_
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from honest_persona.base import json_text
 from honest_persona.base.files import write_text
 from honest_persona.config.trainer_options import TrainerOptions, objectives, options_of
 
@@ -54,7 +54,7 @@ _NAMES: Mapping[str, Any] = {
 @cache
 def fields_of(options: TrainerOptions) -> dict[str, FieldType]:
     """The fields of the config class by name, from the table where it holds for the installed libraries."""
-    table = json.loads(PATH.read_text(encoding="utf-8"))
+    table = json_text.loads(PATH.read_text(encoding="utf-8"))
     if options.config_class not in table or table["made from"] != _installed():
         return live_fields(options)
     return {
@@ -77,13 +77,13 @@ def live_fields(options: TrainerOptions) -> dict[str, FieldType]:
 
 def made_table() -> str:
     """The text of the table, from the installed libraries. Imports TRL."""
-    parts = [f'"made from": {json.dumps(_installed())}']
+    parts = [f'"made from": {json_text.dumps(_installed())}']
     for options in {options_of(name).config_class: options_of(name) for name in objectives()}.values():
         lines = [
-            f"    {json.dumps(name)}: {json.dumps([_name(field.hint), *field.choices])}"
+            f"    {json_text.dumps(name)}: {json_text.dumps([_name(field.hint), *field.choices])}"
             for name, field in live_fields(options).items()
         ]
-        parts.append(f"{json.dumps(options.config_class)}: {{\n" + ",\n".join(lines) + "\n  }")
+        parts.append(f"{json_text.dumps(options.config_class)}: {{\n" + ",\n".join(lines) + "\n  }")
     return "{\n  " + ",\n  ".join(parts) + "\n}\n"
 
 
