@@ -191,11 +191,9 @@ def _as_fields(given: Mapping[str, Entry]) -> dict[str, Any]:
 
 def _valid_values(given: Mapping[str, Entry], options: TrainerOptions, problems: list[Problem]) -> dict[str, Any]:
     """All keys with their values, defaults included, without the keys whose own value is wrong."""
-    messages: dict[str, str] = {}
     fields = _as_fields(given)
-    for key, value in fields["trainer"].items():
-        if message := trainer_fields.problem_with(options, key, value):
-            messages[key] = message
+    found = {key: trainer_fields.problem_with(options, key, value) for key, value in fields["trainer"].items()}
+    messages = {key: message for key, message in found.items() if message}
     fields["trainer"] = {key: value for key, value in fields["trainer"].items() if key not in messages}
     try:
         config = RunConfig.model_validate(fields, context=FIELDS_ALONE)

@@ -50,10 +50,10 @@ class Entry:
     """a command-line flag without a value: true"""
 
 
-def show(value: Any) -> str:
+def show(value: Any, most_chars: int = _SHOWN_CHARS) -> str:
     """A value for a message: as JSON, shortened."""
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 3] + "..."
+    return text if len(text) <= most_chars else text[: most_chars - 3] + "..."
 
 
 def read_file(path: str) -> tuple[list[Entry], list[Problem]]:

@@ -33,6 +33,20 @@ _RANGES: Mapping[str, Any] = {
     "dataloader_num_workers": _AT_LEAST_0,
     "torch_empty_cache_steps": _AT_LEAST_1,
 }
+_NO_FILE_NAME = "must be a file name of letters, digits, '.', '_' and '-', got {value}"
+_MESSAGES = {
+    "greater_than": "must be above {gt:g}, got {value}",
+    "greater_than_equal": "must be at least {ge:g}, got {value}",
+    "less_than": "must be below {lt:g}, got {value}",
+    "less_than_equal": "must be at most {le:g}, got {value}",
+    "finite_number": "must be a finite number, got {value}",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+    "string_pattern_mismatch": _NO_FILE_NAME,
+    "string_too_long": _NO_FILE_NAME,
+    "value_error": "{error}, got {value}",
+}
+"""By pydantic's type of an error; the other names are those of the error's context."""
 _NEEDS_TRAINER_EVALUATION = {"lr_scheduler_type": {"reduce_lr_on_plateau", "greedy"}, "save_strategy": {"best"}}
 _UPLOADS_STATES = {"checkpoint", "all_checkpoints"}
 _SHARES_OR_STEPS = ("logging_steps", "save_steps", "warmup_steps")
@@ -79,8 +93,6 @@ def _problem_with_deepspeed(value: str | dict[str, Any] | None) -> str | None:
             return f"{Path(value).absolute()} cannot be read ({error.strerror}); ds_configs/ has zero2.json, zero3.json"
         except ValueError as error:
             return f"{show(value)} is not valid JSON: {error}"
-        except RecursionError:
-            return f"{show(value)} is nested too deep"
         if not isinstance(content, dict):
             return "the file must hold a JSON object"
     for section in ("optimizer", "scheduler"):
@@ -97,24 +109,8 @@ def plain_message(hint: Any, errors: typing.Sequence[Mapping[str, Any]], value: 
         errors: `ValidationError.errors()` of the value.
     """
     for error in errors:
-        context = error.get("ctx", {})
-        match error["type"]:
-            case "greater_than":
-                return f"must be above {context['gt']:g}, got {show(value)}"
-            case "greater_than_equal":
-                return f"must be at least {context['ge']:g}, got {show(value)}"
-            case "less_than":
-                return f"must be below {context['lt']:g}, got {show(value)}"
-            case "less_than_equal":
-                return f"must be at most {context['le']:g}, got {show(value)}"
-            case "finite_number":
-                return f"must be a finite number, got {show(value)}"
-            case "too_short" | "string_too_short":
-                return "must not be empty"
-            case "string_pattern_mismatch" | "string_too_long":
-                return f"must be a file name of letters, digits, '.', '_' and '-', got {show(value)}"
-            case "value_error":
-                return f"{context['error']}, got {show(value)}"
+        if error["type"] in _MESSAGES:
+            return _MESSAGES[error["type"]].format(**error.get("ctx", {}), value=show(value))
     hint_text = _in_words(hint)
     quote = f"; for text write {show(show(value))}" if "text" in hint_text.split(" or ") else ""
     return f"must be {hint_text}, got {show(value)}{quote if isinstance(value, bool | int | float) else ''}"

@@ -19,7 +19,7 @@ from honest_persona.modeling.adapters.folder import (
     CARD_FILE,
     check_folder,
     check_lora_config,
-    read_small,
+    read_object,
     tell_unsealed,
 )
 
@@ -108,23 +108,16 @@ class AdapterCard:
             raise UserError(f"{folder}: no {CARD_FILE}; name the folder of a finished run, or one of its checkpoints")
         has_manifest = check_folder(folder)
         try:
-            content = json_text.loads(read_small(path))
-            if not isinstance(content, dict):
-                raise ValueError("it is no object")
+            content = read_object(path)
             _check_texts(content)
             written_as = content.pop("format")
             if written_as == _FORMAT:
                 card = _validated(cls, content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise UserError(
-                f"{path}: not a card of this package ({place}: {first['msg']}); save the adapter again"
-            ) from error
         except UserError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not a card of this package ({error}); save the adapter again") from error
+            reason = _first(error) if isinstance(error, ValidationError) else error
+            raise UserError(f"{path}: not a card of this package ({reason}); save the adapter again") from error
         if written_as != _FORMAT:
             raise UserError(
                 f"{path}: written by another version of honest_persona (format {str(written_as)[:20]}, this one reads "
@@ -149,7 +142,7 @@ def _validated(cls: type[AdapterCard], content: dict[str, Any]) -> AdapterCard:
         try:
             found = _Threshold.model_validate_json(json_text.dumps(card.threshold))
         except ValidationError as error:
-            raise ValueError(_first("threshold", error)) from error
+            raise ValueError(_first(error, "threshold")) from error
         if found.interval[0] > found.interval[1] or found.n_clusters > found.n:
             raise ValueError("threshold: its interval or its counts contradict each other")
     _check_config(card.config)
@@ -164,7 +157,7 @@ def _check_config(config: dict[str, Any]) -> None:
     try:
         RunConfig.model_validate(own, context=FIELDS_ALONE)
     except ValidationError as error:
-        raise ValueError(_first("config", error)) from error
+        raise ValueError(_first(error, "config")) from error
     for key, most in _AT_MOST.items():
         if config.get(key, 0) > most:
             raise ValueError(f"config.{key}: {config[key]} is more than {most}")
@@ -175,9 +168,9 @@ def _check_config(config: dict[str, Any]) -> None:
         raise ValueError("config.objective: must be text")
 
 
-def _first(where: str, error: ValidationError) -> str:
+def _first(error: ValidationError, *where: str) -> str:
     first = error.errors()[0]
-    return f"{'.'.join([where, *(str(part) for part in first['loc'])])}: {first['msg']}"
+    return f"{'.'.join(map(str, (*where, *first['loc'])))}: {first['msg']}"
 
 
 def _check_texts(content: Any, place: str = "", depth: int = 0) -> None:

@@ -83,23 +83,23 @@ def check_folder(folder: Path) -> bool:
     return True
 
 
-def read_small(path: Path) -> str:
-    """The text of a small file. Raises ValueError: the file is far too large, or no text."""
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a small file. Raises ValueError: the file is far too large, or holds no object."""
     if (size := path.stat().st_size) > _SMALL_BYTES:
         raise ValueError(f"it has {size} bytes, which is far more than such a file has")
-    return path.read_bytes().decode()
+    content = json_text.loads(path.read_bytes().decode())
+    if not isinstance(content, dict):
+        raise ValueError("it is no object")
+    return content
 
 
 def read_lora_config(folder: Path) -> dict[str, Any]:
     """PEFT's adapter_config.json. Raises UserError: it cannot be read."""
     path = folder / CONFIG_NAME
     try:
-        content = json_text.loads(read_small(path))
-        if not isinstance(content, dict):
-            raise ValueError("it is no object")
+        return read_object(path)
     except ValueError as error:
         raise UserError(f"{path}: not PEFT's config of an adapter ({error}); take a sound copy") from error
-    return content
 
 
 def check_lora_config(folder: Path) -> None:
