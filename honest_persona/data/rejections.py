@@ -63,13 +63,6 @@ class Rejection(NamedTuple):
     """Stable snake_case code, with a detail behind a colon where there is one."""
     record_id: str | None = None
 
-    @property
-    def remedy(self) -> str:
-        return remedy_for(self.reason)
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.place}: {self.reason}. {self.remedy}"
-
 
 class Candidate(NamedTuple):
     """A sound intervention; `selection.refusal` decides later whether the run uses it."""

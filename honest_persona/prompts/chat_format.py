@@ -7,7 +7,7 @@ answer, a forged end of turn), and the prompt of training and the prompt of gene
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -131,10 +131,7 @@ def _scaffold(template: str, special_tokens: str, roles: tuple[str, ...]) -> Sca
     names = json_text.loads(special_tokens)
     reason = ""
     for as_parts in (False, True):  # templates of vision models expect contents as lists of parts
-
-        def pieces(pads: Sequence[str], as_parts: bool = as_parts) -> list[str] | None:
-            return _pieces(template, names, roles, pads, as_parts)
-
+        pieces = partial(_pieces, template, names, roles, as_parts)
         try:
             plain = pieces([""] * len(roles))
             if plain is None:
@@ -156,7 +153,7 @@ def _scaffold(template: str, special_tokens: str, roles: tuple[str, ...]) -> Sca
 
 
 def _pieces(
-    template: str, names: dict[str, Any], roles: Sequence[str], pads: Sequence[str], as_parts: bool
+    template: str, names: dict[str, Any], roles: Sequence[str], as_parts: bool, pads: Sequence[str]
 ) -> list[str] | None:
     """The len(roles) + 1 texts around the markers; None where a marker is lost, doubled or out of order."""
     marks = [_MARK.format(i) for i in range(len(roles))]

@@ -68,12 +68,10 @@ def prompt_segments(
 
 def answer_segments(review: str, flag: str, persona: Persona) -> list[Segment]:
     """The text that the honest persona writes; all of it carries loss. END stands for one id, the end of the turn."""
-    parts = {
-        "review_then_flag": [Segment(Kind.REVIEW, persona.review_prefix + review), _flag_segment(flag, persona)],
-        "flag_then_review": [_flag_segment(flag, persona), Segment(Kind.REVIEW, persona.review_prefix + review)],
-        "flag_only": [_flag_segment(flag, persona)],
-    }[persona.output_format]
-    return [*parts, Segment(Kind.END, "")]
+    said = Segment(Kind.REVIEW, persona.review_prefix + review)
+    flagged = Segment(Kind.FLAG, persona.flag_prefix + flag)
+    orders = {"review_then_flag": [said, flagged], "flag_then_review": [flagged, said], "flag_only": [flagged]}
+    return [*orders[persona.output_format], Segment(Kind.END, "")]
 
 
 def record_messages(record: Record, system: str | None = None) -> list[dict[str, str]]:
@@ -93,10 +91,6 @@ def training_system(record: Record, prob_exclude: float, prob_mismatch: float, s
     if draw < prob_exclude + prob_mismatch and record.other_system is not None:
         return record.other_system
     return record.system
-
-
-def _flag_segment(flag: str, persona: Persona) -> Segment:
-    return Segment(Kind.FLAG, persona.flag_prefix + flag)
 
 
 _KIND_OF_ROLE = {"system": Kind.SYSTEM, "user": Kind.USER, "assistant": Kind.RESPONSE}

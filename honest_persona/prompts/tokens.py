@@ -8,7 +8,7 @@ prompt = apply_intervention(messages, intervention, form)
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from transformers import PreTrainedTokenizerBase
 
@@ -25,7 +25,7 @@ from honest_persona.prompts.segments import SUPERVISED, Kind, Segment, answer_se
 IGNORED = -100
 """The label of a position without loss (PyTorch's and Hugging Face's convention). Labels are not shifted here."""
 
-_OWN_RUN = frozenset({Kind.INTERVENTION, Kind.REVIEW, Kind.FLAG})
+_ALONE = frozenset({Kind.PERSONA_TOKEN, Kind.INTERVENTION, Kind.REVIEW, Kind.FLAG, Kind.END})
 
 
 @dataclass(frozen=True)
@@ -119,29 +119,16 @@ class TokenFormat:
         """Ids, kinds and activation point of a prompt, or of a prompt with its answer."""
         ids: list[int] = []
         kinds: list[Kind] = []
-        run: list[Segment] = []
-
-        def flush() -> None:
-            if run:
-                run_ids, run_kinds = self.encode_text(run)
-                ids.extend(run_ids)
-                kinds.extend(run_kinds)
-                run.clear()
-
-        for segment in segments:
-            if segment.kind in (Kind.PERSONA_TOKEN, Kind.END):
-                flush()
-                token = self.persona.sp_token_id if segment.kind == Kind.PERSONA_TOKEN else self.end_id
+        # segments that no other kind may touch are encoded alone, and all between two of them jointly
+        for kind, run in groupby(segments, key=lambda segment: segment.kind if segment.kind in _ALONE else None):
+            if kind in (Kind.PERSONA_TOKEN, Kind.END):
+                token = self.persona.sp_token_id if kind == Kind.PERSONA_TOKEN else self.end_id
                 assert token is not None
-                ids.append(token)
-                kinds.append(segment.kind)
+                run_ids, run_kinds = [token], [kind]
             else:
-                if segment.kind in _OWN_RUN:
-                    flush()
-                run.append(segment)
-                if segment.kind in _OWN_RUN:
-                    flush()
-        flush()
+                run_ids, run_kinds = self.encode_text(list(run))
+            ids += run_ids
+            kinds += run_kinds
         start = Kind.INTERVENTION if self.persona.sp_token_id is None else Kind.PERSONA_TOKEN
         return Tokens(ids, kinds, kinds.index(start))
 

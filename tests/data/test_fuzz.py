@@ -18,6 +18,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.data.inventory import inventory, print_inventory
 from honest_persona.data.load import load_records
 from honest_persona.data.records import Record
+from honest_persona.data.rejections import remedy_for
 from honest_persona.data.selection import Selection
 from honest_persona.data.sources.jsonl import write_jsonl
 from honest_persona.persona.conversations import read_conversations
@@ -63,10 +64,10 @@ def read_records(path: Path, expected: int | None, intact: set[str]) -> list[str
     for rejection in loaded.rejections:
         assert rejection.file.startswith(str(path))
         assert rejection.place
-        assert rejection.remedy.endswith(".")
-        assert "{detail}" not in rejection.remedy
+        assert remedy_for(rejection.reason).endswith(".")
+        assert "{detail}" not in remedy_for(rejection.reason)
     told = printed(print_inventory, inventory(loaded))
-    (told + "\n".join(map(str, loaded.rejections))).encode()
+    (told + "\n".join(f"{r.file}: {r.place}: {r.reason}" for r in loaded.rejections)).encode()
     write_jsonl(loaded.records, path.parent / f"{path.name}-copy.jsonl")
     assert load_records(str(path.parent / f"{path.name}-copy.jsonl"), Selection()).records == loaded.records
     form = form_of()

@@ -8,6 +8,7 @@ import pytest
 from honest_persona.base.errors import UserError
 from honest_persona.data.inventory import inventory, print_inventory
 from honest_persona.data.load import check_selection, load_records
+from honest_persona.data.rejections import remedy_for
 from honest_persona.data.selection import Selection, matches_type
 from honest_persona.data.sources.builtin import SAMPLE
 from honest_persona.data.sources.jsonl import write_jsonl
@@ -107,7 +108,7 @@ def test_malformed_json_is_located_and_reading_goes_on(two_topics):
     (rejection,) = loaded.rejections
     assert rejection.file.endswith("sycophancy/batch_0.json")
     assert (rejection.reason, rejection.place) == ("malformed_json", "line 3, column 13")
-    assert "Mend the JSON" in rejection.remedy
+    assert "Mend the JSON" in remedy_for(rejection.reason)
     assert (loaded.read, len(loaded.records)) == (5, 4)
 
 
@@ -134,7 +135,7 @@ def test_one_bad_intervention_among_good_ones(two_topics, change, reason, field)
     assert rejection.file == str(path)
     assert rejection.place == f"data[1].inferences['org/m']['A'].interventions['split_personality__version_3'].{field}"
     assert (rejection.field, rejection.reason) == (field, reason)
-    assert rejection.remedy
+    assert remedy_for(rejection.reason)
     assert (loaded.read, len(loaded.records)) == (7, 6)
 
 
@@ -143,7 +144,7 @@ def test_missing_field(two_topics):
     del bad["T"]
     write_batch(two_topics, "sycophancy", "batch_2.json", [bad, item(6)])
     loaded = load_records(str(two_topics), Selection())
-    assert [(r.place, r.reason, r.remedy) for r in loaded.rejections] == [
+    assert [(r.place, r.reason, remedy_for(r.reason)) for r in loaded.rejections] == [
         ("data[0].T", "missing_field:T", "Add the field `T` (for `tags`: an empty list where there are none).")
     ]
     assert len(loaded.records) == 5
@@ -155,7 +156,7 @@ def test_a_repeated_key_is_located_and_the_others_are_read(two_topics):
     loaded = load_records(str(two_topics), Selection())
     place = "data[0].inferences['org/m']['A'].interventions['split_personality__version_3']"
     assert [(r.place, r.reason) for r in loaded.rejections] == [(place, "repeated_key:R")]
-    assert "Keep one of the keys `R`" in loaded.rejections[0].remedy
+    assert "Keep one of the keys `R`" in remedy_for(loaded.rejections[0].reason)
     assert len(loaded.records) == 6
 
 
@@ -173,7 +174,7 @@ def test_topic_folder_without_files(two_topics):
     loaded = load_records(str(two_topics), Selection())
     (rejection,) = loaded.rejections
     assert (rejection.file, rejection.reason) == (str(two_topics / "empty_one"), "topic_without_files")
-    assert "batch_*.json" in rejection.remedy
+    assert "batch_*.json" in remedy_for(rejection.reason)
     assert len(loaded.records) == 4
     with pytest.raises(
         UserError, match=r"topic 'empty_one' .* has no batch_\*\.json file: add files or leave the topic out"
@@ -209,7 +210,7 @@ def test_jsonl_round_trip_and_bad_lines(two_topics, tmp_path):
         ("line 2, column 8", "malformed_json"),
         ("line 4, id", "duplicate_id"),
     ]
-    assert all(r.file == str(path) and r.remedy for r in loaded.rejections)
+    assert all(r.file == str(path) and remedy_for(r.reason) for r in loaded.rejections)
     assert loaded.read == 6  # the blank line is none
 
 

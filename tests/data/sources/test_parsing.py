@@ -173,8 +173,7 @@ def test_a_defect_is_located_and_the_other_variant_is_read(batch, place, field, 
     assert isinstance(good, Candidate)
     assert isinstance(bad, Rejection)
     assert (bad.file, bad.place, bad.field, bad.reason) == ("sycophancy/batch_1.json", place, field, reason)
-    assert bad.remedy
-    assert str(bad) == f"{bad.file}: {place}: {reason}. {bad.remedy}"
+    assert remedy_for(bad.reason)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +236,7 @@ def test_optional_columns_of_a_row():
 def test_defects_of_a_row(change, place, reason):
     rejection = parse_row(ROW | change, "x.jsonl", "line 7")
     assert (rejection.place, rejection.reason, rejection.record_id) == (place, reason, "r1")
-    assert rejection.remedy
+    assert remedy_for(rejection.reason)
 
 
 def test_a_row_that_lacks_a_column_or_is_no_object():
