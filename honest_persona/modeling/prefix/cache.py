@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from honest_persona.base import json_text
 from honest_persona.modeling.prefix.frozen import Prefix
-from honest_persona.modeling.prefix.store import DiskStore, Entry, RamStore, Store
+from honest_persona.modeling.prefix.store import DiskStore, Entry, RamStore
 
 Compute = Callable[[Tensor, Tensor], Prefix]
 ENOUGH = 8
@@ -40,8 +40,7 @@ class PrefixCache:
     cache that replaced old entries by new ones would never be hit. Prefixes that do not fit are computed every epoch.
 
     With `ram` each process has a cache of its own. On several ranks a shuffled epoch brings a rank transcripts that
-    another rank holds, so use `disk` there: all ranks of a machine share the folder, and later runs do too if it is
-    kept.
+    another rank holds, so use `disk` there: all ranks of a machine share the folder.
 
     Args:
         budget_bytes: the most bytes of this process (`ram`), or of the whole folder (`disk`).
@@ -49,7 +48,6 @@ class PrefixCache:
         folder: `disk` makes its own folder in this one, named after `base_hash`.
         agree: called once per `fetch` with whether this rank holds all entries. Under ZeRO-3 a forward pass is a
             collective call: give an all-reduce (minimum) over the ranks, so that all ranks compute, or none does.
-        keep: leave the folder for later runs.
         clock: gives the time in seconds.
     """
 
@@ -60,13 +58,12 @@ class PrefixCache:
         base_hash: str,
         folder: Path | None = None,
         agree: Callable[[bool], bool] = bool,
-        keep: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.kind, self.budget_bytes, self.keep = kind, budget_bytes, keep
+        self.kind, self.budget_bytes = kind, budget_bytes
         if kind == "disk":
             assert folder is not None, "kind disk needs a folder"
-            self._store: Store = DiskStore(folder / base_hash[:16])
+            self._store: DiskStore | RamStore = DiskStore(folder / base_hash[:16])
         else:
             self._store = RamStore()
         self._agree, self._clock = agree, clock
@@ -126,9 +123,9 @@ class PrefixCache:
         return f"prefix cache ({self.kind}): {held}, {used}; {verdict}{self._stopped}"
 
     def close(self) -> None:
-        """Drop all entries. A folder is removed by the process that made it, unless `keep` is set."""
+        """Drop all entries. A folder is removed by the process that made it."""
         self._in_use = self._storing = False
-        self._store.close(self.keep)
+        self._store.close()
 
     def _get(self, key: str, longest: int) -> Entry | None:
         entry = self._store.get(key) if self._in_use else None

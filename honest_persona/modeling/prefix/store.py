@@ -1,11 +1,14 @@
-"""Where a prefix cache keeps its entries: the memory of a process, or a folder that ranks and runs share."""
+"""Where a prefix cache keeps its entries: the memory of a process, or a folder that ranks share.
+
+Both stores have the same methods. In the folder the key of an entry is the name of its file.
+"""
 
 import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from uuid import uuid4
 
 import torch
@@ -32,31 +35,6 @@ class Entry(NamedTuple):
         return self.blocks[0].shape[2]
 
 
-class Store(Protocol):
-    """Entries by key, which is a file name for a folder."""
-
-    def get(self, key: str) -> Entry | None: ...
-
-    def put(self, key: str, entry: Entry) -> None:
-        """Raises OSError, SafetensorError: the disk is full, or the folder is gone."""
-
-    def cost(self, entry: Entry) -> int:
-        """Bytes that `put` would take."""
-        ...
-
-    def held(self) -> tuple[int, int]:
-        """Entries, and their bytes."""
-        ...
-
-    def settle(self, keys: Sequence[str]) -> None:
-        """Make `get` as slow as for entries that were stored long ago."""
-
-    def drop(self) -> None:
-        """Delete the entries of this process."""
-
-    def close(self, keep: bool) -> None: ...
-
-
 class RamStore:
     """Entries in memory. Where there is a GPU the memory is pinned, so that the GPU reads it without another copy."""
 
@@ -77,25 +55,27 @@ class RamStore:
         self._bytes += self.cost(entry)
 
     def cost(self, entry: Entry) -> int:
+        """Bytes that `put` would take."""
         sizes = [block.nbytes for block in entry.blocks]
         return sum(1 << (size - 1).bit_length() if self._pin else size for size in sizes)  # powers of 2 are pinned
 
     def held(self) -> tuple[int, int]:
+        """Entries, and their bytes."""
         return len(self._entries), self._bytes
 
     def settle(self, keys: Sequence[str]) -> None:
         """Nothing to do: memory is equally fast at once and later."""
 
     def drop(self) -> None:
+        """Delete the entries of this process."""
         self._entries.clear()
         self._bytes = 0
 
-    def close(self, keep: bool) -> None:
-        self.drop()
+    close = drop
 
 
 class DiskStore:
-    """A safetensors file per key. A file appears whole or not at all, so ranks and runs may share the folder."""
+    """A safetensors file per key. A file appears whole or not at all, so ranks may share the folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -121,6 +101,7 @@ class DiskStore:
         return entry if whole else None
 
     def put(self, key: str, entry: Entry) -> None:
+        """Raises OSError, SafetensorError: the disk is full, or the folder is gone."""
         path = self._path(key)
         before = path.stat().st_size if path.exists() else None
         unfinished = path.with_name(f"{key}.{uuid4().hex}.unfinished")
@@ -143,7 +124,7 @@ class DiskStore:
         return self._files, self._bytes
 
     def settle(self, keys: Sequence[str]) -> None:
-        """Take the files out of the system's cache, where that is possible."""
+        """Make `get` as slow as for old entries: take the files out of the system's cache, where that is possible."""
         if not hasattr(os, "posix_fadvise"):
             return
         for key in keys:
@@ -157,9 +138,9 @@ class DiskStore:
             self._path(key).unlink(missing_ok=True)
         self._recount()
 
-    def close(self, keep: bool) -> None:
+    def close(self) -> None:
         """The process that made the folder removes it, and its parent folder where that is empty then."""
-        if self._made and not keep:
+        if self._made:
             shutil.rmtree(self._folder, ignore_errors=True)
             with suppress(OSError):
                 self._folder.parent.rmdir()

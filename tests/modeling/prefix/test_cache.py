@@ -302,16 +302,14 @@ def test_a_small_budget_is_enough_to_compare(tmp_path, model):
     assert "reading is faster, kept; budget reached" in cache.report()
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_closing_removes_the_folder_unless_it_is_kept(keep, tmp_path, model):
-    cache, source = cache_of("disk", tmp_path, keep=keep), Source(model)
+def test_closing_removes_the_folder_that_the_cache_has_made(tmp_path, model):
+    cache, source = cache_of("disk", tmp_path), Source(model)
     cache.fetch(*transcripts(10), source)
     later = cache_of("disk", tmp_path)
     later.close()
     assert len(files(tmp_path)) == 1, "a cache that found the folder leaves it"
     cache.close()
-    assert len(files(tmp_path)) == keep
-    assert (tmp_path / "prefixes").is_dir() == keep
+    assert not (tmp_path / "prefixes").exists()
     cache.fetch(*transcripts(10), source)
     assert len(source.calls) == 2, "a closed cache holds nothing"
 
