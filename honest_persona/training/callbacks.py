@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,10 @@ class MetricsFile(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]  # a crash may have torn the last one
-        read = [json_text.loads(line, undefined=True) for line in whole if state.global_step]
-        kept = [json_text.dumps(line) + "\n" for line in read if line["step"] <= state.global_step]
-        write_text(self.path, "".join(kept))
+        if state.global_step and self.path.exists():
+            self._keep(lambda line: line["step"] <= state.global_step)
+        else:
+            write_text(self.path, "")
 
     def on_log(self, args, state: TrainerState, control: TrainerControl, logs=None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
@@ -64,17 +64,20 @@ class MetricsFile(TrainerCallback):
 
     def forget(self, step: int) -> None:
         """Drop the line of a step's heavy log, before that heavy log is made again."""
-        if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            others = [s for s in lines if json_text.loads(s, undefined=True)["step"] != step or "heavy_log/" not in s]
-            if others != lines:
-                write_text(self.path, "".join(others))
+        self._keep(lambda line: line["step"] != step or not any(name.startswith("heavy_log/") for name in line))
+
+    def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]  # a crash may have torn the last one
+        read = [json_text.loads(line, undefined=True) for line in whole]
+        write_text(self.path, "".join(json_text.dumps(line) + "\n" for line in read if wanted(line)))
 
     def append(self, line: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json_text.dumps(json_text.defined(line)) + "\n")
 
 
+@dataclass(eq=False)
 class HeavyLog(TrainerCallback):
     """The full evaluation at `first_step`, every `every` steps after it, and at the end. All ranks take part.
 
@@ -84,21 +87,16 @@ class HeavyLog(TrainerCallback):
         stop: whether the run must stop. A heavy log is then broken off, and `--resume` begins with it.
     """
 
-    def __init__(
-        self,
-        trainer: ResumableRun,
-        parts: Mapping[str, Sequence[Record]],
-        form: TokenFormat,
-        metrics: MetricsFile,
-        first_step: int,
-        every: int | None,
-        settings: EvalSettings,
-        stop: Callable[[], bool] | None = None,
-    ) -> None:
-        self.stop = stop
-        self.trainer, self.parts, self.form, self.metrics = trainer, parts, form, metrics
-        self.first_step, self.every, self.settings = first_step, every, settings
-        self.done_at: int | None = None
+    trainer: ResumableRun
+    parts: Mapping[str, Sequence[Record]]
+    form: TokenFormat
+    metrics: MetricsFile
+    first_step: int
+    every: int | None
+    settings: EvalSettings
+    stop: Callable[[], bool] | None = None
+    done_at: int | None = None
+    """The step of the last whole heavy log."""
 
     def due(self, step: int) -> bool:
         past = step - self.first_step

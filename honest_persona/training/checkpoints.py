@@ -132,30 +132,20 @@ def thin_out(folder: Path, keep: int | None) -> None:
 def check_same_run(checkpoint: Checkpoint, run: Mapping[str, Any]) -> None:
     """Raises UserError: the checkpoint belongs to another run; the message names what differs."""
     one = {"objective": DEFAULT_OBJECTIVE}  # older checkpoints name none
-    differing = differences({**one, **checkpoint.about["run"]}, {**one, **run})
-    if differing:
+    if differing := changed({**one, **checkpoint.about["run"]}, {**one, **run}):
+        said = [f"{key}: {show(there, 40)} there, {show(here, 40)} here" for key, (there, here) in differing.items()]
         raise UserError(
-            f"resume: {checkpoint.folder} belongs to another run: {'; '.join(differing)}. Give the same settings and "
+            f"resume: {checkpoint.folder} belongs to another run: {'; '.join(said)}. Give the same settings and "
             "data, or start a new run with another --run_name (adapter: starts from the weights alone)"
         )
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """`key: a there, b here` for each key whose values differ."""
-    keys = dict.fromkeys([*before, *now])
-    return [
-        f"{key}: {_short(before.get(key))} there, {_short(now.get(key))} here"
-        for key in keys
-        if before.get(key) != now.get(key)
-    ]
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Each key whose values differ, with both values."""
+    return {k: (before.get(k), now.get(k)) for k in {**before, **now} if before.get(k) != now.get(k)}
 
 
 def last_good(folder: Path) -> str:
     """For a message: the checkpoint from which a run that ends now can resume."""
     found: Sequence[Path] = [path for path in checkpoints(folder) if (path / MANIFEST).is_file()]
     return f"{found[0]} stays; continue with --resume" if found else "there is no checkpoint yet"
-
-
-def _short(value: Any) -> str:
-    text = show(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -10,6 +10,7 @@ from honest_persona.base import json_text
 from honest_persona.base.tensors import ids_key
 from honest_persona.config.persona import PersonaKeys
 from honest_persona.training.assembly import Assembly
+from honest_persona.training.checkpoints import changed
 from honest_persona.training.objective_table import objective_of
 
 _KEYS = (
@@ -55,11 +56,6 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[
     return {key: values for key, values in changed(before, now).items() if key not in fixed}
 
 
-def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Each key whose values differ, with both values."""
-    return {k: (before.get(k), now.get(k)) for k in {**before, **now} if before.get(k) != now.get(k)}
-
-
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of vocabulary, special tokens, chat template, and of the rules of a fast tokenizer."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -68,8 +64,5 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _hash(parts: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode("utf-8", errors="surrogatepass"))
-        digest.update(b"\n")
-    return digest.hexdigest()
+    lines = "".join(f"{part}\n" for part in parts)
+    return hashlib.sha256(lines.encode("utf-8", errors="surrogatepass")).hexdigest()

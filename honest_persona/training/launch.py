@@ -35,9 +35,9 @@ from honest_persona.prompts.prepare import Material
 from honest_persona.training import finished
 from honest_persona.training.assembly import Assembly, prepared
 from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCheck, SaveAtEpochEnd, StopAtSignal
-from honest_persona.training.checkpoints import Checkpoint, check_same_run, checkpoints, last_good, newest
+from honest_persona.training.checkpoints import Checkpoint, changed, check_same_run, checkpoints, last_good, newest
 from honest_persona.training.console import TrainingConsole
-from honest_persona.training.identity import changed, changed_settings, run_identity
+from honest_persona.training.identity import changed_settings, run_identity
 from honest_persona.training.ranks import Siblings, join
 from honest_persona.training.resumable import ResumableRun
 from honest_persona.training.trackers import guard_trackers, prepare_trackers

@@ -58,15 +58,12 @@ class PersonaBatches(BatchRebalanceSampler):
         tokens_per_batch: int | None = None,
         micro_batch: int | None = None,
         drop_last: bool = False,
-        shuffle: bool = True,
     ) -> None:
         assert (tokens_per_batch is None) != (micro_batch is None), "give one of tokens_per_batch and micro_batch"
         if batch_size % (world * (micro_batch or 1)):
             raise ValueError(f"batch_size: {batch_size} rows do not divide into {world} rank(s) x {micro_batch or 1}")
         self.row_lengths, self.epochs, self.tokens_per_batch = lengths, epochs, tokens_per_batch
-        super().__init__(
-            (lengths.prefix + lengths.suffix).tolist(), batch_size, world, 1, shuffle, seed, rank, drop_last
-        )
+        super().__init__((lengths.prefix + lengths.suffix).tolist(), batch_size, world, 1, True, seed, rank, drop_last)
         if not self.num_global_batches:
             raise ValueError(f"batch_size: {len(self.lengths)} row(s) do not make a step of {batch_size}; lower it")
         if tokens_per_batch is None:
@@ -92,10 +89,9 @@ class PersonaBatches(BatchRebalanceSampler):
         for i, number in enumerate(self.row_lengths.transcript.tolist()):
             rows[number].append(i)
         groups = list(rows.values())
-        if self.shuffle:
-            generator = torch.Generator("cpu").manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
-            groups = [groups[g] for g in torch.randperm(len(groups), generator=generator, device="cpu").tolist()]
-        return fill(groups, self.effective_batch_size)[: self.num_global_batches]
+        generator = torch.Generator("cpu").manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+        order = torch.randperm(len(groups), generator=generator, device="cpu").tolist()
+        return fill([groups[g] for g in order], self.effective_batch_size)[: self.num_global_batches]
 
     def steps(self, epoch: int) -> Iterator[list[list[MicroBatch]]]:
         """The layout of each optimizer step of an epoch, over all ranks: [micro-step][rank]."""
