@@ -152,13 +152,9 @@ class SharedPrefixes:
     """Each distinct prefix is run once. The model must be `ungated` as long as this object is used."""
 
     def __init__(
-        self,
-        model: PeftModel,
-        prompts: Sequence[Tokens],
-        form: TokenFormat,
-        prefix_cache: PrefixCache | None = None,
+        self, model: PeftModel, prompts: Sequence[Tokens], form: TokenFormat, prefix_cache: PrefixCache | None
     ) -> None:
-        self.model, self.form, self.prompts = model, form, prompts
+        self.model, self.form = model, form
         prefixes = {p.prefix_key: p.input_ids[: p.activation] for p in prompts}
         number = {key: i for i, key in enumerate(prefixes)}
         self.prefix_of = [number[p.prefix_key] for p in prompts]  # row of `self.prefix`, for each prompt
