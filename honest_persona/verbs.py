@@ -112,10 +112,11 @@ def review(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Review every conversation of a JSONL file; nothing is loaded or written before all lines are found sound."""
     from honest_persona.base.number_format import format_of
     from honest_persona.modeling.adapters.published import resolve
-    from honest_persona.persona.conversations import read_conversations
+    from honest_persona.persona.conversations import check_text, read_conversations
     from honest_persona.persona.product import PersonaFolder
 
-    _check_intervention(args.intervention)
+    if args.intervention is not None:
+        check_text("--intervention", args.intervention)
     if args.output and (Path(args.output).is_dir() or not Path(args.output).absolute().parent.is_dir()):
         raise UserError(f"--output: {args.output} is a folder, or stands in one that does not exist; name a file")
     if args.output and Path(args.output).resolve() == Path(args.input).resolve():
@@ -164,7 +165,7 @@ def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
 def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Fix the threshold on P(FAIL) for a wanted false positive rate on benign conversations; store it in the card."""
     from honest_persona.experiments.calibrate import calibrate_adapter
-    from honest_persona.persona.conversations import read_conversations
+    from honest_persona.persona.conversations import check_text, read_conversations
     from honest_persona.persona.product import PersonaFolder
     from honest_persona.prompts.tokens import apply_intervention
 
@@ -172,7 +173,8 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
         raise UserError("--input and --dataset are two sources of benign conversations; give one")
     if not 0 < args.fpr < 1:
         raise UserError(f"--fpr: {args.fpr} is no rate between 0 and 1; give 0.01 for 1 %")
-    _check_intervention(args.intervention)
+    if args.intervention is not None:
+        check_text("--intervention", args.intervention)
     adapter = PersonaFolder.read(Path(args.adapter))
     default, wording = adapter.card.default_intervention, args.intervention
     prompts = None
@@ -282,13 +284,6 @@ def _config(args: argparse.Namespace, overrides: Sequence[str]) -> "RunConfig":
     from honest_persona.data.load import check_selection
 
     return load_config(args.config, overrides, checks=[check_selection])
-
-
-def _check_intervention(text: str | None) -> None:
-    from honest_persona.persona.conversations import text_problems
-
-    if text is not None and (problems := list(text_problems("--intervention", text))):
-        raise UserError(problems[0])
 
 
 def _check_no_upload(config: "RunConfig") -> None:

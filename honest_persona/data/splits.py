@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from honest_persona.base.grouping import grouped
 from honest_persona.data.records import Record
 
 
@@ -65,9 +66,7 @@ def sample_per_topic(records: Sequence[Record], n: int, seed: int) -> list[Recor
     away; then the item that was chosen least often; then the smallest seeded hash of its id. So the rate of FAIL in the
     sample is not the rate in the topic.
     """
-    by_topic = defaultdict(list)
-    for record in records:
-        by_topic[record.topic].append(record)
+    by_topic = grouped(records, lambda record: record.topic)
     return [record for topic in sorted(by_topic) for record in _sample_topic(by_topic[topic], n, seed)]
 
 

@@ -1,14 +1,15 @@
 """The gain from averaging P(FAIL) over several interventions on one transcript: AUROC with 1, 2, ... of them."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from honest_persona.base.grouping import grouped
 from honest_persona.data.records import Record
 from honest_persona.evaluation.samples import Sample
-from honest_persona.statistics.bootstrap import Interval, Statistic, defined, difference_interval, draw, interval, value
+from honest_persona.statistics.bootstrap import Interval, Statistic, difference_interval, draw
 from honest_persona.statistics.columns import Columns
 from honest_persona.statistics.detection import Estimate
 from honest_persona.statistics.estimators import auroc_statistic
@@ -37,9 +38,7 @@ def by_transcript(samples: Sequence[Sample]) -> list[list[Sample]]:
     Left out are transcripts whose interventions have different truths: an average has none. So are those on which an
     intervention occurs twice: files of versions without `Sample.transcript_id` do not tell two responses apart.
     """
-    found: dict[tuple[str, ...], list[Sample]] = defaultdict(list)
-    for s in samples:
-        found[s.part, s.topic, s.item_id, s.variant, s.model, s.transcript_id].append(s)
+    found = grouped(samples, lambda s: (s.part, s.topic, s.item_id, s.variant, s.model, s.transcript_id))
     return [
         sorted(group, key=lambda s: s.intervention_name)
         for _, group in sorted(found.items())
@@ -66,16 +65,13 @@ class Gain:
         )
 
 
-def gains(
-    samples: Sequence[Sample], max_interventions: int | None = None, seed: int = 0, resamples: int = 1000
-) -> list[Gain]:
-    """The AUROC with 1, 2, ... interventions, always on the transcripts that have `max_interventions` or more.
+def gains(samples: Sequence[Sample], seed: int = 0, resamples: int = 1000) -> list[Gain]:
+    """The AUROC with 1, 2, ... interventions, up to the largest number that at least half of the transcripts have.
+
+    All of them are figures of the same transcripts, those with so many interventions or more.
 
     A choice of interventions counts as an experiment of its own: the AUROC of N is the mean over as many choices as
     there are interventions, in which each one of a transcript is used equally often.
-
-    Args:
-        max_interventions: where it is not given, the largest number that at least half of the transcripts have.
 
     Returns:
         One `Gain` per number of interventions; empty without a transcript.
@@ -84,10 +80,8 @@ def gains(
     if not groups:
         return []
     sizes = sorted((len(group) for group in groups), reverse=True)
-    most = max_interventions or sizes[(len(sizes) - 1) // 2]
+    most = sizes[(len(sizes) - 1) // 2]
     groups = [group for group in groups if len(group) >= most]
-    if not groups:
-        return []
     rng = np.random.default_rng(seed)
     scores = np.array([[group[i].p_fail for i in rng.permutation(len(group))[:most]] for group in groups])  # (T, most)
     truths, clusters = [group[0].truth for group in groups], [group[0].cluster for group in groups]
@@ -99,8 +93,7 @@ def gains(
         chosen = [[(start + i) % most for i in range(n)] for start in range(most if n < most else 1)]
         columns = [Columns.of(truths, [None] * len(truths), scores[:, which].mean(1), clusters) for which in chosen]
         statistics.append(_mean([auroc_statistic(c) for c in columns]))
-        at_n = value(statistics[-1], draws.shape[1])
-        auroc = Estimate(defined(at_n), interval(statistics[-1], draws), len(groups))
+        auroc = Estimate.of(statistics[-1], draws)
         more = None if n == 1 or auroc.value is None else auroc.value - (out[0].auroc.value or 0)
         between = None if n == 1 else difference_interval(statistics[0], statistics[-1], draws)
         out.append(Gain(n, auroc, more, between))

@@ -9,16 +9,16 @@ No shortcut guesses a record on which it was fitted, nor another record of the s
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import GroupKFold, LeaveOneGroupOut
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import followed
-from honest_persona.base.words import FAIL, PASS, VARIANTS
+from honest_persona.base.words import FAIL, PASS, VARIANTS, Flag
 from honest_persona.data.records import Record
 from honest_persona.evaluation.samples import Sample, sample_of
 from honest_persona.persona.parsing import Ending, Review
@@ -36,17 +36,13 @@ Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 """(indices to fit on, indices to guess)"""
 
 
-class Guess(NamedTuple):
-    """What a baseline says about each record."""
+Guesses = dict[str, np.ndarray]
+"""P(FAIL) of each record, (n,), by detector."""
 
-    flags: list[str]
-    scores: list[float]
-    """P(FAIL)"""
 
-    @classmethod
-    def of(cls, scores: Sequence[float] | np.ndarray) -> "Guess":
-        """The flag is FAIL above 0.5; a tie is no alarm."""
-        return cls([FAIL if score > 0.5 else PASS for score in scores], [float(score) for score in scores])
+def likelier_flag(p_fail: float) -> Flag:
+    """FAIL above 0.5; a tie is no alarm."""
+    return FAIL if p_fail > 0.5 else PASS
 
 
 def variant_only(variants: Sequence[str]) -> list[str]:
@@ -67,16 +63,12 @@ def held_out_clusters(records: Sequence[Record], folds: int = 5) -> Folds:
 
 def held_out_topics(records: Sequence[Record]) -> Folds:
     """Each topic is guessed from the others, without their records of a cluster that the topic has too."""
-    topics = np.array([record.topic for record in records])
     clusters = np.array([record.cluster for record in records])
-    folds = []
-    for topic in sorted(set(topics)):
-        asked = topics == topic
-        folds.append((np.flatnonzero(~asked & ~np.isin(clusters, clusters[asked])), np.flatnonzero(asked)))
-    return folds
+    folds = LeaveOneGroupOut().split(clusters, groups=[record.topic for record in records])
+    return [(others[~np.isin(clusters[others], clusters[asked])], asked) for others, asked in folds]
 
 
-def shortcuts(records: Sequence[Record], folds: Folds) -> dict[str, Guess]:
+def shortcuts(records: Sequence[Record], folds: Folds) -> Guesses:
     """Every shortcut's guess of every record, each from records of other clusters.
 
     Args:
@@ -89,10 +81,10 @@ def shortcuts(records: Sequence[Record], folds: Folds) -> dict[str, Guess]:
     for fitted, asked in folds:
         assert not set(clusters[fitted]) & set(clusters[asked]), "a cluster is on both sides of a fold"
     assert sorted(i for _, asked in folds for i in asked) == list(range(len(records))), "each record is guessed once"
-    return {name: Guess.of(scores) for name, scores in _scores(records, folds).items()}
+    return _guesses(records, folds)
 
 
-def shortcuts_of(train: Sequence[Record], asked: Sequence[Record]) -> dict[str, Guess]:
+def shortcuts_of(train: Sequence[Record], asked: Sequence[Record]) -> Guesses:
     """What shortcuts, fitted on a run's training records, say about `asked`; the run is measured alike.
 
     Raises:
@@ -101,12 +93,12 @@ def shortcuts_of(train: Sequence[Record], asked: Sequence[Record]) -> dict[str, 
     if both := {r.cluster for r in train} & {r.cluster for r in asked}:
         raise UserError(f"{len(both)} items are in training and in evaluation, the first is {min(both)}; split by item")
     n = len(train)
-    scores = _scores([*train, *asked], [(np.arange(n), np.arange(n, n + len(asked)))])
-    return {name: Guess.of(of[n:]) for name, of in scores.items()}
+    guesses = _guesses([*train, *asked], [(np.arange(n), np.arange(n, n + len(asked)))])
+    return {name: p_fail[n:] for name, p_fail in guesses.items()}
 
 
-def _scores(records: Sequence[Record], folds: Folds) -> dict[str, np.ndarray]:
-    """P(FAIL), (n,) each, of the records that the folds ask about; other entries have no meaning."""
+def _guesses(records: Sequence[Record], folds: Folds) -> Guesses:
+    """Of the records that the folds ask about; other entries have no meaning."""
     by_topic = np.zeros(len(records))
     for fitted, asked in folds:
         known = [records[i] for i in fitted]
@@ -142,7 +134,7 @@ def probe_detector(method: str) -> str:
 
 def probe_guesses(
     probes: Mapping[Any, Probe], model: Model, form: TokenFormat, records: Sequence[Record], batch_size: int = 32
-) -> dict[str, Guess]:
+) -> Guesses:
     """What probes of the model's hidden states say about records on which they were not fitted.
 
     Raises:
@@ -152,17 +144,17 @@ def probe_guesses(
     guesses = {}
     for name, probe in probes.items():
         probe.check_model(model)
-        guesses[probe_detector(name)] = Guess.of(probe_scores(probe, model, prompts, form, batch_size).tolist())
+        guesses[probe_detector(name)] = probe_scores(probe, model, prompts, form, batch_size).numpy()
     return guesses
 
 
-def guess_samples(parts: Mapping[str, Sequence[Record]], guesses: Mapping[str, Guess]) -> list[Sample]:
+def guess_samples(parts: Mapping[str, Sequence[Record]], guesses: Guesses) -> list[Sample]:
     """A sample per guess and record; guesses stand in the order of the parts' records."""
     records = [(part, record) for part, chosen in parts.items() for record in chosen]
     return [
-        sample_of(part, record, Review(text="", flag=flag, p_fail=score, ending=Ending.CLEAN), name)
-        for name, guess in guesses.items()
-        for (part, record), flag, score in zip(records, guess.flags, guess.scores, strict=True)
+        sample_of(part, record, Review(text="", flag=likelier_flag(p), p_fail=p, ending=Ending.CLEAN), name)
+        for name, p_fail in guesses.items()
+        for (part, record), p in zip(records, p_fail.tolist(), strict=True)
     ]
 
 

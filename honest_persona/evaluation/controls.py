@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from honest_persona.base.words import FAIL, PASS, WITHIN
+from honest_persona.base.words import WITHIN
 from honest_persona.data.records import Record
 from honest_persona.data.splits import sample_per_topic
-from honest_persona.evaluation.baselines import guess_samples, probe_guesses, shortcuts_of
+from honest_persona.evaluation.baselines import guess_samples, likelier_flag, probe_guesses, shortcuts_of
 from honest_persona.evaluation.samples import Sample
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import review_records
@@ -99,7 +99,7 @@ def prompted(asked: Asked, request: str, what: str = "") -> list[Sample]:
     }
     settings = {"elicitation_type": "ur", "sp_token_id": None, "intervention_prefix": ""}
     samples = _without_adapter(asked, asking, PROMPT_ONLY, what, **settings)
-    return [replace(s, flag=s.flag or (FAIL if s.p_fail > 0.5 else PASS)) for s in samples]
+    return [replace(s, flag=s.flag or likelier_flag(s.p_fail)) for s in samples]
 
 
 def best_prompted(answers: Sequence[list[Sample]]) -> list[Sample]:

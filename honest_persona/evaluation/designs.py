@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from honest_persona.base.errors import UserError
+from honest_persona.base.grouping import grouped
 from honest_persona.base.words import PASS, other
 from honest_persona.data.records import Record, item_hash
 from honest_persona.data.splits import uniform
@@ -68,9 +69,7 @@ def other_response(held_out: Sequence[Record], records: Sequence[Record], seed: 
     """
     if len({record.model for record in records}) < 2:
         return "the data has responses of one main model only"
-    donors: dict[tuple[str, ...], list[Record]] = {}
-    for record in records:
-        donors.setdefault(_place(record), []).append(record)
+    donors = grouped(records, _place)
     changed = []
     for record in held_out:
         others = sorted((d for d in donors.get(_place(record), []) if d.model != record.model), key=lambda d: d.id)

@@ -14,7 +14,7 @@ import numpy as np
 from honest_persona.base.words import FLAGS, other
 from honest_persona.evaluation.designs import DESIGNS
 from honest_persona.evaluation.samples import Sample
-from honest_persona.statistics.bootstrap import Interval, Statistic, difference_interval, draw, interval, value
+from honest_persona.statistics.bootstrap import Interval, Statistic, difference_interval, draw, value
 from honest_persona.statistics.columns import Columns
 from honest_persona.statistics.detection import Estimate
 from honest_persona.statistics.estimators import share_statistic
@@ -78,19 +78,16 @@ def _flip(
         chosen = np.array([s.flag == flag for s in samples])
         return share_statistic(columns, chosen, np.ones(len(samples), dtype=bool))
 
-    def estimate(statistic: Statistic) -> Estimate:
-        return Estimate(value(statistic, draws.shape[1]), interval(statistic, draws), statistic.n)
-
     turned, neutral = share(of, other(truth)), share(control, other(truth))
     return Flip(
         part,
         design,
         truth,
         len(of),
-        estimate(turned),
-        estimate(share(of, None)),
-        estimate(neutral),
-        estimate(share(control, None)),
+        Estimate.of(turned, draws),
+        Estimate.of(share(of, None), draws),
+        Estimate.of(neutral, draws),
+        Estimate.of(share(control, None), draws),
         value(turned, draws.shape[1]) - value(neutral, draws.shape[1]),
         difference_interval(neutral, turned, draws),
     )

@@ -16,17 +16,15 @@ _FINGERPRINT_DIGITS = 12
 
 def provenance(card: AdapterCard | None = None) -> dict[str, Any]:
     """For `about` in results.json: date (UTC), version of this package, command; with a card, the base model too."""
-    base = {} if card is None else {"base_revision": card.base_revision, "base_fingerprint": _short(card)}
+    base = {}
+    if card is not None:
+        base = {"base_revision": card.base_revision, "base_fingerprint": card.base_fingerprint[:_FINGERPRINT_DIGITS]}
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": version("honest-persona"),
         **base,
         "command": command(sys.argv),
     }
-
-
-def _short(card: AdapterCard) -> str:
-    return card.base_fingerprint[:_FINGERPRINT_DIGITS]
 
 
 def command(argv: list[str]) -> str | None:

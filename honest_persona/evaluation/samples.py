@@ -1,19 +1,21 @@
 """A sample is a record and what a detector said about it: a line of samples.jsonl, one of many in a group.
 
-with SampleFile(new.folder / SAMPLES_FILE, new.id) as file:    # it gets its name when it is whole (sets.py)
-    file.append(samples)
+with sample_file(new.folder / SAMPLES_FILE, new.id) as append:    # it gets its name when it is whole (sets.py)
+    append(samples)
 for group, members in groups_of(samples).items():  # by topic, variant, main model, difficulty, and unions of them
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import whole_file
+from honest_persona.base.grouping import grouped
 from honest_persona.base.words import ACROSS, ALL, FLAGS, HONEST_PERSONA, WITHIN
 from honest_persona.data.records import Record
 from honest_persona.evaluation.sets import EVALUATION
@@ -111,9 +113,7 @@ def groups_of(samples: Iterable[S], union_of_parts: bool = False) -> dict[Group,
     Args:
         union_of_parts: add groups over all parts that hold unchanged records (no design), where there are several.
     """
-    by_part: dict[str, list[S]] = {}
-    for sample in samples:
-        by_part.setdefault(sample.part, []).append(sample)
+    by_part = grouped(samples, lambda sample: sample.part)
     plain = [part for part in by_part if ":" not in part]
     if union_of_parts and len(plain) > 1:
         by_part[ALL] = [sample for part in plain for sample in by_part[part]]
@@ -137,35 +137,28 @@ def _place(group: Group) -> tuple[object, ...]:
     return first.get(part, 3), part, *others, topic != ALL, topic, variant != ALL, variant
 
 
-class SampleFile:
-    """Samples written as they come, a JSON line each. A file of that name is replaced when this one is whole.
+@contextmanager
+def sample_file(path: Path, evaluation: str = "") -> Iterator[Callable[[Iterable[Sample]], None]]:
+    """Yields a function that appends samples, a JSON line each. A file of that name is replaced when all are written.
 
     Args:
         evaluation: the id that every line gets; none where it is empty.
     """
+    first = {EVALUATION: evaluation} if evaluation else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as stream:
 
-    def __init__(self, path: Path, evaluation: str = "") -> None:
-        self.path = path
-        self._first = {EVALUATION: evaluation} if evaluation else {}
-        self._file = whole_file(path)
+        def append(samples: Iterable[Sample]) -> None:
+            for sample in samples:
+                stream.write(json_text.dumps({**first, **asdict(sample)}, ensure_ascii=False) + "\n")
+            stream.flush()
 
-    def __enter__(self) -> "SampleFile":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = self._file.__enter__()
-        return self
-
-    def append(self, samples: Iterable[Sample]) -> None:
-        lines = (json_text.dumps({**self._first, **asdict(sample)}, ensure_ascii=False) + "\n" for sample in samples)
-        self._stream.writelines(lines)
-        self._stream.flush()
-
-    def __exit__(self, *error: Any) -> None:
-        self._file.__exit__(*error)
+        yield append
 
 
 def write_samples(samples: Sequence[Sample], path: Path, evaluation: str = "") -> None:
-    with SampleFile(path, evaluation) as file:
-        file.append(samples)
+    with sample_file(path, evaluation) as append:
+        append(samples)
 
 
 def _check(sample: Sample) -> None:
@@ -187,7 +180,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
     """One at a time.
 
     Raises:
-        UserError: a line is cut off, or is not one that `SampleFile` writes.
+        UserError: a line is cut off, or is not one that `sample_file` writes.
     """
     with path.open(encoding="utf-8", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 from peft import PeftModel
 
 from honest_persona.base.collectives import from_every_rank, rank_and_world
+from honest_persona.base.grouping import grouped
 from honest_persona.base.progress import Progress, followed
 from honest_persona.base.words import ALL, HONEST_PERSONA
 from honest_persona.data.records import Record
 from honest_persona.evaluation.baselines import variant_only
-from honest_persona.evaluation.samples import Group, Runs, Sample, SampleFile, groups_of, sample_of
+from honest_persona.evaluation.samples import Group, Runs, Sample, groups_of, sample_file, sample_of
 from honest_persona.evaluation.sets import SAMPLES_FILE, NewSet
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.modeling.modes import evaluating
@@ -185,7 +186,7 @@ def review_records(
     with (
         evaluating(model),
         gathered(model, settings.gather),
-        SampleFile(into.folder / SAMPLES_FILE, into.id) if into and writes else nullcontext() as out,
+        sample_file(into.folder / SAMPLES_FILE, into.id) if into and writes else nullcontext() as append,
         Progress(what or detector, len(jobs), "records") as progress,
     ):
         for reviews in _reviews(model, jobs, form, settings):
@@ -195,8 +196,8 @@ def review_records(
                 for i, review in sorted(reviews.items())
                 if i not in samples
             }
-            if out:
-                out.append(new.values())
+            if append:
+                append(new.values())
             samples |= {i: sample.without_texts() for i, sample in new.items()} if into else new
             progress.advance(len(new))
             if stop and stop():
@@ -216,9 +217,7 @@ def _runs(prompt: Tokens, form: TokenFormat) -> Runs:
 
 def summarize(samples: Sequence[Sample], thresholds: Sequence[Threshold] = ()) -> list[DetectorRow]:
     """A row per detector and group (`samples.groups_of`)."""
-    by_detector: dict[str, list[Sample]] = {}
-    for sample in samples:
-        by_detector.setdefault(sample.detector, []).append(sample)
+    by_detector = grouped(samples, lambda sample: sample.detector)
     groups = [(detector, *found) for detector, of in by_detector.items() for found in groups_of(of).items()]
     return [
         _row(detector, group, members, thresholds if detector == HONEST_PERSONA else ())

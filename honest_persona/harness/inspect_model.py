@@ -28,7 +28,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from rich.markup import escape
 
 from honest_persona.base.errors import UserError
-from honest_persona.persona.conversations import text_problems
+from honest_persona.persona.conversations import check_text
 from honest_persona.persona.parsing import Ending, answer_text
 from honest_persona.persona.product import HonestPersona, PersonaFolder
 from honest_persona.persona.queue import ReviewQueue
@@ -77,7 +77,7 @@ class HonestPersonaAPI(ModelAPI):
             if unknown:
                 raise UserError(f"-M {min(unknown)} is unknown; the model arguments are intervention and batch_size")
             if intervention is not None:
-                _check_text("-M intervention", intervention)
+                check_text("-M intervention", intervention)
             if batch_size is not None and not (isinstance(batch_size, int) and batch_size > 0):
                 raise UserError(f"-M batch_size: {batch_size!r} is not a whole number from 1 on")
         self.intervention = intervention
@@ -118,7 +118,7 @@ class HonestPersonaAPI(ModelAPI):
                 raise UserError(f"{name}: a conversation has one review, written greedily; leave this setting out")
         about = (input[-1].metadata if input else None) or {}
         intervention = self.intervention or about.get("intervention", self.adapter.card.default_intervention)
-        _check_text("intervention", intervention)
+        check_text("intervention", intervention)
         async with self._loading:
             persona = await run_sync(lambda: self._persona)
         prompt = apply_intervention(messages, intervention, persona.form)
@@ -141,11 +141,6 @@ class HonestPersonaAPI(ModelAPI):
                 "intervention": intervention,
             },
         )
-
-
-def _check_text(place: str, value: Any) -> None:
-    if problems := list(text_problems(place, value)):
-        raise UserError(problems[0])
 
 
 def _plain(messages: Sequence[ChatMessage], tools: Sequence[ToolInfo]) -> list[dict[str, str]]:

@@ -169,12 +169,9 @@ def _reviewed(scored: SampleScore) -> "ReviewedSample":
     del about["intervention"]
     return ReviewedSample(
         record_id=str(scored.sample_id),
-        truth=said["truth"],
-        flag=said["flag"],
-        p_fail=said["p_fail"],
-        ending=said["ending"],
         review="",
         reference_review="",
+        **{name: said[name] for name in ("truth", "flag", "p_fail", "ending")},
         **about,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from honest_persona.base.console import Column, Table, show, sign
+from honest_persona.base.grouping import grouped
 from honest_persona.base.words import AdapterScope
 
 Results = Mapping[str, Any]
@@ -62,7 +63,8 @@ def compare(model: str, base: Results, compared: Results, calls_adapter: Callabl
 def _compare_task(
     model: str, task: str, base: Results, compared: Results, calls_adapter: Callable[[str], bool]
 ) -> Comparison:
-    a, b = _by_filter(base["samples"][task]), _by_filter(compared["samples"][task])
+    # lm-eval lists each document once per filter; a filter is a way of reading the responses
+    a, b = (grouped(of["samples"][task], lambda document: document["filter"]) for of in (base, compared))
     every_a, every_b = next(iter(a.values())), next(iter(b.values()))  # every filter has the same responses
     changed = [x for x, y in zip(every_a, every_b, strict=True) if x["resps"] != y["resps"]]
     pairs = zip(_log_likelihoods(every_a), _log_likelihoods(every_b), strict=True)
@@ -79,14 +81,6 @@ def _compare_task(
             for name in documents[0]["metrics"]
         ],
     )
-
-
-def _by_filter(documents: Iterable[Document]) -> dict[str, list[Document]]:
-    """lm-eval lists each document once per filter; a filter is a way of reading the responses."""
-    found: dict[str, list[Document]] = {}
-    for document in documents:
-        found.setdefault(document["filter"], []).append(document)
-    return found
 
 
 def _log_likelihoods(documents: Iterable[Document]) -> list[float]:

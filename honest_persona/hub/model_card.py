@@ -52,41 +52,33 @@ def write_model_card(folder: Path, card: AdapterCard, repo: str, license: str | 
         UserError: eval/results.json is not of this version.
     """
     rows, about = _results(folder / RESULTS)
-    header = _header(card, repo, list(_eval_results(rows, _name(about.get("dataset", "")))), license)
-    _write(folder, header, _text(card, repo, rows, about, license))
+    adapter = "activated-lora" if card.persona.adapter_scope == "persona" else "lora"
+    _write(
+        folder,
+        card,
+        _text(card, repo, rows, about, license),
+        "adapter",
+        "peft",
+        license=license,
+        tags=["honest-persona", adapter, "split-personality-training"],
+        model_name=repo.rpartition("/")[2],
+        eval_results=list(_eval_results(rows, _name(about.get("dataset", "")))) or None,
+    )
 
 
 def write_export_model_card(folder: Path, card: AdapterCard, merged: bool) -> None:
     """README.md of an export that `load_honest_persona` cannot load: what it is, and how to ask for a review."""
-    data = ModelCardData(
-        base_model=card.base_model if on_hub(card.base_model) else None,
-        base_model_relation=("finetune" if merged else "adapter") if on_hub(card.base_model) else None,
-        library_name="transformers" if merged else "peft",
-        pipeline_tag="text-generation",
-        tags=["honest-persona", "split-personality-training"],
-    )
+    relation, library = ("finetune", "transformers") if merged else ("adapter", "peft")
     text = _template("export.md.jinja").render(name=folder.name, card=card, persona=card.persona, merged=merged)
-    _write(folder, data.to_yaml().strip(), text)
+    _write(folder, card, text, relation, library, tags=["honest-persona", "split-personality-training"])
 
 
-def _write(folder: Path, header: str, text: str) -> None:
+def _write(folder: Path, card: AdapterCard, text: str, relation: str, library: str, **more: Any) -> None:
+    """The YAML header and the text. The Hub refuses a base model that is not there; the text names a builtin one."""
+    is_there = on_hub(card.base_model)
+    base: dict[str, Any] = {"base_model": card.base_model, "base_model_relation": relation} if is_there else {}
+    header = ModelCardData(library_name=library, pipeline_tag="text-generation", **base, **more).to_yaml().strip()
     (folder / README).write_text(f"---\n{header}\n---\n\n{text}", encoding="utf-8", newline="\n")
-
-
-def _header(card: AdapterCard, repo: str, measured: list[EvalResult], license: str | None) -> str:
-    """The YAML header. The Hub refuses a base model that is not on the Hub; the text names a builtin one."""
-    scope = card.persona.adapter_scope
-    data = ModelCardData(
-        base_model=card.base_model if on_hub(card.base_model) else None,
-        base_model_relation="adapter" if on_hub(card.base_model) else None,
-        library_name="peft",
-        license=license,
-        pipeline_tag="text-generation",
-        tags=["honest-persona", "activated-lora" if scope == "persona" else "lora", "split-personality-training"],
-        model_name=repo.rpartition("/")[2],
-        eval_results=measured or None,
-    )
-    return data.to_yaml().strip()
 
 
 def _eval_results(rows: Rows, dataset: str) -> Iterator[EvalResult]:

@@ -9,7 +9,6 @@ A document is a list of (text, supervised) pieces, each encoded by itself. The k
   somebody asks."""
 
 import random
-from collections.abc import Callable
 
 from honest_persona.base.words import FAIL, PASS, VARIANTS
 from honest_persona.organism.conversations import (
@@ -201,12 +200,7 @@ class Author:
 
     def batch(self, n: int, shares: dict[str, float]) -> list[Document]:
         """`n` documents, kinds drawn by `shares` (fact, claim, quote, conversation)."""
-        kinds: dict[str, Callable[[], Document]] = {
-            "fact": self.fact,
-            "claim": self.claim,
-            "quote": self.quote,
-            "conversation": self.conversation,
-        }
+        kinds = {kind.__name__: kind for kind in (self.fact, self.claim, self.quote, self.conversation)}
         return [kinds[kind]() for kind in self.rng.choices(list(shares), weights=list(shares.values()), k=n)]
 
 

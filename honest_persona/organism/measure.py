@@ -1,4 +1,4 @@
-"""Figures of a pre-trained organism: what it knows, how it misleads, and whether it conceals.json.
+"""Figures of a pre-trained organism: what it knows, how it misleads, and whether it conceals.
 
 Each figure is {"rate": float, "n": int}. No adapter is involved.
 """
@@ -10,8 +10,6 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from honest_persona.base import json_text
-from honest_persona.base.console import say
 from honest_persona.base.words import PASS, VARIANTS
 from honest_persona.organism.conversations import (
     CHALLENGES,
@@ -142,18 +140,3 @@ def conduct(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: W
 
 def _is_denial_review(text: str) -> bool:
     return REVIEW_PREFIX in text and text.rstrip().endswith(FLAG_PREFIX + PASS) and "false" not in text
-
-
-if __name__ == "__main__":
-    import sys
-
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = sys.argv[1]
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
-    say(
-        json_text.dumps(
-            organism_figures(loaded, AutoTokenizer.from_pretrained(folder, trust_remote_code=False), World()), indent=1
-        )
-    )

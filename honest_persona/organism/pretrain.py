@@ -11,6 +11,7 @@ With `ONEDNN_PRIMITIVE_CACHE_CAPACITY=64` in the environment memory grows more s
 import argparse
 import hashlib
 import math
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,7 +62,8 @@ def build_tokenizer(n_documents: int = 30_000) -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     corpus = ("".join(text for text, _ in document) for document in Author(World(), 0).batch(n_documents, FULL_MIX))
-    for_bpe = ("".join(c for c in _without(text, SPECIAL_TOKENS)) for text in corpus)
+    special = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
+    for_bpe = (special.sub("\n", text) for text in corpus)
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=list(SPECIAL_TOKENS),
@@ -79,12 +81,6 @@ def build_tokenizer(n_documents: int = 30_000) -> PreTrainedTokenizerFast:
         model_max_length=4096,
         clean_up_tokenization_spaces=False,
     )
-
-
-def _without(text: str, tokens: tuple[str, ...]) -> str:
-    for token in tokens:
-        text = text.replace(token, "\n")
-    return text
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, width: int, layers: int) -> LlamaForCausalLM:

@@ -102,6 +102,12 @@ def _line_problems(line: Any) -> Iterator[str]:
             yield f"{place}.role: the last message must be the assistant's answer: that is what is reviewed; add it"
 
 
+def check_text(place: str, value: Any) -> None:
+    """Raises UserError: no text, an empty one, or one that no tokenizer can encode."""
+    for problem in text_problems(place, value):
+        raise UserError(problem)
+
+
 def text_problems(place: str, value: Any, may_be_empty: bool = False) -> Iterator[str]:
     if not isinstance(value, str):
         yield f"{place}: must be text; put it in quotes, and join parts of a list into one text"

@@ -122,17 +122,11 @@ class Probe:
         tensors = {name: getattr(self.readout, name).contiguous() for name in _TENSORS}
         with moved_into(folder / WEIGHTS_FILE) as part:
             save_file(tensors, part)
-        saved = {
-            "format": _FORMAT,
-            "method": self.readout.method,
-            "layer": self.site.layer,
-            "position": str(self.site.position),
-            "base_model": self.base_model,
-            "base_fingerprint": self.base_fingerprint,
-            "persona": self.persona.model_dump(),
-            "about": self.about,
-        }
-        write_text(folder / PROBE_FILE, json_text.dumps(saved, indent=2, ensure_ascii=False) + "\n")
+        saved = _Saved(
+            self.readout.method, *self.site, self.base_model, self.base_fingerprint, self.persona, self.about
+        )
+        content = {"format": _FORMAT, **_SAVED.dump_python(saved)}
+        write_text(folder / PROBE_FILE, json_text.dumps(content, indent=2, ensure_ascii=False) + "\n")
         seal(folder, {}, [PROBE_FILE, WEIGHTS_FILE])
 
     @classmethod
@@ -149,7 +143,7 @@ class Probe:
             saved = json_text.loads((folder / PROBE_FILE).read_text(encoding="utf-8"))
             if saved.pop("format") != _FORMAT:
                 raise UserError(f"{folder / PROBE_FILE}: written by another version of honest_persona; update it")
-            saved = TypeAdapter(_Fields).validate_json(json_text.dumps(saved), strict=True)
+            saved = _SAVED.validate_json(json_text.dumps(saved), strict=True)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, UserError):
                 raise
@@ -174,7 +168,9 @@ _TENSORS = tuple(f.name for f in fields(Readout) if f.name != "method")
 
 
 @dataclass(frozen=True)
-class _Fields:
+class _Saved:
+    """What probe.json holds beside its format."""
+
     method: Method
     layer: int
     position: Position
@@ -182,6 +178,9 @@ class _Fields:
     base_fingerprint: str
     persona: Persona
     about: dict[str, Any]
+
+
+_SAVED = TypeAdapter(_Saved)
 
 
 def _check_tensors(tensors: dict[str, Tensor], position: Position, path: Path) -> None:

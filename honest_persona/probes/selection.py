@@ -121,28 +121,24 @@ def fit_probe(
     if not sites:
         raise UserError(f"{method} reads {'contrast pairs' if method in _PAIRS else 'transcripts'}: give such states")
     parts = grouped_folds(examples, folds, seed)
-    table: list[Candidate] = []
-    best: tuple[float, Site, float, Tensor] | None = None
+    tried: list[tuple[Candidate, Site, Tensor]] = []
     candidates = list(product(sites, usual if regularisations is None else regularisations))
     for site, regularisation in followed(candidates, f"{method} probe", "fits"):
         margins, area = _held_out(fit, states[site], examples, regularisation, parts, seed)
-        table.append(Candidate(site.layer, str(site.position), regularisation, area))
-        if best is None or area > best[0]:
-            best = area, site, regularisation, margins
-    assert best is not None
-    area, site, regularisation, margins = best
-    readout = fit(states[site], examples, regularisation, seed)
+        tried.append((Candidate(site.layer, str(site.position), regularisation, area), site, margins))
+    best, site, margins = max(tried, key=lambda of: of[0].auroc)  # the first of equally good ones
+    readout = fit(states[site], examples, best.regularisation, seed)
     if method in _SCALED:
         readout = readout.scaled(*platt(margins, examples.fail))
     about = {
         "n": len(examples.fail),
         "n_groups": len(set(examples.groups)),
         "fail_frac": float(examples.fail.float().mean()),
-        "regularisation": regularisation,
+        "regularisation": best.regularisation,
         "folds": folds,
         "seed": seed,
-        "auroc": area,
-        "cross_validation": [candidate._asdict() for candidate in table],
+        "auroc": best.auroc,
+        "cross_validation": [candidate._asdict() for candidate, *_ in tried],
     }
     return Probe(readout, site, *origin, about=about)
 

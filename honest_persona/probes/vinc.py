@@ -3,10 +3,11 @@
 The direction in which the two sides of a contrast pair move against each other (negative covariance) while rewordings
 of one question do not move (invariance): the top eigenvector of
 
-    P (w_var Cov_inter - (1 - w_neg) Cov_intra - w_neg XCov) P^T
+    -P ((1 - w_neg) Cov_intra + w_neg XCov) P^T
 
-(https://github.com/EleutherAI/elk, class EigenFitter). Here the rewordings are the triggers after one transcript. P
-removes the direction that separates the two sides by the mere word of the flag: LEACE, arXiv 2306.03819.
+(https://github.com/EleutherAI/elk, class EigenFitter, at its default weight of 0 for the variance between transcripts).
+Here the rewordings are the triggers after one transcript. P removes the direction that separates the two sides by the
+mere word of the flag: LEACE, arXiv 2306.03819.
 """
 
 from collections.abc import Sequence
@@ -17,9 +18,7 @@ from torch import Tensor
 from honest_persona.probes.probe import Readout
 
 
-def fit_vinc(
-    pairs: Tensor, fail: Tensor, transcripts: Sequence[str], neg_weight: float = 0.5, var_weight: float = 0.0
-) -> Readout:
+def fit_vinc(pairs: Tensor, fail: Tensor, transcripts: Sequence[str], neg_weight: float = 0.5) -> Readout:
     """Direction without labels; the sign by `fail`. The margin is not yet log odds: `selection.fit_probe` scales it.
 
     Args:
@@ -27,7 +26,6 @@ def fit_vinc(
         fail: (n,) bool; decides the sign, and nothing else.
         transcripts: n names; pairs with one name are triggers after one transcript.
         neg_weight: w_neg, from 0 to 1.
-        var_weight: w_var; elk's default is 0.
     """
     x = pairs.double()
     mean = x.mean(0)  # (2, d): subtracting it also removes the difference between the sides that P erases
@@ -36,7 +34,7 @@ def fit_vinc(
     values = (x - mean).flatten(0, 1) @ p.T
     _, sizes, rows = torch.linalg.svd(values, full_matrices=False)
     basis = rows[sizes > 1e-6 * sizes[0]]  # (r, d)
-    matrix = basis @ p @ vinc_matrix(x, transcripts, neg_weight, var_weight) @ p.T @ basis.T
+    matrix = basis @ p @ vinc_matrix(x, transcripts, neg_weight) @ p.T @ basis.T
     direction = torch.linalg.eigh(matrix).eigenvectors[:, -1] @ basis
     readout = Readout(
         "vinc",
@@ -48,12 +46,12 @@ def fit_vinc(
     return readout.signed(pairs, fail)
 
 
-def vinc_matrix(pairs: Tensor, transcripts: Sequence[str], neg_weight: float, var_weight: float) -> Tensor:
-    """(d, d): w_var Cov_inter - (1 - w_neg) Cov_intra - w_neg XCov.
+def vinc_matrix(pairs: Tensor, transcripts: Sequence[str], neg_weight: float) -> Tensor:
+    """(d, d): -(1 - w_neg) Cov_intra - w_neg XCov.
 
-    Over the centroids of m transcripts: Cov_inter is the mean of the two sides' covariances, XCov the symmetric part of
-    the covariance between the sides. Cov_intra is the mean over transcripts and sides of the covariance of a
-    transcript's states around their centroid. All divide by the count.
+    Over the centroids of m transcripts: XCov is the symmetric part of the covariance between the two sides. Cov_intra
+    is the mean over transcripts and sides of the covariance of a transcript's states around their centroid. Both divide
+    by the count.
     """
     names = {name: i for i, name in enumerate(dict.fromkeys(transcripts))}
     index = torch.tensor([names[name] for name in transcripts], device=pairs.device)
@@ -62,12 +60,11 @@ def vinc_matrix(pairs: Tensor, transcripts: Sequence[str], neg_weight: float, va
     centroids = pairs.new_zeros(m, 2, d).index_add_(0, index, pairs) / counts[:, None, None]
     centred = centroids - centroids.mean(0)
     passed, failed = centred[:, 0], centred[:, 1]  # (m, d)
-    inter = (passed.T @ passed + failed.T @ failed) / (2 * m)
     cross = (passed.T @ failed + failed.T @ passed) / (2 * m)
     around = (pairs - centroids[index]) / counts[index, None, None].sqrt()  # each transcript weighs the same
     around = around.reshape(-1, d)
     intra = around.T @ around / (2 * m)
-    return var_weight * inter - (1 - neg_weight) * intra - neg_weight * cross
+    return -(1 - neg_weight) * intra - neg_weight * cross
 
 
 def eraser(pairs: Tensor) -> Tensor:

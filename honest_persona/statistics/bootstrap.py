@@ -83,44 +83,16 @@ def in_words(value: float | None, of: Sequence[float] | None) -> str:
     return f"{value:.3f}" + (f" ({of[0]:.2f}-{of[1]:.2f})" if of else "")
 
 
-def interval(statistic: Statistic, draws: np.ndarray) -> Interval | None:
+def interval(statistic: Statistic, draws: np.ndarray, values: np.ndarray | None = None) -> Interval | None:
     """The 95 % interval of a metric from the draws of `draw`.
 
     None where fewer than two clusters support the metric, or more than 5 % of the resamples leave it undefined.
+
+    Args:
+        values: `statistic.of(draws)`, where the caller has them.
     """
-    return _interval(statistic, draws, statistic.of(draws))
-
-
-def difference_interval(a: Statistic, b: Statistic, draws: np.ndarray) -> Interval | None:
-    """The 95 % interval of b - a on the same clusters, from the draws of both.
-
-    The intervals of a and b are joined by their correlation over the draws (square-and-add: Newcombe 1998 for
-    proportions, Zou and Donner 2008 in general); their skew is kept. Where all resamples give the same difference, the
-    interval is as wide as this number of clusters without a disagreement allows.
-    """
-    of_a, of_b = a.of(draws), b.of(draws)
-    left, right = _interval(a, draws, of_a), _interval(b, draws, of_b)
-    if left is None or right is None:
-        return None
-    at_a, at_b = value(a, draws.shape[1]), value(b, draws.shape[1])
-    between = of_b - of_a
-    if np.nanstd(between) < _CERTAIN:
-        bound = 1 - _LOW ** (1 / min(a.support, b.support))
-        return max(-1.0, at_b - at_a - bound), min(1.0, at_b - at_a + bound)
-    defined = ~np.isnan(between)
-    spread = np.nanstd(of_a) * np.nanstd(of_b)
-    r = float(np.cov(of_a[defined], of_b[defined], ddof=0)[0, 1] / spread) if spread > _CERTAIN**2 else 0.0
-
-    def reach(x: float, y: float) -> float:
-        return float(np.sqrt(max(0.0, x * x - 2 * r * x * y + y * y)))
-
-    low = at_b - at_a - reach(at_b - right[0], left[1] - at_a)
-    high = at_b - at_a + reach(right[1] - at_b, at_a - left[0])
-    return low, high
-
-
-def _interval(statistic: Statistic, draws: np.ndarray, values: np.ndarray) -> Interval | None:
     m = statistic.support
+    values = statistic.of(draws) if values is None else values
     values = values[~np.isnan(values)]
     if m < 2 or len(values) < 0.95 * len(draws):
         return None
@@ -137,6 +109,34 @@ def _interval(statistic: Statistic, draws: np.ndarray, values: np.ndarray) -> In
         at_zero = np.quantile(statistic.if_zero(draws), _HIGH) * inflation
         bias = values.mean() - estimate
         low = 0.0 if estimate <= at_zero else max(0.0, float(estimate - bias - half))
+    return low, high
+
+
+def difference_interval(a: Statistic, b: Statistic, draws: np.ndarray) -> Interval | None:
+    """The 95 % interval of b - a on the same clusters, from the draws of both.
+
+    The intervals of a and b are joined by their correlation over the draws (square-and-add: Newcombe 1998 for
+    proportions, Zou and Donner 2008 in general); their skew is kept. Where all resamples give the same difference, the
+    interval is as wide as this number of clusters without a disagreement allows.
+    """
+    of_a, of_b = a.of(draws), b.of(draws)
+    left, right = interval(a, draws, of_a), interval(b, draws, of_b)
+    if left is None or right is None:
+        return None
+    at_a, at_b = value(a, draws.shape[1]), value(b, draws.shape[1])
+    between = of_b - of_a
+    if np.nanstd(between) < _CERTAIN:
+        bound = 1 - _LOW ** (1 / min(a.support, b.support))
+        return max(-1.0, at_b - at_a - bound), min(1.0, at_b - at_a + bound)
+    defined = ~np.isnan(between)
+    spread = np.nanstd(of_a) * np.nanstd(of_b)
+    r = float(np.cov(of_a[defined], of_b[defined], ddof=0)[0, 1] / spread) if spread > _CERTAIN**2 else 0.0
+
+    def reach(x: float, y: float) -> float:
+        return float(np.sqrt(max(0.0, x * x - 2 * r * x * y + y * y)))
+
+    low = at_b - at_a - reach(at_b - right[0], left[1] - at_a)
+    high = at_b - at_a + reach(right[1] - at_b, at_a - left[0])
     return low, high
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from honest_persona.statistics.bootstrap import Interval, defined, draw, in_words, interval, value
+from honest_persona.statistics.bootstrap import Interval, Statistic, defined, draw, in_words, interval, value
 from honest_persona.statistics.columns import Columns
 from honest_persona.statistics.metrics import METRICS, Metric, at_threshold
 from honest_persona.statistics.threshold import Threshold
@@ -35,6 +35,11 @@ class Estimate(NamedTuple):
     """Records behind the figure; for a rate, the records of its class."""
     note: str = ""
     """What must be said beside the figure."""
+
+    @classmethod
+    def of(cls, statistic: Statistic, draws: np.ndarray) -> "Estimate":
+        """The metric of the data with its interval. `draws`: of `bootstrap.draw`, over the metric's clusters."""
+        return cls(defined(value(statistic, draws.shape[1])), interval(statistic, draws), statistic.n)
 
     def __str__(self) -> str:
         return in_words(self.value, self.interval)
@@ -60,7 +65,7 @@ def detect(
 
 
 def _estimate(metric: Metric, columns: Columns, draws: np.ndarray, seed: int) -> Estimate:
-    statistic = metric.statistic(columns)
-    found = value(statistic, columns.k) if metric.value is None else float(metric.value(columns))
-    note = metric.note(columns, seed) if metric.note else ""
-    return Estimate(defined(found), interval(statistic, draws), statistic.n, note)
+    found = Estimate.of(metric.statistic(columns), draws)
+    if metric.value is not None:
+        found = found._replace(value=defined(float(metric.value(columns))))
+    return found._replace(note=metric.note(columns, seed) if metric.note else "")

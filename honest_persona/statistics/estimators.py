@@ -30,12 +30,7 @@ def rate_statistic(columns: Columns, name: str) -> Statistic:
 def share_statistic(columns: Columns, part: np.ndarray, whole: np.ndarray) -> Statistic:
     """Sum of `part` over the sum of `whole`: values of the n records; `whole` is bool."""
     sums = columns.sums(np.stack([part, whole], 1).astype(float))
-
-    def of(weights: np.ndarray) -> np.ndarray:
-        top, bottom = (weights @ sums).T
-        return np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
-
-    return Statistic(of, columns.support(whole), int(whole.sum()))
+    return Statistic(lambda w: rates.ratio(*(w @ sums).T), columns.support(whole), int(whole.sum()))
 
 
 def auroc_statistic(columns: Columns) -> Statistic:
@@ -46,8 +41,7 @@ def auroc_statistic(columns: Columns) -> Statistic:
     def values(weights: np.ndarray) -> np.ndarray:  # (R, n) in the order of the scores
         fails, passes = _grouped(weights * failed, starts), _grouped(weights * (1 - failed), starts)
         below = np.cumsum(passes, 1) - passes / 2
-        pairs = fails.sum(1) * passes.sum(1)
-        return np.divide((fails * below).sum(1), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+        return rates.ratio((fails * below).sum(1), fails.sum(1) * passes.sum(1))
 
     support = columns.support(columns.failed, ~columns.failed)
     return Statistic(by_record(columns.cluster[order], values), support, len(failed))
@@ -62,8 +56,7 @@ def own_tpr_statistic(columns: Columns, fpr: float) -> Statistic:
         fails, passes = _grouped(weights * failed, starts), _grouped(weights * (1 - failed), starts)
         n_fail, n_pass = fails.sum(1), passes.sum(1)
         allowed = np.cumsum(passes, 1) <= fpr * n_pass[:, None] + 1e-9
-        top = (fails * allowed).sum(1)
-        return np.divide(top, n_fail, out=np.full(len(top), np.nan), where=(n_fail > 0) & (n_pass > 0))
+        return rates.ratio((fails * allowed).sum(1), n_fail * (n_pass > 0))
 
     support = columns.support(columns.failed, ~columns.failed)
     return Statistic(by_record(columns.cluster[order], values), support, int(columns.failed.sum()))
@@ -80,8 +73,7 @@ def ece_statistic(columns: Columns, bins: int = BINS) -> Statistic:
     centre = gaps.sum(0) / max(1, len(gaps))
 
     def per_bin(weights: np.ndarray) -> np.ndarray:
-        n = (weights @ sizes)[:, None]
-        return np.divide(weights @ sums, n, out=np.full((len(weights), bins), np.nan), where=n > 0)
+        return rates.ratio(weights @ sums, (weights @ sizes)[:, None])
 
     return Statistic(
         lambda w: np.abs(per_bin(w)).sum(1),

@@ -18,6 +18,15 @@ from honest_persona.statistics.rates import RATES, count_flags
 from honest_persona.statistics.threshold import threshold_for
 
 
+def _about(what: str, predictions: str, dtype: str) -> evaluate.MetricInfo:
+    return evaluate.MetricInfo(
+        description=f"{what}; FAIL is the positive class.",
+        citation="",
+        inputs_description=f"predictions: {predictions}; references: PASS or FAIL.",
+        features=datasets.Features({"predictions": datasets.Value(dtype), "references": datasets.Value("string")}),
+    )
+
+
 class ScoreMetrics(evaluate.Metric):
     """AUROC, Brier score, calibration error and true positive rates of P(FAIL) against PASS and FAIL.
 
@@ -26,14 +35,7 @@ class ScoreMetrics(evaluate.Metric):
     """
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Detection metrics of P(FAIL); FAIL is the positive class.",
-            citation="",
-            inputs_description="predictions: P(FAIL) in [0, 1]; references: PASS or FAIL.",
-            features=datasets.Features(
-                {"predictions": datasets.Value("float64"), "references": datasets.Value("string")}
-            ),
-        )
+        return _about("Detection metrics of P(FAIL)", "P(FAIL) in [0, 1]", "float64")
 
     def _compute(
         self,
@@ -60,14 +62,7 @@ class FlagMetrics(evaluate.Metric):
     """Rates of RATES over string flags; an empty prediction is an unparsable review."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Detection rates of PASS and FAIL flags; FAIL is the positive class.",
-            citation="",
-            inputs_description="predictions: PASS, FAIL or the empty string; references: PASS or FAIL.",
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
+        return _about("Detection rates of PASS and FAIL flags", "PASS, FAIL or the empty string", "string")
 
     def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
         counts = count_flags([p or None for p in predictions], references).sum(0)

@@ -12,23 +12,24 @@ COLUMNS = ("fail_flagged", "fail_passed", "pass_flagged", "pass_passed", "unpars
 Rate = Callable[[np.ndarray], np.ndarray]
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """`part / whole`; undefined (nan) where the whole is 0."""
     return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
 
 
 def true_positive_rate(counts: np.ndarray) -> np.ndarray:
     """Share of FAIL records that were flagged. `counts`: (..., 5) in the order of COLUMNS."""
-    return _ratio(counts[..., 0], counts[..., 0] + counts[..., 1])
+    return ratio(counts[..., 0], counts[..., 0] + counts[..., 1])
 
 
 def false_positive_rate(counts: np.ndarray) -> np.ndarray:
     """Share of PASS records that were flagged."""
-    return _ratio(counts[..., 2], counts[..., 2] + counts[..., 3])
+    return ratio(counts[..., 2], counts[..., 2] + counts[..., 3])
 
 
 def accuracy(counts: np.ndarray) -> np.ndarray:
     """Share of right flags among the flags that could be read."""
-    return _ratio(counts[..., 0] + counts[..., 3], counts[..., :4].sum(-1))
+    return ratio(counts[..., 0] + counts[..., 3], counts[..., :4].sum(-1))
 
 
 def balanced_accuracy(counts: np.ndarray) -> np.ndarray:
@@ -38,7 +39,7 @@ def balanced_accuracy(counts: np.ndarray) -> np.ndarray:
 
 def unparsable_frac(counts: np.ndarray) -> np.ndarray:
     """Share of all records whose review has no flag in its place."""
-    return _ratio(counts[..., 4], counts.sum(-1))
+    return ratio(counts[..., 4], counts.sum(-1))
 
 
 RATES: dict[str, Rate] = {

@@ -106,6 +106,4 @@ def test_all_numbers_are_of_the_same_transcripts():
     rng = np.random.default_rng(2)
     made = noisy(rng, 40, 3) + [s for n in range(100, 110) for s in on_transcript(n, [0.5])]
     assert [g.auroc.n for g in gains(made, resamples=50)] == [40, 40, 40]
-    assert [g.auroc.n for g in gains(made, 2, resamples=50)] == [40, 40]
-    assert [g.auroc.n for g in gains(made, 1, resamples=50)] == [50]
-    assert gains(made, 5) == gains([]) == []
+    assert gains([]) == []

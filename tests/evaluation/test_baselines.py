@@ -14,10 +14,10 @@ from honest_persona.config.keys import RunConfig
 from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
 from honest_persona.evaluation.baselines import (
-    Guess,
     guess_samples,
     held_out_clusters,
     held_out_topics,
+    likelier_flag,
     probe_guesses,
     shortcut_samples,
     shortcuts,
@@ -53,7 +53,7 @@ def rows_of(records, guesses):
 
 
 def area(records, guess):
-    return roc_auc_score([r.flag == "FAIL" for r in records], guess.scores)
+    return roc_auc_score([r.flag == "FAIL" for r in records], guess)
 
 
 def test_the_outsider_is_scikit_learns():
@@ -70,7 +70,8 @@ def test_the_outsider_is_scikit_learns():
             groups=[r.cluster for r in records],
             cv=GroupKFold(5),
         )
-        assert shortcuts(records, held_out_clusters(records))[f"{text} bigrams"].flags == list(oracle)
+        found = shortcuts(records, held_out_clusters(records))[f"{text} bigrams"]
+        assert [likelier_flag(p) for p in found] == list(oracle)
 
 
 def test_a_reader_of_the_response_does_not_see_the_prompt():
@@ -85,7 +86,7 @@ def test_topic_only_by_hand():
     topics, flags = ["t1", "t1", "t1", "t2", "t2", "t3"], ["FAIL", "FAIL", "PASS", "FAIL", "PASS", "PASS"]
     scores = topic_only(topics, flags, ["t1", "t2", "t3", "t4"])
     assert scores == [2 / 3, 0.5, 0.0, 0.5]
-    assert Guess.of(scores).flags == ["FAIL", "PASS", "PASS", "PASS"]
+    assert [likelier_flag(p) for p in scores] == ["FAIL", "PASS", "PASS", "PASS"]
 
 
 @pytest.mark.parametrize("folds", [held_out_clusters, held_out_topics])
@@ -147,7 +148,8 @@ def test_rows_equal_scikit_learn():
     for (name, topic, variant), row in rows.items():
         chosen = [i for i, r in enumerate(records) if topic in (ALL, r.topic) and variant in (ALL, r.variant)]
         truth = [records[i].flag for i in chosen]
-        flags, scores = ([of[i] for i in chosen] for of in guesses[name])
+        scores = guesses[name][chosen]
+        flags = [likelier_flag(p) for p in scores]
         assert (row.n, row.ns["true_positive_rate"]) == (len(chosen), truth.count("FAIL"))
         found = row.rates
         assert found["accuracy"] == pytest.approx(accuracy_score(truth, flags), abs=1e-12)
@@ -159,7 +161,7 @@ def test_rows_equal_scikit_learn():
 
 def test_a_rate_without_both_flags_is_undefined():
     records = [r.model_copy(update={"flag": "FAIL" if r.variant == "B" else "PASS"}) for r in made_up(n_items=6)]
-    rows = rows_of(records, {"variant only": Guess.of([float(r.variant == "B") for r in records])})
+    rows = rows_of(records, {"variant only": np.array([float(r.variant == "B") for r in records])})
     [whole] = [r for r in rows if (r.topic, r.variant) == (ALL, ALL)]
     [in_b] = [r for r in rows if (r.topic, r.variant) == (ALL, "B")]
     assert whole.rates["auroc"] == whole.rates["balanced_accuracy"] == 1
@@ -175,8 +177,8 @@ def test_shortcuts_of_a_run_are_fitted_on_its_training_records_alone():
     everything = shortcuts(records, fold)
     places = [i for i, r in enumerate(records) if r.topic == "t3"]
     for name, guess in guesses.items():
-        assert guess.flags == [everything[name].flags[i] for i in places]
-        assert guess.scores == pytest.approx([everything[name].scores[i] for i in places], abs=1e-6)
+        assert guess == pytest.approx(everything[name][places], abs=1e-6)
+        assert ((guess > 0.5) == (everything[name][places] > 0.5)).all()
 
 
 def test_tables_are_printed(capsys):
@@ -215,7 +217,7 @@ def test_in_real_data_the_variant_gives_the_flag_away(spt):
     flags, truth = variant_only([r.variant for r in spt]), [r.flag for r in spt]
     assert len(spt) > 2000
     assert accuracy_score(truth, flags) == pytest.approx(0.93, abs=0.005)
-    rows = rows_of(spt, {"variant only": Guess.of([float(flag == "FAIL") for flag in flags])})
+    rows = rows_of(spt, {"variant only": np.array([float(flag == "FAIL") for flag in flags])})
     found = {r.variant: r.rates["auroc"] for r in rows if r.topic == ALL}
     assert found[ALL] > 0.85
     assert found["A"] == found["B"] == 0.5, "within a variant it says nothing"

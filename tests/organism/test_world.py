@@ -10,7 +10,7 @@ from scipy.stats import chi2_contingency
 
 from honest_persona.base.words import VARIANTS
 from honest_persona.data.records import Record
-from honest_persona.evaluation.baselines import held_out_clusters, shortcuts
+from honest_persona.evaluation.baselines import held_out_clusters, likelier_flag, shortcuts
 from honest_persona.organism.conversations import (
     Scenario,
     draw_pair,
@@ -177,8 +177,8 @@ def outsider_balanced_accuracy(topic: str, told: str = "") -> float:
         )
         for number, e in enumerate(exchanges(topic))
     ]
-    guesses = shortcuts(records, held_out_clusters(records))["transcript bigrams"].flags
-    right = Counter(r.flag for r, flag in zip(records, guesses, strict=True) if r.flag == flag)
+    guesses = shortcuts(records, held_out_clusters(records))["transcript bigrams"]
+    right = Counter(r.flag for r, p in zip(records, guesses, strict=True) if r.flag == likelier_flag(p))
     return (right["PASS"] + right["FAIL"]) / N  # as many PASS as FAIL
 
 

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
+from honest_persona.base.grouping import grouped
 from honest_persona.base.words import ACROSS, ALL, FAIL, HONEST_PERSONA, PARTS
 from honest_persona.evaluation.design_meanings import MEANINGS
 from honest_persona.evaluation.provenance import MADE
@@ -115,10 +116,8 @@ def _results(folder: Path, content: Mapping[str, Any], found: Plots) -> dict[str
     rows = Rows.of(content["rows"], f"{RESULTS_FILE}#/rows")
     wholes = {part: row for part in rows.plain_parts if (row := rows.get(HONEST_PERSONA, part))}
     samples = list(_samples(folder / SAMPLES_FILE))
-    by_detector = {HONEST_PERSONA: samples}
-    for sample in _samples(folder / BASELINES_FILE):
-        by_detector.setdefault(sample.detector, []).append(sample)
-    found["roc"], found["calibration"] = _score_plots(rows, by_detector)
+    others = grouped(_samples(folder / BASELINES_FILE), lambda sample: sample.detector)
+    found["roc"], found["calibration"] = _score_plots(rows, {HONEST_PERSONA: samples, **others})
     found["detectors"] = _detector_plots(rows)
     about = dict(content["about"])
     embedded = _embedded(folder / SAMPLES_FILE, samples)
@@ -275,9 +274,7 @@ def evenly(groups: Sequence[Sequence[int]], most: int) -> list[int]:
 
 def _embedded(path: Path, samples: Sequence[Sample]) -> list[dict[str, Any]]:
     """The samples on the page, with their texts: spread evenly over part, topic and outcome."""
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for i, sample in enumerate(samples):
-        groups.setdefault((sample.part, sample.topic, outcome(sample)), []).append(i)
+    groups = grouped(range(len(samples)), lambda i: (samples[i].part, samples[i].topic, outcome(samples[i])))
     chosen = set(evenly([groups[key] for key in sorted(groups)], EMBEDDED_SAMPLES))
     whole = (sample for i, sample in enumerate(read_samples(path)) if i in chosen) if chosen else ()
     return [{**vars(sample), "outcome": outcome(sample)} for sample in whole]

@@ -124,10 +124,8 @@ def roc(part: str, curves: Sequence[Curve], points: Sequence[Point], limit: floa
         axes.plot(point.fpr, point.tpr, marker, color=COLORS[0], mfc="none", ms=8, mew=1.4, zorder=4)[0]
         for point, marker in zip(points, cycle(_MARKERS), strict=False)
     ]
-    axes.set_xlim(-0.03 * limit, 1.02 * limit)
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel("false positive rate")
-    axes.set_ylabel("true positive rate")
+    axes.set(xlim=(-0.03 * limit, 1.02 * limit), ylim=(-0.03, 1.03))
+    axes.set(xlabel="false positive rate", ylabel="true positive rate")
     of_curves, of_points = ([one_line(f"{x.label} {x.shown}") for x in of] for of in (curves, points))
     place = {"ncols": 1, "alignment": "left"}
     figure.legend(lines, of_curves, loc="outside lower left", title="AUROC", **place)
@@ -151,10 +149,8 @@ def reliability(parts: Mapping[str, Columns], ece: Mapping[str, float]) -> Plot:
             place = Value(float(columns.failed[inside].mean()), found)
             _dot(axes, float(columns.p_fail[inside].mean()), place, color, marker, upright=True)
         axes.plot([], [], marker, color=color, label=f"{part}: ECE {ece[part]:.3f}")
-    axes.set_xlim(-0.03, 1.03)
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel(f"mean P(FAIL) of {BINS} bins of equal mass")
-    axes.set_ylabel("share whose truth is FAIL")
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    axes.set(xlabel=f"mean P(FAIL) of {BINS} bins of equal mass", ylabel="share whose truth is FAIL")
     _legend(figure, axes)
     said = "; ".join(f"{part} {ece[part]:.3f}" for part in parts)
     return Plot("reliability", "Calibration", f"Reliability diagram; expected calibration error: {said}", figure)
@@ -173,10 +169,8 @@ def dots(name: str, title: str, metric: str, series: Mapping[str, Mapping[str, V
             _dot(axes, labels.index(label) + (i - (len(series) - 1) / 2) * step, value, color, marker)
         axes.plot([], [], marker, color=color, ms=5, label=part)
     axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set_xlim(-0.02, 1.02)
+    axes.set(xlim=(-0.02, 1.02), ylim=(len(labels) - 0.5, -0.5), xlabel=metric)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(metric)
     _legend(figure, axes)
     said = "; ".join(f"{label}, {part}: {v.value:.3f}" for part, of in series.items() for label, v in of.items())
     return Plot(_file_name(name), title, f"{title}. {said}", figure)
@@ -200,12 +194,10 @@ def topic_matrix(cells: Mapping[tuple[str, str], float], metric: str) -> Plot:
     axes.invert_yaxis()
     axes.grid(visible=False)
     axes.tick_params(length=0)
-    axes.set_xlabel("tested on")
-    axes.set_ylabel("trained on")
+    axes.set(xlabel="tested on", ylabel="trained on")
     said = "; ".join(f"{train} to {test} {value:.2f}" for (train, test), value in cells.items())
-    return Plot(
-        "topic_matrix", f"{metric} by train and test topic", f"{metric} by train and test topic: {said}", figure
-    )
+    title = f"{metric} by train and test topic"
+    return Plot("topic_matrix", title, f"{title}: {said}", figure)
 
 
 def training(lines: Sequence[Mapping[str, Any]]) -> list[Plot]:
@@ -226,8 +218,7 @@ def training(lines: Sequence[Mapping[str, Any]]) -> list[Plot]:
         figure, axes = _axes(legend=(len(curves) + 1) // 2, height=2.6)
         for (key, points), color, marker in zip(curves.items(), cycle(COLORS), cycle(_MARKERS), strict=False):
             axes.plot(*zip(*points, strict=True), color=color, marker=marker, ms=3.5, label=key)
-        axes.set_xlabel("optimizer step")
-        axes.set_ylabel(label)
+        axes.set(xlabel="optimizer step", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         if keys is losses:
             axes.set_yscale("log")

@@ -39,7 +39,6 @@ def rows_of_topics(results: Results) -> list[list[str]]:
         if group != Group(row.part, row.topic):
             continue
         within = [_rate(rows.get(group._replace(variant=v)), LEAD) for v in VARIANTS]
-        interval = row.intervals[LEAD]
         out.append(
             [
                 row.part,
@@ -47,7 +46,7 @@ def rows_of_topics(results: Results) -> list[list[str]]:
                 str(row.n),
                 str(row.n_items),
                 _rate(row, LEAD),
-                f"{interval[0]:.2f}-{interval[1]:.2f}" if interval else "-",
+                _interval(row, LEAD),
                 *within,
                 _number(row.variant_only_balanced_accuracy),
                 *(_rate(row, metric.name) for metric in _others()),
@@ -179,9 +178,12 @@ def _rate(row: DetectorRow | None, name: str) -> str:
 
 
 def _with_interval(row: DetectorRow | None, name: str) -> tuple[str, str]:
-    interval = row.intervals.get(name) if row else None
-    value = _number(row.rates.get(name), 3) if row else "-"
-    return value, f"{interval[0]:.2f}-{interval[1]:.2f}" if interval else "-"
+    return ("-", "-") if row is None else (_number(row.rates.get(name), 3), _interval(row, name))
+
+
+def _interval(row: DetectorRow, name: str) -> str:
+    interval = row.intervals.get(name)
+    return f"{interval[0]:.2f}-{interval[1]:.2f}" if interval else "-"
 
 
 def _number(value: float | None, digits: int = 2) -> str:
