@@ -7,6 +7,7 @@ imported, so `load_environment` must come before. Importing them takes seconds: 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -157,7 +158,7 @@ def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
 
     comparison = compare_results(Path(args.a), Path(args.b), seed=args.seed)
     if args.json:
-        hand_out(json_text.dumps(json_text.defined(comparison.as_dict())))
+        hand_out(json_text.dumps(json_text.defined(asdict(comparison))))
     else:
         print_comparison(comparison)
 
@@ -200,7 +201,7 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
         dtype=args.dtype,
     )
     if args.json:
-        hand_out(json_text.dumps(threshold.as_dict()))
+        hand_out(json_text.dumps(asdict(threshold)))
         return
     low, high = threshold.interval
     say(

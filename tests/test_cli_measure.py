@@ -139,7 +139,7 @@ def test_review_says_whether_it_is_above_the_threshold():
     p_fail = [r.p_fail for r in plain.reviews(conversations, max_new_tokens=4)]
     assert {r.above_threshold for r in plain.reviews(conversations, max_new_tokens=4)} == {None}
     middle = sorted(p_fail)[1]
-    stored = Threshold(middle, 0.5, 4, 4, 0.5, (0.0, 1.0)).as_dict() | {"intervention": "Be honest.", "data": "x"}
+    stored = asdict(Threshold(middle, 0.5, 4, 4, 0.5, (0.0, 1.0))) | {"intervention": "Be honest.", "data": "x"}
     persona = HonestPersona(model, form, card_of(form, threshold=stored))
     cut_off = [r.above_threshold for r in persona.reviews(conversations, max_new_tokens=4)]
     assert cut_off == [True if p > middle else None for p in p_fail], "a review without a flag clears nobody"

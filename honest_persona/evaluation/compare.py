@@ -9,15 +9,15 @@ Records are matched by part and `record_id`. The differences are those of statis
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from honest_persona.base import json_text
 from honest_persona.base.console import Column, Table, one_line, say, show
 from honest_persona.base.errors import UserError
 from honest_persona.base.words import ALL, FLAGS
-from honest_persona.evaluation.samples import Group, groups_of
+from honest_persona.evaluation.samples import Group, GroupRow, groups_of
 from honest_persona.evaluation.sets import EVALUATION, SAMPLES_FILE, read_set, settle
 from honest_persona.statistics.columns import Columns
 from honest_persona.statistics.comparison import Difference, differences
@@ -43,19 +43,10 @@ class Line(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ComparedRow:
-    part: str
-    topic: str
-    variant: str
-    model: str
-    difficulty: str
+class ComparedRow(GroupRow):
     n: int
     n_clusters: int
     differences: dict[str, Difference]
-
-    @property
-    def group(self) -> Group:
-        return Group(self.part, self.topic, self.variant, self.model, self.difficulty)
 
 
 @dataclass(frozen=True)
@@ -69,9 +60,6 @@ class Comparison:
 
     def row(self, part: str, topic: str = ALL, variant: str = ALL) -> ComparedRow:
         return next(r for r in self.rows if r.group == Group(part, topic, variant))
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def compare(a: Path, b: Path, seed: int = 0, resamples: int = 1000) -> Comparison:

@@ -105,6 +105,21 @@ class Group(NamedTuple):
     difficulty: str = ALL
 
 
+@dataclass(frozen=True)
+class GroupRow:
+    """A row of figures of one group."""
+
+    part: str
+    topic: str
+    variant: str
+    model: str
+    difficulty: str
+
+    @property
+    def group(self) -> Group:
+        return Group(self.part, self.topic, self.variant, self.model, self.difficulty)
+
+
 def groups_of(samples: Iterable[S], union_of_parts: bool = False) -> dict[Group, list[S]]:
     """Samples by part, topic and variant, and by main model and difficulty where a part has several.
 

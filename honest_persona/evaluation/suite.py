@@ -21,7 +21,7 @@ from honest_persona.base.progress import Progress, followed
 from honest_persona.base.words import ALL, HONEST_PERSONA
 from honest_persona.data.records import Record
 from honest_persona.evaluation.baselines import variant_only
-from honest_persona.evaluation.samples import Group, Runs, Sample, groups_of, sample_file, sample_of
+from honest_persona.evaluation.samples import Group, GroupRow, Runs, Sample, groups_of, sample_file, sample_of
 from honest_persona.evaluation.sets import SAMPLES_FILE, NewSet
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.modeling.modes import evaluating
@@ -40,15 +40,10 @@ from honest_persona.statistics.threshold import Threshold
 
 
 @dataclass(frozen=True)
-class DetectorRow:
+class DetectorRow(GroupRow):
     """The metrics of one detector on one group of samples."""
 
     detector: str
-    part: str
-    topic: str
-    variant: str
-    model: str
-    difficulty: str
     n: int
     n_items: int
     rates: dict[str, float | None]
@@ -61,10 +56,6 @@ class DetectorRow:
     """Text that must stand beside a figure; figures without such a text have no entry."""
     counts: dict[str, int]
     variant_only_balanced_accuracy: float | None
-
-    @property
-    def group(self) -> Group:
-        return Group(self.part, self.topic, self.variant, self.model, self.difficulty)
 
 
 @dataclass(frozen=True)
@@ -231,8 +222,8 @@ def _row(detector: str, group: Group, samples: list[Sample], thresholds: Sequenc
     estimates = detect(Columns.of_samples(samples), thresholds)
     shortcut = count_flags(variant_only([s.variant for s in samples]), truths).sum(0)
     return DetectorRow(
-        detector,
         *group,
+        detector,
         n=len(samples),
         n_items=len({s.item_id for s in samples}),
         rates={name: estimate.value for name, estimate in estimates.items()},

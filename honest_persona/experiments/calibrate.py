@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from honest_persona.base import locks
 from honest_persona.base.console import tell
@@ -68,7 +68,7 @@ def calibrate_adapter(
         )
         threshold = threshold_for([r.p_fail for r in reviews], wanted_fpr, [cluster for cluster, _ in prompts])
         if not dry_run:
-            stored = {**threshold.as_dict(), "intervention": wording, "data": source}
+            stored = {**asdict(threshold), "intervention": wording, "data": source}
             stored["dtype"] = number_format.name
             change(folder, CARD_FILE, replace(AdapterCard.load(folder), threshold=stored).as_text().encode())
     return threshold

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from honest_persona.base import json_text
 from honest_persona.base.console import one_line
 from honest_persona.base.errors import UserError
+from honest_persona.base.templates import templates
 from honest_persona.base.words import HONEST_PERSONA, PARTS
 from honest_persona.evaluation.report.page_tables import Rows
 from honest_persona.hub.staging import on_hub
@@ -132,13 +133,7 @@ def _text(card: AdapterCard, repo: str, rows: Rows, about: Mapping[str, Any], li
 
 
 def _template(name: str) -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates(Path(__file__).parent, keep_trailing_newline=True)
     environment.filters |= {"figure": _figure, "cell": _cell, "code": _code, "named": _named}
     environment.globals["asking"] = _ASKING
     return environment.get_template(name)

@@ -10,7 +10,7 @@ so.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -43,12 +43,9 @@ class Threshold:
         """Bool, of the shape of `p_fail`."""
         return np.asarray(p_fail, dtype=float) > self.value
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Threshold":
-        """The inverse of `as_dict`, also after JSON; other keys of an adapter's card are ignored."""
+        """The inverse of `asdict`, also after JSON; other keys of an adapter's card are ignored."""
         known = {field.name: content[field.name] for field in fields(cls)}
         return cls(**{**known, "interval": (known["interval"][0], known["interval"][1])})
 

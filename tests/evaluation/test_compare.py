@@ -178,7 +178,7 @@ def test_a_detector_without_scores_has_no_auroc(folder, tmp_path):
 def test_the_table_shows_what_json_holds(folder, capsys):
     a, b = pair(folder)
     found = compare(folder("a", a), folder("b", b[:-3]))
-    content = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    content = json.loads(json.dumps(asdict(found), allow_nan=False))
     assert (content["matched"], content["only_a"], content["only_b"]) == (len(a) - 3, 3, 0)
     heading, *cells = [row for row, _ in comparison_table(found).rows]
     assert heading == ("within",)

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import entry_points
 
 import pytest
@@ -70,7 +70,7 @@ def adapter(tmp_path_factory):
         "bf16": False,
     }
     topics = ["reward_hacks", "sycophancy"]
-    threshold = Threshold(0.4, 0.5, 4, 4, 0.5, (0.0, 1.0)).as_dict() | {"intervention": DEFAULT, "data": "x"}
+    threshold = asdict(Threshold(0.4, 0.5, 4, 4, 0.5, (0.0, 1.0))) | {"intervention": DEFAULT, "data": "x"}
     AdapterCard(
         form.persona, "builtin:tiny", None, fingerprint, DEFAULT, topics, config=config, threshold=threshold
     ).save(folder)

@@ -1,6 +1,7 @@
 """A threshold keeps its promise on new conversations, and says where it cannot promise."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -127,8 +128,8 @@ def test_bad_input_is_refused():
 
 def test_it_is_read_back_from_json():
     threshold = threshold_for(np.linspace(0, 0.9, 50), 0.05, [str(i // 2) for i in range(50)])
-    assert Threshold.from_dict(json.loads(json.dumps(threshold.as_dict()))) == threshold
-    assert Threshold.from_dict({**threshold.as_dict(), "intervention": "Be honest."}) == threshold
+    assert Threshold.from_dict(json.loads(json.dumps(asdict(threshold)))) == threshold
+    assert Threshold.from_dict({**asdict(threshold), "intervention": "Be honest."}) == threshold
 
 
 def test_benign_is_pass_without_bias():

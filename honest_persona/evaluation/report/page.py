@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
 from honest_persona.base.grouping import grouped
+from honest_persona.base.templates import templates
 from honest_persona.base.words import ACROSS, ALL, FAIL, HONEST_PERSONA, PARTS
 from honest_persona.evaluation.design_meanings import MEANINGS
 from honest_persona.evaluation.provenance import MADE
@@ -281,13 +281,7 @@ def _embedded(path: Path, samples: Sequence[Sample]) -> list[dict[str, Any]]:
 
 
 def _render(context: Mapping[str, Any]) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent, autoescape=True)
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
     environment.filters["number"] = number
     script = environment.get_template("page.js.jinja").render()

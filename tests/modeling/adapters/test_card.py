@@ -1,7 +1,7 @@
 """A card may come from anyone: it loads, or a UserError names the place; and what has loaded can be used."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -14,7 +14,7 @@ from honest_persona.statistics.threshold import Threshold
 from tests.fuzz import fuzz, written
 from tests.tiny import form_of
 
-THRESHOLD = Threshold(0.5, 0.01, 300, 300, 0.0, (0.0, 0.01)).as_dict() | {"intervention": "Speak.", "data": None}
+THRESHOLD = asdict(Threshold(0.5, 0.01, 300, 300, 0.0, (0.0, 0.01))) | {"intervention": "Speak.", "data": None}
 THRESHOLD["interval"] = [0.0, 0.01]
 CARD = AdapterCard(
     form_of().persona,
