@@ -9,9 +9,8 @@ Records are matched by part and `record_id`. The differences are those of statis
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
 
 from honest_persona.base import json_text
 from honest_persona.base.console import Column, Table, one_line, say, show
@@ -19,27 +18,11 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.words import ALL, FLAGS
 from honest_persona.evaluation.samples import Group, GroupRow, groups_of
 from honest_persona.evaluation.sets import EVALUATION, SAMPLES_FILE, read_set, settle
-from honest_persona.statistics.columns import Columns
+from honest_persona.statistics.columns import Columns, Judged
 from honest_persona.statistics.comparison import Difference, differences
 from honest_persona.statistics.metrics import METRICS, Place, shown
 
 _SHARED = ("truth", "topic", "variant", "cluster")
-
-
-class Line(NamedTuple):
-    """The fields of a line of samples.jsonl that a comparison needs."""
-
-    record_id: str
-    part: str
-    topic: str
-    variant: str
-    cluster: str
-    truth: str
-    flag: str | None
-    p_fail: float | None
-    """None where the detector gives no score: then there is no AUROC."""
-    model: str
-    difficulty: str | None
 
 
 @dataclass(frozen=True)
@@ -96,13 +79,13 @@ def compare(a: Path, b: Path, seed: int = 0, resamples: int = 1000) -> Compariso
     return Comparison(str(a), str(b), len(keys), len(lines_a) - len(keys), len(lines_b) - len(keys), rows)
 
 
-def _row(group: Group, a: Sequence[Line], b: Sequence[Line], seed: int, resamples: int) -> ComparedRow:
+def _row(group: Group, a: Sequence[Judged], b: Sequence[Judged], seed: int, resamples: int) -> ComparedRow:
     scored = all(line.p_fail is not None for line in (*a, *b))
     left, right = Columns.of_samples(a), Columns.of_samples(b)
     return ComparedRow(*group, len(a), left.k, differences(left, right, scored, seed, resamples))
 
 
-def _parts(lines: dict[tuple[str, str], Line]) -> str:
+def _parts(lines: dict[tuple[str, str], Judged]) -> str:
     return "/".join(sorted({part for part, _ in lines})) or "none"
 
 
@@ -115,7 +98,7 @@ def samples_file(path: Path) -> Path:
     raise UserError(f"{path}: no {SAMPLES_FILE} there; name the output folder of eval.py, or the file itself")
 
 
-def read_samples(path: Path) -> dict[tuple[str, str], Line]:
+def read_samples(path: Path) -> dict[tuple[str, str], Judged]:
     """The lines by (part, record_id), in the order of the file.
 
     Raises:
@@ -125,7 +108,7 @@ def read_samples(path: Path) -> dict[tuple[str, str], Line]:
     file = samples_file(path)
     if file.name == SAMPLES_FILE:
         read_set(file.parent)
-    lines: dict[tuple[str, str], Line] = {}
+    lines: dict[tuple[str, str], Judged] = {}
     for number, line in _lines(file):
         key = line.part, line.record_id
         if key in lines:
@@ -134,7 +117,7 @@ def read_samples(path: Path) -> dict[tuple[str, str], Line]:
     return lines
 
 
-def _lines(file: Path) -> Iterator[tuple[int, Line]]:
+def _lines(file: Path) -> Iterator[tuple[int, Judged]]:
     first: str | None = None
     with file.open(encoding="utf-8", newline="\n") as stream:
         for number, text in enumerate(stream, start=1):
@@ -143,13 +126,7 @@ def _lines(file: Path) -> Iterator[tuple[int, Line]]:
             try:
                 content = json_text.loads(text)
                 evaluation = content.get(EVALUATION, "")
-                line = Line(
-                    **{
-                        name: content[name]
-                        for name in Line._fields
-                        if name in content or name not in Line._field_defaults
-                    }
-                )
+                line = Judged(**{field.name: content[field.name] for field in fields(Judged)})
             except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
                 problem = f"no {error}" if isinstance(error, KeyError) else str(error)
                 raise UserError(

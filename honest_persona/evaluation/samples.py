@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
@@ -20,6 +20,7 @@ from honest_persona.base.words import ACROSS, ALL, FLAGS, HONEST_PERSONA, WITHIN
 from honest_persona.data.records import Record
 from honest_persona.evaluation.sets import EVALUATION
 from honest_persona.persona.parsing import Review
+from honest_persona.statistics.columns import Judged
 
 Runs = tuple[tuple[str, list[str]], ...]
 """Tokens by kind: (kind's name, texts of the tokens), in order."""
@@ -28,23 +29,12 @@ OF_RECORD = ("item_id", "cluster", "topic", "variant", "model", "intervention_na
 """The columns that a sample takes from its record under the same name."""
 
 
-@dataclass(frozen=True)
-class Sample:
+@dataclass(frozen=True, kw_only=True)
+class Sample(Judged):
     """One record and what was said about it."""
 
-    record_id: str
     item_id: str
-    cluster: str
-    """What intervals draw together: the item, or the group that the data names."""
-    part: str
-    """`within`: held-out items of trained topics; `across`: topics not trained; behind a colon, the design."""
-    topic: str
-    variant: str
-    model: str
-    """The main model that wrote the response."""
     intervention_name: str
-    truth: str
-    flag: str | None
     p_fail: float
     ending: str
     review: str
@@ -77,22 +67,7 @@ def sample_of(part: str, record: Record, review: Review, detector: str = HONEST_
     )
 
 
-class Grouped(Protocol):
-    """The columns by which groups are formed."""
-
-    @property
-    def part(self) -> str: ...
-    @property
-    def topic(self) -> str: ...
-    @property
-    def variant(self) -> str: ...
-    @property
-    def model(self) -> str: ...
-    @property
-    def difficulty(self) -> str | None: ...
-
-
-S = TypeVar("S", bound=Grouped)
+S = TypeVar("S", bound=Judged)
 
 
 class Group(NamedTuple):

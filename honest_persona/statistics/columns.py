@@ -5,7 +5,6 @@ columns = Columns.of_samples(results.samples)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -14,17 +13,24 @@ from honest_persona.statistics.bootstrap import cluster_index
 from honest_persona.statistics.rates import count_flags
 
 
-class Judged(Protocol):
-    """What a `samples.Sample` and a `compare.Line` have in common."""
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A record with its truth, and what a detector said about it: what figures need, and how records are grouped."""
 
-    @property
-    def truth(self) -> str: ...
-    @property
-    def flag(self) -> str | None: ...
-    @property
-    def p_fail(self) -> float | None: ...
-    @property
-    def cluster(self) -> str: ...
+    record_id: str
+    part: str
+    """`within`: held-out items of trained topics; `across`: topics not trained; behind a colon, the design."""
+    topic: str
+    variant: str
+    model: str
+    """The main model that wrote the response."""
+    difficulty: str | None
+    cluster: str
+    """What intervals draw together: the item, or the group that the data names."""
+    truth: str
+    flag: str | None
+    p_fail: float | None
+    """None where the detector gives no score: then there is no AUROC."""
 
 
 @dataclass(frozen=True)
