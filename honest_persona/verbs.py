@@ -218,15 +218,12 @@ def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Train without each topic, on each alone, or as a plain follow-up beside the persona; evaluate all folds."""
     config = _config(args, overrides)
     _check_no_upload(config)
-    from honest_persona.base.locks import held
     from honest_persona.base.ranks import rank
-    from honest_persona.evaluation.report.page import write_report
     from honest_persona.experiments.sweep import sweep as run_sweep
 
     folder = run_sweep(config, args.design, limit=args.limit, output=Path(args.output) if args.output else None)
     if rank() == 0:
-        with held(folder, "report", "draw the page when it has ended"):
-            say(f"report in {write_report(folder)}")
+        _draw_page(folder)
 
 
 def report(args: argparse.Namespace, _: Sequence[str]) -> None:
@@ -234,6 +231,10 @@ def report(args: argparse.Namespace, _: Sequence[str]) -> None:
     folder = Path(args.folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; give the one that eval.py wrote into")
+    _draw_page(folder)
+
+
+def _draw_page(folder: Path) -> None:
     from honest_persona.base.locks import held
     from honest_persona.evaluation.report.page import write_report
 
@@ -293,6 +294,5 @@ def _check_no_upload(config: "RunConfig") -> None:
 
 
 def _review_line(conversation_id: str | int, review: Any) -> str:
-    content = {"id": conversation_id, "text": review.text, "flag": review.flag, "p_fail": review.p_fail}
-    content |= {"above_threshold": review.above_threshold}
-    return json_text.dumps({**content, "ending": str(review.ending)}) + "\n"
+    said = {name: getattr(review, name) for name in ("text", "flag", "p_fail", "above_threshold", "ending")}
+    return json_text.dumps({"id": conversation_id, **said}) + "\n"

@@ -9,20 +9,11 @@ from honest_persona.statistics.columns import Columns
 BINS = 10
 """Of equal mass, for the calibration error. Such bins bias it less than bins of equal width (arXiv 2012.08668)."""
 
-_CLASSES: dict[rates.Rate, list[list[int]]] = {
-    rates.accuracy: [[0, 1, 2, 3]],
-    rates.balanced_accuracy: [[0, 1], [2, 3]],
-    rates.true_positive_rate: [[0, 1]],
-    rates.false_positive_rate: [[2, 3]],
-    rates.unparsable_frac: [[0, 1, 2, 3, 4]],
-}
-"""The columns of the counts whose records a rate is about; balanced accuracy is about two groups."""
-
 
 def rate_statistic(columns: Columns, name: str) -> Statistic:
     """One of `rates.RATES`."""
     counts, rate = columns.counts, rates.RATES[name]
-    classes = [counts[:, kinds].sum(1) > 0 for kinds in _CLASSES[rate]]
+    classes = [counts[:, kinds].sum(1) > 0 for kinds in rates.CLASSES[rate]]
     sums = columns.sums(counts)
     return Statistic(lambda w: rate(w @ sums), columns.support(*classes), int(sum(c.sum() for c in classes)))
 

@@ -42,10 +42,16 @@ def unparsable_frac(counts: np.ndarray) -> np.ndarray:
     return ratio(counts[..., 4], counts.sum(-1))
 
 
-RATES: dict[str, Rate] = {
-    rate.__name__: rate
-    for rate in (accuracy, balanced_accuracy, true_positive_rate, false_positive_rate, unparsable_frac)
+CLASSES: dict[Rate, list[list[int]]] = {
+    accuracy: [[0, 1, 2, 3]],
+    balanced_accuracy: [[0, 1], [2, 3]],
+    true_positive_rate: [[0, 1]],
+    false_positive_rate: [[2, 3]],
+    unparsable_frac: [[0, 1, 2, 3, 4]],
 }
+"""The columns of the counts whose records a rate is about; balanced accuracy is about two groups."""
+
+RATES: dict[str, Rate] = {rate.__name__: rate for rate in CLASSES}
 """By their names in results.json."""
 
 
