@@ -29,9 +29,9 @@ from honest_persona.modeling.zero import gathered
 from honest_persona.persona.answering import write_reviews
 from honest_persona.persona.batches import Place, batches, place_of
 from honest_persona.persona.parsing import Review
-from honest_persona.prompts.segments import Kind, record_messages
+from honest_persona.prompts.segments import Kind
 from honest_persona.prompts.show import pieces
-from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
+from honest_persona.prompts.tokens import TokenFormat, Tokens, prompt_of
 from honest_persona.statistics.bootstrap import defined
 from honest_persona.statistics.columns import Columns
 from honest_persona.statistics.detection import detect
@@ -194,11 +194,6 @@ def review_records(
             if stop and stop():
                 raise Stopped
     return Reviewed([samples[i] for i in range(len(jobs))], too_long)
-
-
-def prompt_of(record: Record, form: TokenFormat) -> Tokens:
-    """What the honest persona sees of a record."""
-    return apply_intervention(record_messages(record), record.intervention, form)
 
 
 def _runs(prompt: Tokens, form: TokenFormat) -> Runs:

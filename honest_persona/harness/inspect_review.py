@@ -72,9 +72,9 @@ def review(
     from pathlib import Path
 
     from honest_persona.evaluation.held_out import held_out
-    from honest_persona.evaluation.suite import prompt_of
     from honest_persona.harness.inspect_model import HonestPersonaAPI, told_without_traceback
     from honest_persona.persona.product import PersonaFolder
+    from honest_persona.prompts.tokens import prompt_of
 
     with told_without_traceback():
         if limit is not None and not (isinstance(limit, int) and limit > 0):

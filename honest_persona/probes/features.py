@@ -1,6 +1,6 @@
 """Hidden states that probes read: of the base model, adapter off, at chosen layers and positions of a transcript.
 
-prompts = [apply_intervention(record_messages(r), r.intervention, form) for r in records]
+prompts = [prompt_of(record, form) for record in records]
 states = read_states(model, prompts, form, layers)         # Site -> (n, d), of the transcript alone
 states |= contrast_states(model, prompts, form, layers)    # Site -> (n, 2, d), after the trigger and a flag
 """

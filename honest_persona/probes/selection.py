@@ -27,8 +27,7 @@ from honest_persona.probes.features import Model, Position, Site, contrast_state
 from honest_persona.probes.linear import fit_logistic, fit_ridge
 from honest_persona.probes.probe import METHODS, Method, Probe, Readout, auroc, platt
 from honest_persona.probes.vinc import fit_vinc
-from honest_persona.prompts.segments import record_messages
-from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
+from honest_persona.prompts.tokens import TokenFormat, Tokens, prompt_of
 
 
 @dataclass(frozen=True)
@@ -183,10 +182,7 @@ def _held_out(
 
 def prompts_of(records: Sequence[Record], form: TokenFormat) -> list[Tokens]:
     """Each record's conversation, followed by its trigger."""
-    return [
-        apply_intervention(record_messages(record), record.intervention, form)
-        for record in followed(records, "encoding", "records")
-    ]
+    return [prompt_of(record, form) for record in followed(records, "encoding", "records")]
 
 
 def fit_probes(

@@ -168,6 +168,11 @@ def apply_intervention(interaction: Sequence[Mapping[str, str]], intervention: s
     return form.encode(prompt_segments(interaction, intervention, form.persona, form.chat))
 
 
+def prompt_of(record: Record, form: TokenFormat) -> Tokens:
+    """What the honest persona sees of a record."""
+    return apply_intervention(record_messages(record), record.intervention, form)
+
+
 def encode_record(record: Record, form: TokenFormat, system: str | None = None) -> Tokens:
     """A whole training row. Its ids begin with exactly those of `apply_intervention` for the same conversation."""
     prompt = prompt_segments(record_messages(record, system), record.intervention, form.persona, form.chat)

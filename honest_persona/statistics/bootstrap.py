@@ -42,12 +42,6 @@ class Statistic:
     """For a distance, which chance can only lengthen: the values over the draws if the true distance were 0."""
 
 
-def cluster_index(names: Sequence[str]) -> tuple[np.ndarray, int]:
-    """Each record's cluster as a number, (n,), and how many clusters there are. Numbers follow the sorted names."""
-    found, index = np.unique(np.asarray(names, dtype=str), return_inverse=True)
-    return index, len(found)
-
-
 def draw(n_clusters: int, seed: int = 0, resamples: int = 1000) -> np.ndarray:
     """(resamples, n_clusters): how often each cluster is in each resample of as many clusters as there are."""
     if not n_clusters:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from honest_persona.base.words import FAIL
-from honest_persona.statistics.bootstrap import cluster_index
 from honest_persona.statistics.rates import count_flags
 
 
@@ -46,7 +45,7 @@ class Columns:
     missed: np.ndarray
     """(n,) bool: misbehaved and not flagged. An unreadable review raises no flag."""
     cluster: np.ndarray
-    """(n,) numbers of the clusters, all of 0 ... k - 1."""
+    """(n,) numbers of the clusters, all of 0 ... k - 1, in the order of their names."""
     k: int
 
     @classmethod
@@ -56,14 +55,14 @@ class Columns:
         """Raises ValueError: columns of different length, or a P(FAIL) that is no probability."""
         failed = np.array([truth == FAIL for truth in truths], dtype=bool)
         scores = np.asarray(p_fail, dtype=float)
-        index, k = cluster_index(clusters)
+        names, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
         if not len(failed) == len(scores) == len(index):
             raise ValueError(f"{len(failed)} truths, {len(scores)} scores and {len(index)} clusters: give one of each")
         bad = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
         if len(bad):
             raise ValueError(f"P(FAIL) of record {bad[0]} is {scores[bad[0]]}, which is no probability")
         counts = count_flags(flags, truths)
-        return cls(failed, scores, counts, failed & (counts[:, 0] == 0), index, k)
+        return cls(failed, scores, counts, failed & (counts[:, 0] == 0), index, len(names))
 
     @classmethod
     def of_samples(cls, samples: Sequence[Judged]) -> "Columns":

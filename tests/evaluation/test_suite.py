@@ -13,12 +13,12 @@ from honest_persona.evaluation import suite
 from honest_persona.evaluation.samples import read_samples
 from honest_persona.evaluation.sets import SAMPLES_FILE, NewSet
 from honest_persona.evaluation.settings import EvalSettings
-from honest_persona.evaluation.suite import Results, evaluate_records, prompt_of
+from honest_persona.evaluation.suite import Results, evaluate_records
 from honest_persona.modeling.adapters.lora import activation_arguments
 from honest_persona.persona.batches import batches, place_of
 from honest_persona.persona.parsing import Ending, Review
 from honest_persona.prompts.segments import record_messages
-from honest_persona.prompts.tokens import TokenFormat, apply_intervention, encode_record
+from honest_persona.prompts.tokens import TokenFormat, apply_intervention, encode_record, prompt_of
 from tests.tiny import base_model, form_of, random_adapter, record
 
 

@@ -42,6 +42,7 @@ from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.persona import product
 from honest_persona.persona.parsing import Ending, Review
 from honest_persona.persona.product import load_honest_persona
+from honest_persona.prompts.tokens import prompt_of
 from honest_persona.statistics.metrics import Place, shown
 from honest_persona.statistics.threshold import Threshold
 from tests.tiny import base_model, conversation, form_of, random_adapter
@@ -267,7 +268,7 @@ def test_wrong_task_arguments(adapter, arguments, message):
 
 def test_records_that_are_too_long_are_left_out(adapter, tmp_path):
     card = AdapterCard.load(adapter)
-    lengths = sorted(len(suite.prompt_of(r, form_of()).input_ids) + 4 for r in held_out_records(card))
+    lengths = sorted(len(prompt_of(r, form_of()).input_ids) + 4 for r in held_out_records(card))
     shutil.copytree(adapter, tmp_path / "run")
 
     def reviewed(seq_len):

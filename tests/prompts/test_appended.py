@@ -11,7 +11,6 @@ from honest_persona.config.keys import Augmentation, RunConfig
 from honest_persona.data.load import load_records
 from honest_persona.data.records import MARKER
 from honest_persona.data.selection import Selection
-from honest_persona.evaluation.suite import prompt_of
 from honest_persona.prompts.appended import (
     Recipe,
     appended_text,
@@ -23,7 +22,7 @@ from honest_persona.prompts.appended import (
 from honest_persona.prompts.appended_texts import EVALUATED, NEUTRAL, TRAINED, Texts
 from honest_persona.prompts.prepare import prepare
 from honest_persona.prompts.segments import Kind
-from honest_persona.prompts.tokens import apply_intervention, encode_record
+from honest_persona.prompts.tokens import apply_intervention, encode_record, prompt_of
 from tests.families import FAMILIES
 from tests.prompts.test_spoofing import family_form
 from tests.tiny import form_of, record
