@@ -53,9 +53,12 @@ _NAMES: Mapping[str, Any] = {
 
 @cache
 def fields_of(options: TrainerOptions) -> dict[str, FieldType]:
-    """The fields of the config class by name, from the table where it holds for the installed libraries."""
-    table = json_text.loads(PATH.read_text(encoding="utf-8"))
-    if options.config_class not in table or table["made from"] != _installed():
+    """The fields of the config class by name, from a whole table of the installed libraries."""
+    try:
+        table = json_text.loads(PATH.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # without the table a check is slower, and no less right
+        table = {}
+    if options.config_class not in table or table.get("made from") != _installed():
         return live_fields(options)
     return {
         name: FieldType(reduce(or_, [_NAMES[part] for part in hint.split(" | ")]), tuple(choices))

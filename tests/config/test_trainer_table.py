@@ -89,3 +89,14 @@ def test_a_class_that_is_not_in_the_table_is_asked_itself(shipped):
     del content["trl.SFTConfig"]
     put(content)
     assert trainer_table.fields_of(OPTIONS) == trainer_table.live_fields(OPTIONS)
+
+
+@pytest.mark.parametrize("damage", ["absent", "cut", "without its versions"])
+def test_where_the_table_is_damaged_the_class_itself_is_asked(shipped, damage):
+    content, put = shipped
+    put({key: value for key, value in content.items() if key != "made from"})
+    if damage == "absent":
+        trainer_table.PATH.unlink()
+    elif damage == "cut":
+        trainer_table.PATH.write_bytes(trainer_table.PATH.read_bytes()[:900])
+    assert trainer_table.fields_of(OPTIONS) == trainer_table.live_fields(OPTIONS)
