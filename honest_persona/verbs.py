@@ -249,7 +249,9 @@ def capability(args: argparse.Namespace, _: Sequence[str]) -> None:
     check_versions("lm-eval")
     from honest_persona.harness.capability import capability as compare_capability
 
-    compare_capability(args.adapter, args.tasks, args.limit, args.merged, args.output, args.batch_size)
+    compare_capability(
+        args.adapter, args.tasks, args.limit, args.merged, args.output, args.batch_size, dtype=args.dtype
+    )
 
 
 def push(args: argparse.Namespace, _: Sequence[str]) -> None:

@@ -1,7 +1,9 @@
 """The command line: counts, tokens, reviews, and what it says to bad input."""
 
 import contextlib
+import inspect
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -458,6 +460,17 @@ def test_a_name_that_is_too_long_is_bad_input(command, words):
     code, _, err = command(*words)
     assert code == 2, err
     assert "Traceback" not in err
+
+
+def test_every_argument_of_a_verb_is_read():
+    """An argument that argparse takes and no code reads would be ignored without a word."""
+    (parsers,) = (action.choices for action in _parser()._actions if action.dest == "verb")
+    for name, parser in parsers.items():
+        run = inspect.getsource(parser.get_default("run"))
+        if "vars(args)" not in run:
+            taken = {action.dest for action in parser._actions} - {"help"}
+            read = set(re.findall(r"args\.(\w+)", run))
+            assert taken <= read | {"config", "action"}, name  # a function for all verbs reads the config; one action
 
 
 def test_every_help_fits_80_columns(root, capsys, monkeypatch):

@@ -25,6 +25,7 @@ from honest_persona.base import json_text
 from honest_persona.base.console import say
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
+from honest_persona.base.number_format import FormatName
 from honest_persona.base.output import check_writable
 from honest_persona.base.progress import rounds
 from honest_persona.harness.responses import Comparison, Results, compare, print_table, verdict
@@ -51,6 +52,7 @@ def capability(
     merged: bool = False,
     output: str | None = None,
     batch_size: int = 8,
+    dtype: FormatName = "auto",
 ) -> list[Comparison]:
     """Compare the models on lm-eval's tasks; print the table, write it as JSON.
 
@@ -59,6 +61,7 @@ def capability(
         limit: documents per task, the first ones; all where it is not given.
         merged: compare the merged model too.
         output: a JSON file; `eval/capability.json` in the adapter's folder where it is not given.
+        dtype: the number format to run in, as in `load_honest_persona`.
 
     Raises:
         UserError: no usable adapter, an unknown task, data that is not there, or an adapter that cannot be merged. No
@@ -78,7 +81,7 @@ def capability(
     names = task_names(tasks)
 
     check_writable(target.parent, "--output")
-    persona = load_honest_persona(folder)
+    persona = load_honest_persona(folder, dtype)
     trigger = gate_of(persona.model) or []
 
     def calls_adapter(text: str) -> bool:

@@ -159,10 +159,11 @@ def test_base_is_the_model_that_never_had_an_adapter(compared):
 def test_file_says_what_was_compared(adapter, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "140")
     path = tmp_path / "found.json"
-    capability(adapter("persona"), FACTS, limit=2, output=str(path))
-    in_use = str(number_format.format_of("auto", "bfloat16").dtype)
+    in_use = number_format.format_of("auto", "bfloat16").name
+    other = "float32" if in_use == "bfloat16" else "bfloat16"
+    capability(adapter("persona"), FACTS, limit=2, output=str(path), dtype=other)
     content = json.loads(path.read_text())
-    assert (content["adapter_scope"], content["limit"], content["dtype"]) == ("persona", 2, in_use)
+    assert (content["adapter_scope"], content["limit"], content["dtype"]) == ("persona", 2, f"torch.{other}")
     (comparison,) = content["comparisons"]
     assert (comparison["task"], comparison["n"], comparison["max_difference_nats"]) == (FACTS, 2, 0)
     printed = capsys.readouterr().out
@@ -185,7 +186,7 @@ def test_file_says_what_was_compared(adapter, tmp_path, capsys, monkeypatch):
     ],
 )
 def test_bad_arguments(adapter, monkeypatch, arguments, message):
-    monkeypatch.setattr(module, "load_honest_persona", lambda folder: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(module, "load_honest_persona", lambda *_: pytest.fail("a model is loaded"))
     with pytest.raises(UserError, match=message):
         capability(adapter("persona"), **{"tasks": FACTS, **arguments})
 
