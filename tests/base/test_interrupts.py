@@ -58,9 +58,10 @@ def test_of_many_ranks_the_first_one_tells(capsys, monkeypatch):
 @pytest.mark.slow
 def test_while_modules_are_imported(root):
     """A moment at which most of a program's start is spent."""
-    words = [sys.executable, "-m", "honest_persona", "data", "--config", "hp.yaml", "--json"]
+    words = [sys.executable, "-m", "honest_persona", "tokens", "--config", "hp.yaml", "--json"]
     running = subprocess.Popen(words, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while "libtorch" not in Path(f"/proc/{running.pid}/maps").read_text():
+        assert running.poll() is None, "it ended without torch"
         time.sleep(0.01)
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
