@@ -47,7 +47,7 @@ class Sample(Judged):
     """What the honest persona saw, up to its review."""
 
     def without_texts(self) -> "Sample":
-        """The sample with what figures need alone: some hundred bytes."""
+        """The sample without its texts: some hundred bytes, all that figures need."""
         return replace(self, review="", reference_review="", prompt=())
 
 
