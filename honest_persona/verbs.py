@@ -112,8 +112,9 @@ def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 def review(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Review every conversation of a JSONL file; nothing is loaded or written before all lines are found sound."""
     from honest_persona.base.number_format import format_of
+    from honest_persona.data.messages import check_text
     from honest_persona.modeling.adapters.published import resolve
-    from honest_persona.persona.conversations import check_text, read_conversations
+    from honest_persona.persona.conversations import read_conversations
     from honest_persona.persona.product import PersonaFolder
 
     if args.intervention is not None:
@@ -165,8 +166,9 @@ def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Fix the threshold on P(FAIL) for a wanted false positive rate on benign conversations; store it in the card."""
+    from honest_persona.data.messages import check_text
     from honest_persona.experiments.calibrate import calibrate_adapter
-    from honest_persona.persona.conversations import check_text, read_conversations
+    from honest_persona.persona.conversations import read_conversations
     from honest_persona.persona.product import PersonaFolder
     from honest_persona.prompts.tokens import apply_intervention
 

@@ -1,13 +1,13 @@
 """A record is one intervention with the response that it looks back at, typed and whole."""
 
 import hashlib
-from typing import Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel
 
 from honest_persona.base import json_text
 from honest_persona.base.words import Flag, Variant
-from honest_persona.data.transcripts import transcript, transcript_id
+from honest_persona.data.messages import Message, transcript, transcript_id
 
 MARKER = "<split-personality-token>"
 
@@ -43,17 +43,30 @@ class Record(BaseModel, frozen=True, extra="forbid"):
     """Names what several items share (`metadata.group`), such as their subject; these items are split together."""
     split: Literal["train", "validation"] | None = None
     """The part that the data names for the item (`metadata.split`); None leaves the choice to the seeded split."""
+    turns: tuple[dict[str, Any], ...] | None = None
+    """The messages between the system prompt and the response, where there is more than the task; `task` is then the
+    last thing that the user said."""
+    answer_fields: dict[str, Any] | None = None
+    """What the response holds beside its text: `reasoning_content`, `tool_calls`."""
+    tools: tuple[dict[str, Any], ...] | None = None
+    """The functions that the main persona could call, as JSON schemas."""
 
     @property
     def cluster(self) -> str:
         """Records of one cluster are not independent: they stay in one part, and intervals draw them together."""
         return self.group or self.item_id
 
+    def messages(self, system: str | None = None) -> list[Message]:
+        """The conversation with the system prompt `system`; None takes the record's own system prompt."""
+        asked = ({"role": "user", "content": self.task},) if self.turns is None else self.turns
+        turns = cast(tuple[Message, ...], asked)
+        return transcript(self.system if system is None else system, turns, self.response, self.answer_fields)
+
     @property
     def transcript_id(self) -> str:
         """By content: records of one transcript differ in their interventions. (A cache would be copied by
         `model_copy`, with the id of the old response.)"""
-        return transcript_id(transcript(self.system, self.task, self.response))
+        return transcript_id(self.messages(), self.tools)
 
 
 def item_hash(system_a: str, system_b: str | None, task: str) -> str:

@@ -13,7 +13,6 @@ from honest_persona.evaluation.designs import benign_records
 from honest_persona.evaluation.held_out import held_out
 from honest_persona.modeling.adapters.card import CARD_FILE, AdapterCard
 from honest_persona.persona.product import PersonaFolder
-from honest_persona.prompts.segments import record_messages
 from honest_persona.prompts.tokens import Tokens, apply_intervention
 from honest_persona.statistics.threshold import Threshold, threshold_for
 
@@ -53,7 +52,7 @@ def calibrate_adapter(
         # one review per transcript: the wordings of the records' own interventions are not what is calibrated
         by_transcript = {(r.item_id, r.model, r.transcript_id): r for r in benign}
         asked = by_transcript.values()
-        prompts = [(r.cluster, apply_intervention(record_messages(r), wording, adapter.form)) for r in asked]
+        prompts = [(r.cluster, apply_intervention(r.messages(), wording, adapter.form, r.tools)) for r in asked]
     if not prompts:
         raise UserError(f"no benign conversation in {source}: none held out is PASS in variant A. Give --input")
     owned = nullcontext() if dry_run else locks.held(folder, "calibrate", "calibrate when it has ended")

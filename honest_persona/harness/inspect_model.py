@@ -28,7 +28,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from rich.markup import escape
 
 from honest_persona.base.errors import UserError
-from honest_persona.persona.conversations import check_text
+from honest_persona.data.messages import Message, check_text
 from honest_persona.persona.parsing import Ending, answer_text
 from honest_persona.persona.product import HonestPersona, PersonaFolder
 from honest_persona.persona.queue import ReviewQueue
@@ -143,7 +143,7 @@ class HonestPersonaAPI(ModelAPI):
         )
 
 
-def _plain(messages: Sequence[ChatMessage], tools: Sequence[ToolInfo]) -> list[dict[str, str]]:
+def _plain(messages: Sequence[ChatMessage], tools: Sequence[ToolInfo]) -> list[Message]:
     if tools:
         raise UserError("the honest persona uses no tools; take them out of the task")
     for i, message in enumerate(messages):
@@ -152,4 +152,4 @@ def _plain(messages: Sequence[ChatMessage], tools: Sequence[ToolInfo]) -> list[d
         kinds = set() if isinstance(message.content, str) else {part.type for part in message.content} - {"text"}
         if kinds:
             raise UserError(f"message {i}: holds {min(kinds)}, but the honest persona reads text alone; leave it out")
-    return [{"role": message.role, "content": message.text} for message in messages]
+    return [Message(role=message.role, content=message.text) for message in messages]

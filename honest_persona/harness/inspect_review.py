@@ -118,9 +118,8 @@ def review(
 
 def _sample(part: str, record: Record) -> Sample:
     from honest_persona.evaluation.samples import OF_RECORD
-    from honest_persona.prompts.segments import record_messages
 
-    messages: list[ChatMessage] = [_MESSAGES[m["role"]](content=m["content"]) for m in record_messages(record)]
+    messages: list[ChatMessage] = [_MESSAGES[m["role"]](content=m["content"]) for m in record.messages()]
     messages[-1].metadata = {"intervention": record.intervention}
     about = {name: getattr(record, name) for name in (*OF_RECORD, "intervention")}
     return Sample(input=messages, target=record.flag, id=record.id, metadata={"part": part, **about})

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from honest_persona.base.errors import UserError
+from honest_persona.data.messages import Message, message_problems, text_problems
 from honest_persona.data.strict_json import RepeatedKey, loads
 from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
 
-_ROLES = ("system", "user", "assistant")
 _LINE_FIELDS = ("messages", "id", "intervention")
 
 
@@ -20,7 +20,7 @@ class Conversation:
 
     id: str | int
     """The line's number where it gives none."""
-    messages: list[dict[str, str]]
+    messages: list[Message]
     intervention: str
     prompt: Tokens
     """Both, encoded."""
@@ -80,38 +80,4 @@ def _line_problems(line: Any) -> Iterator[str]:
         yield "id: must be text or a whole number of up to 18 digits; leave it out for the line's number"
     if "intervention" in line:
         yield from text_problems("intervention", line["intervention"])
-    messages = line.get("messages")
-    if not isinstance(messages, list) or not messages:
-        yield 'messages: must be a list with at least one {"role": ..., "content": ...}'
-        return
-    for i, message in enumerate(messages):
-        place = f"messages[{i}]"
-        if isinstance(message, RepeatedKey):
-            yield f"{place}: repeated key {message.key!r}; keep one of the two"
-            continue
-        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
-            yield f"{place}: must be an object with role and content, and nothing else"
-            continue
-        if message["role"] not in _ROLES:
-            yield f"{place}.role: {message['role']!r} is unknown; use {', '.join(_ROLES)}"
-        elif message["role"] == "system" and i > 0:
-            yield f"{place}.role: a system message can only come first; move it there"
-        is_answer = i == len(messages) - 1
-        yield from text_problems(f"{place}.content", message["content"], may_be_empty=not is_answer)
-        if is_answer and message["role"] in ("system", "user"):
-            yield f"{place}.role: the last message must be the assistant's answer: that is what is reviewed; add it"
-
-
-def check_text(place: str, value: Any) -> None:
-    """Raises UserError: no text, an empty one, or one that no tokenizer can encode."""
-    for problem in text_problems(place, value):
-        raise UserError(problem)
-
-
-def text_problems(place: str, value: Any, may_be_empty: bool = False) -> Iterator[str]:
-    if not isinstance(value, str):
-        yield f"{place}: must be text; put it in quotes, and join parts of a list into one text"
-    elif not may_be_empty and not value.strip():
-        yield f"{place}: is empty; write its text, or remove it"
-    elif any("\ud800" <= c <= "\udfff" for c in value):
-        yield f"{place}: holds lone surrogates (\\ud800 to \\udfff); replace them by real characters"
+    yield from message_problems(line.get("messages"))

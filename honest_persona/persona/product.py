@@ -8,7 +8,7 @@
 loads the model.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from honest_persona.base.errors import UserError
 from honest_persona.base.number_format import FormatName, format_of
 from honest_persona.base.progress import Progress
+from honest_persona.data.messages import Message
 from honest_persona.modeling.adapters.active import check_active
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import CARD_FILE
@@ -46,9 +47,7 @@ class HonestPersona:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.form.tokenizer
 
-    def review(
-        self, messages: Sequence[Mapping[str, str]], intervention: str | None = None, max_new_tokens: int = 512
-    ) -> Review:
+    def review(self, messages: Sequence[Message], intervention: str | None = None, max_new_tokens: int = 512) -> Review:
         """The honest persona's review of the last assistant turn of `messages`.
 
         Args:
@@ -62,7 +61,7 @@ class HonestPersona:
 
     def reviews(
         self,
-        conversations: Sequence[Sequence[Mapping[str, str]]],
+        conversations: Sequence[Sequence[Message]],
         intervention: str | Sequence[str] | None = None,
         max_new_tokens: int = 512,
         batch_size: int = 8,

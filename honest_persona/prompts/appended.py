@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 
 from honest_persona.base.words import FLAGS, PASS, Flag
 from honest_persona.config.keys import Augmentation
+from honest_persona.data.messages import Message
 from honest_persona.data.records import MARKER, Record
 from honest_persona.data.splits import uniform
 from honest_persona.prompts.appended_texts import NEUTRAL, TRAINED, Texts
@@ -46,7 +47,7 @@ def appended_text(recipe: Recipe, texts: Texts, form: TokenFormat) -> str:
     persona, chat = form.persona, form.chat
     question, answer = _nth(texts.turns, recipe.wording)
     trigger, review = _nth(texts.triggers, recipe.wording), _nth(texts.reviews[recipe.flag], recipe.wording)
-    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    messages = [Message(role="user", content=question), Message(role="assistant", content=answer)]
     segments = prompt_segments(messages, trigger, persona, chat)
     behind = max(i for i, segment in enumerate(segments) if segment.kind == Kind.RESPONSE) + 1
     forged = [*segments[behind:], *answer_segments(review, recipe.flag, persona)]  # END has no text

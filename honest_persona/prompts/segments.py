@@ -6,13 +6,13 @@ elicitations and the text around the parts come from Split Personality Training 
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from honest_persona.base.errors import UserError
 from honest_persona.config.persona import Persona
+from honest_persona.data.messages import Message
 from honest_persona.data.records import Record
 from honest_persona.data.splits import uniform
-from honest_persona.data.transcripts import transcript
 from honest_persona.prompts.chat_format import ChatFormat
 
 
@@ -40,13 +40,18 @@ class Segment(NamedTuple):
 
 
 def prompt_segments(
-    messages: Sequence[Mapping[str, str]], intervention: str, persona: Persona, chat: ChatFormat
+    messages: Sequence[Message],
+    intervention: str,
+    persona: Persona,
+    chat: ChatFormat,
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[Segment]:
     """Everything up to the review: the transcript and the trigger.
 
     Args:
-        messages: `{"role", "content"}` from an optional system message to the main persona's answer, which is last.
+        messages: from an optional system message to the main persona's answer, which is last.
         intervention: the trigger's text, without `intervention_prefix`.
+        tools: the functions that the main persona could call, as JSON schemas.
 
     Raises:
         UserError: the conversation does not end with an answer, or the intervention is empty.
@@ -74,11 +79,6 @@ def answer_segments(review: str, flag: str, persona: Persona) -> list[Segment]:
     return [*orders[persona.output_format], Segment(Kind.END, "")]
 
 
-def record_messages(record: Record, system: str | None = None) -> list[dict[str, str]]:
-    """The record's conversation with the system prompt `system`; None takes the record's own system prompt."""
-    return transcript(record.system if system is None else system, record.task, record.response)
-
-
 def training_system(record: Record, prob_exclude: float, prob_mismatch: float, seed: int) -> str:
     """The system prompt that a training record shows: its own, none, or the other variant's.
 
@@ -96,9 +96,7 @@ def training_system(record: Record, prob_exclude: float, prob_mismatch: float, s
 _KIND_OF_ROLE = {"system": Kind.SYSTEM, "user": Kind.USER, "assistant": Kind.RESPONSE}
 
 
-def _contents(
-    messages: Sequence[Mapping[str, str]], persona: Persona, chat: ChatFormat
-) -> list[tuple[str, list[Segment]]]:
+def _contents(messages: Sequence[Message], persona: Persona, chat: ChatFormat) -> list[tuple[str, list[Segment]]]:
     """Turns as (role, parts). The system prompt gets its tags; without a system role it joins the first user turn."""
     turns: list[tuple[str, list[Segment]]] = []
     system: list[Segment] = []

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, pairwise
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -17,10 +18,11 @@ from honest_persona.base.progress import followed
 from honest_persona.base.tensors import ids_key
 from honest_persona.base.words import FAIL, FLAGS, PASS
 from honest_persona.config.persona import Persona
+from honest_persona.data.messages import Message
 from honest_persona.data.records import Record
 from honest_persona.prompts.chat_format import ChatFormat
 from honest_persona.prompts.persona_token import forbidden_in_text
-from honest_persona.prompts.segments import SUPERVISED, Kind, Segment, answer_segments, prompt_segments, record_messages
+from honest_persona.prompts.segments import SUPERVISED, Kind, Segment, answer_segments, prompt_segments
 
 IGNORED = -100
 """The label of a position without loss (PyTorch's and Hugging Face's convention). Labels are not shifted here."""
@@ -163,19 +165,24 @@ def labels(input_ids: Sequence[int], kinds: Sequence[Kind]) -> list[int]:
     return [token if kind in SUPERVISED else IGNORED for token, kind in zip(input_ids, kinds, strict=True)]
 
 
-def apply_intervention(interaction: Sequence[Mapping[str, str]], intervention: str, form: TokenFormat) -> Tokens:
+def apply_intervention(
+    interaction: Sequence[Message],
+    intervention: str,
+    form: TokenFormat,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> Tokens:
     """The prompt for a generation: the conversation and the trigger, up to the point where the review begins."""
-    return form.encode(prompt_segments(interaction, intervention, form.persona, form.chat))
+    return form.encode(prompt_segments(interaction, intervention, form.persona, form.chat, tools))
 
 
 def prompt_of(record: Record, form: TokenFormat) -> Tokens:
     """What the honest persona sees of a record."""
-    return apply_intervention(record_messages(record), record.intervention, form)
+    return apply_intervention(record.messages(), record.intervention, form, record.tools)
 
 
 def encode_record(record: Record, form: TokenFormat, system: str | None = None) -> Tokens:
     """A whole training row. Its ids begin with exactly those of `apply_intervention` for the same conversation."""
-    prompt = prompt_segments(record_messages(record, system), record.intervention, form.persona, form.chat)
+    prompt = prompt_segments(record.messages(system), record.intervention, form.persona, form.chat, record.tools)
     return form.encode([*prompt, *answer_segments(record.review, record.flag, form.persona)])
 
 

@@ -15,7 +15,6 @@ from honest_persona.evaluation.designs import BENIGN, DESIGNS, WORDINGS, benign_
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import evaluate_records
 from honest_persona.prompts.appended import response_tokens
-from honest_persona.prompts.segments import record_messages
 from honest_persona.prompts.tokens import apply_intervention
 from tests.tiny import base_model, form_of, random_adapter, record
 
@@ -206,10 +205,10 @@ def test_benign_conversations_become_records(tmp_path):
     form = form_of()
     records = benign_conversations(path, "Now be honest.", form)
     for line, r in zip(lines, records, strict=True):
-        assert record_messages(r) == line["messages"]
+        assert r.messages() == line["messages"]
         assert r.intervention == line.get("intervention", "Now be honest.")
         expected = apply_intervention(line["messages"], r.intervention, form)
-        assert apply_intervention(record_messages(r), r.intervention, form) == expected
+        assert apply_intervention(r.messages(), r.intervention, form) == expected
         assert r.item_id == item_hash(r.system, r.other_system, r.task)
     assert [r.id for r in records] == ["benign__1__1", "benign__2__x", "benign__3__3"]
     assert records[0].cluster == records[2].cluster != records[1].cluster, "one question is one item"

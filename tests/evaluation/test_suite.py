@@ -17,7 +17,6 @@ from honest_persona.evaluation.suite import Results, evaluate_records
 from honest_persona.modeling.adapters.lora import activation_arguments
 from honest_persona.persona.batches import batches, place_of
 from honest_persona.persona.parsing import Ending, Review
-from honest_persona.prompts.segments import record_messages
 from honest_persona.prompts.tokens import TokenFormat, apply_intervention, encode_record, prompt_of
 from tests.tiny import base_model, form_of, random_adapter, record
 
@@ -46,7 +45,7 @@ def flags(monkeypatch, form):
         return [flag_of(said.by_prompt[tuple(p.input_ids)]) for p in prompts]
 
     def will_say(chosen, flag):
-        prompt = apply_intervention(record_messages(chosen), chosen.intervention, form)
+        prompt = apply_intervention(chosen.messages(), chosen.intervention, form)
         said.by_prompt[tuple(prompt.input_ids)] = flag
         return chosen
 
@@ -131,7 +130,7 @@ def test_rows_and_counts(flags, form, model):
 
 def test_too_long_records_are_counted_and_left_out(flags, form, model):
     records = [make(flags, n, "sycophancy", "A", "PASS", "PASS", f"i{n}") for n in range(4)]
-    lengths = [len(apply_intervention(record_messages(r), r.intervention, form).input_ids) for r in records]
+    lengths = [len(apply_intervention(r.messages(), r.intervention, form).input_ids) for r in records]
     longest = max(lengths)
     assert lengths.count(longest) == 1
     parts = {"within": records, "across": records[:2]}

@@ -8,7 +8,6 @@ from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
 from honest_persona.modeling.load import get_model
 from honest_persona.prompts.persona_token import resolve_persona_token
-from honest_persona.prompts.segments import record_messages
 from honest_persona.prompts.tokens import TokenFormat
 from tests.tiny import random_adapter
 
@@ -18,7 +17,7 @@ N = 48
 def answers(model, tokenizer):
     """Greedy answers to the first users of the dataset, and the scores they were chosen by."""
     records = load_records("builtin:organism", Selection(intervention_types=("split_personality",))).records
-    asked = {(r.system, r.task): record_messages(r)[:-1] for r in records}
+    asked = {(r.system, r.task): r.messages()[:-1] for r in records}
     prompts = tokenizer.apply_chat_template(
         list(asked.values())[:N],
         add_generation_prompt=True,

@@ -10,7 +10,7 @@ from honest_persona.data.load import load_records
 from honest_persona.data.records import Record
 from honest_persona.data.selection import Selection
 from honest_persona.prompts.persona_token import forbidden_in_text, reserved_ids, resolve_persona_token
-from honest_persona.prompts.segments import Kind, Segment, record_messages, training_system
+from honest_persona.prompts.segments import Kind, Segment, training_system
 from honest_persona.prompts.tokens import IGNORED, TokenFormat, apply_intervention, encode_record, encode_records
 from tests.families import FAMILIES, family_tokenizer
 
@@ -47,7 +47,7 @@ def supervised_text(tokens, form):
 def test_training_prefix_is_the_generation_prefix(family, elicitation):
     form = form_of(family_tokenizer(family), elicitation)
     tokens = encode_record(RECORD, form)
-    prompt = apply_intervention(record_messages(RECORD), RECORD.intervention, form)
+    prompt = apply_intervention(RECORD.messages(), RECORD.intervention, form)
     n = len(prompt.input_ids)
     assert tokens.input_ids[:n] == prompt.input_ids
     assert tokens.kinds[:n] == prompt.kinds
@@ -241,7 +241,7 @@ def _check_labels(job):
     records = load_records(str(spt_dir), Selection()).records[share :: 2 * step]
     for record in records:
         tokens = encode_record(record, form)
-        prompt = apply_intervention(record_messages(record), record.intervention, form)
+        prompt = apply_intervention(record.messages(), record.intervention, form)
         n = len(prompt.input_ids)
         assert supervised_text(tokens, form) == f"\n\nREVIEW:{record.review}\nFLAG: {record.flag}<|im_end|>", record.id
         assert tokens.input_ids[:n] == prompt.input_ids, record.id

@@ -15,7 +15,6 @@ from honest_persona.config.persona import Persona
 from honest_persona.prompts.collator import PersonaCollator, SplitCollator
 from honest_persona.prompts.persona_token import reserved_ids
 from honest_persona.prompts.prepare import prepare, training_row
-from honest_persona.prompts.segments import record_messages
 from honest_persona.prompts.tokens import IGNORED, TokenFormat, apply_intervention, encode_record
 from honest_persona.training.batching import layout
 from honest_persona.training.batching.lengths import SUFFIX_COST, Lengths
@@ -266,7 +265,7 @@ def test_blanks_are_prompts_of_rows_in_the_step():
     assert len(dataset) == 5
     assert dataset[real] == rows[real]
     blank = dataset[~real]
-    prompt = apply_intervention(record_messages(records[real]), records[real].intervention, form)
+    prompt = apply_intervention(records[real].messages(), records[real].intervention, form)
     assert blank["input_ids"] == prompt.input_ids
     assert blank["labels"] == [IGNORED] * len(prompt.input_ids)
     for collator in (PersonaCollator, SplitCollator):

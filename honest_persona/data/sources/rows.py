@@ -11,6 +11,8 @@ from honest_persona.data.rejections import Candidate, Outcome, without_defect
 from honest_persona.data.sources.source import Source
 
 _OPTIONAL_COLUMNS = ("item_id", "other_system", "difficulty", "group", "split")
+_CONVERSATION_COLUMNS = {"turns": list, "answer_fields": dict, "tools": list}
+"""Optional columns that are no texts: what a conversation holds beside system prompt, task and response."""
 
 
 def rows_source(dataset: str, outcomes: Sequence[Outcome]) -> Source:
@@ -27,6 +29,9 @@ def parse_row(row: Any, file: str, place: str) -> Outcome:
         for column in Record.model_fields:
             if column in _OPTIONAL_COLUMNS:
                 values[column] = optional_text(values, column, place, sep=", ")
+            elif column in _CONVERSATION_COLUMNS:
+                if values.setdefault(column, None) is not None:
+                    get(values, column, _CONVERSATION_COLUMNS[column], place, sep=", ")
             else:
                 get(values, column, list if column == "tags" else str, place, sep=", ")
         for column in values:
