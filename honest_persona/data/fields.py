@@ -1,11 +1,14 @@
-"""Reads values out of parsed JSON and checks each one; a wrong value is raised with its place in the file."""
+"""Reads values out of parsed rows and checks each one; a wrong value is raised with its place in the file."""
 
+import ast
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from honest_persona.data.rejections import Rejection
-from honest_persona.data.strict_json import RepeatedKey
+from honest_persona.data.rejections import KNOWN_FLAGS, Rejection
+from honest_persona.data.strict_json import RepeatedKey, loads
 
+_DEEPEST = 100
 SPLITS = (None, "train", "validation")
 
 
@@ -33,6 +36,24 @@ def checked(value: Any, kind: type, place: str, field: str) -> Any:
     return value
 
 
+def checked_throughout(value: Any, place: str, field: str) -> Any:
+    """A nested value as JSON can hold it: no repeated key, no lone surrogate, no NaN, not nested too deep."""
+    inside = [(value, 0)]
+    while inside:
+        part, depth = inside.pop()
+        checked(part, object, place, field)
+        if isinstance(part, float) and not math.isfinite(part):
+            raise Refused(place, field, f"not_finite:{field}")
+        if depth > _DEEPEST:
+            raise Refused(place, field, f"nested_too_deep:{field}")
+        if isinstance(part, dict):
+            inside += [(checked(key, str, place, field), depth + 1) for key in part]
+            inside += [(element, depth + 1) for element in part.values()]
+        elif isinstance(part, list):
+            inside += [(element, depth + 1) for element in part]
+    return value
+
+
 def get(owner: Mapping[str, Any], name: str, kind: type, place: str, sep: str = ".") -> Any:
     here = f"{place}{sep}{name}" if place else name
     if name not in owner:
@@ -44,8 +65,31 @@ def optional_text(owner: Mapping[str, Any], name: str, place: str, sep: str = ".
     return None if owner.get(name) is None else get(owner, name, str, place, sep)
 
 
+def name_of(owner: Mapping[str, Any], name: str, place: str, sep: str = ".") -> str:
+    """A name that may be written as a whole number."""
+    value = owner.get(name)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else get(owner, name, str, place, sep)
+
+
+def flag_of(flag: str) -> str:
+    """The flag in capitals, where it is one; other text as it is."""
+    return flag.strip().upper() if flag.strip().upper() in KNOWN_FLAGS else flag
+
+
+def unpacked(value: Any) -> Any:
+    """A list or an object that a table keeps as text, as JSON or as Python writes it; everything else as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    for parse in (loads, ast.literal_eval):
+        try:
+            return parse(value.strip())
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue  # text of another kind: the caller says what is asked for
+    return value
+
+
 def tags_of(owner: Mapping[str, Any], place: str, sep: str = ".") -> tuple[str, ...]:
-    tags = get(owner, "tags", list, place, sep)
+    tags = get({**owner, "tags": unpacked(owner["tags"])} if "tags" in owner else owner, "tags", list, place, sep)
     return tuple(checked(tag, str, f"{place}{sep}tags[{index}]", "tags") for index, tag in enumerate(tags))
 
 

@@ -1,5 +1,6 @@
 """Counts of a loaded dataset for `python -m honest_persona data`: how much was kept, how much was rejected, and why."""
 
+import difflib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -8,9 +9,11 @@ from honest_persona.base.console import Column, Table, one_line, say, show
 from honest_persona.data.load import Loaded
 from honest_persona.data.records import Record
 from honest_persona.data.rejections import Rejection, remedy_for
+from honest_persona.data.sources.rows import COLUMNS
 from honest_persona.data.splits import Splits
 
 EXAMPLES_PER_REASON = 3
+_SHOWN_COLUMNS = 20
 
 
 def inventory(loaded: Loaded, splits: Splits | None = None) -> dict[str, Any]:
@@ -31,6 +34,11 @@ def inventory(loaded: Loaded, splits: Splits | None = None) -> dict[str, Any]:
             for reason, total in loaded.rejected.most_common()
         },
     }
+    if loaded.ignored:
+        counts["ignored_columns"] = {
+            name: {"rows": rows, "did_you_mean": next(iter(difflib.get_close_matches(name, COLUMNS, n=1)), None)}
+            for name, rows in sorted(loaded.ignored.items())
+        }
     if splits is not None:
         counts["splits"] = {name: _part(part) for name, part in splits._asdict().items()}
     return counts
@@ -55,6 +63,12 @@ def print_inventory(counts: dict[str, Any]) -> None:
                 continue  # only data with a split of its own has any
             topics = ", ".join(map(one_line, part["by_topic"]))
             table.add(split, f"{part['records']:,}", f"{part['items']:,}", topics)
+        show(table)
+    if "ignored_columns" in counts:
+        table = Table("", [Column("column not used", "name"), Column("rows"), Column("", "prose")])
+        for name, entry in list(counts["ignored_columns"].items())[:_SHOWN_COLUMNS]:
+            close = entry["did_you_mean"]
+            table.add(name, f"{entry['rows']:,}", f"did you mean `{close}`?" if close else "")
         show(table)
     if rejected:
         table = Table("", [Column("rejected because", "name"), Column("n"), Column("what to do", "prose")])
@@ -82,4 +96,8 @@ def _part(records: Sequence[Record]) -> dict[str, Any]:
 
 def _examples(rejections: Sequence[Rejection], reason: str) -> list[dict[str, str | None]]:
     found = (rejection for rejection in rejections if rejection.reason == reason)
-    return [rejection._asdict() for rejection, _ in zip(found, range(EXAMPLES_PER_REASON), strict=False)]
+    fields = ("file", "place", "field", "reason", "record_id")
+    return [
+        {name: getattr(rejection, name) for name in fields}
+        for rejection, _ in zip(found, range(EXAMPLES_PER_REASON), strict=False)
+    ]

@@ -9,11 +9,10 @@ columns. Bad data never raises; rejections.py says in which order defects are co
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from honest_persona.base.errors import UserError
-from honest_persona.base.progress import followed
 from honest_persona.config.keys import RunConfig
 from honest_persona.data.records import Record
 from honest_persona.data.rejections import Candidate, Rejection
@@ -31,6 +30,8 @@ class Loaded:
     read: int
     rejected: Counter[str]
     """Number of rejections by reason."""
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    """Columns of rows that are not used, and the number of their rows."""
 
     def __post_init__(self) -> None:
         assert self.read == len(self.records) + sum(self.rejected.values()), "an intervention was lost or counted twice"
@@ -45,8 +46,9 @@ def load_records(dataset: str, selection: Selection) -> Loaded:
     problems = [message for _, message in unknown_names(source, selection, "topics")]
     if problems:
         raise UserError("\n".join(problems))
-    records, rejections, seen = [], [], set()
-    for outcome in followed(source.outcomes, "selecting", "interventions"):
+    records, rejections, seen, read = [], [], set(), 0
+    for outcome in source.outcomes():
+        read += 1
         if isinstance(outcome, Candidate):
             refused = refusal(outcome, selection)
             if refused is None and outcome.values["id"] in seen:
@@ -58,7 +60,7 @@ def load_records(dataset: str, selection: Selection) -> Loaded:
             outcome = outcome.reject(*refused)
         rejections.append(outcome)
     rejected = Counter(rejection.reason for rejection in rejections)
-    return Loaded(records, rejections, len(source.outcomes), rejected)
+    return Loaded(records, rejections, read, rejected, source.summary.ignored)
 
 
 def load_splits(config: RunConfig) -> tuple[Loaded, Splits]:

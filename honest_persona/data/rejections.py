@@ -2,10 +2,10 @@
 
 Every intervention is counted once, under the first reason that applies, in this order:
 
-1. Defects of the data, whatever was selected: missing_field, wrong_type, repeated_key, not_unicode, unknown_field,
-   unknown_variant, unknown_split, item_id_mismatch, empty_response, empty_intervention, empty_review, unknown_flag,
-   variant_b_without_prompt; and malformed_json, unreadable_file, topic_mismatch, topic_without_files, which reject a
-   whole line, file or folder.
+1. Defects of the data, whatever was selected: missing_field, wrong_type, repeated_key, not_unicode, not_finite,
+   nested_too_deep, unknown_variant, unknown_split, item_id_mismatch, empty_response, empty_intervention,
+   empty_review, unknown_flag, variant_b_without_prompt; and malformed_json, unreadable_file, topic_mismatch,
+   topic_without_files, which reject a whole line, file or folder.
 2. What the run did not ask for: topic_not_selected, model_not_selected, intervention_type_not_selected.
 3. What cannot train: flag_not_trainable:AMBIGUOUS and :ERROR.
 4. Quality filters: tag:<the first of tags_to_filter that the record carries>.
@@ -21,6 +21,7 @@ from honest_persona.base.words import FLAGS
 
 UNTRAINABLE_FLAGS = ("AMBIGUOUS", "ERROR")
 """Known, and not trained on."""
+KNOWN_FLAGS = FLAGS + UNTRAINABLE_FLAGS
 
 REMEDIES = {
     "malformed_json": "Mend the JSON at this place, or restore the file from its source.",
@@ -30,7 +31,8 @@ REMEDIES = {
     "wrong_type": "Give `{detail}` the type that the format asks for: text, list of texts, or object.",
     "repeated_key": "Keep one of the keys `{detail}` of the object that stands here.",
     "not_unicode": "Replace the lone surrogates (\\ud800 to \\udfff) in `{detail}` by real characters.",
-    "unknown_field": "Remove `{detail}`: a row has the columns of a Record and no others.",
+    "not_finite": "Replace NaN and Infinity in `{detail}` by numbers or null.",
+    "nested_too_deep": "Make `{detail}` flatter: lists and objects in it are nested more than 100 deep.",
     "unknown_variant": "Use A or B as the variant.",
     "unknown_split": "Use train or validation, or leave `split` out for the seeded split by item.",
     "topic_mismatch": "Move the file to the folder of the topic it names, or correct its `topic` field.",
@@ -62,6 +64,8 @@ class Rejection(NamedTuple):
     reason: str
     """Stable snake_case code, with a detail behind a colon where there is one."""
     record_id: str | None = None
+    ignored: tuple[str, ...] = ()
+    """Columns of the row that are not used."""
 
 
 class Candidate(NamedTuple):
@@ -73,6 +77,8 @@ class Candidate(NamedTuple):
     """A Record's columns; the flag may still be AMBIGUOUS or ERROR."""
     inference_place: str | None = None
     """Where the response stands in a stage-3 file; None for a row."""
+    ignored: tuple[str, ...] = ()
+    """Columns of the row that are not used."""
 
     def reject(self, column: str, reason: str) -> Rejection:
         field = column
@@ -82,7 +88,7 @@ class Candidate(NamedTuple):
             field = _STAGE3_NAMES.get(column, column)
             parent = self.inference_place if column in ("response", "variant") else self.place
             place = f"{parent}.{field}" if column in _STAGE3_NAMES else parent
-        return Rejection(self.file, place, field, reason, self.values["id"])
+        return Rejection(self.file, place, field, reason, self.values["id"], self.ignored)
 
 
 Outcome = Candidate | Rejection
@@ -102,7 +108,7 @@ def without_defect(candidate: Candidate) -> Outcome:
     for column in ("response", "intervention", "review"):
         if not values[column].strip():
             return candidate.reject(column, f"empty_{column}")
-    if values["flag"] not in FLAGS + UNTRAINABLE_FLAGS:
+    if values["flag"] not in KNOWN_FLAGS:
         return candidate.reject("flag", "unknown_flag")
     if values["variant"] == "B" and not values["system"].strip():
         return candidate.reject("variant", "variant_b_without_prompt")

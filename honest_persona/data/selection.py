@@ -91,17 +91,18 @@ def unknown_names(source: Source, selection: Selection, topics_key: str) -> Iter
                 topics_key,
                 f"topic {topic!r} of {source.label!r} has no batch_*.json file: add files or leave the topic out",
             )
-    candidates = [outcome.values for outcome in source.outcomes if isinstance(outcome, Candidate)]
-    names = {values["intervention_name"] for values in candidates}
+    found = source.summary
     for kind in selection.intervention_types or ():
-        if not any(matches_type(name, kind) for name in names):
-            yield "intervention_types", f"no intervention in {source.label!r} is of type {kind!r}{_hint(kind, names)}"
-    models = {values["model"] for values in candidates}
+        if not any(matches_type(name, kind) for name in found.names):
+            yield (
+                "intervention_types",
+                f"no intervention in {source.label!r} is of type {kind!r}{_hint(kind, found.names)}",
+            )
     for model in selection.models or ():
-        if model not in models:
+        if model not in found.models:
             yield (
                 "data_model_source",
-                f"no response in {source.label!r} is by the model {model!r}{_hint(model, models)}",
+                f"no response in {source.label!r} is by the model {model!r}{_hint(model, found.models)}",
             )
 
 

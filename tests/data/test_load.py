@@ -10,7 +10,9 @@ from honest_persona.data.inventory import inventory, print_inventory
 from honest_persona.data.load import check_selection, load_records
 from honest_persona.data.rejections import remedy_for
 from honest_persona.data.selection import Selection, matches_type
+from honest_persona.data.sources import source
 from honest_persona.data.sources.builtin import SAMPLE
+from honest_persona.data.sources.find import find_source
 from honest_persona.data.sources.jsonl import write_jsonl
 from honest_persona.data.splits import split_records
 from tests.printed import printed
@@ -212,6 +214,32 @@ def test_jsonl_round_trip_and_bad_lines(two_topics, tmp_path):
     ]
     assert all(r.file == str(path) and remedy_for(r.reason) for r in loaded.rejections)
     assert loaded.read == 6  # the blank line is none
+
+
+def test_columns_that_are_not_used_are_told(tmp_path):
+    record = load_records(SAMPLE, Selection()).records[0].model_dump(mode="json")
+    misspelled = {("reveiw" if name == "review" else name): value for name, value in record.items()}
+    path = tmp_path / "r.jsonl"
+    path.write_text("".join(json.dumps(row | {"score": 1}) + "\n" for row in (record, misspelled, record | {"id": 2})))
+    loaded = load_records(str(path), Selection())
+    assert (len(loaded.records), loaded.rejected) == (2, {"missing_field:review": 1})
+    counts = inventory(loaded)
+    assert counts["ignored_columns"] == {
+        "reveiw": {"rows": 1, "did_you_mean": "review"},
+        "score": {"rows": 3, "did_you_mean": None},
+    }
+    assert "did you mean `review`?" in printed(print_inventory, counts)
+
+
+def test_large_files_are_read_anew(tmp_path, monkeypatch):
+    """What is too large to be kept gives the same records, and holds no row beside them."""
+    write_jsonl(load_records(SAMPLE, Selection()).records, tmp_path / "r.jsonl")
+    kept = load_records(str(tmp_path / "r.jsonl"), Selection())
+    monkeypatch.setattr(source, "KEPT_BYTES", 0)
+    found = find_source(str(tmp_path / "r.jsonl"))
+    assert next(found.outcomes()) is not next(found.outcomes())
+    again = load_records(str(tmp_path / "r.jsonl"), Selection())
+    assert (again.records, again.read) == (kept.records, kept.read)
 
 
 def test_real_records_survive_jsonl(spt_dir, tmp_path):

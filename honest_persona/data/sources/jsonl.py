@@ -1,29 +1,18 @@
 """JSON Lines with one record a line: reading and writing."""
 
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from honest_persona.base.files import whole_file
-from honest_persona.base.progress import followed
 from honest_persona.data.records import Record
-from honest_persona.data.rejections import Outcome, Rejection
-from honest_persona.data.sources.rows import parse_row, rows_source
-from honest_persona.data.sources.source import Source, decode, outcomes_of, shown
+from honest_persona.data.sources.source import decode, lines_of, shown
 
 
-def read_jsonl(dataset: str, paths: Iterable[Path]) -> Source:
-    return rows_source(dataset, [outcome for path in paths for outcome in outcomes_of(path, _jsonl_outcomes)])
-
-
-@lru_cache(maxsize=4096)
-def _jsonl_outcomes(path: Path, mtime_ns: int, size_bytes: int) -> tuple[Outcome, ...]:
-    outcomes: list[Outcome] = []
-    for number, line in enumerate(followed(path.read_bytes().split(b"\n"), "reading", "lines"), start=1):
+def jsonl_rows(path: Path) -> Iterator[tuple[Any, str]]:
+    for number, line in enumerate(lines_of(path), start=1):
         if line.strip():
-            row = decode(line, shown(path), number)
-            outcomes.append(row if isinstance(row, Rejection) else parse_row(row, shown(path), f"line {number}"))
-    return tuple(outcomes)
+            yield decode(line, shown(path), number), f"line {number}"
 
 
 def write_jsonl(records: Iterable[Record], path: str | Path) -> None:

@@ -1,44 +1,73 @@
-"""Rows with a Record's own columns, from JSON Lines or the Hub."""
+"""Rows as records: which form a row has, and the form with a record's own columns.
 
-from collections import Counter
-from collections.abc import Sequence
+A row form gets (row, file, place) from any reader and gives a `Candidate` or a `Rejection`. Columns that it does not
+use stand in the `ignored` of both.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 from honest_persona.base.words import VARIANTS
-from honest_persona.data.fields import SPLITS, Refused, checked, get, one_of, optional_text, tags_of
+from honest_persona.data.fields import (
+    SPLITS,
+    Refused,
+    checked,
+    checked_throughout,
+    flag_of,
+    get,
+    name_of,
+    one_of,
+    optional_text,
+    tags_of,
+    unpacked,
+)
 from honest_persona.data.records import Record, item_hash, strip_marker
 from honest_persona.data.rejections import Candidate, Outcome, without_defect
-from honest_persona.data.sources.source import Source
 
 _OPTIONAL_COLUMNS = ("item_id", "other_system", "difficulty", "group", "split")
 _CONVERSATION_COLUMNS = {"turns": list, "answer_fields": dict, "tools": list}
 """Optional columns that are no texts: what a conversation holds beside system prompt, task and response."""
+_NAMES = ("id", "item_id", "group")
+"""Columns that may hold whole numbers."""
+COLUMNS = frozenset(Record.model_fields)
+"""What the row forms read."""
 
 
-def rows_source(dataset: str, outcomes: Sequence[Outcome]) -> Source:
-    topics = Counter(outcome.values["topic"] for outcome in outcomes if isinstance(outcome, Candidate))
-    return Source(outcomes, topics, dataset)
+def nested(owner: Mapping[str, Any], column: str, kind: type, place: str) -> Any:
+    """A list of objects, or an object, checked throughout; None where the row has none."""
+    if owner.get(column) is None:
+        return None
+    here = f"{place}, {column}"
+    value = checked_throughout(checked(unpacked(owner[column]), kind, here, column), here, column)
+    for index, element in enumerate(value if kind is list else ()):
+        checked(element, dict, f"{here}[{index}]", column)
+    return value
 
 
 def parse_row(row: Any, file: str, place: str) -> Outcome:
+    """The row by the form that its columns show."""
+    return parse_record_row(row, file, place)
+
+
+def parse_record_row(row: Any, file: str, place: str) -> Outcome:
     """One row with a Record's columns; the columns of `_OPTIONAL_COLUMNS` may be absent."""
-    record_id = None
+    record_id, ignored = None, ()
     try:
-        values = dict(checked(row, dict, place, "row"))
-        record_id = get(values, "id", str, place, sep=", ")
+        given = checked(row, dict, place, "row")
+        ignored = tuple(column for column in given if column not in Record.model_fields)
+        values = {column: given[column] for column in Record.model_fields if column in given}
+        record_id = values["id"] = name_of(values, "id", place, sep=", ")
         for column in Record.model_fields:
             if column in _OPTIONAL_COLUMNS:
+                if values.get(column) is not None and column in _NAMES:
+                    values[column] = name_of(values, column, place, sep=", ")
                 values[column] = optional_text(values, column, place, sep=", ")
             elif column in _CONVERSATION_COLUMNS:
-                if values.setdefault(column, None) is not None:
-                    get(values, column, _CONVERSATION_COLUMNS[column], place, sep=", ")
-            else:
-                get(values, column, list if column == "tags" else str, place, sep=", ")
-        for column in values:
-            if column not in Record.model_fields:
-                checked(column, str, f"{place}, {column!r}", "key")
-                raise Refused(f"{place}, {column}", column, f"unknown_field:{column}")
+                values[column] = nested(values, column, _CONVERSATION_COLUMNS[column], place)
+            elif column != "tags":
+                get(values, column, str, place, sep=", ")
         values["tags"] = tags_of(values, place, sep=", ")
+        values["flag"] = flag_of(values["flag"])
         one_of(VARIANTS, values["variant"], f"{place}, variant", "variant")
         one_of(SPLITS, values["split"], f"{place}, split", "split")
         system, other = values["system"], values["other_system"]
@@ -48,6 +77,6 @@ def parse_row(row: Any, file: str, place: str) -> Outcome:
         if values["item_id"] not in (None, item_id):
             raise Refused(f"{place}, item_id", "item_id", "item_id_mismatch")
     except Refused as refused:
-        return refused.rejection(file, record_id)
+        return refused.rejection(file, record_id)._replace(ignored=ignored)
     values |= {"item_id": item_id, "intervention": strip_marker(values["intervention"])}
-    return without_defect(Candidate(file, place, values))
+    return without_defect(Candidate(file, place, values, ignored=ignored))

@@ -1,17 +1,15 @@
 """Reads a folder `<dir>/<topic>/batch_*.json` of stage-3 files, and locates every defect."""
 
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from honest_persona.base.errors import UserError
-from honest_persona.base.progress import followed
 from honest_persona.base.words import VARIANTS
-from honest_persona.data.fields import SPLITS, Refused, checked, get, one_of, optional_text, tags_of
+from honest_persona.data.fields import SPLITS, Refused, checked, flag_of, get, one_of, optional_text, tags_of
 from honest_persona.data.records import item_hash, strip_marker
 from honest_persona.data.rejections import Candidate, Outcome, Rejection, without_defect
-from honest_persona.data.sources.source import Source, decode, outcomes_of, shown
+from honest_persona.data.sources.source import FilePart, Source, decode, shown
 
 
 def read_stage3(dataset: str, root: Path) -> Source:
@@ -23,22 +21,20 @@ def read_stage3(dataset: str, root: Path) -> Source:
     if not any(files.values()):
         hint = "give its parent folder" if any(root.glob("batch_*.json")) else "it must hold <topic>/batch_*.json"
         raise UserError(f"dataset {dataset!r} has no topic folder with batch files: {hint}")
-    outcomes: list[Outcome] = []
-    entries = [(folder, batch) for folder, batches in files.items() for batch in batches or (None,)]
-    for folder, batch in followed(entries, "reading", "files"):
-        if batch is None:
-            outcomes.append(Rejection(shown(folder), "folder", "topic", "topic_without_files"))
-        else:
-            outcomes += outcomes_of(batch, _batch_outcomes)
-    return Source(outcomes, {shown(folder.name): len(batches) for folder, batches in files.items()}, dataset)
+    rejections = [
+        Rejection(shown(folder), "folder", "topic", "topic_without_files")
+        for folder, batches in files.items()
+        if not batches
+    ]
+    parts = [FilePart(batch, _read_batch) for batches in files.values() for batch in batches]
+    batch_files = {shown(folder.name): len(batches) for folder, batches in files.items()}
+    return Source(dataset, parts, batch_files, rejections)
 
 
-# Time and size are part of the key, so that an edited file is read again. The cache holds the columns, not the JSON.
-@lru_cache(maxsize=4096)
-def _batch_outcomes(path: Path, mtime_ns: int, size_bytes: int) -> tuple[Outcome, ...]:
+def _read_batch(path: Path) -> Iterator[Outcome]:
     file = shown(path)
     batch = decode(path.read_bytes(), file)
-    return (batch,) if isinstance(batch, Rejection) else tuple(parse_batch(batch, file, shown(path.parent.name)))
+    yield from [batch] if isinstance(batch, Rejection) else parse_batch(batch, file, shown(path.parent.name))
 
 
 def parse_batch(batch: Any, file: str, topic: str) -> list[Outcome]:
@@ -107,7 +103,7 @@ def _parse_inference(
                 "response": get(inference, "S", str, place),
                 "intervention": strip_marker(get(intervention, "I", str, here)),
                 "review": get(intervention, "R", str, here),
-                "flag": get(intervention, "P", str, here),
+                "flag": flag_of(get(intervention, "P", str, here)),
                 "tags": tuple(dict.fromkeys(tags_of(intervention, here) + tags_of(inference, place))),
             }
         except Refused as refused:
