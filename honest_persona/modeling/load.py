@@ -139,11 +139,6 @@ def load_model_config(model: str, revision: str | None = None) -> PreTrainedConf
     return config
 
 
-def embedding_rows(model: str, revision: str | None = None) -> int:
-    """Rows of the model's input embedding."""
-    return load_model_config(model, revision).get_text_config().vocab_size
-
-
 def _check_no_kernel(model: str, config: PreTrainedConfig) -> None:
     """Raises UserError: the model's own config asks for an attention kernel of the Hub, which is code, too."""
     kernel = config._attn_implementation or ""

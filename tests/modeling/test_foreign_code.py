@@ -47,7 +47,7 @@ def edit(path: Path, **changes) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-@pytest.mark.parametrize("name", ["load_base", "embedding_rows", "load_tokenizer"])
+@pytest.mark.parametrize("name", ["load_base", "load_model_config", "load_tokenizer"])
 def test_code_of_its_own(folder, canary, capfd, name):
     edit(folder / "config.json", auto_map=_MODEL | _TOKENIZER, model_type="own", architectures=["OwnModel"])
     edit(folder / "tokenizer_config.json", auto_map=_TOKENIZER, tokenizer_class="OwnTokenizer")

@@ -33,9 +33,9 @@ def test_a_library_call_shows_no_bar_and_a_short_load_none_ever(folder, monkeypa
 def test_the_builtin_model():
     model, tokenizer = load.get_model("builtin:tiny")
     assert tokenizer is tiny_tokenizer()
-    assert load.embedding_rows("builtin:tiny") == model.get_input_embeddings().weight.shape[0]
+    assert load.load_model_config("builtin:tiny").vocab_size == model.get_input_embeddings().weight.shape[0]
     assert load.load_base("builtin:tiny", dtype=torch.float32).dtype == torch.float32
-    token = resolve_persona_token(tokenizer, load.embedding_rows("builtin:tiny"))
+    token = resolve_persona_token(tokenizer, load.load_model_config("builtin:tiny").vocab_size)
     assert tokenizer.convert_ids_to_tokens(token) == "<|reserved_0|>"
 
 
@@ -56,10 +56,10 @@ def test_a_folder(folder):
     assert model.config._attn_implementation == "eager"
     assert tokenizer.get_vocab() == tiny_tokenizer().get_vocab()
     assert tokenizer.chat_template == tiny_tokenizer().chat_template
-    assert load.embedding_rows(str(folder)) == 2048
+    assert load.load_model_config(str(folder)).vocab_size == 2048
 
 
-@pytest.mark.parametrize("name", ["load_base", "load_tokenizer", "embedding_rows"])
+@pytest.mark.parametrize("name", ["load_base", "load_tokenizer", "load_model_config"])
 @pytest.mark.parametrize("model", ["nobody/has-this-model", "./nowhere", "builtin:big"])
 def test_no_such_model(name, model):
     with pytest.raises(UserError, match=r"model: .*(Check the name \(a Hub id or a folder\)|it has builtin:tiny)"):
@@ -73,8 +73,8 @@ def test_no_such_model(name, model):
         ("load_base", "model.safetensors", None),
         ("load_base", "config.json", "{"),
         ("load_base", "config.json", json.dumps({"model_type": "vit"})),
-        ("embedding_rows", "config.json", "{"),
-        ("embedding_rows", "config.json", json.dumps({"model_type": "vit"})),
+        ("load_model_config", "config.json", "{"),
+        ("load_model_config", "config.json", json.dumps({"model_type": "vit"})),
         ("load_tokenizer", "tokenizer.json", "{"),
     ],
 )
