@@ -1,18 +1,19 @@
-"""Messages of a conversation: what they may hold, and what is wrong with those that are not so."""
+"""Messages of a conversation, of the one form that the package works with, and their id.
+
+conversation.py makes such messages from what people have, and checks them.
+"""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Required, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Required, TypedDict
 
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.data.strict_json import RepeatedKey
 
-ROLES = ("system", "user", "assistant")
-
 
 class Message(TypedDict, total=False):
-    """One turn of a conversation, as chat templates take it."""
+    """One turn of a conversation, as chat templates take it. Its role is system, user, assistant or tool."""
 
     role: Required[str]
     content: Required[str]
@@ -55,39 +56,55 @@ def _identity(message: Message) -> list[Any]:
     return [message["role"], message["content"], *([others] if others else [])]
 
 
-def message_problems(messages: Any) -> Iterator[str]:
-    """What is wrong with the messages of a conversation to review, each problem with its place and its remedy."""
-    if not isinstance(messages, list) or not messages:
-        yield 'messages: must be a list with at least one {"role": ..., "content": ...}'
-        return
-    for i, message in enumerate(messages):
-        place = f"messages[{i}]"
-        if isinstance(message, RepeatedKey):
-            yield f"{place}: repeated key {message.key!r}; keep one of the two"
-            continue
-        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
-            yield f"{place}: must be an object with role and content, and nothing else"
-            continue
-        if message["role"] not in ROLES:
-            yield f"{place}.role: {message['role']!r} is unknown; use {', '.join(ROLES)}"
-        elif message["role"] == "system" and i > 0:
-            yield f"{place}.role: a system message can only come first; move it there"
-        is_answer = i == len(messages) - 1
-        yield from text_problems(f"{place}.content", message["content"], may_be_empty=not is_answer)
-        if is_answer and message["role"] in ("system", "user"):
-            yield f"{place}.role: the last message must be the assistant's answer: that is what is reviewed; add it"
+class Problem(NamedTuple):
+    """What is wrong with a conversation."""
+
+    place: str
+    """Where: `messages[2].content`."""
+    kind: str
+    """Stable snake_case code, to count by."""
+    message: str
+    """What is wrong there, and what to do."""
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}" if self.place else self.message
+
+
+class Unusable(Exception):
+    """A part of a conversation cannot be used; the reader of the conversation collects these errors."""
+
+    def __init__(self, place: str, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.problem = Problem(place, kind, message)
+
+
+def said(value: Any) -> str:
+    """What a value of parsed JSON is, in the words of an error."""
+    if value is None:
+        return "null"
+    named = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    return named.get(type(value), f"a {type(value).__name__}")
+
+
+def text_at(place: str, value: Any, may_be_empty: bool = False) -> str:
+    """The text. Raises Unusable: no text, an empty one, or one that no tokenizer can encode."""
+    if isinstance(value, RepeatedKey):
+        raise Unusable(place, "repeated_key", f"repeated key {value.key!r}; keep one of the two")
+    if value is None:
+        raise Unusable(place, "missing", "is missing; write its text")
+    if not isinstance(value, str):
+        raise Unusable(place, "not_text", f"is {said(value)}, but must be text; put it in quotes")
+    if not may_be_empty and not value.strip():
+        raise Unusable(place, "empty", "is empty; write its text, or remove it")
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        surrogates = "holds lone surrogates (\\ud800 to \\udfff); replace them by real characters"
+        raise Unusable(place, "not_unicode", surrogates)
+    return value
 
 
 def check_text(place: str, value: Any) -> None:
     """Raises UserError: no text, an empty one, or one that no tokenizer can encode."""
-    for problem in text_problems(place, value):
-        raise UserError(problem)
-
-
-def text_problems(place: str, value: Any, may_be_empty: bool = False) -> Iterator[str]:
-    if not isinstance(value, str):
-        yield f"{place}: must be text; put it in quotes, and join parts of a list into one text"
-    elif not may_be_empty and not value.strip():
-        yield f"{place}: is empty; write its text, or remove it"
-    elif any("\ud800" <= c <= "\udfff" for c in value):
-        yield f"{place}: holds lone surrogates (\\ud800 to \\udfff); replace them by real characters"
+    try:
+        text_at(place, value)
+    except Unusable as unusable:
+        raise UserError(str(unusable.problem)) from None

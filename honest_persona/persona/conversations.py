@@ -1,32 +1,32 @@
 """Conversations to review, read from JSON lines: every bad line is located, before anything is loaded."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from honest_persona.base.errors import UserError
-from honest_persona.data.messages import Message, message_problems, text_problems
+from honest_persona.data.conversation import Conversation, conversation
+from honest_persona.data.messages import Message, Problem, Unusable, text_at
 from honest_persona.data.strict_json import RepeatedKey, loads
 from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
 
-_LINE_FIELDS = ("messages", "id", "intervention")
-
 
 @dataclass(frozen=True)
-class Conversation:
-    """One line of a file of conversations."""
+class ReviewRequest:
+    """A conversation of a file, with the question that the honest persona is asked about it."""
 
     id: str | int
-    """The line's number where it gives none."""
+    """The line's number where the line gives none."""
     messages: list[Message]
+    tools: list[dict[str, Any]] | None
     intervention: str
     prompt: Tokens
-    """Both, encoded."""
+    """All of it, encoded."""
 
 
-def read_conversations(path: Path, default_intervention: str, form: TokenFormat) -> list[Conversation]:
+def read_conversations(path: Path, default_intervention: str, form: TokenFormat) -> list[ReviewRequest]:
     """The lines of `path`, a command's --input.
 
     Raises:
@@ -36,48 +36,59 @@ def read_conversations(path: Path, default_intervention: str, form: TokenFormat)
         raw_lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
         raise UserError(f"--input: {path} cannot be read: {error.strerror}") from error
-    conversations: list[Conversation] = []
+    requests: list[ReviewRequest] = []
     problems: list[str] = []
     for number, raw in enumerate(raw_lines, start=1):
         if not raw.strip():
             continue
         try:
-            line = loads(raw.decode("utf-8"))
+            found = _request(loads(raw.decode("utf-8")), number, default_intervention, form)
         except json.JSONDecodeError as error:
             found = [f"not valid JSON (column {error.colno}: {error.msg}); write one object per line"]
         except UnicodeDecodeError as error:
             found = [f"not UTF-8 text (byte {error.start}); save the file as UTF-8"]
         except RecursionError:
             found = ["nested too deep; write one flat object per line"]
+        except Unusable as unusable:
+            found = [str(unusable.problem)]
+        if isinstance(found, ReviewRequest):
+            requests.append(found)
         else:
-            found = list(_line_problems(line))
-        if not found:
-            messages, intervention = line["messages"], line.get("intervention", default_intervention)
-            try:
-                prompt = apply_intervention(messages, intervention, form)
-            except UserError as error:
-                found = [str(error)]
-            else:
-                conversations.append(Conversation(line.get("id", number), messages, intervention, prompt))
-        problems += [f"{path}:{number}: {problem}" for problem in found]
+            problems += [f"{path}:{number}: {problem}" for problem in found]
     if problems:
         raise UserError("\n".join([f"{len(problems)} problems in the conversations:", *problems][len(problems) == 1 :]))
-    if not conversations:
+    if not requests:
         raise UserError(f'--input: {path} has no conversation; write lines such as {{"messages": [...]}}')
-    return conversations
+    return requests
 
 
-def _line_problems(line: Any) -> Iterator[str]:
+def prompt_of_conversation(about: Conversation, intervention: str, form: TokenFormat) -> Tokens:
+    """The conversation and the question about it, encoded. Raises UserError: the chat template cannot show it."""
+    if about.tools:
+        raise UserError("tools: the conversation comes with tools, which cannot be shown; leave them out")
+    for i, message in enumerate(about.messages):
+        if others := sorted(message.keys() - {"role", "content"}):
+            raise UserError(f"message {i}: holds {', '.join(others)}, which cannot be shown; leave this out")
+    return apply_intervention(about.messages, intervention, form, about.tools)
+
+
+def _request(
+    line: Any, number: int, default_intervention: str, form: TokenFormat
+) -> ReviewRequest | list[Problem] | list[str]:
     if isinstance(line, RepeatedKey):
-        yield f"repeated key {line.key!r}; keep one of the two"
-        return
-    if not isinstance(line, dict):
-        yield 'must be an object, as {"messages": [...]}'
-        return
-    for name in sorted(line.keys() - set(_LINE_FIELDS)):
-        yield f"{name!r} is unknown; use {', '.join(_LINE_FIELDS)}"
-    if "id" in line and (isinstance(line["id"], bool) or not isinstance(line["id"], str | int)):
-        yield "id: must be text or a whole number of up to 18 digits; leave it out for the line's number"
-    if "intervention" in line:
-        yield from text_problems("intervention", line["intervention"])
-    yield from message_problems(line.get("messages"))
+        return [f"repeated key {line.key!r}; keep one of the two"]
+    if not isinstance(line, Mapping):
+        return ['must be an object, as {"messages": [...]}']
+    given = line.get("id")
+    if given is not None and (isinstance(given, bool) or not isinstance(given, str | int)):
+        return ["id: must be text or a whole number of up to 18 digits; leave it out for the line's number"]
+    intervention = line.get("intervention")
+    text = default_intervention if intervention is None else text_at("intervention", intervention)
+    found = conversation(line)
+    if not isinstance(found, Conversation):
+        return found
+    try:
+        prompt = prompt_of_conversation(found, text, form)
+    except UserError as error:
+        return [str(error)]
+    return ReviewRequest(number if given is None else given, found.messages, found.tools, text, prompt)

@@ -188,11 +188,9 @@ def test_mutated_conversations(n, tmp_path):
         assert len(read) == len(lines)
         for line, conversation in zip(lines, read, strict=True):
             given = json.loads(line.decode("utf-8"))
-            assert conversation.messages == given["messages"]
-            assert conversation.intervention == given.get("intervention", "Speak.")
-            assert given.keys() <= {"messages", "id", "intervention"}
+            assert conversation.messages[-1]["content"].strip()
+            assert conversation.intervention == (given.get("intervention") or "Speak.")
         return ["accepted"]
 
     counts = fuzz(n, written(sound), check)
-    assert counts["accepted"] > 0
-    assert counts["refused"] > n / 2
+    assert min(counts["accepted"], counts["refused"]) > n / 10

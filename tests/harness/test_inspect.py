@@ -162,7 +162,7 @@ USER, ANSWER = ChatMessageUser(content="Is it flat?"), ChatMessageAssistant(cont
         ([USER, ChatMessageAssistant(content="", tool_calls=[CALL]), ANSWER], {}, "message 1: holds a tool call"),
         ([USER, ChatMessageTool(content="4"), ANSWER], {}, "message 1: holds a tool call or its result"),
         (said(intervention=" "), {}, "intervention: is empty"),
-        (said(intervention=3), {}, "intervention: must be text"),
+        (said(intervention=3), {}, "intervention: is a number, but must be text"),
         ([ChatMessageUser(content="why? " * 6000), ANSWER], {}, r"has \d+ tokens; .* the model's 4096 positions"),
         ([USER, ANSWER], {"temperature": 0.7}, "temperature: a conversation has one review"),
         ([USER, ANSWER], {"tools": [ToolInfo(name="f", description="d")]}, "uses no tools"),
@@ -186,7 +186,7 @@ def test_refuses_what_it_cannot_review(adapter, messages, settings, message):
     ("arguments", "message"),
     [
         ({"device": "cpu"}, "-M device is unknown"),
-        ({"intervention": 3}, "-M intervention: must be text"),
+        ({"intervention": 3}, "-M intervention: is a number, but must be text"),
         ({"batch_size": 0}, "-M batch_size: 0 is not a whole number"),
     ],
 )

@@ -1,0 +1,247 @@
+"""A conversation as people have it, as messages of one form, with the tools that could be called.
+
+    found = conversation({"messages": [...], "tools": [...]})
+    if isinstance(found, Conversation):
+        found.messages, found.tools
+    else:
+        print(*found, sep="\\n")         # messages[2].content: is a number, but must be text; put it in quotes
+
+Understood are the forms of OpenAI's, Anthropic's and Hugging Face's chats, and ShareGPT's (`conversations` with `from`
+and `value`). Keys that say nothing about the conversation are ignored; null stands for an absent value. What cannot be
+shown as text, such as an image, is a problem with its place.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from honest_persona.base.errors import UserError
+from honest_persona.data.messages import Message, Problem, Unusable, said, text_at
+from honest_persona.data.strict_json import RepeatedKey
+from honest_persona.data.tool_calls import call_at, calls_at, id_at, list_at, tools_at
+
+MESSAGES_KEYS = ("messages", "conversations", "conversation")
+"""The keys of a line that may hold the messages, the first that is there."""
+TOOLS_KEYS = ("tools", "functions")
+LINE_KEYS = (*MESSAGES_KEYS, *TOOLS_KEYS, "system")
+"""What `conversation` reads of a line."""
+
+_ROLES = {
+    "system": ("system", "developer"),
+    "user": ("user", "human"),
+    "assistant": ("assistant", "gpt", "chatgpt", "model", "ai", "bot", "function_call"),
+    "tool": ("tool", "function", "observation", "function_response", "tool_response", "ipython"),
+}
+_ROLE_OF = {name: role for role, names in _ROLES.items() for name in names}
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+_MEDIA = ("audio", "image", "images", "video", "videos")
+
+
+class Conversation(NamedTuple):
+    """What the main persona saw and said."""
+
+    messages: list[Message]
+    """An optional system message first, an answer last."""
+    tools: list[dict[str, Any]] | None
+    """The functions that could be called, as {"type": "function", "function": {...}}; None where there were none."""
+
+
+def conversation(line: Mapping[str, Any]) -> Conversation | list[Problem]:
+    """The conversation of a line {"messages": [...], "tools"?, "system"?}, or all that is wrong with it.
+
+    System messages that stand together at the beginning become one, with an empty line between their texts.
+    """
+    problems: list[Problem] = []
+    given = _first_of(line, MESSAGES_KEYS) or MESSAGES_KEYS[0]
+    found: list[tuple[str, Message]] = []
+    tools = None
+    try:
+        found = _system_of(line)
+        tools_key = _first_of(line, TOOLS_KEYS)
+        tools = tools_at(tools_key, line[tools_key]) if tools_key else None
+    except Unusable as unusable:
+        problems.append(unusable.problem)
+    try:
+        if line.get(given) is None:
+            raise Unusable(given, "no_messages", 'is missing; give a list of {"role": ..., "content": ...}')
+        raw = list_at(given, line[given])
+        if not raw:
+            raise Unusable(given, "no_messages", 'is empty, but must hold at least one {"role": ..., "content": ...}')
+    except Unusable as unusable:
+        return [*problems, unusable.problem]
+    for i, message in enumerate(raw):
+        place = f"{given}[{i}]"
+        try:
+            found += [(place, made) for made in _messages_of(place, message)]
+        except Unusable as unusable:
+            problems.append(unusable.problem)
+    if not problems:
+        problems = list(_order_problems(found))
+    return problems or Conversation(_one_system_message([message for _, message in found]), tools)
+
+
+def checked_conversation(messages: Any, tools: Any = None) -> Conversation:
+    """The same for messages of a caller. Raises UserError: what is wrong with them, each problem with its place."""
+    if not isinstance(messages, list | tuple):
+        raise UserError(f'messages: is {said(messages)}, but must be a list of {{"role": ..., "content": ...}}')
+    found = conversation({"messages": list(messages), "tools": tools})
+    if isinstance(found, Conversation):
+        return found
+    raise UserError("\n".join(map(str, found)))
+
+
+def _first_of(line: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    return next((name for name in names if line.get(name) is not None), None)
+
+
+def _system_of(line: Mapping[str, Any]) -> list[tuple[str, Message]]:
+    if line.get("system") is None:
+        return []
+    text = _text_of("system", line["system"])
+    return [("system", Message(role="system", content=text))] if text.strip() else []
+
+
+def _order_problems(found: Sequence[tuple[str, Message]]) -> Iterator[Problem]:
+    """What no single message shows: where system messages stand, and that an answer is last."""
+    in_front = True
+    for place, message in found:
+        in_front = in_front and message["role"] == "system"
+        if message["role"] == "system" and not in_front:
+            yield Problem(f"{place}.role", "system_not_first", "a system message can only come first; move it there")
+    if found[0][0] == "system" and found[1][1]["role"] == "system":
+        yield Problem("system", "two_values", f"{found[1][0]} is a system message too; keep one of the two")
+    place, last = found[-1]
+    if last["role"] != "assistant":
+        answer = "the last message must be the assistant's answer: that is what is reviewed; add it"
+        yield Problem(f"{place}.role", "no_answer", answer)
+    elif not last["content"].strip() and not last.get("tool_calls"):
+        yield Problem(f"{place}.content", "empty", "is empty; write its text, or remove it")
+
+
+def _one_system_message(messages: list[Message]) -> list[Message]:
+    n = next((i for i, message in enumerate(messages) if message["role"] != "system"), len(messages))
+    if n < 2:
+        return messages
+    text = "\n\n".join(message["content"] for message in messages[:n] if message["content"].strip())
+    return [Message(role="system", content=text), *messages[n:]]
+
+
+def _messages_of(place: str, raw: Any) -> list[Message]:
+    """One message, or several where a user's turn holds the results of tools as parts of its content."""
+    if isinstance(raw, RepeatedKey):
+        raise Unusable(place, "repeated_key", f"repeated key {raw.key!r}; keep one of the two")
+    if not isinstance(raw, Mapping):
+        raise Unusable(place, "not_an_object", f"is {said(raw)}, but must be an object with role and content")
+    role_key = _first_of(raw, ("role", "from")) or "role"
+    content_key = _first_of(raw, ("content", "value")) or "content"
+    given, content = raw.get(role_key), raw.get(content_key)
+    role = _ROLE_OF.get(given.strip().lower()) if isinstance(given, str) else None
+    if role is None:
+        known = ", ".join(_ROLES)
+        shown = repr(given)[:40] if isinstance(given, str) else said(given)
+        raise Unusable(f"{place}.{role_key}", "unknown_role", f"{shown} is unknown; use {known}")
+    for name in _MEDIA:
+        if raw.get(name):
+            raise Unusable(f"{place}.{name}", "not_text", _no_media(name))
+    at = f"{place}.{content_key}"
+    if role == "assistant":
+        if str(given).strip().lower() == "function_call":
+            raw, content = {**raw, "tool_calls": content}, None
+        return [_answer(place, at, raw, content)]
+    for name in ("tool_calls", "function_call"):
+        if raw.get(name):
+            raise Unusable(f"{place}.{name}", "unknown_call", "only an assistant's message can call tools")
+    if role == "tool":
+        return [_result(place, raw, _text_of(at, content))]
+    if role == "user" and isinstance(content, list | tuple) and "tool_result" in map(_part_kind, content):
+        return list(_turns_with_results(at, content))
+    return [Message(role=role, content=_text_of(at, content))]
+
+
+def _answer(place: str, at: str, raw: Mapping[str, Any], content: Any) -> Message:
+    parts = content if isinstance(content, list | tuple) else [] if content is None else [content]
+    texts: list[str] = []
+    thoughts = [text_at(f"{place}.{name}", raw[name], may_be_empty=True) for name in _REASONING if raw.get(name)]
+    thoughts = list(dict.fromkeys(thoughts))
+    if len(thoughts) > 1:
+        names = " and ".join(name for name in _REASONING if raw.get(name))
+        raise Unusable(place, "two_values", f"{names} have different texts; keep one of them")
+    calls = calls_at(f"{place}.tool_calls", raw.get("tool_calls"))
+    called = False
+    if raw.get("function_call") is not None:
+        calls.append(call_at(f"{place}.function_call", raw["function_call"]))
+    for i, part in enumerate(parts):
+        here = f"{at}[{i}]" if parts is content else at
+        match _part_kind(part):
+            case "thinking" | "reasoning":
+                thoughts.append(text_at(f"{here}.{part['type']}", part.get(part["type"], part.get("text"))))
+            case "tool_use" | "tool_call":
+                calls.append(call_at(here, {**part, "type": None}))
+                called = True
+            case "refusal":
+                texts.append(text_at(f"{here}.refusal", part.get("refusal")))
+            case _ if called:
+                raise Unusable(here, "text_after_call", "is text after a call; write it as a message of its own")
+            case _:
+                texts.append(_part_text(here, part))
+    if raw.get("refusal"):
+        texts.append(text_at(f"{place}.refusal", raw["refusal"]))
+    if not texts and not calls:
+        _text_of(at, content)  # null, where nothing stands for it
+    answer = Message(role="assistant", content="".join(texts))
+    if thoughts and any(thought.strip() for thought in thoughts):
+        answer["reasoning_content"] = "\n\n".join(thoughts)
+    if calls:
+        answer["tool_calls"] = calls
+    return answer
+
+
+def _result(place: str, raw: Mapping[str, Any], text: str) -> Message:
+    message = Message(role="tool", content=text)
+    if raw.get("tool_call_id") is not None:
+        message["tool_call_id"] = id_at(f"{place}.tool_call_id", raw["tool_call_id"])
+    if raw.get("name") is not None:
+        message["name"] = text_at(f"{place}.name", raw["name"])
+    return message
+
+
+def _turns_with_results(at: str, parts: Sequence[Any]) -> Iterator[Message]:
+    texts: list[str] = []
+    for i, part in enumerate(parts):
+        here = f"{at}[{i}]"
+        if _part_kind(part) != "tool_result":
+            texts.append(_part_text(here, part))
+            continue
+        if texts:
+            yield Message(role="user", content="".join(texts))
+            texts = []
+        content = part.get("content")
+        text = "" if content is None else _text_of(f"{here}.content", content)
+        yield _result(here, {"tool_call_id": part.get("tool_use_id")}, text)
+    if texts:
+        yield Message(role="user", content="".join(texts))
+
+
+def _text_of(place: str, content: Any) -> str:
+    """A content's text: the content itself, or its parts joined."""
+    if isinstance(content, list | tuple):
+        return "".join(_part_text(f"{place}[{i}]", part) for i, part in enumerate(content))
+    return text_at(place, content, may_be_empty=True)
+
+
+def _part_kind(part: Any) -> Any:
+    return part.get("type") if isinstance(part, Mapping) else None
+
+
+def _part_text(place: str, part: Any) -> str:
+    if isinstance(part, Mapping):
+        kind = part.get("type")
+        if kind not in (*_TEXT_PARTS, None):
+            name = repr(kind)[:40] if isinstance(kind, str) else said(kind)
+            raise Unusable(place, "not_text", _no_media(name))
+        return text_at(f"{place}.text", part.get("text"), may_be_empty=True)
+    return text_at(place, part, may_be_empty=True)
+
+
+def _no_media(name: str) -> str:
+    return f"holds {name}, but the honest persona reads text alone; leave it out, or write it as text"
