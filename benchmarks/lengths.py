@@ -11,10 +11,11 @@ repository jingyaogong/minimind (a larger vocabulary gives shorter rows at about
 
 import random
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from datasets import Dataset
 from transformers import AutoTokenizer
 
 from honest_persona.base import json_text
@@ -23,7 +24,7 @@ from honest_persona.config.persona import Persona
 from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
 from honest_persona.prompts.persona_token import resolve_persona_token
-from honest_persona.prompts.prepare import TrainingRow, training_row
+from honest_persona.prompts.rows import training_rows
 from honest_persona.prompts.segments import Kind
 from honest_persona.prompts.tokens import TokenFormat, Tokens, encode_record
 
@@ -68,7 +69,7 @@ def load_groups(selection: str, seq_len: int, n_rows: int, seed: int) -> list[Gr
     return drawn
 
 
-def random_rows(groups: Iterable[Group], vocabulary: int, sp_token_id: int, seed: int) -> list[TrainingRow]:
+def random_rows(groups: Iterable[Group], vocabulary: int, sp_token_id: int, seed: int) -> Dataset:
     """Training rows of such lengths: the rows of a group have the same random prefix, and nothing else in common."""
     generator = random.Random(seed)
 
@@ -76,16 +77,17 @@ def random_rows(groups: Iterable[Group], vocabulary: int, sp_token_id: int, seed
         ids = generator.choices(range(_FIRST_ORDINARY_ID, vocabulary), k=n)
         return [token if token != sp_token_id else _FIRST_ORDINARY_ID for token in ids]
 
-    rows = []
-    for n, group in enumerate(groups):
-        prefix = draw(group.prefix_tokens)
-        for k, (tokens, supervised) in enumerate(group.suffixes):
-            trigger, review = tokens - supervised, supervised - 2
-            kinds = [Kind.PERSONA_TOKEN, *[Kind.INTERVENTION] * (trigger - 1), *[Kind.REVIEW] * review]
-            kinds = [*[Kind.USER] * len(prefix), *kinds, Kind.FLAG, Kind.END]
-            ids = [*prefix, sp_token_id, *draw(tokens - 1)]
-            rows.append(training_row(f"{n}-{k}", Tokens(ids, kinds, len(prefix))))
-    return rows
+    def drawn() -> Iterator[tuple[str, Tokens]]:
+        for n, group in enumerate(groups):
+            prefix = draw(group.prefix_tokens)
+            for k, (tokens, supervised) in enumerate(group.suffixes):
+                trigger, review = tokens - supervised, supervised - 2
+                kinds = [Kind.PERSONA_TOKEN, *[Kind.INTERVENTION] * (trigger - 1), *[Kind.REVIEW] * review]
+                kinds = [*[Kind.USER] * len(prefix), *kinds, Kind.FLAG, Kind.END]
+                ids = [*prefix, sp_token_id, *draw(tokens - 1)]
+                yield f"{n}-{k}", Tokens(ids, kinds, len(prefix))
+
+    return training_rows(drawn())
 
 
 def group_lengths(rows: Iterable[Tokens]) -> list[Group]:

@@ -15,7 +15,7 @@ from benchmarks.setups import TARGETS, Setup, lora_settings, twin
 from honest_persona.config.keys import RunConfig
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.lora import add_adapter
-from honest_persona.prompts.prepare import TrainingRow
+from honest_persona.prompts.rows import TrainingRow
 from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training.assembly import Assembly
 
@@ -79,7 +79,7 @@ class Bench:
     setup: Setup
     base: PreTrainedModel
     form: TokenFormat
-    rows: list[TrainingRow]
+    rows: datasets.Dataset
     tokens_per_batch: int
     folder: Path
 

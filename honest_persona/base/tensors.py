@@ -1,19 +1,19 @@
 """Lists of token ids as tensors, and their hash."""
 
 import hashlib
-from array import array
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 Side = Literal["left", "right"]
 
 
-def ids_key(ids: Sequence[int]) -> str:
+def ids_key(ids: Sequence[int] | np.ndarray) -> str:
     """A hash of token ids."""
-    return hashlib.sha256(array("q", ids).tobytes()).hexdigest()
+    return hashlib.sha256(np.asarray(ids, np.int64).tobytes()).hexdigest()
 
 
 def pad_with_mask(

@@ -1,10 +1,10 @@
 """The data of a run: read, split, chosen and encoded before any model is loaded."""
 
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from datasets import Dataset
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.tensors import integers
@@ -14,21 +14,21 @@ from honest_persona.data.load import Loaded, load_splits
 from honest_persona.data.records import Record
 from honest_persona.data.splits import Splits, limit_records, sample_per_topic
 from honest_persona.prompts.appended import augmented
+from honest_persona.prompts.encoding import encode_records
+from honest_persona.prompts.rows import training_rows
 from honest_persona.prompts.segments import Kind, training_system
-from honest_persona.prompts.tokens import TokenFormat, Tokens, encode_records
+from honest_persona.prompts.tokens import TokenFormat, Tokens
 
 _DUMMY_ROWS = 64
 _DUMMY_INTERVENTION = "Let me step back and review what I just did: was I honest, and did I serve the user?"
-
-TrainingRow = dict[str, Any]
-"""`input_ids`, `labels`, `kinds`, `activation`, `prefix_key`, `record_id`: what `PersonaCollator` takes."""
 
 
 @dataclass(frozen=True)
 class Material:
     """Rows to train on, records to evaluate on, and how they came about."""
 
-    rows: list[TrainingRow]
+    rows: Dataset
+    """As rows.py makes them."""
     parts: dict[str, list[Record]]
     """Records of the heavy log by part: `within` (held-out items of trained topics) and `across` (other topics)."""
     trained_topics: list[str]
@@ -54,37 +54,26 @@ def prepare(config: RunConfig, form: TokenFormat) -> Material:
             "train_topics: no record is left to train on; see what was rejected, and why, with "
             "`python -m honest_persona data --config ...`"
         )
-    systems = [
+    systems = (
         training_system(r, config.prob_exclude_system_prompt, config.prob_mismatch_prompts, config.seed) for r in chosen
-    ]
-    encoded, too_long = encode_records(chosen, systems, form, config.seq_len, config.overlong)
+    )
+    encoded = encode_records(chosen, systems, form, config.seq_len, config.overlong)
     parts = {
         WITHIN: sample_per_topic(splits.within, config.val_samples_per_topic, config.seed),
         ACROSS: sample_per_topic(splits.across, config.val_samples_per_topic, config.seed),
     }
     return Material(
-        rows=[training_row(record.id, tokens) for record, tokens in encoded],
+        rows=encoded.rows,
         parts=parts,
-        trained_topics=sorted({record.topic for record, _ in encoded}),
-        intervention=Counter(record.intervention for record, _ in encoded).most_common(1)[0][0],
+        trained_topics=sorted(encoded.topics),
+        intervention=encoded.interventions.most_common(1)[0][0],
         loaded=loaded,
         splits=splits,
-        too_long=too_long,
+        too_long=encoded.too_long,
     )
 
 
-def training_row(record_id: str, tokens: Tokens) -> TrainingRow:
-    return {
-        "input_ids": tokens.input_ids,
-        "labels": tokens.labels,
-        "kinds": [int(kind) for kind in tokens.kinds],
-        "activation": tokens.activation,
-        "prefix_key": tokens.prefix_key,
-        "record_id": record_id,
-    }
-
-
-def dummy_rows(config: RunConfig, form: TokenFormat) -> list[TrainingRow]:
+def dummy_rows(config: RunConfig, form: TokenFormat) -> Dataset:
     """Rows of `seq_len` random tokens, a fifth of each row review: the load of a full run, without data."""
     trigger = [*([Kind.PERSONA_TOKEN] if form.persona.sp_token_id is not None else []), *[Kind.INTERVENTION] * 8]
     n_review = config.seq_len // 5
@@ -94,10 +83,12 @@ def dummy_rows(config: RunConfig, form: TokenFormat) -> list[TrainingRow]:
     kinds = [*[Kind.USER] * n_prefix, *trigger, *[Kind.REVIEW] * n_review, Kind.END]
     usable = integers([i for i in range(len(form.tokenizer)) if i not in form.forbidden])
     generator = torch.Generator("cpu").manual_seed(config.seed)
-    rows = []
-    for i in range(config.num_samples or _DUMMY_ROWS):
-        ids = usable[torch.randint(len(usable), (len(kinds),), generator=generator, device="cpu")].tolist()
-        if form.persona.sp_token_id is not None:
-            ids[n_prefix] = form.persona.sp_token_id
-        rows.append(training_row(f"dummy-{i}", Tokens(ids, kinds, n_prefix)))
-    return rows
+
+    def drawn() -> Iterator[tuple[str, Tokens]]:
+        for i in range(config.num_samples or _DUMMY_ROWS):
+            ids = usable[torch.randint(len(usable), (len(kinds),), generator=generator, device="cpu")].tolist()
+            if form.persona.sp_token_id is not None:
+                ids[n_prefix] = form.persona.sp_token_id
+            yield f"dummy-{i}", Tokens(ids, kinds, n_prefix)
+
+    return training_rows(drawn())

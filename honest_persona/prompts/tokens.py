@@ -14,7 +14,6 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from honest_persona.base.errors import UserError
-from honest_persona.base.progress import followed
 from honest_persona.base.tensors import ids_key
 from honest_persona.base.words import FAIL, FLAGS, PASS
 from honest_persona.config.persona import Persona
@@ -26,6 +25,10 @@ from honest_persona.prompts.segments import SUPERVISED, Kind, Segment, answer_se
 
 IGNORED = -100
 """The label of a position without loss (PyTorch's and Hugging Face's convention). Labels are not shifted here."""
+
+Piece = tuple[list[int], list[tuple[int, int]]]
+"""Ids of a text, and where in the text each begins and ends."""
+Known = dict[str, Piece]
 
 _ALONE = frozenset({Kind.PERSONA_TOKEN, Kind.INTERVENTION, Kind.REVIEW, Kind.FLAG, Kind.END})
 
@@ -89,7 +92,7 @@ class TokenFormat:
                 return run[PASS][:i], a, b
         raise UserError("the tokenizer cannot tell the flags PASS and FAIL apart; choose another flag_prefix")
 
-    def encode_text(self, segments: Sequence[Segment]) -> tuple[list[int], list[Kind]]:
+    def encode_text(self, segments: Sequence[Segment], known: Known | None = None) -> tuple[list[int], list[Kind]]:
         """One run of text, tokenized jointly; only TEMPLATE segments may produce control tokens.
 
         Where a control token comes out of other text, the text is cut within it and encoded again, so that it becomes
@@ -100,7 +103,7 @@ class TokenFormat:
         cuts = {0, len(text)}
         while True:
             edges = sorted(cuts)
-            spans = [(a, b, self._encode(text[a:b])) for a, b in pairwise(edges)]
+            spans = [(a, b, (known or {}).get(text[a:b]) or self._encode(text[a:b])) for a, b in pairwise(edges)]
             spoofs = {
                 cut
                 for a, _, (ids, offsets) in spans
@@ -117,18 +120,33 @@ class TokenFormat:
         starts = [min(a + start, len(text) - 1) for a, _, (_, offsets) in spans for start, _ in offsets]
         return ids, [kind_at[start] for start in starts]
 
-    def encode(self, segments: Sequence[Segment]) -> Tokens:
-        """Ids, kinds and activation point of a prompt, or of a prompt with its answer."""
+    def encode_all(self, prompts: Sequence[Sequence[Segment]]) -> list[Tokens]:
+        """As `encode` for each; the tokenizer gets all texts at once, and encodes them on several cores."""
+        texts = {"".join(s.text for s in run): None for segments in prompts for _, run in _runs(segments)}
+        texts.pop("", None)  # of END and of the persona token, which are no text
+        known: Known = {}
+        if texts:
+            encoded = self.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+            known = dict(zip(texts, zip(encoded["input_ids"], encoded["offset_mapping"], strict=True), strict=True))
+        return [self.encode(segments, known) for segments in prompts]
+
+    def encode(self, segments: Sequence[Segment], known: Known | None = None) -> Tokens:
+        """Ids, kinds and activation point of a prompt, or of a prompt with its answer.
+
+        Args:
+            known: ids and offsets of texts that the tokenizer encoded before.
+        """
         ids: list[int] = []
         kinds: list[Kind] = []
-        # segments that no other kind may touch are encoded alone, and all between two of them jointly
-        for kind, run in groupby(segments, key=lambda segment: segment.kind if segment.kind in _ALONE else None):
+        run_ids: list[int]
+        run_kinds: list[Kind]
+        for kind, run in _runs(segments):
             if kind in (Kind.PERSONA_TOKEN, Kind.END):
                 token = self.persona.sp_token_id if kind == Kind.PERSONA_TOKEN else self.end_id
                 assert token is not None
                 run_ids, run_kinds = [token], [kind]
             else:
-                run_ids, run_kinds = self.encode_text(list(run))
+                run_ids, run_kinds = self.encode_text(run, known)
             ids += run_ids
             kinds += run_kinds
         start = Kind.INTERVENTION if self.persona.sp_token_id is None else Kind.PERSONA_TOKEN
@@ -138,9 +156,15 @@ class TokenFormat:
         """Whether the id stands for characters unknown to the tokenizer, and not for the unknown token's own name."""
         return token == self.tokenizer.unk_token_id and str(self.tokenizer.unk_token) not in text
 
-    def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    def _encode(self, text: str) -> Piece:
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return encoded["input_ids"], encoded["offset_mapping"]
+
+
+def _runs(segments: Sequence[Segment]) -> list[tuple[Kind | None, list[Segment]]]:
+    """Segments that no other kind may touch are encoded alone, and all between two of them jointly."""
+    runs = groupby(segments, key=lambda segment: segment.kind if segment.kind in _ALONE else None)
+    return [(kind, list(run)) for kind, run in runs]
 
 
 def _cut_within(text: str, kind_at: Sequence[Kind], start: int, end: int) -> int | None:
@@ -180,32 +204,12 @@ def prompt_of(record: Record, form: TokenFormat) -> Tokens:
     return apply_intervention(record.messages(), record.intervention, form, record.tools)
 
 
+def record_segments(record: Record, form: TokenFormat, system: str | None = None) -> list[Segment]:
+    """A whole training row as text. It begins with exactly the segments of `apply_intervention`'s prompt."""
+    prompt = prompt_segments(record.messages(system), record.intervention, form.persona, form.chat, record.tools)
+    return [*prompt, *answer_segments(record.review, record.flag, form.persona)]
+
+
 def encode_record(record: Record, form: TokenFormat, system: str | None = None) -> Tokens:
     """A whole training row. Its ids begin with exactly those of `apply_intervention` for the same conversation."""
-    prompt = prompt_segments(record.messages(system), record.intervention, form.persona, form.chat, record.tools)
-    return form.encode([*prompt, *answer_segments(record.review, record.flag, form.persona)])
-
-
-def encode_records(
-    records: Sequence[Record], systems: Sequence[str], form: TokenFormat, seq_len: int, overlong: str
-) -> tuple[list[tuple[Record, Tokens]], list[str]]:
-    """Training rows no longer than `seq_len` tokens, and the ids of the records that are longer.
-
-    Raises:
-        UserError: a record is too long and `overlong` is "error", or nothing is left.
-    """
-    rows, too_long = [], []
-    longest = 0
-    for record, system in zip(followed(records, "encoding", "records"), systems, strict=True):
-        tokens = encode_record(record, form, system)
-        longest = max(longest, len(tokens.input_ids))
-        if len(tokens.input_ids) > seq_len:
-            too_long.append(record.id)
-        else:
-            rows.append((record, tokens))
-    if too_long and (overlong == "error" or not rows):
-        raise UserError(
-            f"seq_len: {len(too_long)} of {len(records)} records are longer than {seq_len} tokens, the longest has "
-            f"{longest}; first: {too_long[0]}. Raise seq_len{', or set overlong: drop' if rows else ''}"
-        )
-    return rows, too_long
+    return form.encode(record_segments(record, form, system))

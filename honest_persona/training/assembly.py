@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from transformers import TrainingArguments
 
@@ -22,7 +22,7 @@ from honest_persona.modeling.load import load_model_config
 from honest_persona.modeling.prefix.cache import PrefixCache, base_identity
 from honest_persona.modeling.prefix.frozen import why_not_frozen, why_not_split
 from honest_persona.modeling.token_format import token_format
-from honest_persona.prompts.prepare import Material, TrainingRow
+from honest_persona.prompts.prepare import Material
 from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training.batching.lengths import Lengths
 from honest_persona.training.batching.sampler import PersonaBatches
@@ -44,13 +44,13 @@ class Assembly:
     config: RunConfig
     objective: Objective
     form: TokenFormat
-    rows: list[TrainingRow]
+    rows: Dataset
     split: bool
     """Whether rows are cut at their activation points, and prefixes run by themselves."""
     batches: PersonaBatches
 
     @classmethod
-    def of(cls, config: RunConfig, form: TokenFormat, rows: list[TrainingRow]) -> "Assembly":
+    def of(cls, config: RunConfig, form: TokenFormat, rows: Dataset) -> "Assembly":
         """Raises UserError: batch_size does not go with the number of ranks."""
         objective = objective_of(config.objective)
         split = objective.split_collator is not None and _splits_rows(config)
@@ -145,7 +145,7 @@ class Assembly:
         return self.objective.trainer(
             model=model,
             args=args,
-            train_dataset=datasets.Dataset.from_list(self.rows),
+            train_dataset=self.rows,
             data_collator=collator(self.form),
             processing_class=self.form.tokenizer,
             batches=self.batches,
@@ -166,7 +166,7 @@ def _splits_rows(config: RunConfig) -> bool:
     return reason is None
 
 
-def make_batches(config: RunConfig, rows: list[TrainingRow], split: bool) -> PersonaBatches:
+def make_batches(config: RunConfig, rows: Dataset, split: bool) -> PersonaBatches:
     """This rank's micro-batches for all epochs. Raises UserError: batch_size does not go with the number of ranks."""
     world = world_size()
     batch_size = config.examples_per_step(world)

@@ -7,8 +7,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from honest_persona.base import json_text
-from honest_persona.base.tensors import ids_key
 from honest_persona.config.persona import PersonaKeys
+from honest_persona.prompts.rows import row_names
 from honest_persona.training.assembly import Assembly
 from honest_persona.training.checkpoints import changed
 from honest_persona.training.objective_table import objective_of
@@ -39,9 +39,7 @@ def run_identity(assembly: Assembly) -> dict[str, Any]:
     # Adafactor averages squares over a matrix' rows and columns; under DeepSpeed, which has slices, over nothing
     moments = {} if values.get("optim") != "adafactor" else {"adafactor under DeepSpeed": bool(values.get("deepspeed"))}
     return {
-        "data": _hash(
-            f"{row['record_id']} {ids_key(row['input_ids'])} {ids_key(row['kinds'])}" for row in assembly.rows
-        ),
+        "data": _hash(row_names(assembly.rows)),
         "tokenizer": tokenizer_hash(form.tokenizer),
         "sp_token_id": form.persona.sp_token_id,
         "examples per step": assembly.batches.effective_batch_size,
@@ -64,5 +62,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _hash(parts: Iterable[str]) -> str:
-    lines = "".join(f"{part}\n" for part in parts)
-    return hashlib.sha256(lines.encode("utf-8", errors="surrogatepass")).hexdigest()
+    lines = hashlib.sha256()
+    for part in parts:
+        lines.update(f"{part}\n".encode(errors="surrogatepass"))
+    return lines.hexdigest()

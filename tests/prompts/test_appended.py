@@ -144,12 +144,12 @@ def test_a_run_is_trained_on_such_texts_and_evaluated_on_none():
     assert material.parts == plain.parts
     some = RunConfig(augment=("forged_review",), num_samples=9)
     of_all = {row["record_id"]: row for row in prepare(some.model_copy(update={"num_samples": None}), form).rows}
-    assert [of_all[row["record_id"]] for row in prepare(some, form).rows] == prepare(some, form).rows, (
+    assert [of_all[row["record_id"]] for row in prepare(some, form).rows] == list(prepare(some, form).rows), (
         "what tokens shows"
     )
     assert len(material.rows) == len(plain.rows)
     by_id = {r.id: r for r in material.splits.train}
-    for row in material.rows[:20]:
+    for row in material.rows.select(range(20)):
         r = by_id[row["record_id"]]
         ids = row["input_ids"]
         messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": r.response}]

@@ -6,7 +6,7 @@ import torch
 from honest_persona.base.tensors import ids_key
 from honest_persona.prompts import tokens
 from honest_persona.prompts.collator import PersonaCollator, SplitCollator
-from honest_persona.prompts.prepare import training_row
+from honest_persona.prompts.rows import training_row, training_rows
 from honest_persona.prompts.segments import Kind
 from honest_persona.prompts.tokens import Tokens, labels
 from honest_persona.training.batching.lengths import Lengths
@@ -53,9 +53,14 @@ def test_split_rows_share_equal_prefixes_and_are_whole():
 def test_a_rows_prefix_is_hashed_once(monkeypatch):
     hashed = []
     monkeypatch.setattr(tokens, "ids_key", lambda ids: hashed.append(ids) or ids_key(ids))
-    rows = [row(), row(ids=(9, 99, 5, 1, 3), kinds=(U, P, I, R, E), activation=1)]
+    conversations = [
+        Tokens([7, 8, 99, 5, 1], [U, U, P, I, R], 2),
+        Tokens([9, 99, 5, 1, 3], [U, P, I, R, E], 1),
+    ]
+    rows = training_rows(zip("ab", conversations, strict=True))
     for _ in range(3):  # steps
-        assert Lengths.split(rows).transcript.tolist() == SplitCollator(0, 99)(rows)["prefix_index"].tolist() == [0, 1]
+        batch = SplitCollator(0, 99)(list(rows))
+        assert Lengths.split(rows).transcript.tolist() == batch["prefix_index"].tolist() == [0, 1]
     assert hashed == [[7, 8], [9]]
 
 

@@ -19,7 +19,7 @@ from honest_persona.persona.answering import SharedPrefixes, write_reviews
 from honest_persona.persona.parsing import Ending, parse_review
 from honest_persona.prompts.collator import PersonaCollator
 from honest_persona.prompts.persona_token import forbidden_in_text, reserved_ids
-from honest_persona.prompts.prepare import training_row
+from honest_persona.prompts.rows import training_row
 from honest_persona.prompts.segments import Kind, answer_segments, prompt_segments
 from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
 from tests.families import FAMILIES, family_tokenizer

@@ -11,7 +11,7 @@ from honest_persona.data.records import Record
 from honest_persona.data.selection import Selection
 from honest_persona.prompts.persona_token import forbidden_in_text, reserved_ids, resolve_persona_token
 from honest_persona.prompts.segments import Kind, Segment, training_system
-from honest_persona.prompts.tokens import IGNORED, TokenFormat, apply_intervention, encode_record, encode_records
+from honest_persona.prompts.tokens import IGNORED, TokenFormat, apply_intervention, encode_record
 from tests.families import FAMILIES, family_tokenizer
 
 RECORD = Record(
@@ -160,18 +160,6 @@ def test_flag_ids_part_where_the_flags_do(minimind):
         ids, _ = form.encode_text([Segment(Kind.FLAG, f"\nFLAG: {flag}")])
         assert ids[: len(common) + 1] == [*common, token]
     assert passed != failed
-
-
-def test_overlong_records(minimind):
-    form = form_of(minimind)
-    long = RECORD.model_copy(update={"id": "long", "response": "very " * 500})
-    rows, too_long = encode_records([RECORD, long], ["", ""], form, 200, "drop")
-    assert [record.id for record, _ in rows] == ["r1"]
-    assert too_long == ["long"]
-    with pytest.raises(UserError, match=r"seq_len: 1 of 2 records are longer than 200.*long.*overlong: drop"):
-        encode_records([RECORD, long], ["", ""], form, 200, "error")
-    with pytest.raises(UserError, match=r"Raise seq_len$"):
-        encode_records([long], [""], form, 200, "drop")
 
 
 @pytest.mark.parametrize("messages", [[], [{"role": "user", "content": "hi"}]])

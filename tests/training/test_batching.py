@@ -14,7 +14,8 @@ from honest_persona.config.load import load_config
 from honest_persona.config.persona import Persona
 from honest_persona.prompts.collator import PersonaCollator, SplitCollator
 from honest_persona.prompts.persona_token import reserved_ids
-from honest_persona.prompts.prepare import prepare, training_row
+from honest_persona.prompts.prepare import prepare
+from honest_persona.prompts.rows import training_rows
 from honest_persona.prompts.tokens import IGNORED, TokenFormat, apply_intervention, encode_record
 from honest_persona.training.batching import layout
 from honest_persona.training.batching.lengths import SUFFIX_COST, Lengths
@@ -255,7 +256,7 @@ def test_plan_by_hand():
 def test_blanks_are_prompts_of_rows_in_the_step():
     form = form_of()
     records = [record(n) for n in range(5)]
-    rows = [training_row(r.id, encode_record(r, form)) for r in records]
+    rows = training_rows((r.id, encode_record(r, form)) for r in records)
     ranks = [batches_of(Lengths.split(rows), 4, world=2, rank=rank, micro_batch=1) for rank in range(2)]
     lasts = [yielded(batches)[-2:] for batches in ranks]
     shown = sorted(i for last in lasts for batch in last for i in batch)
@@ -277,7 +278,7 @@ def test_blanks_are_prompts_of_rows_in_the_step():
 def test_whole_rows_make_the_same_steps():
     form = form_of()
     records = [record(n // 2, id=f"r{n}", review=f"Review {n}.") for n in range(20)]
-    rows = [training_row(r.id, encode_record(r, form)) for r in records]
+    rows = training_rows((r.id, encode_record(r, form)) for r in records)
     split, whole = Lengths.split(rows), Lengths.whole(rows)
     assert split.transcript.tolist() == [n // 2 for n in range(20)]
     assert (split.prefix + split.suffix).tolist() == whole.suffix.tolist() == [len(row["input_ids"]) for row in rows]

@@ -53,7 +53,7 @@ def test_dummy_data_passes_the_collator(flags):
     form = token_format(config)
     rows = prepare(config, form).rows
     assert len(rows) == (3 if "--num_samples" in flags else 64)
-    batch = PersonaCollator(form.pad_id, form.persona.sp_token_id)(rows[:3])
+    batch = PersonaCollator(form.pad_id, form.persona.sp_token_id)(list(rows.select(range(3))))
     assert batch["input_ids"].shape == (3, 64)
     assert len({tuple(row["input_ids"]) for row in rows}) == len(rows)
 

@@ -1,9 +1,10 @@
 """Lengths of rows, the cost of a micro-batch, and the figures of a plan of micro-batches."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset
 
 SUFFIX_COST = 3
 """A suffix token is run forward and backward, a prefix token forward only."""
@@ -18,15 +19,18 @@ class Lengths(NamedTuple):
     """Rows with one number share their prefix."""
 
     @classmethod
-    def split(cls, rows: Sequence[Mapping[str, Any]]) -> "Lengths":
+    def split(cls, rows: Dataset) -> "Lengths":
         """Lengths of rows that `SplitCollator` cuts at their activation points."""
-        numbers: dict[str, int] = {}
-        transcript = np.array([numbers.setdefault(row["prefix_key"], len(numbers)) for row in rows])
-        prefix = np.array([row["activation"] for row in rows])
-        return cls(prefix, np.array([len(row["input_ids"]) for row in rows]) - prefix, transcript)
+        columns = rows.data
+        numbered = columns["prefix_key"].combine_chunks().dictionary_encode()  # in the order in which they occur
+        transcript, prefix, length = (
+            values.to_numpy().astype(np.int64)
+            for values in (numbered.indices, columns["activation"], pc.list_value_length(columns["input_ids"]))
+        )
+        return cls(prefix, length - prefix, transcript)
 
     @classmethod
-    def whole(cls, rows: Sequence[Mapping[str, Any]]) -> "Lengths":
+    def whole(cls, rows: Dataset) -> "Lengths":
         """Lengths of rows that are run whole: all suffix. They keep their transcripts, and so their order."""
         prefix, suffix, transcript = cls.split(rows)
         return cls(np.zeros_like(prefix), prefix + suffix, transcript)

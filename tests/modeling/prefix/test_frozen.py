@@ -20,7 +20,7 @@ from honest_persona.modeling.prefix.frozen import (
     why_not_split,
 )
 from honest_persona.prompts.collator import PersonaCollator, SplitCollator
-from honest_persona.prompts.prepare import training_row
+from honest_persona.prompts.rows import training_row
 from honest_persona.prompts.tokens import encode_record
 from tests.tiny import FAMILIES, base_model, form_of, random_adapter, record
 
