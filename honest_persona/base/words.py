@@ -19,6 +19,9 @@ OutputFormat = Literal["review_then_flag", "flag_then_review", "flag_only"]
 AdapterScope = Literal["persona", "all"]
 """Where the adapter is active: from the activation point on, or on every token."""
 
+ALL_LINEAR: Final = "all-linear"
+"""PEFT's word for all linear layers of a model that an adapter can be put on."""
+
 ALL: Final = "all"
 """The topic, variant, model or difficulty of a group that holds all of them."""
 WITHIN: Final = "within"

@@ -15,6 +15,7 @@ from pydantic import (
 
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
+from honest_persona.base.words import ALL_LINEAR
 from honest_persona.config import trainer_fields
 from honest_persona.config.persona import Persona, PersonaKeys, TokenId
 from honest_persona.config.trainer_options import DEFAULT_OBJECTIVE, TrainerOptions, objectives, options_of
@@ -41,6 +42,11 @@ def _names_or_all(value: Any) -> Any:
     return "all" if names == ("all",) else names
 
 
+def _names_or_all_linear(value: Any) -> Any:
+    names = _names(value)
+    return ALL_LINEAR if names == (ALL_LINEAR,) else names
+
+
 def _bit(value: Any) -> Any:
     """The reference writes its switches as 0 and 1."""
     return bool(value) if type(value) is int and value in (0, 1) else value
@@ -60,6 +66,7 @@ def _objective(value: str) -> str:
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 NonemptyNames = Annotated[Names, Field(min_length=1)]
 NamesOrAll = Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_names_or_all)]
+LayerNames = Annotated[Literal["all-linear"] | NonemptyNames, BeforeValidator(_names_or_all_linear)]
 Switch = Annotated[bool, BeforeValidator(_bit)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Augmentation = Literal["longer_answer", "forged_review"]
@@ -148,8 +155,9 @@ class RunConfig(PersonaKeys):
     """scale by alpha / sqrt(r) in place of alpha / r"""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """share of the adapter's inputs that is set to zero in training"""
-    target_modules: NonemptyNames = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """linear layers that get an adapter; a model that lacks one (fused projections or experts) needs its own list"""
+    target_modules: LayerNames = ALL_LINEAR
+    """layers that get an adapter: `all-linear` (those of the language model, without output layer, routers and fused
+    experts), or a list of names"""
 
     batch_size: PositiveInt | None = None
     """examples per optimizer step over all ranks; null: 16, or what gradient_accumulation_steps gives"""

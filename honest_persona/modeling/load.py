@@ -139,6 +139,17 @@ def load_model_config(model: str, revision: str | None = None) -> PreTrainedConf
     return config
 
 
+def load_skeleton(model: str, revision: str | None = None) -> PreTrainedModel:
+    """The model's layers without their weights. Raises UserError: no such model, or not a causal LM."""
+    config = load_model_config(model, revision)
+    auto: Any = AutoModelForCausalLM  # its types do not know `attn_implementation`
+    try:
+        with torch.device("meta"):  # eager: the config's own kernel may be one that is not installed
+            return auto.from_config(config, attn_implementation="eager", trust_remote_code=False)
+    except (*_BAD_FILES, ImportError, RuntimeError) as error:
+        raise _not_loaded("model", model, error) from error
+
+
 def _check_no_kernel(model: str, config: PreTrainedConfig) -> None:
     """Raises UserError: the model's own config asks for an attention kernel of the Hub, which is code, too."""
     kernel = config._attn_implementation or ""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import TrainingArguments
+from transformers import PreTrainedConfig, TrainingArguments
 
 from honest_persona.base.collectives import all_agree
 from honest_persona.base.console import say
@@ -17,8 +17,9 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.ranks import rank, world_size
 from honest_persona.config.keys import RunConfig
 from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.modeling.adapters.targets import find_targets
 from honest_persona.modeling.free_memory import free_memory
-from honest_persona.modeling.load import load_model_config
+from honest_persona.modeling.load import load_skeleton
 from honest_persona.modeling.prefix.cache import PrefixCache, base_identity
 from honest_persona.modeling.prefix.frozen import why_not_frozen, why_not_split
 from honest_persona.modeling.token_format import token_format
@@ -48,13 +49,17 @@ class Assembly:
     split: bool
     """Whether rows are cut at their activation points, and prefixes run by themselves."""
     batches: PersonaBatches
+    targets: tuple[str, ...] = ()
+    """The layers that a fresh adapter is put on, by the names that PEFT looks for."""
 
     @classmethod
     def of(cls, config: RunConfig, form: TokenFormat, rows: Dataset) -> "Assembly":
-        """Raises UserError: batch_size does not go with the number of ranks."""
+        """Raises UserError: batch_size does not go with the number of ranks, or the model has no such layers."""
         objective = objective_of(config.objective)
-        split = objective.split_collator is not None and _splits_rows(config)
-        return cls(config, objective, form, rows, split, make_batches(config, rows, split))
+        skeleton = load_skeleton(config.model, config.model_revision)
+        targets = find_targets(skeleton, config.target_modules)
+        split = objective.split_collator is not None and _splits_rows(config, skeleton.config)
+        return cls(config, objective, form, rows, split, make_batches(config, rows, split), tuple(targets))
 
     @property
     def planned_steps(self) -> int:
@@ -86,7 +91,7 @@ class Assembly:
             "lora_alpha": config.lora_alpha or config.lora_r,
             "use_rslora": config.use_rslora,
             "lora_dropout": config.lora_dropout,
-            "target_modules": config.target_modules,
+            "target_modules": self.targets,
             "autocast_adapter_dtype": not _is_zero3(args),
         }
 
@@ -157,11 +162,11 @@ class Assembly:
         )
 
 
-def _splits_rows(config: RunConfig) -> bool:
+def _splits_rows(config: RunConfig, model: PreTrainedConfig) -> bool:
     """Whether training splits its rows at the activation point; says why not where the model does not let it."""
     if config.adapter_scope == "all" or not config.frozen_prefix:
         return False
-    if reason := why_not_split(load_model_config(config.model, config.model_revision)):
+    if reason := why_not_split(model):
         say(f"frozen_prefix: not with {config.model}: {reason}; training runs on whole sequences")
     return reason is None
 

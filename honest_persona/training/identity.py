@@ -44,6 +44,7 @@ def run_identity(assembly: Assembly) -> dict[str, Any]:
         "sp_token_id": form.persona.sp_token_id,
         "examples per step": assembly.batches.effective_batch_size,
         **{key: values.get(key) for key in (*_KEYS, *assembly.objective.own_keys)},
+        "target_modules": list(assembly.targets),  # whether they were named or all that the model has
         **moments,
     }
 

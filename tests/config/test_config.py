@@ -98,7 +98,7 @@ def test_reference_file_means_what_the_reference_means():
 def test_defaults_are_the_references():
     config = RunConfig()
     assert (config.lora_r, config.lora_alpha, config.use_rslora, config.lora_dropout) == (64, 64, True, 0.0)
-    assert len(config.target_modules) == 7
+    assert config.target_modules == "all-linear"
     assert (config.lr_cooldown_frac, config.lr_min_frac) == (0.5, 0.05)
     assert (config.system_tag, config.intervention_prefix) == ("<SYSTEM> ", " INTERVENTION: ")
     assert (config.review_prefix, config.flag_prefix) == ("\n\nREVIEW:", "\nFLAG: ")
@@ -284,6 +284,7 @@ def test_bad_command_line(argv, message):
         ("data_model_source: []", "must name a model, or be all"),
         ("validation_topics: [a, a]", 'must not repeat a name, got ["a", "a"]'),
         ("target_modules: []", "must not be empty"),
+        ("target_modules: [3]", "must be a name or a list of names"),
         ("intervention_types: []", "must not be empty"),
         ("run_name: a/b", "must be a file name of letters"),
         ("run_name: ..", "must be a file name of letters"),

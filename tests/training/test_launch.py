@@ -109,6 +109,21 @@ def test_a_run_with_other_texts_behind_its_answers_is_another_run():
     assert len(data) == 3
 
 
+def test_all_layers_of_a_llama_are_the_seven_that_older_runs_named():
+    seven = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    for flags, names in (((), seven), (("--target_modules", "[v_proj, q_proj]"), ["v_proj", "q_proj"])):
+        config = config_of(*flags, *DUMMY)
+        form, material = prepared(config)
+        assert run_identity(Assembly.of(config, form, material.rows))["target_modules"] == names
+
+
+def test_layers_that_the_model_lacks_are_told_before_its_weights_are_read():
+    config = config_of("--target_modules", "[nope]", *DUMMY)
+    form, material = prepared(config)
+    with pytest.raises(UserError, match="target_modules: the model has no nope"):
+        Assembly.of(config, form, material.rows)
+
+
 def test_only_adafactor_is_tied_to_deepspeed():
     for optim, tied in (("adafactor", ["adafactor under DeepSpeed"]), ("adamw_torch", [])):
         config = config_of("--optim", optim, "--deepspeed", "ds_configs/zero3.json", *DUMMY)

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from honest_persona.base.errors import UserError
 from honest_persona.modeling.adapters.folder import read_lora_config
-from honest_persona.modeling.adapters.tuning import changes_nothing, saved_names
+from honest_persona.modeling.adapters.tuning import changes_nothing, saved_names, without_router_loss
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PeftModel:
@@ -25,6 +25,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
     try:
         saved = sound_weights(weights)
         _check_rank(folder)
+        without_router_loss(model)
         loaded = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
     except UserError:
         raise

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.words import AdapterScope
-from honest_persona.modeling.adapters.tuning import ADAPTER
+from honest_persona.modeling.adapters.targets import adaptable_layers, find_targets
+from honest_persona.modeling.adapters.tuning import ADAPTER, without_router_loss
 from honest_persona.modeling.modes import with_attribute
 from honest_persona.prompts.segments import Kind, Segment
 from honest_persona.prompts.tokens import TokenFormat
@@ -32,22 +33,17 @@ def add_adapter(model: PreTrainedModel, form: TokenFormat, settings: dict[str, A
         settings: `r`, `lora_alpha`, `use_rslora`, `lora_dropout`, `target_modules`, and `autocast_adapter_dtype`.
 
     Raises:
-        UserError: the model lacks a target module. PEFT alone would adapt the others, and say nothing.
+        UserError: no adapter can be put on a target module. PEFT alone would adapt the others, and say nothing.
     """
-    settings = dict(settings)
+    without_router_loss(model)
+    settings = {**settings, "target_modules": find_targets(model, settings["target_modules"])}
     autocast = settings.pop("autocast_adapter_dtype", True)
     config = LoraConfig(task_type="CAUSAL_LM", alora_invocation_tokens=_invocation_tokens(form), **settings)
     try:
-        adapted = get_peft_model(model, config, autocast_adapter_dtype=autocast)
+        return get_peft_model(model, config, autocast_adapter_dtype=autocast)
     except ValueError as error:
-        raise UserError(f"target_modules: {error}") from error
-    targeted: Any = adapted.base_model.targeted_module_names
-    found = {name.rpartition(".")[2] for name in targeted}
-    if lacking := sorted({name.rpartition(".")[2] for name in settings["target_modules"]} - found):
-        linear = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-        layers = sorted(linear - {"base_layer", "default", "lm_head"} | found)
-        raise UserError(f"target_modules: the model has no {', '.join(lacking)}; its linear layers are {layers}")
-    return adapted
+        can = ", ".join(sorted({name.rpartition(".")[2] for name in adaptable_layers(model)}))
+        raise UserError(f"target_modules: {error}. Layers of this model: {can}") from error
 
 
 def _invocation_tokens(form: TokenFormat) -> list[int] | None:

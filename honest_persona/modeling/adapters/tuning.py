@@ -59,6 +59,17 @@ def gate_of(model: PeftModel) -> list[int] | None:
     return model.peft_config[ADAPTER].alora_invocation_tokens  # type: ignore[attr-defined]
 
 
+def without_router_loss(model: PreTrainedModel) -> None:
+    """Turn off the loss by which a mixture of experts balances its routers, whose weights no adapter trains.
+
+    The loss has no use here, and a forward call behind a kept prefix cannot compute the loss: the mask covers the
+    prefix too, and the routers see the suffix alone.
+    """
+    for config in (model.config, model.config.get_text_config()):
+        if hasattr(config, "output_router_logits"):
+            config.output_router_logits = False
+
+
 @contextmanager
 def ungated(model: PeftModel) -> Iterator[None]:
     """Inside, the adapter acts on every token that it is given: the caller gives it suffixes alone (prefix/frozen.py).

@@ -219,11 +219,11 @@ class TestAddAdapter:
         with pytest.raises(UserError, match=r"target_modules: .*nope"):
             add_adapter(base_model(), form_of(), {"r": 4, "target_modules": targets})
 
-    def test_the_default_targets_on_fused_projections(self):
+    def test_seven_names_on_fused_projections(self):
         """Two of the seven names exist in Phi-3: PEFT alone would adapt those two and say nothing."""
         message = (
-            "target_modules: the model has no gate_proj, k_proj, q_proj, up_proj, v_proj; its linear layers are "
-            r"\['down_proj', 'gate_up_proj', 'o_proj', 'qkv_proj'\]"
+            "target_modules: the model has no q_proj, k_proj, v_proj, gate_proj, up_proj. In this model there are "
+            "down_proj, gate_up_proj, o_proj, qkv_proj, or all-linear for all"
         )
         with pytest.raises(UserError, match=message):
             random_adapter(base_model("phi3"), form_of(), "builtin")

@@ -180,6 +180,16 @@ def test_rows_lined_up_for_generation(family):
         torch.testing.assert_close(found[:, -1], expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+def test_routers_that_were_saved_with_their_loss_on(family):
+    """Their loss wants a mask of the tokens that the routers see; behind a prefix the mask is longer."""
+    base = base_model(family)
+    base.config.output_router_logits = True
+    with ungated(model := random_adapter(base, FORM, family).train()):
+        logits, labels = on_suffixes(model, ragged(FORM))
+    assert labels.shape == logits.shape[:2]
+
+
 def flops(run):
     with FlopCounterMode(display=False) as counter:
         run()
