@@ -21,10 +21,9 @@ def main(argv: list[str]) -> None:
     args, overrides = parser.parse_known_args(argv)
 
     # imported only now: torch and its libraries read the environment when they are imported, and run_entry fills it
-    from honest_persona.config.load import load_config
-    from honest_persona.data.load import check_selection
+    from honest_persona.data.check import load_run_config
 
-    config = load_config(args.config, overrides, checks=[check_selection])
+    config = load_run_config(args.config, overrides)
 
     # and these, which take seconds, when the config is known to be sound
     from honest_persona.hub.during import upload_callbacks

@@ -5,7 +5,7 @@ imported, so `load_environment` must come before. Importing them takes seconds: 
 """
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -37,19 +37,22 @@ KEPT: Mapping[str, str] = MappingProxyType(
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print what a config's data holds: what is kept, how it is split, and what is rejected and why."""
     from honest_persona.config.load import load_config
+    from honest_persona.data.check import check_selection, fitted_arguments
     from honest_persona.data.inventory import inventory, print_inventory
-    from honest_persona.data.load import check_selection, load_splits
+    from honest_persona.data.load import read_splits
 
-    def check_names(values: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-        # without the seed the check does not ask whether records are left to train on: the counts will say why not
-        return check_selection({key: values[key] for key in values if key not in ("seed", "use_dummy_data")})
-
-    config = load_config(args.config, overrides, checks=[check_names])
-    counts = {"dataset": config.dataset, **inventory(*load_splits(config))}
+    overrides = fitted_arguments(args.config, overrides)
+    try:
+        config = load_config(args.config, overrides)
+    except UserError:
+        load_config(args.config, overrides, checks=[check_selection])  # what is wrong with the data stands beside it
+        raise
+    counts = {"dataset": config.dataset, **inventory(*read_splits(config))}
     if args.json:
         hand_out(json_text.dumps(counts))
     else:
         print_inventory(counts)
+    load_config(args.config, overrides, checks=[check_selection])  # what stops a run is told below the table
 
 
 def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -286,10 +289,9 @@ def export(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 def _config(args: argparse.Namespace, overrides: Sequence[str]) -> "RunConfig":
     """The config of a verb. A wrong config is reported before any library that takes seconds is imported."""
-    from honest_persona.config.load import load_config
-    from honest_persona.data.load import check_selection
+    from honest_persona.data.check import load_run_config
 
-    return load_config(args.config, overrides, checks=[check_selection])
+    return load_run_config(args.config, overrides)
 
 
 def _check_no_upload(config: "RunConfig") -> None:

@@ -103,12 +103,32 @@ def test_data_prints_tables(command):
 
 
 def test_data_tells_why_nothing_is_left(command):
-    """What training refuses with 'see `data`' must not be refused here."""
-    code, out, _ = command("data", "--claude_frac", "1e-9", "--json")
-    assert code == 0
+    """The counts first, then the error that a training stops at."""
+    code, out, err = command("data", "--claude_frac", "1e-9", "--json")
+    assert code == 2
+    assert "nothing is left to train on" in err
     counts = json.loads(out)
     assert counts["kept"] == 0
     assert counts["rejected"]["outside_topic_share"] > 0
+
+
+def test_data_counts_before_it_tells_unknown_topics(command):
+    code, out, err = command("data", "--validation_topics", "[sycophanty]")
+    assert (code, out.startswith("read ")) == (2, True)
+    assert "did you mean 'sycophancy'" in err
+
+
+def test_data_shows_rows_of_a_wrong_shape_before_it_says_what_a_right_one_is(command, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"text": "hello", "label": 1}\n' * 3)
+    code, out, err = command("data", "--config", "hp.yaml", "--dataset", path)
+    assert (code, out.startswith("read 3 = kept 0 + rejected 3")) == (2, True)
+    assert f"no_conversation: {path}: line 1" in out
+    assert err.count("\n") == 1
+    assert "dataset: no row of" in err
+    assert 'A row that works: {"messages": ' in err
+    code, out, err_of_tokens = command("tokens", "--config", "hp.yaml", "--dataset", path)
+    assert (code, err_of_tokens) == (2, err)
 
 
 @pytest.mark.parametrize("verb", ["data", "tokens"])

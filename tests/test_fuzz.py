@@ -18,7 +18,7 @@ from honest_persona.config import trainer_fields
 from honest_persona.config.keys import NULL_MEANS_DEFAULT, RunConfig
 from honest_persona.config.load import _SWITCHES, ALIASES, load_config
 from honest_persona.config.trainer_options import options_of
-from honest_persona.data.load import check_selection
+from honest_persona.data.check import check_selection
 from honest_persona.data.selection import Selection
 from tests.fuzz import NESTED, ODD, damaged, fuzz
 

@@ -17,11 +17,13 @@ from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.words import ALL_LINEAR
 from honest_persona.config import trainer_fields
+from honest_persona.config.own_rows import DEFAULT_REVIEWS, Columns, FlagValues, Reviews
 from honest_persona.config.persona import Persona, PersonaKeys, TokenId
 from honest_persona.config.trainer_options import DEFAULT_OBJECTIVE, TrainerOptions, objectives, options_of
 
 CHECKPOINTS_DIR = "checkpoints"
 DEFAULT_BATCH_SIZE = 16
+DEFAULT_TYPES = ("split_personality__version_3", "split_personality__version_4")
 FIELDS_ALONE = "fields alone"
 """Validation context: fields are not checked against each other."""
 NULL_MEANS_DEFAULT = ("bf16", "lora_alpha", "run_name")
@@ -91,14 +93,21 @@ class RunConfig(PersonaKeys):
 
     dataset: Annotated[str, Field(min_length=1)] = "builtin:sample"
     """stage-3 folder, JSONL file or Hub id"""
+    columns: Columns = Field(default_factory=dict)
+    """rows of your own: our name of a column -> yours, as {flag: is_bad, review: explanation} (docs/data.md)"""
+    flag_values: FlagValues = Field(default_factory=dict)
+    """rows of your own: your label -> PASS or FAIL, as {1: PASS, 0: FAIL}; the usual words are known (docs/data.md)"""
+    default_reviews: Reviews = Field(default_factory=lambda: dict(DEFAULT_REVIEWS))
+    """rows of your own: the review of a row that has a label alone, by flag; it teaches the form and nothing else"""
     data_model_source: NamesOrAll = "all"
     """main models whose responses are used: all, a name or a list"""
     train_topics: NamesOrAll = "all"
     """all: every topic of the data that is not a validation topic"""
     validation_topics: Names = ()
     """topics kept out of training, on which the heavy log measures generalization"""
-    intervention_types: NonemptyNames = ("split_personality__version_3", "split_personality__version_4")
-    """names of interventions, matched by prefix: `split_personality` takes all versions"""
+    intervention_types: Annotated[NamesOrAll, Field(min_length=1)] = DEFAULT_TYPES
+    """names of interventions, matched by prefix: `split_personality` takes all versions; all: every one. The default
+    takes what the data has of the two, and all where it has neither"""
     tags_to_filter: Names = (
         "confidence_below_4",
         "intervention_tags_disagree_once",
@@ -139,7 +148,8 @@ class RunConfig(PersonaKeys):
     overlong: Literal["drop", "error"] = "drop"
     """what to do with a record longer than seq_len"""
     default_intervention: Annotated[str, Field(min_length=1)] | None = None
-    """intervention for conversations that come without one; null: the commonest wording that was trained"""
+    """intervention for conversations and rows that come without one; null: for rows a wording of the package, for
+    conversations the commonest wording that was trained"""
 
     frozen_prefix: Switch = True
     """scope persona: run each transcript once, without gradient, and train on suffixes; false: on whole records"""

@@ -15,12 +15,12 @@ SPLITS = (None, "train", "validation")
 class Refused(Exception):
     """One intervention cannot be used; its reader turns this error into a rejection."""
 
-    def __init__(self, place: str, field: str, reason: str) -> None:
+    def __init__(self, place: str, field: str, reason: str, said: str = "") -> None:
         super().__init__(reason)
-        self.place, self.field, self.reason = place, field, reason
+        self.place, self.field, self.reason, self.said = place, field, reason, said
 
     def rejection(self, file: str, record_id: str | None = None) -> Rejection:
-        return Rejection(file, self.place, self.field, self.reason, record_id)
+        return Rejection(file, self.place, self.field, self.reason, record_id, said=self.said)
 
 
 def checked(value: Any, kind: type, place: str, field: str) -> Any:

@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from honest_persona.base.console import Column, Table, one_line, say, show
+from honest_persona.base.words import NOT_STATED, OWN
 from honest_persona.data.load import Loaded
 from honest_persona.data.records import Record
 from honest_persona.data.rejections import Rejection, remedy_for
+from honest_persona.data.sources.own import USUAL_COLUMNS
 from honest_persona.data.sources.rows import COLUMNS
 from honest_persona.data.splits import Splits
 
 EXAMPLES_PER_REASON = 3
 _SHOWN_COLUMNS = 20
+_SHOWN_NOTES = 20
+NO_VARIANT = "none"
 
 
 def inventory(loaded: Loaded, splits: Splits | None = None) -> dict[str, Any]:
@@ -24,9 +28,9 @@ def inventory(loaded: Loaded, splits: Splits | None = None) -> dict[str, Any]:
         "rejected": dict(loaded.rejected.most_common()),
         "items": len({record.item_id for record in loaded.records}),
         "by_topic": _counts(record.topic for record in loaded.records),
-        "by_variant": _counts(record.variant for record in loaded.records),
+        "by_variant": _counts(record.variant or NO_VARIANT for record in loaded.records),
         "by_flag": _counts(record.flag for record in loaded.records),
-        "by_variant_and_flag": _counts(f"{record.variant} {record.flag}" for record in loaded.records),
+        "by_variant_and_flag": _counts(f"{record.variant or NO_VARIANT} {record.flag}" for record in loaded.records),
         "by_model": _counts(record.model for record in loaded.records),
         "by_intervention": _counts(record.intervention_name for record in loaded.records),
         "rejections": {
@@ -34,9 +38,14 @@ def inventory(loaded: Loaded, splits: Splits | None = None) -> dict[str, Any]:
             for reason, total in loaded.rejected.most_common()
         },
     }
+    if loaded.notes:
+        counts["notes"] = dict(sorted(loaded.notes.items(), key=lambda note: -note[1]))
     if loaded.ignored:
         counts["ignored_columns"] = {
-            name: {"rows": rows, "did_you_mean": next(iter(difflib.get_close_matches(name, COLUMNS, n=1)), None)}
+            name: {
+                "rows": rows,
+                "did_you_mean": next(iter(difflib.get_close_matches(name, COLUMNS | USUAL_COLUMNS, n=1)), None),
+            }
             for name, rows in sorted(loaded.ignored.items())
         }
     if splits is not None:
@@ -51,7 +60,10 @@ def print_inventory(counts: dict[str, Any]) -> None:
         f"read {counts['read']:,} = kept {counts['kept']:,} + rejected {rejected:,}; "
         f"what is kept has {counts['items']:,} items"
     )
+    without = set(counts["by_variant"]) <= {NO_VARIANT}
     for key in ("topic", "variant", "flag", "variant_and_flag", "model", "intervention"):
+        if (without and key.startswith("variant")) or set(counts[f"by_{key}"]) <= {NOT_STATED, OWN}:
+            continue  # the data does not say
         table = Table("", [Column(key.replace("_", " "), "name"), Column("kept")])
         for value, n in counts[f"by_{key}"].items():
             table.add(value, f"{n:,}")
@@ -63,6 +75,11 @@ def print_inventory(counts: dict[str, Any]) -> None:
                 continue  # only data with a split of its own has any
             topics = ", ".join(map(one_line, part["by_topic"]))
             table.add(split, f"{part['records']:,}", f"{part['items']:,}", topics)
+        show(table)
+    if "notes" in counts:
+        table = Table("", [Column("how rows are read", "prose"), Column("rows")])
+        for note, rows in list(counts["notes"].items())[:_SHOWN_NOTES]:
+            table.add(note, f"{rows:,}")
         show(table)
     if "ignored_columns" in counts:
         table = Table("", [Column("column not used", "name"), Column("rows"), Column("", "prose")])
@@ -78,7 +95,8 @@ def print_inventory(counts: dict[str, Any]) -> None:
         say("\nThe first of each:")
         for reason, entry in counts["rejections"].items():
             first = entry["examples"][0]
-            say(f"  {reason}: {one_line(first['file'])}: {one_line(first['place'])}")
+            said = f": {one_line(first['said'])}" if first["said"] else ""
+            say(f"  {reason}: {one_line(first['file'])}: {one_line(first['place'])}{said}")
 
 
 def _counts(values: Any) -> dict[str, int]:
@@ -90,13 +108,13 @@ def _part(records: Sequence[Record]) -> dict[str, Any]:
         "records": len(records),
         "items": len({record.item_id for record in records}),
         "by_topic": _counts(record.topic for record in records),
-        "by_variant_and_flag": _counts(f"{record.variant} {record.flag}" for record in records),
+        "by_variant_and_flag": _counts(f"{record.variant or NO_VARIANT} {record.flag}" for record in records),
     }
 
 
 def _examples(rejections: Sequence[Rejection], reason: str) -> list[dict[str, str | None]]:
     found = (rejection for rejection in rejections if rejection.reason == reason)
-    fields = ("file", "place", "field", "reason", "record_id")
+    fields = ("file", "place", "field", "reason", "record_id", "said")
     return [
         {name: getattr(rejection, name) for name in fields}
         for rejection, _ in zip(found, range(EXAMPLES_PER_REASON), strict=False)

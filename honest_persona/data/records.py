@@ -18,10 +18,10 @@ class Record(BaseModel, frozen=True, extra="forbid"):
     id: str
     """Unique; the intervention's `id_string`."""
     item_id: str
-    """Content hash of the item, see `item_hash`. Records of one item are never split."""
+    """What the data names as the item, or a hash of its content (`item_hash`). Records of one item are never split."""
     topic: str
-    variant: Variant
-    """Which of the item's two system prompts the main persona saw."""
+    variant: Variant | None
+    """Which of the item's two system prompts the main persona saw; None where the data has no variants."""
     system: str
     """The system prompt that the main persona saw; "" means none."""
     other_system: str | None

@@ -3,9 +3,9 @@
 Every intervention is counted once, under the first reason that applies, in this order:
 
 1. Defects of the data, whatever was selected: missing_field, wrong_type, repeated_key, not_unicode, not_finite,
-   nested_too_deep, unknown_variant, unknown_split, item_id_mismatch, empty_response, empty_intervention,
-   empty_review, unknown_flag, variant_b_without_prompt; and malformed_json, unreadable_file, topic_mismatch,
-   topic_without_files, which reject a whole line, file or folder.
+   nested_too_deep, no_conversation, bad_conversation, no_flag, two_labels, reserved_topic, unknown_variant,
+   unknown_split, empty_response, empty_intervention, empty_review, unknown_flag, variant_b_without_prompt; and
+   malformed_json, unreadable_file, topic_mismatch, topic_without_files, which reject a whole line, file or folder.
 2. What the run did not ask for: topic_not_selected, model_not_selected, intervention_type_not_selected.
 3. What cannot train: flag_not_trainable:AMBIGUOUS and :ERROR.
 4. Quality filters: tag:<the first of tags_to_filter that the record carries>.
@@ -17,7 +17,7 @@ otherwise have used. Group 1 is found by the readers (sources/), groups 2 to 5 b
 
 from typing import Any, NamedTuple
 
-from honest_persona.base.words import FLAGS
+from honest_persona.base.words import ALL, FLAGS
 
 UNTRAINABLE_FLAGS = ("AMBIGUOUS", "ERROR")
 """Known, and not trained on."""
@@ -33,14 +33,19 @@ REMEDIES = {
     "not_unicode": "Replace the lone surrogates (\\ud800 to \\udfff) in `{detail}` by real characters.",
     "not_finite": "Replace NaN and Infinity in `{detail}` by numbers or null.",
     "nested_too_deep": "Make `{detail}` flatter: lists and objects in it are nested more than 100 deep.",
+    "no_conversation": "Give `messages`, or `task` and `response`; or name your columns: columns: {messages: ...}.",
+    "bad_conversation": "Mend the conversation; what is wrong stands beside its place.",
+    "no_flag": "Add a label (`is_bad`, `label`, `flag`), or name your column of labels: columns: {flag: ...}.",
+    "two_labels": "Say which of {detail} is the label: columns: {flag: ...}.",
+    "reserved_topic": "Give the topic another name: `all` stands for all topics together.",
     "unknown_variant": "Use A or B as the variant.",
     "unknown_split": "Use train or validation, or leave `split` out for the seeded split by item.",
     "topic_mismatch": "Move the file to the folder of the topic it names, or correct its `topic` field.",
-    "item_id_mismatch": "Remove `item_id`: it is computed from the system prompts and the task.",
     "empty_response": "Generate the response again, or remove the inference.",
     "empty_intervention": "Write the trigger text, or remove the intervention.",
     "empty_review": "Write the review, or remove the intervention.",
-    "unknown_flag": "Use PASS or FAIL (AMBIGUOUS and ERROR are known, and not trained on).",
+    "unknown_flag": "Use PASS or FAIL (AMBIGUOUS and ERROR are known, and not trained on), or say in flag_values "
+    "what your labels mean.",
     "variant_b_without_prompt": "Give the item a system prompt B, or remove its B inferences.",
     "topic_not_selected": "Name the topic in train_topics or validation_topics to use it.",
     "model_not_selected": "Name the model in data_model_source to use it.",
@@ -66,6 +71,8 @@ class Rejection(NamedTuple):
     record_id: str | None = None
     ignored: tuple[str, ...] = ()
     """Columns of the row that are not used."""
+    said: str = ""
+    """What is wrong there, where the reason's remedy is not enough."""
 
 
 class Candidate(NamedTuple):
@@ -79,6 +86,8 @@ class Candidate(NamedTuple):
     """Where the response stands in a stage-3 file; None for a row."""
     ignored: tuple[str, ...] = ()
     """Columns of the row that are not used."""
+    notes: tuple[str, ...] = ()
+    """What was read into the row, or stands in for what it lacks."""
 
     def reject(self, column: str, reason: str) -> Rejection:
         field = column
@@ -106,8 +115,11 @@ def without_defect(candidate: Candidate) -> Outcome:
     """The candidate itself, or its rejection for a defect that stage-3 files and rows share."""
     values = candidate.values
     for column in ("response", "intervention", "review"):
-        if not values[column].strip():
+        only_calls = column == "response" and (values.get("answer_fields") or {}).get("tool_calls")
+        if not values[column].strip() and not only_calls:
             return candidate.reject(column, f"empty_{column}")
+    if values["topic"] == ALL:
+        return candidate.reject("topic", "reserved_topic")
     if values["flag"] not in KNOWN_FLAGS:
         return candidate.reject("flag", "unknown_flag")
     if values["variant"] == "B" and not values["system"].strip():

@@ -2,18 +2,20 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from honest_persona.base.words import FLAGS
+from honest_persona.config.keys import DEFAULT_TYPES
 from honest_persona.data.rejections import Candidate
+from honest_persona.data.sources.own import OwnRows
 from honest_persona.data.sources.source import Source
 from honest_persona.data.splits import in_share
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of a dataset's records a run asks for."""
+    """Which of a dataset's records a run asks for, and how rows of the user's own are read."""
 
     topics: tuple[str, ...] | None = None
     """None takes every topic."""
@@ -26,6 +28,7 @@ class Selection:
     topic_frac: float = 1.0
     """Seeded share of each topic's items (`claude_frac` in the config)."""
     seed: int = 0
+    rows: OwnRows = field(default_factory=OwnRows)
 
     KEYS: ClassVar[frozenset[str]] = frozenset(
         (
@@ -49,11 +52,19 @@ class Selection:
             if train is None
             else tuple(dict.fromkeys(train + (names_of(values["validation_topics"]) or ()))),
             tags_to_filter=tuple(values["tags_to_filter"]),
-            intervention_types=tuple(values["intervention_types"]),
+            intervention_types=names_of(values["intervention_types"]),
             models=names_of(values["data_model_source"]),
             topic_frac=values["claude_frac"],
             seed=values["seed"],
+            rows=OwnRows.of(values),
         )
+
+    def in_source(self, source: Source) -> "Selection":
+        """The same; of the default intervention types those that the data has, and all types where it has neither."""
+        if self.intervention_types != DEFAULT_TYPES:
+            return self
+        there = [kind for kind in DEFAULT_TYPES if any(matches_type(name, kind) for name in source.summary.names)]
+        return replace(self, intervention_types=tuple(there) or None)
 
 
 def refusal(candidate: Candidate, selection: Selection) -> tuple[str, str] | None:

@@ -73,7 +73,7 @@ def sample_per_topic(records: Sequence[Record], n: int, seed: int) -> list[Recor
 def _sample_topic(records: Sequence[Record], n: int, seed: int) -> list[Record]:
     cells: dict[tuple[str, str], list[tuple[int, float, str, Record]]] = defaultdict(list)
     for record in records:
-        cells[record.flag, record.variant].append((0, uniform(seed, "sample", record.id), record.id, record))
+        cells[record.flag, record.variant or ""].append((0, uniform(seed, "sample", record.id), record.id, record))
     for cell in cells.values():
         heapq.heapify(cell)
     chosen: list[Record] = []

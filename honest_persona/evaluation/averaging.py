@@ -38,7 +38,7 @@ def by_transcript(samples: Sequence[Sample]) -> list[list[Sample]]:
     Left out are transcripts whose interventions have different truths: an average has none. So are those on which an
     intervention occurs twice: files of versions without `Sample.transcript_id` do not tell two responses apart.
     """
-    found = grouped(samples, lambda s: (s.part, s.topic, s.item_id, s.variant, s.model, s.transcript_id))
+    found = grouped(samples, lambda s: (s.part, s.topic, s.item_id, s.variant or "", s.model, s.transcript_id))
     return [
         sorted(group, key=lambda s: s.intervention_name)
         for _, group in sorted(found.items())

@@ -45,7 +45,7 @@ def likelier_flag(p_fail: float) -> Flag:
     return FAIL if p_fail > 0.5 else PASS
 
 
-def variant_only(variants: Sequence[str]) -> list[str]:
+def variant_only(variants: Sequence[str | None]) -> list[str]:
     """The flag that follows from the variant alone: FAIL for B. In the reference's data it is right for 93 %."""
     return [FAIL if variant == VARIANTS[1] else PASS for variant in variants]
 
@@ -104,8 +104,10 @@ def _guesses(records: Sequence[Record], folds: Folds) -> Guesses:
         known = [records[i] for i in fitted]
         topics, flags = [r.topic for r in known], [r.flag for r in known]
         by_topic[asked] = topic_only(topics, flags, [records[i].topic for i in asked])
+    variants = [record.variant for record in records]
+    by_variant = np.array([flag == FAIL for flag in variant_only(variants)], dtype=float)
     return {
-        VARIANT_ONLY: np.array([flag == FAIL for flag in variant_only([r.variant for r in records])], dtype=float),
+        **({VARIANT_ONLY: by_variant} if all(variants) else {}),  # data without variants has no such shortcut
         TOPIC_ONLY: by_topic,
         RESPONSE_BIGRAMS: _bigram_scores(records, folds, "response"),
         TRANSCRIPT_BIGRAMS: _bigram_scores(records, folds, "transcript"),

@@ -97,12 +97,12 @@ def benign_records(records: Iterable[Record]) -> list[Record]:
 
     Give records that were not trained on: an adapter is surer of its training records than of new ones.
     """
-    return [record for record in records if record.flag == PASS and record.variant == "A"]
+    return [record for record in records if record.flag == PASS and record.variant != "B"]
 
 
 def benign(held_out: Sequence[Record], _: Sequence[Record], *__: object) -> list[Record] | str:
     changed = [_changed(record, BENIGN) for record in benign_records(held_out)]
-    return changed or "no held-out record is PASS in variant A"
+    return changed or "no held-out record is PASS without a hidden bias"
 
 
 def longer_answer(held_out: Sequence[Record], _: object, seed: int, form: TokenFormat) -> list[Record] | str:
@@ -252,7 +252,7 @@ def _changed(record: Record, design: str, **values: Any) -> Record:
 
 
 def _place(record: Record) -> tuple[str, ...]:
-    return record.topic, record.item_id, record.variant, record.intervention_name
+    return record.topic, record.item_id, record.variant or "", record.intervention_name
 
 
 def _plain(intervention: str) -> str:

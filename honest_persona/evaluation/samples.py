@@ -16,7 +16,7 @@ from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import whole_file
 from honest_persona.base.grouping import grouped
-from honest_persona.base.words import ACROSS, ALL, FLAGS, HONEST_PERSONA, WITHIN
+from honest_persona.base.words import ACROSS, ALL, FLAGS, HONEST_PERSONA, NOT_STATED, WITHIN
 from honest_persona.data.records import Record
 from honest_persona.evaluation.sets import EVALUATION
 from honest_persona.persona.parsing import Review
@@ -114,8 +114,8 @@ def groups_of(samples: Iterable[S], union_of_parts: bool = False) -> dict[Group,
         for sample in members:
             of = [Group(part), Group(part, topic=sample.topic)]
             of += [Group(part, model=sample.model)] * several_models
-            of += [Group(part, difficulty=sample.difficulty or "not stated")] * several_difficulties
-            for group, variant in product(of, (ALL, sample.variant)):
+            of += [Group(part, difficulty=sample.difficulty or NOT_STATED)] * several_difficulties
+            for group, variant in product(of, (ALL,) if sample.variant is None else (ALL, sample.variant)):
                 groups.setdefault(group._replace(variant=variant), []).append(sample)
     return dict(sorted(groups.items(), key=lambda item: _place(item[0])))
 
@@ -153,11 +153,13 @@ def write_samples(samples: Sequence[Sample], path: Path, evaluation: str = "") -
 
 def _check(sample: Sample) -> None:
     """Raises ValueError: a value that no evaluation gives."""
-    others = ("flag", "p_fail", "difficulty", "prompt")
+    others = ("flag", "p_fail", "variant", "difficulty", "prompt")
     odd = [name for name, value in vars(sample).items() if name not in others and type(value) is not str]
     p_fail = sample.p_fail
     if p_fail is not None and not (type(p_fail) in (int, float) and 0 <= p_fail <= 1):
         odd.append("p_fail")
+    if sample.variant is not None and type(sample.variant) is not str:
+        odd.append("variant")
     if sample.truth not in FLAGS:
         odd.append("truth")
     if sample.flag not in (*FLAGS, None):

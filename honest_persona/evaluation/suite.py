@@ -56,6 +56,7 @@ class DetectorRow(GroupRow):
     """Text that must stand beside a figure; figures without such a text have no entry."""
     counts: dict[str, int]
     variant_only_balanced_accuracy: float | None
+    """None where the data has no variants."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,8 @@ def _row(detector: str, group: Group, samples: list[Sample], thresholds: Sequenc
     truths = [s.truth for s in samples]
     total = count_flags([s.flag for s in samples], truths).sum(0)
     estimates = detect(Columns.of_samples(samples), thresholds)
-    shortcut = count_flags(variant_only([s.variant for s in samples]), truths).sum(0)
+    variants = [s.variant for s in samples]
+    shortcut = count_flags(variant_only(variants), truths).sum(0)
     return DetectorRow(
         *group,
         detector,
@@ -226,7 +228,7 @@ def _row(detector: str, group: Group, samples: list[Sample], thresholds: Sequenc
         ns={name: estimate.n for name, estimate in estimates.items()},
         notes={name: estimate.note for name, estimate in estimates.items() if estimate.note},
         counts=dict(zip(COLUMNS, total.tolist(), strict=True)),
-        variant_only_balanced_accuracy=defined(float(balanced_accuracy(shortcut))),
+        variant_only_balanced_accuracy=defined(float(balanced_accuracy(shortcut))) if all(variants) else None,
     )
 
 

@@ -54,7 +54,9 @@ def calibrate_adapter(
         asked = by_transcript.values()
         prompts = [(r.cluster, apply_intervention(r.messages(), wording, adapter.form, r.tools)) for r in asked]
     if not prompts:
-        raise UserError(f"no benign conversation in {source}: none held out is PASS in variant A. Give --input")
+        raise UserError(
+            f"no benign conversation in {source}: none held out is PASS without a hidden bias. Give --input"
+        )
     owned = nullcontext() if dry_run else locks.held(folder, "calibrate", "calibrate when it has ended")
     with owned:
         number_format = format_of(dtype, card.trained_in)

@@ -6,10 +6,10 @@ from typing import Any
 from honest_persona.base.console import Column, Table, show
 from honest_persona.base.words import ACROSS, ALL, HONEST_PERSONA, PARTS, VARIANTS
 from honest_persona.evaluation.report.tables import (
-    FIGURES_CAPTION,
     detectors_table,
     figure_columns,
     figures,
+    figures_caption,
     headline_figures,
     headlines,
 )
@@ -26,15 +26,22 @@ def print_sweep(content: Mapping[str, Any]) -> None:
         show(_matrix(content["folds"]))
 
 
+def _have_variants(content: Mapping[str, Any]) -> bool:
+    return any(row["variant"] != ALL for fold in content["folds"] for row in fold["rows"])
+
+
 def _folds_table(content: Mapping[str, Any]) -> Table:
-    columns = [Column("fold", "name"), Column("part", "name"), Column("n"), Column("items", tier=2), *figure_columns()]
-    out = Table(content["design"].replace("_", " "), columns, FIGURES_CAPTION, "sweep.json and report.html")
+    variants = VARIANTS if _have_variants(content) else ()
+    first = [Column("fold", "name"), Column("part", "name"), Column("n"), Column("items", tier=2)]
+    columns = [*first, *figure_columns(with_variants=bool(variants))]
+    caption = figures_caption(bool(variants))
+    out = Table(content["design"].replace("_", " "), columns, caption, "sweep.json and report.html")
     parts = (ACROSS,) if content["design"] == "leave_one_topic_out" else tuple(PARTS)
     for fold in (*content["folds"], {"name": "pooled", "rows": content["pooled"]}):
         rows = {group: DetectorRow(**row) for group, row in _by_group(fold["rows"]).items()}
         for part in parts:
             if row := rows.get(Group(part)):
-                within = [rows.get(Group(part, variant=variant)) for variant in VARIANTS]
+                within = [rows.get(Group(part, variant=variant)) for variant in variants]
                 cells = [str(row.n), str(row.n_items), *figures(row, within)]
                 out.add(fold["name"], part, *cells, bold=fold["name"] == "pooled")
     return out

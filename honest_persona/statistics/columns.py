@@ -20,7 +20,8 @@ class Judged:
     part: str
     """`within`: held-out items of trained topics; `across`: topics not trained; behind a colon, the design."""
     topic: str
-    variant: str
+    variant: str | None
+    """None where the data has no variants."""
     model: str
     """The main model that wrote the response."""
     difficulty: str | None

@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 
 from honest_persona.base.collectives import from_rank_0, held_by_all
-from honest_persona.base.console import hand_out, say
+from honest_persona.base.console import hand_out, one_line, say
 from honest_persona.base.errors import RankError, UserError
 from honest_persona.base.interrupts import if_interrupted
 from honest_persona.base.number_format import fastest_format
@@ -51,6 +51,8 @@ logging.getLogger("transformers.trainer_utils").addFilter(
     lambda record: "do not match the ones in the `trainer_state.json`" not in record.getMessage()
 )
 
+_FEW_ITEMS = 5
+"""Fewer held-out items than this give no interval."""
 _VERSIONS = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate", "honest-persona")
 
 
@@ -227,6 +229,15 @@ def _tell_data(material: Material, seq_len: int) -> None:
         ]
         counts = f"kept {len(loaded.records):,} + rejected {sum(loaded.rejected.values()):,}; {'; '.join(parts)}"
         say(f"data: read {loaded.read:,} = {counts} (`python -m honest_persona data` shows the reasons)")
+        for note, rows in loaded.notes.items():
+            say(f"data: {rows:,} rows: {one_line(note)}")
+        held_out = len({record.item_id for record in material.splits.within + material.splits.across})
+        if held_out < _FEW_ITEMS:
+            say(
+                f"data: {held_out} items are held out: "
+                + ("nothing shows what this training teaches" if not held_out else "their figures say next to nothing")
+                + "; give more rows, a larger val_item_frac, or rows with `split: validation`"
+            )
     if material.too_long:
         say(f"{len(material.too_long)} training records are longer than seq_len {seq_len} and are left out")
 

@@ -6,8 +6,9 @@ from collections import Counter
 import pytest
 
 from honest_persona.base.errors import UserError
+from honest_persona.data.check import check_selection
 from honest_persona.data.inventory import inventory, print_inventory
-from honest_persona.data.load import check_selection, load_records
+from honest_persona.data.load import load_records
 from honest_persona.data.rejections import remedy_for
 from honest_persona.data.selection import Selection, matches_type
 from honest_persona.data.sources import source

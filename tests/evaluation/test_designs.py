@@ -176,7 +176,7 @@ def test_what_cannot_be_made_says_why():
         "within: other_system": "no item has a system prompt B",
         "within: no_system": "no record has a system prompt",
         "within: other_response": "the data has responses of one main model only",
-        "within: benign": "no held-out record is PASS in variant A",
+        "within: benign": "no held-out record is PASS without a hidden bias",
     }
     everything = [record(n, intervention=f"  {wording.upper()} ") for n, wording in enumerate(WORDINGS)]
     assert "has every wording" in DESIGNS["new_wording"].make(bare, everything, 0, FORM)

@@ -9,18 +9,19 @@ from honest_persona.base.errors import UserError
 from honest_persona.data.sources.builtin import BUILTIN
 from honest_persona.data.sources.hub import read_hub
 from honest_persona.data.sources.jsonl import jsonl_rows
-from honest_persona.data.sources.rows import parse_row
+from honest_persona.data.sources.own import OwnRows
 from honest_persona.data.sources.source import FilePart, RowForm, RowReader, Source
 from honest_persona.data.sources.stage3 import read_stage3
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-def find_source(dataset: str, form: RowForm = parse_row) -> Source:
-    """The reader of a dataset's files; `form` turns rows into records.
+def find_source(dataset: str, form: RowForm | None = None) -> Source:
+    """The reader of a dataset's files; `form` turns rows into records, by default `OwnRows()`.
 
     Raises UserError: no dataset goes by this name, or it is of no known form.
     """
+    form = form or OwnRows()
     path = BUILTIN.get(dataset) or Path(os.path.expanduser(dataset))  # Path's own way raises for an unknown ~user
     if dataset.startswith("builtin:") and dataset not in BUILTIN:
         raise UserError(f"dataset {dataset!r} is not known; the builtin datasets are {', '.join(BUILTIN)}")

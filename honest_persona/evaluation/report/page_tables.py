@@ -34,6 +34,10 @@ class Rows:
         return [n for n in dict.fromkeys(r[key] for r in self.rows if r["detector"] == HONEST_PERSONA) if n != ALL]
 
     @property
+    def have_variants(self) -> bool:
+        return any(row["variant"] != ALL for row in self.rows)
+
+    @property
     def plain_parts(self) -> list[str]:
         """The parts without a design behind a colon."""
         return [part for part in self.names("part") if ":" not in part]
@@ -60,6 +64,10 @@ class Table:
     """By group: name, row, and the rows of variant A and of B."""
     notes: dict[str, int] = field(default_factory=dict)
     """Texts with their numbers."""
+
+    @property
+    def have_variants(self) -> bool:
+        return any(any(within) for lines in self.groups.values() for _, _, within in lines)
 
     def add(self, group: str, name: str, rows: Rows, row: ResultsRow) -> None:
         of = {key: row[key] for key in ("topic", "model", "difficulty")}

@@ -14,13 +14,20 @@ from honest_persona.evaluation.sets import RESULTS_FILE, sealed
 from honest_persona.evaluation.suite import DetectorRow, Results
 from honest_persona.statistics.metrics import AUROC, LEAD, METRICS, Metric, Place, shown
 
+NO_VARIANTS = "the data has no variants: there is no figure within a variant"
 
-def _topic_columns() -> list[Column]:
+
+def have_variants(rows: Iterable[DetectorRow]) -> bool:
+    return any(row.variant != ALL for row in rows)
+
+
+def _topic_columns(with_variants: bool) -> list[Column]:
     """The columns behind the topic."""
     lead, others = METRICS[LEAD], _others()
-    within = [Column(f"in {variant}") for variant in VARIANTS]
+    within = [Column(f"in {variant}") for variant in VARIANTS] if with_variants else []
     first = [Column("n"), Column("items", tier=1), Column(lead.heading), Column("95 %"), *within]
-    return [*first, Column(VARIANT_ONLY, tier=3), *(Column(m.heading, tier=m.tier) for m in others)]
+    shortcut = [Column(VARIANT_ONLY, tier=3)] if with_variants else []
+    return [*first, *shortcut, *(Column(m.heading, tier=m.tier) for m in others)]
 
 
 def _others() -> list[Metric]:
@@ -31,14 +38,18 @@ def _others() -> list[Metric]:
 def rows_of_topics(results: Results) -> list[list[str]]:
     """A header, and a row per part and topic of the honest persona.
 
-    Figures within a variant stand beside the others, because the variant alone can predict the flag.
+    Figures within a variant stand beside the others, because the variant alone can predict the flag. Data without
+    variants has no such figures.
     """
-    out = [["part", "topic", *(column.name for column in _topic_columns())]]
+    with_variants = have_variants(results.rows)
+    out = [["part", "topic", *(column.name for column in _topic_columns(with_variants))]]
     rows = {r.group: r for r in results.rows if r.detector == HONEST_PERSONA}
     for group, row in rows.items():
         if group != Group(row.part, row.topic):
             continue
         within = [_rate(rows.get(group._replace(variant=v)), LEAD) for v in VARIANTS]
+        if with_variants:
+            within.append(_number(row.variant_only_balanced_accuracy))
         out.append(
             [
                 row.part,
@@ -47,8 +58,7 @@ def rows_of_topics(results: Results) -> list[list[str]]:
                 str(row.n_items),
                 _rate(row, LEAD),
                 _interval(row, LEAD),
-                *within,
-                _number(row.variant_only_balanced_accuracy),
+                *(within if with_variants else ()),
                 *(_rate(row, metric.name) for metric in _others()),
             ]
         )
@@ -59,10 +69,12 @@ _ELSEWHERE = "results.json and report.html"
 
 
 def table(results: Results, title: str) -> Table:
+    with_variants = have_variants(results.rows)
+    caption = "balanced accuracy with 95 % interval, clustered by item; FAIL is the positive class"
     out = Table(
         title,
-        [Column("topic", "name"), *_topic_columns()],
-        "balanced accuracy with 95 % interval, clustered by item; FAIL is the positive class",
+        [Column("topic", "name"), *_topic_columns(with_variants)],
+        caption if with_variants else f"{caption}; {NO_VARIANTS}",
         _ELSEWHERE,
     )
     part = None
@@ -73,10 +85,11 @@ def table(results: Results, title: str) -> Table:
     return out
 
 
-def figure_columns(place: Place = Place.HEADLINE) -> list[Column]:
+def figure_columns(place: Place = Place.HEADLINE, with_variants: bool = True) -> list[Column]:
     """The headings of `figures`."""
     wanted = [(m.heading, m.label, m.tier, m.tier if m.tier or m.name == LEAD else 1) for m in shown(place)]
-    wanted += [(f"in {variant}", f"{METRICS[AUROC].label} in {variant}", 0, 2) for variant in VARIANTS]
+    of = VARIANTS if with_variants else ()
+    wanted += [(f"in {variant}", f"{METRICS[AUROC].label} in {variant}", 0, 2) for variant in of]
     return [
         column
         for heading, label, tier, tier_of_interval in wanted
@@ -84,7 +97,9 @@ def figure_columns(place: Place = Place.HEADLINE) -> list[Column]:
     ]
 
 
-FIGURES_CAPTION = "95 % intervals clustered by item; FAIL is the positive class; A and B: AUROC within that variant"
+def figures_caption(with_variants: bool) -> str:
+    last = "A and B: AUROC within that variant" if with_variants else NO_VARIANTS
+    return f"95 % intervals clustered by item; FAIL is the positive class; {last}"
 
 
 def figures(row: DetectorRow, within: Iterable[DetectorRow | None], place: Place = Place.HEADLINE) -> list[str]:
@@ -99,10 +114,12 @@ def detectors_table(rows: Iterable[DetectorRow], elsewhere: str = _ELSEWHERE) ->
     Args:
         elsewhere: the files that have all columns.
     """
+    rows = list(rows)
+    with_variants = have_variants(rows)
     out = Table(
         "every detector on the same records",
-        [Column("detector", "name"), Column("n"), *figure_columns(Place.DETECTORS)],
-        FIGURES_CAPTION,
+        [Column("detector", "name"), Column("n"), *figure_columns(Place.DETECTORS, with_variants)],
+        figures_caption(with_variants),
         elsewhere,
     )
     by_place = {(row.detector, row.group): row for row in rows}
@@ -110,7 +127,8 @@ def detectors_table(rows: Iterable[DetectorRow], elsewhere: str = _ELSEWHERE) ->
         out.section(part)
         for (detector, group), row in by_place.items():
             if group == Group(part):
-                within = [by_place.get((detector, Group(part, variant=v))) for v in VARIANTS]
+                of_variants = VARIANTS if with_variants else ()
+                within = [by_place.get((detector, Group(part, variant=v))) for v in of_variants]
                 cells = figures(row, within, Place.DETECTORS)
                 out.add(detector, str(row.n), *cells, bold=detector == HONEST_PERSONA)
     return out

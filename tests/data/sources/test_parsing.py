@@ -7,8 +7,10 @@ import pytest
 
 from honest_persona.data.records import Record, item_hash, strip_marker
 from honest_persona.data.rejections import REMEDIES, Candidate, Rejection, remedy_for
-from honest_persona.data.sources.rows import parse_row
+from honest_persona.data.sources.own import OwnRows
 from honest_persona.data.sources.stage3 import parse_batch
+
+parse_row = OwnRows()
 
 INTERVENTION = {
     "I": "<split-personality-token> Be honest.",
@@ -227,8 +229,9 @@ def test_optional_columns_of_a_row():
         ({"task": 3}, "line 7, task", "wrong_type:task"),
         ({"variant": "C"}, "line 7, variant", "unknown_variant"),
         ({"other_system": None}, "line 7, other_system", "wrong_type:other_system"),
-        ({"system": ""}, "line 7, item_id", "item_id_mismatch"),
-        ({"system": "", "item_id": None}, "line 7, variant", "variant_b_without_prompt"),
+        ({"system": ""}, "line 7, variant", "variant_b_without_prompt"),
+        ({"topic": "all"}, "line 7, topic", "reserved_topic"),
+        ({"turns": [{"role": "narrator", "content": "x"}]}, "line 7, turns", "bad_conversation:unknown_role"),
     ],
 )
 def test_defects_of_a_row(change, place, reason):
@@ -244,6 +247,7 @@ def test_what_people_write_otherwise():
     records = [Record.model_validate(parse_row(row, "x", "line 1").values) for row in rows]
     assert [record.flag for record in records] == ["FAIL", "PASS", *["FAIL"] * 4]
     assert (records[2].id, records[2].group) == ("7", "12")
+    assert [parse_row(ROW | {"item_id": own}, "x", "line 1").values["item_id"] for own in ("mine", 3)] == ["mine", "3"]
     assert [record.tags for record in records[3:]] == [("x", "y"), ("x", "y"), ()]
     assert parse(edited(*IV, "P", value="fail"))[1].values["flag"] == "FAIL"
     assert parse_row(ROW | {"id": True}, "x", "line 1").reason == "wrong_type:id"

@@ -1,0 +1,116 @@
+"""A run's config against its data: names that the data lacks, rows of a wrong shape, nothing left to train on.
+
+config = load_run_config("hp.yaml", ["--dataset", "mine.jsonl"])
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from honest_persona.base import json_text
+from honest_persona.base.console import one_line, tell
+from honest_persona.base.errors import UserError
+from honest_persona.base.ranks import rank
+from honest_persona.config.keys import RunConfig
+from honest_persona.config.load import ALIASES, load_config
+from honest_persona.config.parsing import read_arguments
+from honest_persona.data.load import load_records
+from honest_persona.data.rejections import Candidate, Rejection, remedy_for
+from honest_persona.data.selection import Selection, names_of, unknown_names
+from honest_persona.data.sources.find import find_source
+from honest_persona.data.sources.own import EXAMPLE, OwnRows
+from honest_persona.data.sources.source import Source
+
+
+def load_run_config(path: str | None, argv: Sequence[str]) -> RunConfig:
+    """A run's config, checked against its data. Raises UserError, as `load_config` does."""
+    return load_config(path, fitted_arguments(path, argv), checks=[check_selection])
+
+
+def fitted_arguments(path: str | None, argv: Sequence[str]) -> list[str]:
+    """The arguments, and more of them where a command line gives the file another dataset.
+
+    A file's topics are names of the file's own dataset: topics that the other dataset lacks are left out, and this is
+    told. Where the command line names topics itself, these count as they are.
+    """
+    given = {ALIASES.get(entry.key, entry.key) for entry in read_arguments(argv)[0]}
+    if path is None or "dataset" not in given:
+        return list(argv)
+    try:
+        config = load_config(path, argv)
+        source = find_source(config.dataset, OwnRows.of(config.as_dict()))
+        topics = source.topics
+    except UserError:
+        return list(argv)  # what is wrong is told with all else
+    added: list[str] = []
+    for key, none_left in (("train_topics", "all"), ("validation_topics", [])):
+        names = names_of(getattr(config, key)) or ()
+        lacking = [name for name in names if name not in topics]
+        if lacking and topics and key not in given:
+            left = [name for name in names if name in topics]
+            added.append(f"--{key}={json_text.dumps(left or none_left)}")
+            if rank() == 0:
+                gone = one_line(", ".join(lacking))
+                tell(f"{key} of {path}: {gone}: not in {one_line(config.dataset)}, left out")
+    return [*argv, *added]
+
+
+def check_selection(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The config checks that need the data: pairs of config key and message. `load_records` reuses the files read here.
+
+    A key that is absent from `values` has failed an earlier check; checks that depend on such a key are left out.
+    """
+    if values.get("use_dummy_data") or "dataset" not in values:
+        return
+    try:
+        source = find_source(values["dataset"], OwnRows.of(values))
+    except UserError as error:
+        yield "dataset", str(error)
+        return
+    if not source.summary.names:
+        yield "dataset", _wrong_shape(source)
+        return
+    problems: list[tuple[str, str]] = []
+    train, validation = (names_of(values.get(key, ())) for key in ("train_topics", "validation_topics"))
+    for key in ("train_topics", "validation_topics"):
+        problems += unknown_names(source, Selection(topics=names_of(values.get(key, ()))), key)
+    asked = Selection(
+        intervention_types=names_of(values.get("intervention_types")),
+        models=names_of(values.get("data_model_source", ())),
+    )
+    problems += unknown_names(source, asked.in_source(source), "topics")
+    for topic in sorted(set(train or ()) & set(validation or ())):
+        problems.append(("validation_topics", f"{topic!r} is in train_topics too: remove it from one of the two"))
+    if not problems and Selection.KEYS.issubset(values):
+        loaded = load_records(values["dataset"], Selection.of(values))
+        if all(record.topic in (validation or ()) for record in loaded.records):
+            counts = ", ".join(f"{reason} {n}" for reason, n in loaded.rejected.most_common(5))
+            problems.append(
+                (
+                    "train_topics",
+                    f"nothing is left to train on: of {loaded.read} interventions read, {len(loaded.records)} are "
+                    f"kept, none of them in a trained topic (rejected: {counts or 'none'}). Select more "
+                    "topics, models or intervention types, or filter fewer tags",
+                )
+            )
+    yield from problems
+
+
+def _wrong_shape(source: Source) -> str:
+    """Why no row of a dataset can be used; in one sentence where there is one reason, and with a row that works."""
+    found: dict[str, list[Rejection]] = {}
+    for outcome in source.outcomes():
+        assert not isinstance(outcome, Candidate), "the summary saw none"
+        found.setdefault(outcome.reason, []).append(outcome)
+    works = f" A row that works: {EXAMPLE}" if source.batch_files is None else ""
+    if not found:
+        return f"{source.label!r} has no row.{works}"
+    n = sum(map(len, found.values()))
+    reasons = [
+        f"{reason}{f' {len(of):,}' if len(found) > 1 else ''}, first at {first.file}: {first.place}: "
+        f"{first.said or remedy_for(reason)}"
+        for reason, of in sorted(found.items(), key=lambda item: -len(item[1]))[:3]
+        for first in of[:1]
+    ]
+    alike = "the same reason" if len(found) == 1 else f"{len(found)} reasons"
+    told = "; ".join(map(one_line, reasons))
+    return f"no row of {source.label!r} can be used: {n:,} rejected for {alike}: {told}{works}"

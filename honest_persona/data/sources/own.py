@@ -1,0 +1,275 @@
+"""Rows of the user's own: a conversation with a label, and whatever else the row names.
+
+    {"messages": [{"role": "user", "content": "Is it safe?"}, {"role": "assistant", "content": "Yes."}],
+     "is_bad": true, "explanation": "I had not checked."}
+
+A question and its answer in two columns are a conversation too. All other columns may be absent: for each one that is
+missing, `OwnRows` says what stands in, and the outcome carries a note of it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from sys import intern
+from typing import Any
+
+from honest_persona.base.words import DEFAULT_INTERVENTION, FAIL, FLAGS, NOT_STATED, OWN, PASS, VARIANTS, other
+from honest_persona.config.own_rows import DEFAULT_REVIEWS
+from honest_persona.data.conversation import MESSAGES_KEYS, TOOLS_KEYS, Conversation, conversation
+from honest_persona.data.fields import SPLITS, Refused, checked, flag_of, one_of, tags_of, unpacked
+from honest_persona.data.messages import ANSWER_FIELDS, transcript_id
+from honest_persona.data.records import item_hash, strip_marker
+from honest_persona.data.rejections import KNOWN_FLAGS, Candidate, Outcome, without_defect
+from honest_persona.data.sources.rows import parse_record_row
+
+EXAMPLE = (
+    '{"messages": [{"role": "user", "content": "Is it safe?"}, {"role": "assistant", "content": "Yes."}], '
+    '"is_bad": true, "explanation": "I had not checked it."}'
+)
+"""A row that works."""
+
+_LIES = ("lie", "lied", "lying", "dishonest", "deceptive", "deception", "deceived", "misleading", "untruthful")
+BAD = (*_LIES, "bad", "misaligned", "harmful", "unsafe", "violation", "flagged", "failed")
+GOOD = ("good", "honest", "aligned", "harmless", "safe", "truthful", "passed")
+"""What a column's name says about its truth: `is_bad: true` is FAIL, `is_honest: true` is PASS."""
+_FAIL_WORDS = {*BAD, "fail", "wrong"}
+_PASS_WORDS = {*GOOD, "pass", "benign", "correct", "ok"}
+_TRUE, _FALSE = {"true", "yes", "1", "1.0"}, {"false", "no", "0", "0.0"}
+
+_USUAL: Mapping[str, Sequence[str]] = {
+    "messages": MESSAGES_KEYS,
+    "tools": TOOLS_KEYS,
+    "system": ("system", "system_prompt"),
+    "task": ("task", "prompt", "question", "instruction"),
+    "response": ("response", "completion", "answer", "output"),
+    "flag": ("flag", "label", *(name for word in BAD + GOOD for name in (word, f"is_{word}"))),
+    "review": ("review", "explanation", "rationale", "critique", "justification"),
+    "intervention": ("intervention",),
+    "topic": ("topic",),
+    "item": ("item_id", "item"),
+    "group": ("group",),
+    "split": ("split",),
+    "id": ("id",),
+    "model": ("model",),
+    "variant": ("variant",),
+    "difficulty": ("difficulty",),
+    "tags": ("tags",),
+    "other_system": ("other_system",),
+    "intervention_name": ("intervention_name",),
+}
+"""The names under which a column is found where `columns` does not name it."""
+USUAL_COLUMNS = frozenset(name for names in _USUAL.values() for name in names)
+_SPLIT_OF = {
+    "val": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "eval": "validation",
+    "test": "validation",
+}
+_SPLIT_OF |= {"training": "train", "held_out": "validation", "heldout": "validation"}
+
+
+@dataclass(frozen=True)
+class OwnRows:
+    """How rows of the user's own are read. Equal ones read alike."""
+
+    columns: tuple[tuple[str, str], ...] = ()
+    """(our name of a column, the user's)"""
+    flag_values: tuple[tuple[str, str], ...] = ()
+    """(a label as `_plain` writes it, the flag that it means)"""
+    reviews: tuple[str, str] = (DEFAULT_REVIEWS[PASS], DEFAULT_REVIEWS[FAIL])
+    """The review of a row that has a flag alone: for PASS and for FAIL."""
+    intervention: str = DEFAULT_INTERVENTION
+    """The trigger of a row that has none."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "OwnRows":
+        """By a run's config; cards of older runs lack some of the keys."""
+        reviews = values.get("default_reviews") or DEFAULT_REVIEWS
+        return cls(
+            tuple(sorted((values.get("columns") or {}).items())),
+            tuple(sorted((_plain(label), flag) for label, flag in (values.get("flag_values") or {}).items())),
+            (reviews[PASS], reviews[FAIL]),
+            values.get("default_intervention") or DEFAULT_INTERVENTION,
+        )
+
+    def __call__(self, row: Any, file: str, place: str) -> Outcome:
+        """The row as a record's columns, with notes on what stands in; or its rejection."""
+        if isinstance(row, dict) and "intervention_name" in row and "variant" in row:
+            return parse_record_row(row, file, place)  # a file of this package
+        record_id, ignored = None, ()
+        try:
+            given = checked(row, dict, place, "row")
+            for column in given:
+                checked(column, str, place, "key")
+            names = self._names(given, place)
+            ignored = tuple(column for column in given if column not in names.values())
+            own = {ours: given[theirs] for ours, theirs in names.items()}
+            reader = _Row(own, names, place)
+            record_id = reader.name("id") or f"{Path(file).name}:{place}"
+            values, notes = self._values(reader)
+        except Refused as refused:
+            return refused.rejection(file, record_id)._replace(ignored=ignored)
+        candidate = Candidate(file, place, {"id": record_id, **values}, ignored=ignored, notes=notes)
+        return without_defect(candidate)
+
+    def _names(self, row: Mapping[str, Any], place: str) -> dict[str, str]:
+        """Our names of the row's columns, and the user's. A column that holds null is absent."""
+        mapped = dict(self.columns)
+        taken = set(mapped.values())
+        names = {ours: theirs for ours, theirs in mapped.items() if row.get(theirs) is not None}
+        for ours, usual in _USUAL.items():
+            found = [name for name in usual if name not in taken and row.get(name) is not None]
+            if ours in mapped or not found:
+                continue
+            if ours == "flag" and len(found) > 1 and found[0] != "flag":
+                raise Refused(f"{place}, {found[1]}", found[1], f"two_labels:{found[0]} and {found[1]}")
+            names[ours] = found[0]
+        return names
+
+    def _values(self, row: "_Row") -> tuple[dict[str, Any], tuple[str, ...]]:
+        notes: list[str] = []
+        said = _conversation_of(row)
+        *before, answer = said.messages
+        system = before.pop(0)["content"] if before and before[0]["role"] == "system" else ""
+        asked = next((message["content"] for message in reversed(before) if message["role"] == "user"), "")
+        is_plain = [message["role"] for message in before] == ["user"]
+        flag = self._flag(row, notes)
+        review = row.text("review")
+        if not (review or "").strip():
+            review = self.reviews[FLAGS.index(flag)] if flag in FLAGS else self.reviews[0]
+            notes.append(NO_REVIEW)
+        intervention = row.text("intervention")
+        if not (intervention or "").strip():
+            intervention = self.intervention
+            notes.append(NO_INTERVENTION)
+        topic = (row.name("topic") or "").strip()
+        if not topic:
+            topic = OWN
+            notes.append(NO_TOPIC)
+        variant = one_of((*VARIANTS, None), row.text("variant"), row.at("variant"), "variant")
+        other_system = row.text("other_system")
+        pair = (other_system or "", system) if variant == "B" else (system, other_system)
+        content = item_hash(*pair, asked) if is_plain else transcript_id(said.messages[:-1])
+        split = row.text("split")
+        split = None if split is None else _SPLIT_OF.get(split.strip().lower(), split.strip().lower())
+        fields = {name: value for name, value in answer.items() if name in ANSWER_FIELDS}
+        values = {
+            "item_id": row.name("item") or content,
+            "topic": topic,
+            "variant": variant,
+            "system": system,
+            "other_system": other_system,
+            "task": asked,
+            "model": row.text("model") or NOT_STATED,
+            "response": answer["content"],
+            "intervention_name": row.text("intervention_name") or OWN,
+            "intervention": strip_marker(intervention or ""),
+            "review": review,
+            "flag": flag,
+            "tags": tags_of(row.own, row.place, sep=", ") if "tags" in row.own else (),
+            "difficulty": row.name("difficulty"),
+            "group": row.name("group"),
+            "split": one_of(SPLITS, split, row.at("split"), "split"),
+            "turns": None if is_plain else tuple(before),
+            "answer_fields": fields or None,
+            "tools": None if said.tools is None else tuple(said.tools),
+        }
+        return values, tuple(notes)
+
+    def _flag(self, row: "_Row", notes: list[str]) -> str:
+        """PASS or FAIL, or a text that `without_defect` judges."""
+        if "flag" not in row.own:
+            raise Refused(row.place, "flag", "no_flag")
+        value, column = row.own["flag"], row.names["flag"]
+        if not isinstance(value, str | int | float):
+            raise Refused(row.at("flag"), column, "wrong_type:flag")
+        label = _plain(value)
+        flag = _meaning(label, column, dict(self.flag_values))
+        if flag is None:
+            return str(checked(str(value), str, row.at("flag"), column))
+        if label.upper() not in KNOWN_FLAGS:
+            notes.append(intern(f"label {label} in `{column}` is read as {flag}"))
+        return flag
+
+
+NO_REVIEW = (
+    "no review: `default_reviews` stands in, which teaches the form alone (output_format: flag_only trains no review)"
+)
+NO_INTERVENTION = "no intervention: one default wording stands in"
+NO_TOPIC = f"no topic: such rows are one topic, `{OWN}`"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row by our names, with the user's names for the places of what is wrong."""
+
+    own: dict[str, Any]
+    names: dict[str, str]
+    place: str
+
+    def at(self, ours: str) -> str:
+        return f"{self.place}, {self.names.get(ours, ours)}"
+
+    def text(self, ours: str) -> str | None:
+        value = self.own.get(ours)
+        return None if value is None else checked(value, str, self.at(ours), self.names[ours])
+
+    def name(self, ours: str) -> str | None:
+        """A text, or a whole number as one."""
+        value = self.own.get(ours)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
+            return str(int(value))
+        return self.text(ours)
+
+
+def _conversation_of(row: _Row) -> Conversation:
+    own = row.own
+    if "messages" in own:
+        line = {"messages": own["messages"], "system": own.get("system")}
+    elif "task" in own and "response" in own:
+        asked, answered = unpacked(own["task"]), unpacked(own["response"])
+        asked = asked if isinstance(asked, list) else [{"role": "user", "content": own["task"]}]
+        answered = answered if isinstance(answered, list) else [{"role": "assistant", "content": own["response"]}]
+        line = {"messages": [*asked, *answered], "system": own.get("system")}
+    else:
+        raise Refused(row.place, "messages", "no_conversation")
+    found = conversation({**line, "tools": own.get("tools")})
+    if isinstance(found, Conversation):
+        return found
+    problem = found[0]
+    where = problem.place
+    for ours in ("messages", "tools", "system"):
+        if where.startswith(ours) and ours in row.names:
+            where = row.names[ours] + where.removeprefix(ours)
+    raise Refused(f"{row.place}, {where}", where, f"bad_conversation:{problem.kind}", problem.message)
+
+
+def _plain(label: Any) -> str:
+    """A label as it is compared: `True`, `true` and "True" are one, `1`, `1.0` and "1" another."""
+    text = str(label).strip().lower()
+    return text.removesuffix(".0") if text in ("1.0", "0.0") else text
+
+
+def _meaning(label: str, column: str, flag_values: Mapping[str, str]) -> str | None:
+    """PASS or FAIL, AMBIGUOUS or ERROR; None where nobody can know.
+
+    True is FAIL in a column without a telling name (`label`, `flag`): FAIL is the positive class.
+    """
+    if label in flag_values:
+        return flag_values[label]
+    known = flag_of(label)
+    if known in KNOWN_FLAGS:
+        return known
+    if label in _TRUE | _FALSE:
+        for same, opposite in ((_TRUE, _FALSE), (_FALSE, _TRUE)):
+            if label in same:
+                if given := [flag_values[name] for name in sorted(same) if name in flag_values]:
+                    return given[0]
+                if given := [flag_values[name] for name in sorted(opposite) if name in flag_values]:
+                    return other(given[0])
+        says_good = column.strip().lower().removeprefix("is_") in GOOD
+        return PASS if says_good == (label in _TRUE) else FAIL
+    if label in _FAIL_WORDS:
+        return FAIL
+    return PASS if label in _PASS_WORDS else None

@@ -1,0 +1,165 @@
+"""Rows of the user's own: a conversation with a label is enough, and what stands in for the rest is told."""
+
+import json
+
+import pytest
+
+from honest_persona.base.words import DEFAULT_INTERVENTION
+from honest_persona.config.own_rows import DEFAULT_REVIEWS
+from honest_persona.data.load import load_records
+from honest_persona.data.records import Record, item_hash
+from honest_persona.data.rejections import Rejection, remedy_for
+from honest_persona.data.selection import Selection
+from honest_persona.data.sources.jsonl import write_jsonl
+from honest_persona.data.sources.own import EXAMPLE, NO_INTERVENTION, NO_REVIEW, NO_TOPIC, OwnRows
+
+QUESTION, ANSWER = {"role": "user", "content": "Is it safe?"}, {"role": "assistant", "content": "Yes."}
+ROW = {"messages": [QUESTION, ANSWER], "is_bad": True, "explanation": "I had not checked."}
+CALL = {"type": "function", "id": "c1", "function": {"name": "look", "arguments": {"at": "door"}}}
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+
+
+def parsed(row, **settings):
+    return OwnRows.of(settings)(row, "x/mine.jsonl", "line 7")
+
+
+def record(row, **settings):
+    outcome = parsed(row, **settings)
+    assert not isinstance(outcome, Rejection), outcome
+    return Record.model_validate(outcome.values)
+
+
+def test_a_conversation_with_a_label_is_a_record():
+    found = record(ROW)
+    assert (found.task, found.response, found.review, found.flag) == ("Is it safe?", "Yes.", ROW["explanation"], "FAIL")
+    assert (found.id, found.topic, found.variant, found.other_system) == ("mine.jsonl:line 7", "own", None, None)
+    assert (found.item_id, found.intervention) == (item_hash("", None, "Is it safe?"), DEFAULT_INTERVENTION)
+    assert found.turns is found.answer_fields is found.tools is found.group is found.split is None
+    told = ("label true in `is_bad` is read as FAIL", NO_INTERVENTION, NO_TOPIC)
+    assert parsed(ROW).notes == told
+    assert record(json.loads(EXAMPLE)).flag == "FAIL"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "flag"),
+    [
+        *[("is_bad", value, "FAIL") for value in (True, 1, 1.0, "true", "TRUE", "1", "yes", "bad", "FAIL", " Fail ")],
+        *[("is_bad", value, "PASS") for value in (False, 0, 0.0, "false", "0", "no", "good", "pass")],
+        *[("is_honest", value, "PASS") for value in (True, 1, "yes", "honest")],
+        *[("is_honest", value, "FAIL") for value in (False, 0, "no", "dishonest")],
+        *[(column, value, "FAIL") for column in ("label", "flag") for value in (1, True, "deceptive", "unsafe")],
+        *[(column, value, "PASS") for column in ("label", "flag") for value in (0, False, "benign", "safe")],
+        ("safe", False, "FAIL"),
+        ("deceptive", False, "PASS"),
+    ],
+)
+def test_labels_that_are_understood(column, value, flag):
+    row = {"messages": ROW["messages"], column: value}
+    assert record(row).flag == flag
+    told = [note for note in parsed(row).notes if note.startswith("label ")]
+    is_word = isinstance(value, str) and value.strip().upper() in ("PASS", "FAIL")
+    assert len(told) == (not is_word), "a reading of the package's own is told"
+
+
+@pytest.mark.parametrize("value", ["maybe", 2, 0.7, "good, mostly", "", -1, 10**30])
+def test_labels_that_nobody_can_know(value):
+    rejection = parsed({"messages": ROW["messages"], "label": value})
+    assert (rejection.reason, rejection.place) == ("unknown_flag", "line 7, flag")
+    assert "flag_values" in remedy_for(rejection.reason)
+
+
+def test_labels_are_turned_round_and_named():
+    row = {"messages": ROW["messages"], "label": 1}
+    assert record(row).flag == "FAIL"
+    for values in ({1: "PASS", 0: "FAIL"}, {"1": "PASS"}, {"true": "PASS"}, {0: "FAIL"}, {"false": "FAIL"}):
+        assert record(row, flag_values=values).flag == "PASS"
+        assert record(row | {"label": 0}, flag_values=values).flag == "FAIL"
+    assert record(row | {"label": "breach"}, flag_values={"Breach": "FAIL"}).flag == "FAIL"
+
+
+def test_columns_of_the_users_own():
+    row = {"chat": ROW["messages"], "verdict": "bad", "why": "I lied.", "scene": 4, "town": "Oslo", "nr": 9, "n": 1.0}
+    columns = {"messages": "chat", "flag": "verdict", "review": "why", "item": "scene", "group": "town", "id": "nr"}
+    found = record(row, columns=columns | {"topic": "n"})
+    assert (found.flag, found.review, found.item_id, found.group, found.id) == ("FAIL", "I lied.", "4", "Oslo", "9")
+    assert found.topic == "1"
+    assert parsed(row | {"label": "good"}, columns=columns).ignored == ("n", "label")
+    assert parsed({"chat": [QUESTION], "verdict": 1}, columns=columns).place == "line 7, chat[0].role"
+    assert parsed({"chat": ROW["messages"]}, columns=columns).reason == "no_flag"
+
+
+def test_a_question_and_its_answer_in_two_columns():
+    pairs = [("task", "response"), ("prompt", "completion"), ("question", "answer"), ("instruction", "output")]
+    plain = {record({asked: "Is it safe?", said: "Yes.", "label": 0}).transcript_id for asked, said in pairs}
+    chats = {record({"prompt": [QUESTION], "completion": [ANSWER], "label": 0}).transcript_id}
+    assert plain == chats == {record(ROW).transcript_id}
+
+
+def test_whole_conversations_with_tools_and_reasoning():
+    first = [{"role": "system", "content": "Be kind."}, QUESTION]
+    first += [{"role": "assistant", "content": "", "tool_calls": [CALL]}]
+    result = {"role": "tool", "content": "It is locked.", "tool_call_id": "c1"}
+    last = ANSWER | {"reasoning_content": "Locked, so safe."}
+    found = record({"messages": [*first, result, last], "tools": [TOOL], "label": "good"})
+    assert (found.system, found.task, found.response) == ("Be kind.", "Is it safe?", "Yes.")
+    assert [turn["role"] for turn in found.turns] == ["user", "assistant", "tool"]
+    assert found.answer_fields == {"reasoning_content": "Locked, so safe."}
+    assert found.messages() == [*first, result, last]
+    only_calls = record({"messages": first, "tools": [TOOL], "label": "good"})
+    assert (only_calls.response, only_calls.answer_fields) == ("", {"tool_calls": [CALL]})
+
+
+def test_what_is_one_item():
+    other_answer = {"messages": [QUESTION, ANSWER | {"content": "No."}], "is_bad": False}
+    longer = {"messages": [QUESTION, ANSWER, QUESTION, ANSWER], "is_bad": False}
+    system = {"messages": [{"role": "system", "content": "Be kind."}, QUESTION, ANSWER], "is_bad": False}
+    ids = [record(row).item_id for row in (ROW, other_answer, longer, system)]
+    assert ids[0] == ids[1], "two answers to one question are never on both sides of a split"
+    assert len(set(ids)) == 3
+
+
+def test_what_stands_in_is_told():
+    row = {"messages": ROW["messages"], "label": "bad"}
+    assert record(row).review == DEFAULT_REVIEWS["FAIL"]
+    assert NO_REVIEW in parsed(row).notes
+    texts = {"PASS": "Fine.", "FAIL": "Not fine."}
+    assert record(row | {"explanation": " "}, default_reviews=texts, default_intervention="Now?").review == "Not fine."
+    assert record(row, default_intervention="Now?").intervention == "Now?"
+    own = row | {"topic": "lies", "intervention": "Well?", "review": "I lied.", "split": "Test", "variant": "A"}
+    found = record(own)
+    assert (found.topic, found.intervention, found.split, found.variant) == ("lies", "Well?", "validation", "A")
+    assert len(parsed(own).notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "reason"),
+    [
+        ({"messages": None}, "line 7", "no_conversation"),
+        ({"messages": "hello"}, "line 7, messages", "bad_conversation:not_json"),
+        ({"messages": [QUESTION]}, "line 7, messages[0].role", "bad_conversation:no_answer"),
+        ({"messages": [QUESTION, ANSWER | {"content": 3}]}, "line 7, messages[1].content", "bad_conversation:not_text"),
+        ({"is_bad": None}, "line 7", "no_flag"),
+        ({"label": 0}, "line 7, is_bad", "two_labels:label and is_bad"),
+        ({"is_bad": [1]}, "line 7, is_bad", "wrong_type:flag"),
+        ({"explanation": 5}, "line 7, explanation", "wrong_type:explanation"),
+        ({"explanation": "\ud800"}, "line 7, explanation", "not_unicode:explanation"),
+        ({"topic": "all"}, "line 7, topic", "reserved_topic"),
+        ({"split": "later"}, "line 7, split", "unknown_split"),
+        ({"variant": "C"}, "line 7, variant", "unknown_variant"),
+        ({"id": True}, "line 7, id", "wrong_type:id"),
+    ],
+)
+def test_defects(change, place, reason):
+    rejection = parsed(ROW | change)
+    assert (rejection.place, rejection.reason) == (place, reason)
+    assert remedy_for(rejection.reason).endswith(".")
+
+
+def test_such_records_survive_jsonl(tmp_path):
+    long = {"messages": [QUESTION, ANSWER] * 2, "label": 0, "tools": [TOOL]}
+    rows = [ROW | {"item": 3, "topic": "a"}, long]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    records = load_records(str(path), Selection()).records
+    write_jsonl(records, tmp_path / "copy.jsonl")
+    assert load_records(str(tmp_path / "copy.jsonl"), Selection()).records == records
