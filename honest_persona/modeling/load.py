@@ -4,13 +4,12 @@ Code that comes with a model or tokenizer is never run, and no prompt offers to 
 `trust_remote_code=False`, and pickled weights are read without their code.
 """
 
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils.logging import set_tqdm_hook
 
 from honest_persona.base.errors import UserError
@@ -26,9 +26,9 @@ from honest_persona.base.machine import use_own_cores
 from honest_persona.base.number_format import fastest_format
 from honest_persona.base.progress import shows_bars, shows_progress
 from honest_persona.modeling.builtin import TINY, source_of, tiny_config, tiny_model, tiny_tokenizer
-
-_BAD_FILES = (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError)
-"""What transformers raises for files that are missing, are no JSON, or have odd content."""
+from honest_persona.modeling.load_errors import told
+from honest_persona.modeling.model_files import check_config_file, check_pointers, check_weight_files
+from honest_persona.modeling.quantized import check_quantized
 
 
 def get_model(
@@ -50,17 +50,40 @@ def get_model(
 
 
 def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Raises UserError: no such model, or it brings no tokenizer."""
+    """Raises UserError: no such model, it brings no tokenizer, or one that cannot be used."""
     source = source_of(model)
     if source == TINY:
         return tiny_tokenizer()
-    try:
+    if Path(source).is_dir():
+        check_pointers(model, Path(source))
+    with told("tokenizer", model, revision):
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
-    # the tokenizers library raises Exception itself, and transformers raises all kinds of errors for odd content
-    except Exception as error:
-        raise _not_loaded("tokenizer", model, error) from error
+        vocabulary = set(tokenizer.get_vocab().values())
+    # without files transformers makes an empty tokenizer of the model's kind
+    if not vocabulary - set(tokenizer.added_tokens_decoder):
+        raise UserError(
+            f"model: {model!r} brings no tokenizer (tokenizer.json and tokenizer_config.json). Copy the tokenizer's "
+            "files of the model that it was made from into its folder, or take a whole copy"
+        )
+    _check_template(model, tokenizer.chat_template)
     tokenizer.name_or_path = model  # the same on every machine, unlike the folder of a shipped model
     return tokenizer
+
+
+def _check_template(model: str, template: object) -> None:
+    """Raises UserError: there is no chat template, or none that is taken where no name is given."""
+    if not template:
+        raise UserError(
+            f"model: {model!r} has no chat template, so it is a base model, or its tokenizer is not whole. Take the "
+            "chat model of its family (-Instruct, -Chat, -it), or put a chat_template.jinja beside its tokenizer"
+        )
+    if isinstance(template, dict) and "default" not in template:
+        raise UserError(
+            f"model: {model!r} has chat templates for {', '.join(map(str, template))}, and none named default. Copy "
+            "the one to use into its folder as chat_template.jinja"
+        )
+    if not isinstance(template, dict | str):
+        raise UserError(f"model: chat_template of {model!r} is no text; take a sound tokenizer_config.json")
 
 
 def load_base(
@@ -76,23 +99,20 @@ def load_base(
     if source == TINY:
         tiny: Any = tiny_model()
         return tiny.to(dtype)
+    config = check_loadable(model, revision)
     if attn_implementation is None:
-        _check_no_kernel(model, load_model_config(model, revision))
-    try:
-        auto: Any = AutoModelForCausalLM  # its types do not know `output_loading_info`
-        with _bar_of_long_loads():
-            base, info = auto.from_pretrained(
-                source,
-                revision=revision,
-                dtype=dtype,
-                attn_implementation=attn_implementation,
-                output_loading_info=True,
-                trust_remote_code=False,
-                weights_only=True,
-            )
-    # ImportError: a missing attention package; TypeError and the like: a config with odd values
-    except (*_BAD_FILES, ImportError, SafetensorError, pickle.UnpicklingError) as error:
-        raise _not_loaded("model", model, error) from error
+        _check_no_kernel(model, config)
+    auto: Any = AutoModelForCausalLM  # its types do not know `output_loading_info`
+    with told("model", model, revision, attn_implementation), _bar_of_long_loads():
+        base, info = auto.from_pretrained(
+            source,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            output_loading_info=True,
+            trust_remote_code=False,
+            weights_only=True,
+        )
     if missing := sorted(info["missing_keys"]):  # transformers would fill them with random numbers
         raise UserError(
             f"model: the files of {model!r} lack {len(missing)} weights, the first is {missing[0]}; "
@@ -127,15 +147,20 @@ def choose_kernels() -> None:
 
 
 def load_model_config(model: str, revision: str | None = None) -> PreTrainedConfig:
-    """The model's shape; no weights are loaded. Raises UserError: no such model, or not a language model."""
+    """The model's shape; no weights are loaded.
+
+    Raises:
+        UserError: no such model, a damaged config, or not a causal language model.
+    """
     source = source_of(model)
     if source == TINY:
         return tiny_config()
-    try:
+    if Path(source).is_dir():
+        check_config_file(model, Path(source))
+    with told("config", model, revision):
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         config.get_text_config().vocab_size  # noqa: B018
-    except _BAD_FILES as error:  # AttributeError: not a language model
-        raise _not_loaded("config", model, error) from error
+    _check_generates(model, config)
     return config
 
 
@@ -143,11 +168,39 @@ def load_skeleton(model: str, revision: str | None = None) -> PreTrainedModel:
     """The model's layers without their weights. Raises UserError: no such model, or not a causal LM."""
     config = load_model_config(model, revision)
     auto: Any = AutoModelForCausalLM  # its types do not know `attn_implementation`
-    try:
-        with torch.device("meta"):  # eager: the config's own kernel may be one that is not installed
-            return auto.from_config(config, attn_implementation="eager", trust_remote_code=False)
-    except (*_BAD_FILES, ImportError, RuntimeError) as error:
-        raise _not_loaded("model", model, error) from error
+    # eager: the config's own kernel may be one that is not installed
+    with told("model", model, revision), torch.device("meta"):
+        return auto.from_config(config, attn_implementation="eager", trust_remote_code=False)
+
+
+def check_loadable(model: str, revision: str | None = None) -> PreTrainedConfig:
+    """The model's shape, after a check of all that can be told before the weights are read.
+
+    Raises:
+        UserError: as `load_model_config`; weights that are not whole; a quantized model that cannot be loaded here.
+    """
+    config = load_model_config(model, revision)
+    source = source_of(model)
+    if source != TINY:
+        if Path(source).is_dir():
+            check_weight_files(model, Path(source))
+        check_quantized(model, config)
+    return config
+
+
+def _check_generates(model: str, config: PreTrainedConfig) -> None:
+    """Raises UserError: the model is an encoder, or an encoder with a decoder. transformers loads some of them."""
+    kind = config.model_type
+    if config.is_encoder_decoder:
+        what = "an encoder and a decoder"
+    elif kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        what = "an encoder"
+    else:
+        return
+    raise UserError(
+        f"model: {model!r} ({kind}) is {what}, not a causal language model (one that writes text, token after token); "
+        "take a chat model"
+    )
 
 
 def _check_no_kernel(model: str, config: PreTrainedConfig) -> None:
@@ -158,21 +211,3 @@ def _check_no_kernel(model: str, config: PreTrainedConfig) -> None:
             f"model: the config of {model!r} asks for the attention kernel {kernel!r}, which is code of its own. If "
             f"you trust that code, name it: attn_implementation: {kernel}; else take attn_implementation: sdpa"
         )
-
-
-def _not_loaded(part: str, model: str, error: Exception) -> UserError:
-    first_line = str(error).strip().partition("\n")[0].rstrip(".")
-    if "trust_remote_code" in str(error):
-        return UserError(
-            f"model: the {part} of {model!r} comes with code of its own (auto_map), and this package never runs such "
-            "code. Take a model whose architecture transformers has, or a copy without auto_map"
-        )
-    if isinstance(error, pickle.UnpicklingError):
-        return UserError(
-            f"model: the weights of {model!r} are a pickle that holds more than weights, which could run code. Take a "
-            "model with safetensors"
-        )
-    return UserError(
-        f"model: the {part} of {model!r} cannot be loaded: {first_line}. "
-        "Check the name (a Hub id or a folder), model_revision, and HF_TOKEN in env.json for a gated model"
-    )

@@ -14,8 +14,8 @@ from honest_persona.prompts.tokens import TokenFormat
 
 def token_format(config: RunConfig) -> TokenFormat:
     """The tokenizer with the persona that the config describes; reads the model's config, not its weights."""
-    tokenizer = load_tokenizer(config.model, config.model_revision)
     model = load_model_config(config.model, config.model_revision)
+    tokenizer = load_tokenizer(config.model, config.model_revision)
     rows = model.get_text_config().vocab_size
     _check_rows(tokenizer, rows)
     token = None

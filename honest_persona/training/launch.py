@@ -29,7 +29,7 @@ from honest_persona.modeling.adapters.folder import CARD_FILE
 from honest_persona.modeling.adapters.load import load_adapter
 from honest_persona.modeling.adapters.lora import add_adapter
 from honest_persona.modeling.fingerprint import base_fingerprint
-from honest_persona.modeling.load import load_base
+from honest_persona.modeling.load import check_loadable, load_base
 from honest_persona.modeling.prefix.cache import PrefixCache
 from honest_persona.prompts.prepare import Material
 from honest_persona.training import finished
@@ -76,6 +76,7 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
         config = config.without_deepspeed()
     folder = root / config.run_name
     _check_what_is_there(folder, config.resume)
+    check_loadable(config.model, config.model_revision)
     form, material = prepared(config)
     _tell_data(material, config.seq_len)
     if is_launched():

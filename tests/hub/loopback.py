@@ -216,8 +216,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, repo: str, revision: str, name: str, wrong: bool) -> None:
         hub = self.hub
-        commit = hub.branches.get(repo, {}).get(revision, revision)
-        content = hub.commits.get(commit, {}).get(name)
+        if repo not in hub.branches:
+            return self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
+        commit = hub.branches[repo].get(revision, revision)
+        if commit not in hub.commits:
+            return self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        content = hub.commits[commit].get(name)
         if content is None:
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
         etag = sha256(content) if name.endswith(_LFS) else git_oid(content)

@@ -62,7 +62,7 @@ def test_push_and_load_it_back(hub, python, root, run_folder):
 
     python(root / "eval.py", "--adapter", "user/name", "--limit", "1", "--max_new_tokens", "4", "--output", "out")
     output = python(root / "eval.py", "--adapter", "user/none", code=2)
-    assert "error: user/none: neither a folder here nor an adapter that the Hub gives" in output
+    assert "error: adapter: 'user/none' is neither a folder here nor an adapter of the Hub" in output
 
 
 def test_a_hub_that_fails_ends_with_a_message(hub, python, run_folder):

@@ -277,7 +277,7 @@ class TestLoading:
             load_honest_persona("user/name")
 
     def test_no_such_repo(self, hub, tmp_path, monkeypatch):
-        with pytest.raises(UserError, match="user/none: neither a folder here nor an adapter that the Hub gives"):
+        with pytest.raises(UserError, match="'user/none' is neither a folder here nor an adapter of the Hub"):
             load_honest_persona("user/none")
         monkeypatch.chdir(tmp_path)
         (tmp_path / "checkpoints").mkdir()

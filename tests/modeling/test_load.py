@@ -1,7 +1,5 @@
 """Models and tokenizers from the package and from a folder; what cannot be loaded is the user's to mend."""
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -62,29 +60,8 @@ def test_a_folder(folder):
 @pytest.mark.parametrize("name", ["load_base", "load_tokenizer", "load_model_config"])
 @pytest.mark.parametrize("model", ["nobody/has-this-model", "./nowhere", "builtin:big"])
 def test_no_such_model(name, model):
-    with pytest.raises(UserError, match=r"model: .*(Check the name \(a Hub id or a folder\)|it has builtin:tiny)"):
+    with pytest.raises(UserError, match=r"model: .*(is neither a folder here nor|it has builtin:tiny)"):
         getattr(load, name)(model)
-
-
-@pytest.mark.parametrize(
-    ("name", "file", "content"),
-    [
-        ("load_base", "model.safetensors", "x" * 100),
-        ("load_base", "model.safetensors", None),
-        ("load_base", "config.json", "{"),
-        ("load_base", "config.json", json.dumps({"model_type": "vit"})),
-        ("load_model_config", "config.json", "{"),
-        ("load_model_config", "config.json", json.dumps({"model_type": "vit"})),
-        ("load_tokenizer", "tokenizer.json", "{"),
-    ],
-)
-def test_a_damaged_folder_or_no_language_model(folder, name, file, content):
-    if content is None:
-        (folder / file).unlink()
-    else:
-        (folder / file).write_text(content)
-    with pytest.raises(UserError, match=r"model: the (model|config|tokenizer) of .* cannot be loaded: "):
-        getattr(load, name)(str(folder))
 
 
 def test_attention_that_is_planned_for_every_shape_is_off():
@@ -98,15 +75,6 @@ def test_attention_that_is_planned_for_every_shape_is_off():
 def test_an_attention_that_is_not_there(folder):
     with pytest.raises(UserError, match=r"model: the model of .*[Nn]onsense"):
         load.load_base(str(folder), attn_implementation="nonsense")
-
-
-def test_an_error_without_text(folder, monkeypatch):
-    def fail(*_, **__):
-        raise ImportError
-
-    monkeypatch.setattr(load.AutoModelForCausalLM, "from_pretrained", fail)
-    with pytest.raises(UserError, match=r"model: the model of .* cannot be loaded"):
-        load.load_base(str(folder))
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(folder):

@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.manifest import MANIFEST
+from honest_persona.modeling.load_errors import hub_reason
 
 REQUIRED = ("adapter_model.safetensors", "adapter_config.json", "honest_persona.json")
 TOKENIZER = (
@@ -53,8 +54,4 @@ def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=files))
     except (httpx2.HTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise UserError(
-            f"{repo}: neither a folder here nor an adapter that the Hub gives: {reason}. Check the name, the network, "
-            "and HF_TOKEN in env.json for a private one"
-        ) from error
+        raise UserError(f"adapter: {hub_reason(repo, revision, error, 'adapter')}") from error
