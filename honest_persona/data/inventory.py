@@ -40,6 +40,10 @@ def inventory(loaded: Loaded, splits: Splits | None = None) -> dict[str, Any]:
     }
     if loaded.notes:
         counts["notes"] = dict(sorted(loaded.notes.items(), key=lambda note: -note[1]))
+    if loaded.config is not None:
+        counts["config"] = loaded.config
+    if loaded.splits:
+        counts["splits_of_the_dataset"] = dict(loaded.splits)
     if loaded.ignored:
         counts["ignored_columns"] = {
             name: {
@@ -61,6 +65,13 @@ def print_inventory(counts: dict[str, Any]) -> None:
         f"what is kept has {counts['items']:,} items"
     )
     without = set(counts["by_variant"]) <= {NO_VARIANT}
+    if "config" in counts:
+        say(f"config of the dataset: {one_line(counts['config'])}")
+    if "splits_of_the_dataset" in counts:
+        told = (
+            f"{one_line(name)} ({part or 'seeded split'})" for name, part in counts["splits_of_the_dataset"].items()
+        )
+        say(f"splits of the dataset: {', '.join(told)}")
     for key in ("topic", "variant", "flag", "variant_and_flag", "model", "intervention"):
         if (without and key.startswith("variant")) or set(counts[f"by_{key}"]) <= {NOT_STATED, OWN}:
             continue  # the data does not say

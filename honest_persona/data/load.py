@@ -34,6 +34,9 @@ class Loaded:
     """Columns of rows that are not used, and the number of their rows."""
     notes: Mapping[str, int] = field(default_factory=dict)
     """What was read into kept rows, or stands in for what they lack, and the number of these rows."""
+    config: str | None = None
+    splits: Mapping[str, str | None] = field(default_factory=dict)
+    """As in `Source`: what was taken of a dataset that has configs or splits."""
 
     def __post_init__(self) -> None:
         assert self.read == len(self.records) + sum(self.rejected.values()), "an intervention was lost or counted twice"
@@ -70,7 +73,7 @@ def read_records(source: Source, selection: Selection) -> Loaded:
             outcome = outcome.reject(*refused)
         rejections.append(outcome)
     rejected = Counter(rejection.reason for rejection in rejections)
-    return Loaded(records, rejections, read, rejected, source.summary.ignored, notes)
+    return Loaded(records, rejections, read, rejected, source.summary.ignored, notes, source.config, source.splits)
 
 
 def load_splits(config: RunConfig) -> tuple[Loaded, Splits]:

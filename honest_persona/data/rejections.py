@@ -4,8 +4,10 @@ Every intervention is counted once, under the first reason that applies, in this
 
 1. Defects of the data, whatever was selected: missing_field, wrong_type, repeated_key, not_unicode, not_finite,
    nested_too_deep, no_conversation, bad_conversation, no_flag, two_labels, reserved_topic, unknown_variant,
-   unknown_split, empty_response, empty_intervention, empty_review, unknown_flag, variant_b_without_prompt; and
-   malformed_json, unreadable_file, topic_mismatch, topic_without_files, which reject a whole line, file or folder.
+   unknown_split, empty_response, empty_intervention, empty_review, unknown_flag, variant_b_without_prompt; and what
+   rejects a whole line, row, file or folder: malformed_json, malformed_csv, wrong_number_of_cells, unreadable_row,
+   not_utf8, unknown_encoding, damaged_text, unreadable_file, empty_file, git_lfs_pointer, another_kind, damaged_file,
+   topic_mismatch, topic_without_files.
 2. What the run did not ask for: topic_not_selected, model_not_selected, intervention_type_not_selected.
 3. What cannot train: flag_not_trainable:AMBIGUOUS and :ERROR.
 4. Quality filters: tag:<the first of tags_to_filter that the record carries>.
@@ -26,6 +28,16 @@ KNOWN_FLAGS = FLAGS + UNTRAINABLE_FLAGS
 REMEDIES = {
     "malformed_json": "Mend the JSON at this place, or restore the file from its source.",
     "unreadable_file": "Make it a file that can be read (no folder, no broken link, permitted), or remove it.",
+    "empty_file": "Remove the file, or write its rows.",
+    "git_lfs_pointer": "Run `git lfs pull` in its folder: this is a pointer of Git LFS, not the file.",
+    "another_kind": "This is a {detail}, whatever its ending says: unpack it, download it again or rename it.",
+    "damaged_file": "Restore the file from its source: the part that stands here is no readable {detail}.",
+    "unreadable_row": "Write the row again: a value in it is damaged, or has no counterpart in Python.",
+    "malformed_csv": "Put texts with quotes, delimiters or line ends in quotes, and write each quote inside as two.",
+    "wrong_number_of_cells": "Give the row as many cells as the header has; texts with delimiters stand in quotes.",
+    "not_utf8": "Save the file as UTF-8: it seems to be {detail} (`iconv -f {detail} -t UTF-8`; look at the result).",
+    "unknown_encoding": "Save the file as UTF-8: in which encoding it is now is not known.",
+    "damaged_text": "Restore the text from its source: bytes that stand here are no {detail}.",
     "topic_without_files": "Add batch_*.json files to this folder, or remove the folder.",
     "missing_field": "Add the field `{detail}` (for `tags`: an empty list where there are none).",
     "wrong_type": "Give `{detail}` the type that the format asks for: text, list of texts, or object.",

@@ -24,6 +24,11 @@ def loads(text: str) -> Any:
     return json.loads(text, object_pairs_hook=_object, parse_int=_whole)
 
 
+def first_value(text: str, start: int) -> tuple[Any, int]:
+    """The value that begins at `start`, and where it ends. Raises JSONDecodeError, RecursionError."""
+    return _DECODER.raw_decode(text, start)
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | RepeatedKey:
     values = dict(pairs)
     if len(values) == len(pairs):
@@ -34,3 +39,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | RepeatedKey:
 
 def _whole(digits: str) -> int | float:
     return int(digits) if len(digits) <= _INT_DIGITS else float(digits)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole)

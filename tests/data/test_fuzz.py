@@ -4,6 +4,7 @@
 became of them.
 """
 
+import codecs
 import copy
 import json
 import os
@@ -38,7 +39,8 @@ def interventions(raw: bytes) -> int | None:
         return dict(found)
 
     try:
-        batch = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=pairs, parse_int=float)
+        text = raw.decode("utf-16" if raw.startswith(codecs.BOM_UTF16) else "utf-8-sig")
+        batch = json.loads(text, object_pairs_hook=pairs, parse_int=float)
     except (ValueError, RecursionError):
         return 1
     if repeated:

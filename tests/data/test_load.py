@@ -118,7 +118,7 @@ def test_malformed_json_is_located_and_reading_goes_on(two_topics):
 def test_a_file_that_is_not_utf8(two_topics):
     (two_topics / "sycophancy" / "batch_0.json").write_bytes(b'{\n "topic": "\xff"}')
     loaded = load_records(str(two_topics), Selection())
-    assert [(r.reason, r.place) for r in loaded.rejections] == [("malformed_json", "line 2, not UTF-8")]
+    assert [(r.reason, r.place) for r in loaded.rejections] == [("not_utf8:cp1252", "line 2, column 12")]
 
 
 @pytest.mark.parametrize(
@@ -272,10 +272,13 @@ def test_an_unreachable_hub_id_says_so(monkeypatch):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: root / "none" / "such" / "x", "does not exist: give a folder"),
-        (lambda root: root, "has no topic folder with batch files: it must hold"),
+        (lambda root: root / "none" / "such" / "x", "does not exist: give a .jsonl, .json, .csv"),
+        (
+            lambda root: root,
+            r"has no topic folder with batch files and no data file \(it holds nothing\): it must hold",
+        ),
         (lambda root: write_batch(root, "t", "batch_1.json", [item(1)]).parent, "give its parent folder"),
-        (lambda root: write_batch(root, "t", "batch_1.json", [item(1)]), "single file that is not JSON Lines"),
+        (lambda root: write_batch(root, "t", "batch_1.json", [item(1)]), "single stage-3 file: give the folder"),
         (lambda root: "builtin:other", "builtin:sample"),
     ],
 )

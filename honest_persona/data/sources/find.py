@@ -1,19 +1,39 @@
 """Which reader a dataset's name asks for."""
 
 import os
-import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from honest_persona.base.errors import UserError
+from honest_persona.data.rejections import remedy_for
 from honest_persona.data.sources.builtin import BUILTIN
+from honest_persona.data.sources.folder import KINDS, READERS, read_folder, source_of
 from honest_persona.data.sources.hub import read_hub
-from honest_persona.data.sources.jsonl import jsonl_rows
+from honest_persona.data.sources.kinds import bare_ending, kind_problem
+from honest_persona.data.sources.naming import DatasetName, dataset_name
 from honest_persona.data.sources.own import OwnRows
-from honest_persona.data.sources.source import FilePart, RowForm, RowReader, Source
+from honest_persona.data.sources.source import RowForm, Source
+from honest_persona.data.sources.splits import chosen_split
 from honest_persona.data.sources.stage3 import read_stage3
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_REMEDIES = {
+    ".zip": "unpack it and give the folder",
+    ".tar": "unpack it and give the folder",
+    ".tgz": "unpack it and give the folder",
+    ".7z": "unpack it and give the folder",
+    ".rar": "unpack it and give the folder",
+    ".xlsx": "save the sheet as CSV UTF-8 in the spreadsheet program",
+    ".xls": "save the sheet as CSV UTF-8 in the spreadsheet program",
+    ".ods": "save the sheet as CSV in UTF-8 in the spreadsheet program",
+    ".pkl": "load it and save its rows, with pandas: to_parquet",
+    ".pickle": "load it and save its rows, with pandas: to_parquet",
+    ".pt": "load it and write its rows as JSON Lines",
+    ".db": "export the table as CSV",
+    ".sqlite": "export the table as CSV",
+    ".yaml": "write its entries as JSON Lines",
+    ".yml": "write its entries as JSON Lines",
+    ".feather": "save it as .parquet, with pandas: to_parquet",
+}
+_HEAD_BYTES = 2**16
 
 
 def find_source(dataset: str, form: RowForm | None = None) -> Source:
@@ -22,32 +42,56 @@ def find_source(dataset: str, form: RowForm | None = None) -> Source:
     Raises UserError: no dataset goes by this name, or it is of no known form.
     """
     form = form or OwnRows()
-    path = BUILTIN.get(dataset) or Path(os.path.expanduser(dataset))  # Path's own way raises for an unknown ~user
-    if dataset.startswith("builtin:") and dataset not in BUILTIN:
-        raise UserError(f"dataset {dataset!r} is not known; the builtin datasets are {', '.join(BUILTIN)}")
+    if dataset.startswith("builtin:"):
+        if dataset not in BUILTIN:
+            raise UserError(f"dataset {dataset!r} is not known; the builtin datasets are {', '.join(BUILTIN)}")
+        return read_stage3(dataset, BUILTIN[dataset])
+    name = dataset_name(dataset)
+    path = name.path
     if os.path.isdir(path):  # and not path.is_dir(), which raises for a name that is too long
-        lines = sorted(path.glob("*.jsonl"))
-        if lines and any(path.glob("*/batch_*.json")):
-            raise UserError(
-                f"dataset {dataset!r} holds both .jsonl files and topic folders with batch_*.json: move one of the two "
-                f"away, or give {lines[0]}"
-            )
-        return _files(dataset, lines, RowReader(jsonl_rows, form)) if lines else read_stage3(dataset, path)
-    is_file = os.path.isfile(path)
-    if is_file and path.suffix == ".jsonl":
-        return _files(dataset, [path], RowReader(jsonl_rows, form))
-    if is_file:
-        raise UserError(
-            f"dataset {dataset!r} is a single file that is not JSON Lines: give a .jsonl file of records, or the "
-            "folder that holds the topic folders"
-        )
-    if _HUB_ID.fullmatch(dataset) and path.suffix not in (".jsonl", ".json"):
-        return read_hub(dataset, form)
+        return _folder(dataset, name, form)
+    if os.path.isfile(path):
+        _check_file(dataset, path)
+        chosen_split(dataset, {"": [path]}, name.chosen)
+        return source_of(dataset, {"": [path]}, form)
+    if name.is_hub_id and bare_ending(path) not in (*READERS, *_REMEDIES):
+        return read_hub(dataset, name, form)
     raise UserError(
-        f"dataset {dataset!r} does not exist: give a folder <dir>/<topic>/batch_*.json, a .jsonl file, a Hub id "
-        f"owner/name, or {' or '.join(BUILTIN)}"
+        f"dataset {dataset!r} does not exist: give a {KINDS} file or a folder of such files, a folder "
+        f"<dir>/<topic>/batch_*.json, a Hub id owner/name, or {' or '.join(BUILTIN)}"
     )
 
 
-def _files(dataset: str, paths: Iterable[Path], reader: RowReader) -> Source:
-    return Source(dataset, [FilePart(path, reader) for path in paths])
+def _folder(dataset: str, name: DatasetName, form: RowForm) -> Source:
+    path = name.path
+    if not any(path.glob("*/batch_*.json")):
+        if any(path.glob("batch_*.json")) and not any(path.glob("*.jsonl")):
+            raise UserError(f"dataset {dataset!r} has no topic folder with batch files: give its parent folder")
+        return read_folder(dataset, name, form)
+    if lines := sorted(path.glob("*.jsonl")):
+        raise UserError(
+            f"dataset {dataset!r} holds both .jsonl files and topic folders with batch_*.json: move one of the two "
+            f"away, or give {lines[0]}"
+        )
+    chosen_split(dataset, {}, name.chosen)
+    return read_stage3(dataset, path)
+
+
+def _check_file(dataset: str, path: Path) -> None:
+    """Raises UserError: a single file that cannot be read as a whole."""
+    ending = bare_ending(path)
+    if ending not in READERS:
+        what = f"a {ending} file" if ending else "a file without an ending"
+        remedy = _REMEDIES.get(ending, f"give a {KINDS} file; where it is one of these, rename it so")
+        raise UserError(f"dataset {dataset!r} is {what}, which is not read: {remedy}")
+    try:
+        problem = kind_problem(path)
+        with path.open("rb") as file:
+            is_batch = path.name.startswith("batch_") and b'"inferences"' in file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise UserError(f"dataset {dataset!r} cannot be read: {error.strerror}; check its permissions") from error
+    if problem:
+        reason, _, detail = problem.partition(":")
+        raise UserError(f"dataset {dataset!r} ({reason}{detail and ': '}{detail}): {remedy_for(problem)}")
+    if is_batch:
+        raise UserError(f"dataset {dataset!r} is a single stage-3 file: give the folder that holds its topic's folder")

@@ -1,4 +1,4 @@
-"""JSON Lines with one record a line: reading and writing."""
+"""JSON Lines with one row a line: reading and writing."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -6,13 +6,15 @@ from typing import Any
 
 from honest_persona.base.files import whole_file
 from honest_persona.data.records import Record
-from honest_persona.data.sources.source import decode, lines_of, shown
+from honest_persona.data.sources.source import decode, shown
+from honest_persona.data.sources.text import text_lines
 
 
 def jsonl_rows(path: Path) -> Iterator[tuple[Any, str]]:
-    for number, line in enumerate(lines_of(path), start=1):
+    """Each line's row and place. Raises OSError."""
+    for number, line in enumerate(text_lines(path), start=1):
         if line.strip():
-            yield decode(line, shown(path), number), f"line {number}"
+            yield decode(line.rstrip("\r\n"), shown(path), number), f"line {number}"
 
 
 def write_jsonl(records: Iterable[Record], path: str | Path) -> None:

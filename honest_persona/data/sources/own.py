@@ -114,12 +114,12 @@ class OwnRows:
         return without_defect(candidate)
 
     def _names(self, row: Mapping[str, Any], place: str) -> dict[str, str]:
-        """Our names of the row's columns, and the user's. A column that holds null is absent."""
+        """Our names of the row's columns, and the user's. A column with null or an empty cell is absent."""
         mapped = dict(self.columns)
         taken = set(mapped.values())
-        names = {ours: theirs for ours, theirs in mapped.items() if row.get(theirs) is not None}
+        names = {ours: theirs for ours, theirs in mapped.items() if _is_given(row, ours, theirs)}
         for ours, usual in _USUAL.items():
-            found = [name for name in usual if name not in taken and row.get(name) is not None]
+            found = [name for name in usual if name not in taken and _is_given(row, ours, name)]
             if ours in mapped or not found:
                 continue
             if ours == "flag" and len(found) > 1 and found[0] != "flag":
@@ -221,6 +221,11 @@ class _Row:
         if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
             return str(int(value))
         return self.text(ours)
+
+
+def _is_given(row: Mapping[str, Any], ours: str, theirs: str) -> bool:
+    """An empty cell of a table is no value, but for what every row needs: it may be empty by mistake."""
+    return row.get(theirs) is not None and (row[theirs] != "" or ours in ("task", "response", "flag"))
 
 
 def _conversation_of(row: _Row) -> Conversation:

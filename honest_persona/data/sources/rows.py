@@ -53,6 +53,9 @@ def parse_record_row(row: Any, file: str, place: str) -> Outcome:
         given = checked(row, dict, place, "row")
         ignored = tuple(column for column in given if column not in Record.model_fields)
         values = {column: given[column] for column in Record.model_fields if column in given}
+        for column in (*_OPTIONAL_COLUMNS, *_CONVERSATION_COLUMNS):
+            if values.get(column) == "" and (column, given.get("variant")) != ("other_system", "B"):
+                values[column] = None  # an empty cell of a table
         record_id = values["id"] = name_of(values, "id", place, sep=", ")
         for column in Record.model_fields:
             if column in _OPTIONAL_COLUMNS:

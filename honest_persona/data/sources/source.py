@@ -9,15 +9,16 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from honest_persona.base.progress import Progress, followed
+from honest_persona.base.progress import followed
 from honest_persona.data.rejections import Candidate, Outcome, Rejection
+from honest_persona.data.sources.kinds import kind_problem
+from honest_persona.data.sources.text import encoding_problem, first_damage
 from honest_persona.data.strict_json import loads
 
 RowForm = Callable[[Any, str, str], Outcome]
 """Turns (the row, the name of its file, its place in that file) into an outcome. Hashable; equal forms act alike."""
 KEPT_BYTES = 128 * 2**20
 """What was read of a dataset stays in memory where its files are not larger; larger ones are read anew each time."""
-_MB = 10**6
 
 
 class Part(Hashable, Protocol):
@@ -54,7 +55,7 @@ class FilePart:
 
 @dataclass(frozen=True)
 class RowReader:
-    """Reads a file of rows."""
+    """Reads a file of rows. Raises OSError."""
 
     rows: Callable[[Path], Iterator[tuple[Any, str]]]
     """Gives each row, or its Rejection, with its place in the file."""
@@ -62,6 +63,9 @@ class RowReader:
 
     def __call__(self, path: Path) -> Iterator[Outcome]:
         file = shown(path)
+        if problem := kind_problem(path):
+            yield Rejection(file, "whole file", "file", problem)
+            return
         for row, place in self.rows(path):
             yield row if isinstance(row, Rejection) else self.form(row, file, place)
 
@@ -92,6 +96,10 @@ class Source:
     """Number of batch files of each topic; None for rows, which name their topics themselves."""
     rejections: Sequence[Rejection] = ()
     """What cannot be used, as is known before a file is opened."""
+    config: str | None = None
+    """The config that was taken, where the dataset has such."""
+    splits: Mapping[str, str | None] = field(default_factory=dict)
+    """The splits that were taken, and what each is for: train, validation, or None for the seeded split."""
 
     def outcomes(self) -> Iterator[Outcome]:
         """One after another, in the order of the files; each call reads anew what is too large to be kept."""
@@ -155,30 +163,20 @@ def _all_of(part: Part) -> Iterator[Outcome]:
         yield Rejection(part.name, "whole file", "file", "unreadable_file")
 
 
-def lines_of(path: Path) -> Iterator[bytes]:
-    """The lines without their ends, one by one; progress is shown for a long file. Raises OSError."""
-    size_bytes = path.stat().st_size
-    with path.open("rb") as file, Progress("reading", size_bytes // _MB, "MB", delay_s=1.0) as progress:
-        done = 0
-        for line in file:
-            done += len(line)
-            yield line.removesuffix(b"\n")
-            if done // _MB > progress.done:
-                progress.advance(done // _MB - progress.done)
-
-
-def decode(raw: bytes, file: str, line: int | None = None) -> Any:
+def decode(text: str, file: str, line: int | None = None) -> Any:
     """The parsed JSON, or a Rejection; `line` is the number of a JSONL line, else the decoder's own is used."""
-    try:
-        return loads(raw.decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        place = f"line {line or error.lineno}, column {error.colno}"
-    except UnicodeDecodeError as error:
-        newlines = raw.count(b"\n", 0, error.start)
-        place = f"line {line or newlines + 1}, not UTF-8"
-    except RecursionError:
-        place = f"line {line or 1}, nested too deep"
-    return Rejection(file, place, "file" if line is None else "row", "malformed_json")
+    reason = "malformed_json"
+    if problem := encoding_problem(text):
+        reason, at = problem, first_damage(text)
+        place = f"line {line or text.count(chr(10), 0, at) + 1}, column {at - text.rfind(chr(10), 0, at)}"
+    else:
+        try:
+            return loads(text)
+        except json.JSONDecodeError as error:
+            place = f"line {line or error.lineno}, column {error.colno}"
+        except RecursionError:
+            place = f"line {line or 1}, nested too deep"
+    return Rejection(file, place, "file" if line is None else "row", reason)
 
 
 def shown(path: str | Path) -> str:

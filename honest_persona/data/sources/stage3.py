@@ -10,6 +10,7 @@ from honest_persona.data.fields import SPLITS, Refused, checked, flag_of, get, o
 from honest_persona.data.records import item_hash, strip_marker
 from honest_persona.data.rejections import Candidate, Outcome, Rejection, without_defect
 from honest_persona.data.sources.source import FilePart, Source, decode, shown
+from honest_persona.data.sources.text import whole_text
 
 
 def read_stage3(dataset: str, root: Path) -> Source:
@@ -33,7 +34,7 @@ def read_stage3(dataset: str, root: Path) -> Source:
 
 def _read_batch(path: Path) -> Iterator[Outcome]:
     file = shown(path)
-    batch = decode(path.read_bytes(), file)
+    batch = decode(whole_text(path), file)
     yield from [batch] if isinstance(batch, Rejection) else parse_batch(batch, file, shown(path.parent.name))
 
 
