@@ -230,8 +230,8 @@ def _tell_data(material: Material, seq_len: int) -> None:
         ]
         counts = f"kept {len(loaded.records):,} + rejected {sum(loaded.rejected.values()):,}; {'; '.join(parts)}"
         say(f"data: read {loaded.read:,} = {counts} (`python -m honest_persona data` shows the reasons)")
-        for note, rows in loaded.notes.items():
-            say(f"data: {rows:,} rows: {one_line(note)}")
+        if loaded.notes:
+            say("data: " + "; ".join(f"{one_line(note)} ({rows:,} rows)" for note, rows in loaded.notes.items()))
         held_out = len({record.item_id for record in material.splits.within + material.splits.across})
         if held_out < _FEW_ITEMS:
             say(
