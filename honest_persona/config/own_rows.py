@@ -1,6 +1,7 @@
 """Keys that say how rows of the user's own are read: what their columns and their labels mean, and what stands in."""
 
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -75,3 +76,5 @@ def _reviews(value: Any) -> Any:
 Columns = Annotated[dict[str, str], BeforeValidator(_columns)]
 FlagValues = Annotated[dict[str, str], BeforeValidator(_flag_values)]
 Reviews = Annotated[dict[str, str], BeforeValidator(_reviews)]
+ROW_KEYS = MappingProxyType({"columns": Columns, "flag_values": FlagValues, "default_reviews": Reviews})
+"""The keys of this file with their types."""

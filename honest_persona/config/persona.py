@@ -28,6 +28,8 @@ class PersonaKeys(BaseModel):
     """where the adapter is active: from the activation point on (persona), or on every token (all)"""
     output_format: OutputFormat = "review_then_flag"
     """what the honest persona writes, and in which order"""
+    tools_as_text: bool = False
+    """write calls of tools and their results as plain text, for chat templates that have no place for tools"""
     system_tag: str = "<SYSTEM> "
     """text before and after a system prompt"""
     intervention_prefix: str = " INTERVENTION: "

@@ -3,8 +3,11 @@
 config = load_run_config("hp.yaml", ["--dataset", "mine.jsonl"])
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from honest_persona.base import json_text
 from honest_persona.base.console import one_line, tell
@@ -12,12 +15,13 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.ranks import rank
 from honest_persona.config.keys import RunConfig
 from honest_persona.config.load import ALIASES, load_config
-from honest_persona.config.parsing import read_arguments
+from honest_persona.config.own_rows import ROW_KEYS
+from honest_persona.config.parsing import Entry, read_arguments, read_file
 from honest_persona.data.load import load_records
 from honest_persona.data.rejections import Candidate, Rejection, remedy_for
-from honest_persona.data.selection import Selection, names_of, unknown_names
+from honest_persona.data.selection import Selection, hint, names_of, unknown_names
 from honest_persona.data.sources.find import find_source
-from honest_persona.data.sources.own import EXAMPLE, OwnRows
+from honest_persona.data.sources.own import EXAMPLE, OwnRows, no_column
 from honest_persona.data.sources.source import Source
 
 
@@ -32,26 +36,41 @@ def fitted_arguments(path: str | None, argv: Sequence[str]) -> list[str]:
     A file's topics are names of the file's own dataset: topics that the other dataset lacks are left out, and this is
     told. Where the command line names topics itself, these count as they are.
     """
-    given = {ALIASES.get(entry.key, entry.key) for entry in read_arguments(argv)[0]}
-    if path is None or "dataset" not in given:
+    given = _by_key(read_arguments(argv)[0])
+    if path is None or not isinstance(given.get("dataset"), str):
         return list(argv)
+    of_file = _by_key(read_file(path)[0])
+    dataset = given["dataset"]
     try:
-        config = load_config(path, argv)
-        source = find_source(config.dataset, OwnRows.of(config.as_dict()))
-        topics = source.topics
+        topics = find_source(dataset, OwnRows.of(_sound_row_keys(of_file | given))).topics
     except UserError:
         return list(argv)  # what is wrong is told with all else
     added: list[str] = []
     for key, none_left in (("train_topics", "all"), ("validation_topics", [])):
-        names = names_of(getattr(config, key)) or ()
+        named = of_file.get(key)
+        names = names_of(named if isinstance(named, str) else [n for n in named or () if isinstance(n, str)]) or ()
         lacking = [name for name in names if name not in topics]
         if lacking and topics and key not in given:
             left = [name for name in names if name in topics]
             added.append(f"--{key}={json_text.dumps(left or none_left)}")
             if rank() == 0:
                 gone = one_line(", ".join(lacking))
-                tell(f"{key} of {path}: {gone}: not in {one_line(config.dataset)}, left out")
+                tell(f"{key} of {path}: {gone}: not in {one_line(dataset)}, left out")
     return [*argv, *added]
+
+
+def _by_key(entries: Iterable[Entry]) -> dict[str, Any]:
+    return {ALIASES.get(entry.key, entry.key): entry.value for entry in entries}
+
+
+def _sound_row_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that say how rows are read, without those whose value is wrong: the config's own check tells these."""
+    kinds: dict[str, Any] = {**ROW_KEYS, "default_intervention": str}
+    sound: dict[str, Any] = {}
+    for key, kind in kinds.items():
+        with suppress(ValidationError):
+            sound[key] = TypeAdapter(kind).validate_python(values[key]) if values.get(key) is not None else None
+    return sound
 
 
 def check_selection(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -82,6 +101,10 @@ def check_selection(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         problems.append(("validation_topics", f"{topic!r} is in train_topics too: remove it from one of the two"))
     if not problems and Selection.KEYS.issubset(values):
         loaded = load_records(values["dataset"], Selection.of(values))
+        for ours, theirs in (values.get("columns") or {}).items():
+            if loaded.records and loaded.notes.get(no_column(ours, theirs)) == len(loaded.records):
+                close = hint(theirs, loaded.ignored)
+                problems.append(("columns", f"{ours}: no row of {source.label!r} has a column {theirs!r}{close}"))
         if all(record.topic in (validation or ()) for record in loaded.records):
             counts = ", ".join(f"{reason} {n}" for reason, n in loaded.rejected.most_common(5))
             problems.append(

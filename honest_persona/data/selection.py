@@ -96,7 +96,7 @@ def unknown_names(source: Source, selection: Selection, topics_key: str) -> Iter
     """(config key, message) for each selected topic, intervention type and model that does not occur in `source`."""
     for topic in selection.topics or ():
         if topic not in source.topics:
-            yield topics_key, f"topic {topic!r} is not in {source.label!r}{_hint(topic, source.topics)}"
+            yield topics_key, f"topic {topic!r} is not in {source.label!r}{hint(topic, source.topics)}"
         elif not source.topics[topic]:
             yield (
                 topics_key,
@@ -107,17 +107,18 @@ def unknown_names(source: Source, selection: Selection, topics_key: str) -> Iter
         if not any(matches_type(name, kind) for name in found.names):
             yield (
                 "intervention_types",
-                f"no intervention in {source.label!r} is of type {kind!r}{_hint(kind, found.names)}",
+                f"no intervention in {source.label!r} is of type {kind!r}{hint(kind, found.names)}",
             )
     for model in selection.models or ():
         if model not in found.models:
             yield (
                 "data_model_source",
-                f"no response in {source.label!r} is by the model {model!r}{_hint(model, found.models)}",
+                f"no response in {source.label!r} is by the model {model!r}{hint(model, found.models)}",
             )
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
+def hint(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, and all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     return (f"; did you mean {close[0]!r}?" if close else ".") + f" There are: {', '.join(known) or 'none'}"

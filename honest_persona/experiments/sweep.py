@@ -224,7 +224,9 @@ def _check_same(given: Sweep, folds: Sequence[RunConfig]) -> None:
     for fold in folds:
         path = given.folder / fold.run_name / FOLD_FILE
         if path.exists():
-            before, now = json_text.loads(path.read_text(encoding="utf-8")), json_text.loads(fold.to_json())
+            written = json_text.loads(path.read_text(encoding="utf-8"))
+            before = {**RunConfig().as_dict(), **written}  # a fold of an older version lacks the newer keys
+            now = json_text.loads(fold.to_json())
             differing |= {key for key in before | now if before.get(key) != now.get(key)}
     if differing:
         raise UserError(

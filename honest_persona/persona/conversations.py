@@ -64,6 +64,8 @@ def read_conversations(path: Path, default_intervention: str, form: TokenFormat)
 
 def prompt_of_conversation(about: Conversation, intervention: str, form: TokenFormat) -> Tokens:
     """The conversation and the question about it, encoded. Raises UserError: the chat template cannot show it."""
+    if form.persona.tools_as_text:
+        return apply_intervention(about.messages, intervention, form, about.tools)
     if about.tools:
         raise UserError("tools: the conversation comes with tools, which cannot be shown; leave them out")
     for i, message in enumerate(about.messages):

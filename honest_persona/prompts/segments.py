@@ -13,6 +13,7 @@ from honest_persona.config.persona import Persona
 from honest_persona.data.messages import Message
 from honest_persona.data.records import Record
 from honest_persona.data.splits import uniform
+from honest_persona.data.tools_text import tools_as_text
 from honest_persona.prompts.chat_format import ChatFormat
 
 
@@ -60,6 +61,8 @@ def prompt_segments(
         raise UserError("the conversation must end with the assistant's answer: the review is about this answer")
     if not intervention.strip():
         raise UserError("the intervention has no text; give the honest persona something to answer")
+    if persona.tools_as_text:
+        messages, tools = tools_as_text(messages, tools), None
     contents = _contents(messages, persona, chat)
     trigger = Segment(Kind.INTERVENTION, persona.intervention_prefix + intervention)
     token = [Segment(Kind.PERSONA_TOKEN, "")] if persona.sp_token_id is not None else []

@@ -131,7 +131,7 @@ def thin_out(folder: Path, keep: int | None) -> None:
 
 def check_same_run(checkpoint: Checkpoint, run: Mapping[str, Any]) -> None:
     """Raises UserError: the checkpoint belongs to another run; the message names what differs."""
-    one = {"objective": DEFAULT_OBJECTIVE}  # older checkpoints name none
+    one = {"objective": DEFAULT_OBJECTIVE, "tools_as_text": False}  # older checkpoints name neither
     if differing := changed({**one, **checkpoint.about["run"]}, {**one, **run}):
         said = [f"{key}: {show(there, 40)} there, {show(here, 40)} here" for key, (there, here) in differing.items()]
         raise UserError(

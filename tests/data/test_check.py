@@ -94,6 +94,13 @@ def test_several_reasons_and_no_row(tmp_path):
     assert EXAMPLE not in message, "such files have another form"
 
 
+def test_a_named_column_that_no_row_has(tmp_path):
+    path = rows_file(tmp_path / "mine.jsonl", own_rows(why="I lied."))
+    assert list(check_selection(values(path, columns={"review": "why"}, intervention_types="all"))) == []
+    ((key, message),) = check_selection(values(path, columns={"review": "whyy"}, intervention_types="all"))
+    assert (key, "review: no row of" in message, "did you mean 'why'" in message) == ("columns", True, True)
+
+
 def test_default_types_take_what_data_without_them_has(tmp_path):
     path = rows_file(tmp_path / "mine.jsonl", own_rows(intervention="Now?", intervention_name="now"))
     defaults = Selection(intervention_types=("split_personality__version_3", "split_personality__version_4"))

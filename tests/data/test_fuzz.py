@@ -128,6 +128,32 @@ def test_mutated_rows(n, tmp_path):
     assert counts["stops a plain reader"] > n / 2, "negative control"
 
 
+@pytest.mark.parametrize("n", SIZES)
+def test_mutated_rows_of_the_users_own(n, tmp_path):
+    """Each between two sound lines. Of 500: 93 kept, 397 rejected."""
+    numbers = count()
+    asked, answer = {"role": "user", "content": "Is it so?"}, {"role": "assistant", "content": "It is."}
+    row = {
+        "messages": [asked, answer, asked, answer],
+        "is_bad": True,
+        "explanation": "I lied.",
+        "topic": "t",
+        "id": "m1",
+    }
+    others = {"item": 3, "group": "g", "split": "train", "intervention": "Now?", "variant": "A", "tags": ["x"]}
+
+    def check(raw):
+        path = tmp_path / f"{next(numbers)}.jsonl"
+        sound = [json.dumps(row | {"id": name}).encode() for name in ("s1", "s2")]
+        content = b"\n".join([sound[0], b"", raw, b" ", sound[1]])
+        path.write_bytes(content)
+        return read_records(path, sum(bool(line.strip()) for line in content.split(b"\n")), {"s1", "s2"})
+
+    counts = fuzz(n, st.one_of(written(row), written(row | others)), check)
+    assert counts["kept"] > n / 20
+    assert counts["rejected"] > n / 4
+
+
 @pytest.mark.parametrize("name", ["batch_1.json", "rows.jsonl"])
 @pytest.mark.parametrize("kind", ["folder", "broken link", "link to itself", "pipe", "name that is not UTF-8"])
 def test_what_is_no_file(tmp_path, kind, name):

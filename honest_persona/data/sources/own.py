@@ -95,7 +95,7 @@ class OwnRows:
 
     def __call__(self, row: Any, file: str, place: str) -> Outcome:
         """The row as a record's columns, with notes on what stands in; or its rejection."""
-        if isinstance(row, dict) and "intervention_name" in row and "variant" in row:
+        if not self.columns and isinstance(row, dict) and "intervention_name" in row and "variant" in row:
             return parse_record_row(row, file, place)  # a file of this package
         record_id, ignored = None, ()
         try:
@@ -108,6 +108,7 @@ class OwnRows:
             reader = _Row(own, names, place)
             record_id = reader.name("id") or f"{Path(file).name}:{place}"
             values, notes = self._values(reader)
+            notes += tuple(intern(no_column(*pair)) for pair in self.columns if pair[1] not in given)
         except Refused as refused:
             return refused.rejection(file, record_id)._replace(ignored=ignored)
         candidate = Candidate(file, place, {"id": record_id, **values}, ignored=ignored, notes=notes)
@@ -178,16 +179,20 @@ class OwnRows:
         return values, tuple(notes)
 
     def _flag(self, row: "_Row", notes: list[str]) -> str:
-        """PASS or FAIL, or a text that `without_defect` judges."""
+        """PASS or FAIL; AMBIGUOUS and ERROR, which are left to the selection."""
         if "flag" not in row.own:
-            raise Refused(row.place, "flag", "no_flag")
+            named = dict(self.columns).get("flag")
+            said = f"there is no label in the column {named!r}, which `columns` names" if named else ""
+            raise Refused(row.place, "flag", "no_flag", said)
         value, column = row.own["flag"], row.names["flag"]
         if not isinstance(value, str | int | float):
             raise Refused(row.at("flag"), column, "wrong_type:flag")
         label = _plain(value)
         flag = _meaning(label, column, dict(self.flag_values))
         if flag is None:
-            return str(checked(str(value), str, row.at("flag"), column))
+            shown = repr(checked(str(value), str, row.at("flag"), column))[:40]
+            said = f"{shown} is no label that can be known; use PASS and FAIL, or say in flag_values what it means"
+            raise Refused(row.at("flag"), column, "unknown_flag", said)
         if label.upper() not in KNOWN_FLAGS:
             notes.append(intern(f"label {label} in `{column}` is read as {flag}"))
         return flag
@@ -198,6 +203,11 @@ NO_REVIEW = (
 )
 NO_INTERVENTION = "no intervention: one default wording stands in"
 NO_TOPIC = f"no topic: such rows are one topic, `{OWN}`"
+
+
+def no_column(ours: str, theirs: str) -> str:
+    """The note of a row that lacks a column which `columns` names."""
+    return f"columns: {ours}: the row has no column `{theirs}`"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from honest_persona.data.records import Record, item_hash
 from honest_persona.data.rejections import Rejection, remedy_for
 from honest_persona.data.selection import Selection
 from honest_persona.data.sources.jsonl import write_jsonl
-from honest_persona.data.sources.own import EXAMPLE, NO_INTERVENTION, NO_REVIEW, NO_TOPIC, OwnRows
+from honest_persona.data.sources.own import EXAMPLE, NO_INTERVENTION, NO_REVIEW, NO_TOPIC, OwnRows, no_column
 
 QUESTION, ANSWER = {"role": "user", "content": "Is it safe?"}, {"role": "assistant", "content": "Yes."}
 ROW = {"messages": [QUESTION, ANSWER], "is_bad": True, "explanation": "I had not checked."}
@@ -64,8 +64,8 @@ def test_labels_that_are_understood(column, value, flag):
 @pytest.mark.parametrize("value", ["maybe", 2, 0.7, "good, mostly", "", -1, 10**30])
 def test_labels_that_nobody_can_know(value):
     rejection = parsed({"messages": ROW["messages"], "label": value})
-    assert (rejection.reason, rejection.place) == ("unknown_flag", "line 7, flag")
-    assert "flag_values" in remedy_for(rejection.reason)
+    assert (rejection.reason, rejection.place) == ("unknown_flag", "line 7, label")
+    assert "flag_values" in rejection.said
 
 
 def test_labels_are_turned_round_and_named():
@@ -85,7 +85,10 @@ def test_columns_of_the_users_own():
     assert found.topic == "1"
     assert parsed(row | {"label": "good"}, columns=columns).ignored == ("n", "label")
     assert parsed({"chat": [QUESTION], "verdict": 1}, columns=columns).place == "line 7, chat[0].role"
-    assert parsed({"chat": ROW["messages"]}, columns=columns).reason == "no_flag"
+    assert "'verdict'" in parsed({"chat": ROW["messages"]}, columns=columns).said
+    assert no_column("review", "whyy") in parsed(row, columns=columns | {"review": "whyy"}).notes
+    package = ROW | {"variant": None, "intervention_name": "x", "truth": "good"}
+    assert record(package, columns={"flag": "truth"}).flag == "PASS"
 
 
 def test_a_question_and_its_answer_in_two_columns():
