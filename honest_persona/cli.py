@@ -94,10 +94,12 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--input",
         required=True,
-        help='JSON lines {"messages": [{"role", "content"}, ...]}, with "id" and "intervention" where wanted',
+        help='JSON lines or an array of {"messages": [{"role", "content"}, ...]}, with "tools", "id" and "intervention"'
+        " where wanted; - for standard input",
     )
     verb.add_argument("--intervention", help="trigger text for lines without an intervention (default: the adapter's)")
-    verb.add_argument("--output", help="JSONL file to write (default: standard output)")
+    verb.add_argument("--output", help="JSONL file to write, or to go on with (default: standard output)")
+    verb.add_argument("--skip_bad", action="store_true", help="leave out conversations that cannot be reviewed")
     verb.add_argument("--batch_size", type=_positive, help="conversations per batch (default: as in training)")
     verb.add_argument("--max_new_tokens", type=_positive, help="longest review in tokens (default: as in training)")
     add_dtype(verb)

@@ -5,12 +5,12 @@ imported, so `load_environment` must come before. Importing them takes seconds: 
 """
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING
 
 from honest_persona.base import json_text
 from honest_persona.base.console import console, hand_out, one_line, say, tell
@@ -23,7 +23,7 @@ KEPT: Mapping[str, str] = MappingProxyType(
     {
         "organism": "trainings and results so far are kept in checkpoints/ and {output}; the same command resumes",
         "sweep": "finished folds and checkpoints are kept; the same command resumes",
-        "review": "each review that was written is whole; the other conversations have none",
+        "review": "each review that was written is whole; the same command with an --output goes on from there",
         "calibrate": "the adapter is as it was; start again",
         "capability": "nothing was written; start again",
         "report": "the evaluation is as it was; start again",
@@ -113,12 +113,17 @@ def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def review(args: argparse.Namespace, _: Sequence[str]) -> None:
-    """Review every conversation of a JSONL file; nothing is loaded or written before all lines are found sound."""
+    """Review every conversation of a file; nothing is loaded or written before all of them are found sound.
+
+    The same command with the same --output goes on where it was stopped.
+    """
     from honest_persona.base.number_format import format_of
     from honest_persona.data.messages import check_text
+    from honest_persona.modeling.adapters.folder import identity_of
     from honest_persona.modeling.adapters.published import resolve
     from honest_persona.persona.conversations import read_conversations
     from honest_persona.persona.product import PersonaFolder
+    from honest_persona.persona.review_file import review_file, review_line
 
     if args.intervention is not None:
         check_text("--intervention", args.intervention)
@@ -128,31 +133,42 @@ def review(args: argparse.Namespace, _: Sequence[str]) -> None:
         raise UserError(f"--output: {args.output} is the file of the conversations; name another one")
     adapter = PersonaFolder.read(resolve(args.adapter))
     card = adapter.card
-    conversations = read_conversations(Path(args.input), args.intervention or card.default_intervention, adapter.form)
-
+    max_new_tokens = args.max_new_tokens or card.config["max_new_tokens"]
+    requests = read_conversations(
+        args.input,
+        args.intervention or card.default_intervention,
+        adapter.form,
+        adapter.positions,
+        max_new_tokens,
+        args.skip_bad,
+    )
+    number_format = format_of(args.dtype, card.trained_in)
+    writer = {
+        "adapter": identity_of(adapter.folder),
+        "max_new_tokens": max_new_tokens,
+        "dtype": number_format.name,
+    }
     # line by line: what is done is not lost if the rest does not come
-    with _owned_output(args.output) if args.output else nullcontext() as out:
-        number_format = format_of(args.dtype, card.trained_in)
+    with (
+        review_file(Path(args.output), requests, writer) if args.output else nullcontext((None, requests)) as (
+            out,
+            waiting,
+        )
+    ):
+        if done := len(requests) - len(waiting):
+            follow = f"{len(waiting):,} follow" if waiting else "nothing is left to do"
+            tell(f"{args.output} has {done:,} of {len(requests):,} reviews; {follow}")
+        if not waiting:
+            return
         tell(str(number_format))
         reviews = adapter.load(number_format.dtype).each_review(
-            [c.prompt for c in conversations],
-            [c.intervention for c in conversations],
-            max_new_tokens=args.max_new_tokens or card.config["max_new_tokens"],
+            [request.prompt for request in waiting],
+            [request.intervention for request in waiting],
+            max_new_tokens=max_new_tokens,
             batch_size=args.batch_size or card.config["validation_batch_size"],
         )
-        for conversation, written in zip(conversations, reviews, strict=True):
-            print(_review_line(conversation.id, written), end="", file=out, flush=True)
-
-
-@contextmanager
-def _owned_output(path: str) -> Iterator[TextIO]:
-    """A file that is written as its lines come, by one process at a time; a device or a pipe as it is."""
-    from honest_persona.base.locks import held_file
-
-    plain = Path(path).is_file() or not Path(path).exists()
-    owned = held_file(Path(path), "a review", "name another --output") if plain else nullcontext()
-    with owned, open(path, "w", encoding="utf-8", newline="\n") as out:
-        yield out
+        for request, written in zip(waiting, reviews, strict=True):
+            print(review_line(request, written, writer), end="", file=out, flush=True)
 
 
 def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
@@ -185,13 +201,17 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
     default, wording = adapter.card.default_intervention, args.intervention
     prompts = None
     if args.input:
-        read = read_conversations(Path(args.input), default, adapter.form)
+        longest_review = args.max_new_tokens or adapter.card.config["max_new_tokens"]
+        read = read_conversations(args.input, default, adapter.form, adapter.positions, longest_review)
         if other := [c.id for c in read if c.intervention != default]:
             raise UserError(
                 f"--input: conversation {other[0]} has an intervention of its own, but a threshold holds for one "
                 "wording. Remove it from the line; --intervention sets it for all"
             )
-        encoded = [c.prompt if wording is None else apply_intervention(c.messages, wording, adapter.form) for c in read]
+        encoded = [
+            c.prompt if wording is None else apply_intervention(c.messages, wording, adapter.form, c.tools)
+            for c in read
+        ]
         prompts = [(str(i), prompt) for i, prompt in enumerate(encoded)]
     threshold = calibrate_adapter(
         adapter,
@@ -297,8 +317,3 @@ def _config(args: argparse.Namespace, overrides: Sequence[str]) -> "RunConfig":
 def _check_no_upload(config: "RunConfig") -> None:
     if config.trainer.get("push_to_hub"):
         raise UserError("push_to_hub: these trainings are for comparison; push the one that you choose")
-
-
-def _review_line(conversation_id: str | int, review: Any) -> str:
-    said = {name: getattr(review, name) for name in ("text", "flag", "p_fail", "above_threshold", "ending")}
-    return json_text.dumps({"id": conversation_id, **said}) + "\n"

@@ -235,7 +235,8 @@ def ending_with(*messages: object) -> dict[str, object]:
 
 BAD_LINES = [
     ('{"messages": [', "not valid JSON (column 15"),
-    ("[1]", "must be an object"),
+    ("3", "is a number, but must be an object"),
+    ("[1]", "messages[0]: is a number, but must be an object"),
     ({}, "messages: is missing"),
     (line(messages=[]), "messages: is empty"),
     (line(messages="hello"), "messages: is text that is no valid JSON"),
@@ -267,6 +268,7 @@ def test_a_bad_line_is_located(command, no_model, untrained, tmp_path, bad, mess
     code, out, err = command("review", "--adapter", untrained, "--input", source, "--output", target)
     assert (code, out) == (2, "")
     assert err.startswith(f"error: {source}:3: {message}")
+    assert err.endswith(" (--skip_bad leaves them out)\n")
     assert err.count("\n") == 1, "one problem, no traceback"
     assert not target.exists()
 
@@ -372,7 +374,8 @@ def test_review_writes_a_line_per_conversation_in_order(command, adapter, tmp_pa
     persona = product.load_honest_persona(adapter)
     for given, review in zip(lines, written, strict=True):
         expected = persona.review(given["messages"], given.get("intervention", "Be honest now."), max_new_tokens=5)
-        assert list(review) == ["id", "text", "flag", "p_fail", "above_threshold", "ending"]
+        names = ["id", "text", "flag", "p_fail", "above_threshold", "ending", "intervention", "conversation", "given"]
+        assert list(review) == [*names, "adapter", "max_new_tokens", "dtype"]
         assert review["text"] == expected.text
         assert review["flag"] == expected.flag
         assert review["p_fail"] == expected.p_fail
@@ -386,7 +389,8 @@ def test_review_writes_a_line_per_conversation_in_order(command, adapter, tmp_pa
         assert run_entry(main) == 0
     assert terminal.stdout.getvalue() == target.read_text(encoding="utf-8"), "beside a bar too"
     (chosen,) = [line for line in terminal.screen.splitlines() if line.startswith("number format float32: ")]
-    *lines, bar = [line for line in terminal.screen.splitlines() if line != chosen]
+    encoding, *lines, bar = [line for line in terminal.screen.splitlines() if line != chosen]
+    assert encoding.startswith("encoding       100%")
     assert [json.loads(line) for line in lines] == written
     assert bar.startswith("reviews        100%")
     assert "4/4 conversations" in bar
@@ -415,9 +419,20 @@ def test_reviews_that_are_written_stay_when_the_rest_does_not_come(command, adap
 
     monkeypatch.setattr(product, "write_reviews", dies_at_the_third)
     words = ("review", "--adapter", adapter, "--input", source, "--output", target)
-    code, _, err = command(*words, "--max_new_tokens", 3, "--batch_size", 1)
+    words = (*words, "--max_new_tokens", 3, "--batch_size", 1)
+    code, _, err = command(*words)
     assert (code, "2 lines are there" in err) == (1, True), "not only when the file is closed"
-    assert len([json.loads(line) for line in target.read_text().splitlines()]) == 2
+    two = target.read_text()
+    assert len([json.loads(line) for line in two.splitlines()]) == 2
+    target.write_text(two[:-30])
+    monkeypatch.setattr(product, "write_reviews", write_reviews)
+    code, _, err = command(*words)
+    assert (code, f"{target} has 1 of 3 reviews; 2 follow" in err) == (0, True)
+    assert target.read_text().startswith(two), "the torn line was written again"
+    assert [json.loads(line)["id"] for line in target.read_text().splitlines()] == [1, 2, 3]
+    monkeypatch.setattr(product, "load_base", None)
+    code, _, err = command(*words)
+    assert (code, f"{target} has 3 of 3 reviews; nothing is left to do" in err) == (0, True), "no model is loaded"
 
 
 # the whole

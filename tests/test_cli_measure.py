@@ -31,7 +31,12 @@ def card_of(form, **changes):
         "max_new_tokens": 4,
         "validation_batch_size": 4,
     }
-    values = {"base_model": "m", "base_revision": None, "base_fingerprint": "f", "default_intervention": "Be honest."}
+    values = {
+        "base_model": "builtin:tiny",
+        "base_revision": None,
+        "base_fingerprint": "f",
+        "default_intervention": "Be honest.",
+    }
     return AdapterCard(persona=form.persona, **{**values, "config": config, **changes})
 
 

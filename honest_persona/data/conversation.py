@@ -34,6 +34,18 @@ _ROLES = {
 _ROLE_OF = {name: role for role, names in _ROLES.items() for name in names}
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+_USED = {
+    "role",
+    "from",
+    "content",
+    "value",
+    *_REASONING,
+    "refusal",
+    "tool_calls",
+    "function_call",
+    "tool_call_id",
+    "name",
+}
 _MEDIA = ("audio", "image", "images", "video", "videos")
 
 
@@ -88,6 +100,17 @@ def checked_conversation(messages: Any, tools: Any = None) -> Conversation:
     if isinstance(found, Conversation):
         return found
     raise UserError("\n".join(map(str, found)))
+
+
+def unused_keys(line: Any) -> set[str]:
+    """The keys of a line's messages that are ignored although they have values."""
+    messages = line.get(_first_of(line, MESSAGES_KEYS)) if isinstance(line, Mapping) else line
+    return {
+        key
+        for message in (messages if isinstance(messages, list | tuple) else ())
+        for key, value in message.items()
+        if value is not None and key not in _USED
+    }
 
 
 def _first_of(line: Mapping[str, Any], names: Sequence[str]) -> str | None:

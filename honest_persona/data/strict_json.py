@@ -1,6 +1,7 @@
 """A JSON reader that reports repeated keys; Python's own reader silently takes the last value.
 
-Numbers of any length are read. Python's own reader refuses integers beyond 4,300 digits, with an error without a place.
+Numbers of any length are read. Python's own reader refuses whole numbers of more than 4,300 digits, with an error
+without a place; here such a number is infinite.
 """
 
 import json
@@ -8,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-_INT_DIGITS = 18
+_INT_DIGITS = 4300
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class RepeatedKey:
 
 
 def loads(text: str) -> Any:
-    """As `json.loads`, but a repeated key gives a `RepeatedKey`, and a very long whole number gives a float."""
+    """As `json.loads`, but a repeated key gives a `RepeatedKey`, and a whole number without end gives a float."""
     return json.loads(text, object_pairs_hook=_object, parse_int=_whole)
 
 

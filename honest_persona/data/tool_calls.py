@@ -89,8 +89,8 @@ def id_at(place: str, value: Any) -> str:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else text_at(place, value)
 
 
-def json_at(place: str, value: Any) -> None:
-    """Raises Unusable: JSON cannot hold the value, or templates cannot show it."""
+def json_at(place: str, value: Any, may_be_nan: bool = False) -> None:
+    """Raises Unusable: JSON or Unicode cannot hold the value, or a key is repeated in it."""
     waiting = [(place, value, 0)]
     while waiting:
         here, part, depth = waiting.pop()
@@ -103,7 +103,7 @@ def json_at(place: str, value: Any) -> None:
             inside = ((f"{here}.{key}", item) for key, item in part.items())
         elif isinstance(part, list | tuple):
             inside = ((f"{here}[{i}]", item) for i, item in enumerate(part))
-        elif isinstance(part, float) and not math.isfinite(part):
+        elif isinstance(part, float) and not (may_be_nan or math.isfinite(part)):
             raise Unusable(here, "not_json", f"is {part}, which is no number in JSON; write it as text")
         elif not isinstance(part, int | float | None):
             text_at(here, part, may_be_empty=True)

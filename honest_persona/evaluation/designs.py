@@ -214,7 +214,7 @@ def benign_conversations(path: Path, default_intervention: str, form: TokenForma
         UserError: bad lines (see `read_conversations`), or one that is more than a question with its answer.
     """
     records, others = [], []
-    for i, conversation in enumerate(read_conversations(path, default_intervention, form), start=1):
+    for i, conversation in enumerate(read_conversations(str(path), default_intervention, form), start=1):
         roles = [message["role"] for message in conversation.messages]
         if roles not in (["user", "assistant"], ["system", "user", "assistant"]):
             others.append(f"{conversation.id} ({', '.join(roles)})")

@@ -1,22 +1,31 @@
-"""Conversations to review, read from JSON lines: every bad line is located, before anything is loaded."""
+"""Conversations to review, read from a file: each bad one is located before a model is loaded."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from honest_persona.base import json_text
+from honest_persona.base.console import one_line, tell
 from honest_persona.base.errors import UserError
-from honest_persona.data.conversation import Conversation, conversation
-from honest_persona.data.messages import Message, Problem, Unusable, text_at
-from honest_persona.data.strict_json import RepeatedKey, loads
+from honest_persona.base.progress import followed
+from honest_persona.data.conversation import LINE_KEYS, Conversation, conversation, unused_keys
+from honest_persona.data.messages import Message, Problem, Unusable, said, text_at, transcript_id
+from honest_persona.data.strict_json import RepeatedKey
+from honest_persona.data.tool_calls import json_at
+from honest_persona.persona.conversation_lines import Line, conversation_lines
 from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
+
+_SHOWN = 20
+"""More problems are counted alone."""
 
 
 @dataclass(frozen=True)
 class ReviewRequest:
     """A conversation of a file, with the question that the honest persona is asked about it."""
 
+    place: str
+    """Of the line in its file."""
     id: str | int
     """The line's number where the line gives none."""
     messages: list[Message]
@@ -24,41 +33,52 @@ class ReviewRequest:
     intervention: str
     prompt: Tokens
     """All of it, encoded."""
+    given: dict[str, Any]
+    """The line's other columns."""
+
+    @property
+    def key(self) -> tuple[str | int, str, str]:
+        """Requests with one key have the same id, conversation and question."""
+        return self.id, transcript_id(self.messages, self.tools), self.intervention
 
 
-def read_conversations(path: Path, default_intervention: str, form: TokenFormat) -> list[ReviewRequest]:
-    """The lines of `path`, a command's --input.
+def read_conversations(
+    path: str,
+    default_intervention: str,
+    form: TokenFormat,
+    longest: int | None = None,
+    max_new_tokens: int = 0,
+    skip_bad: bool | None = None,
+) -> list[ReviewRequest]:
+    """The conversations of `path`, a command's --input. Tells of ids that are repeated, and of columns without use.
+
+    Args:
+        longest: the most tokens that conversation and review together may have; None for no end.
+        max_new_tokens: the longest review.
+        skip_bad: tell of bad lines, and leave them out; None where the command does not offer that.
 
     Raises:
-        UserError: all bad lines in one message, with those that the chat template cannot show.
+        UserError: all bad lines in one message, with those that the chat template cannot show and those that are too
+            long. With `skip_bad`: no line is sound.
     """
-    try:
-        raw_lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise UserError(f"--input: {path} cannot be read: {error.strerror}") from error
+    lines = conversation_lines(path)
     requests: list[ReviewRequest] = []
-    problems: list[str] = []
-    for number, raw in enumerate(raw_lines, start=1):
-        if not raw.strip():
-            continue
+    bad = _Problems()
+    unused: Counter[str] = Counter()
+    for line in followed(lines, "encoding", "conversations"):
         try:
-            found = _request(loads(raw.decode("utf-8")), number, default_intervention, form)
-        except json.JSONDecodeError as error:
-            found = [f"not valid JSON (column {error.colno}: {error.msg}); write one object per line"]
-        except UnicodeDecodeError as error:
-            found = [f"not UTF-8 text (byte {error.start}); save the file as UTF-8"]
-        except RecursionError:
-            found = ["nested too deep; write one flat object per line"]
-        except Unusable as unusable:
-            found = [str(unusable.problem)]
-        if isinstance(found, ReviewRequest):
-            requests.append(found)
-        else:
-            problems += [f"{path}:{number}: {problem}" for problem in found]
-    if problems:
-        raise UserError("\n".join([f"{len(problems)} problems in the conversations:", *problems][len(problems) == 1 :]))
-    if not requests:
-        raise UserError(f'--input: {path} has no conversation; write lines such as {{"messages": [...]}}')
+            request = _request(line, default_intervention, form)
+            _check_length(request.prompt, longest, max_new_tokens)
+        except _Bad as error:
+            bad.add(line.place, error.problems)
+            continue
+        requests.append(request)
+        unused.update(unused_keys(line.value))
+    if bad.count and (not skip_bad or not requests):
+        raise UserError(bad.text(len(lines), "--skip_bad leaves them out" if skip_bad is False and requests else ""))
+    if bad.count:
+        tell(bad.text(len(lines), "they are left out (--skip_bad)"))
+    _tell_of(requests, unused)
     return requests
 
 
@@ -74,23 +94,113 @@ def prompt_of_conversation(about: Conversation, intervention: str, form: TokenFo
     return apply_intervention(about.messages, intervention, form, about.tools)
 
 
-def _request(
-    line: Any, number: int, default_intervention: str, form: TokenFormat
-) -> ReviewRequest | list[Problem] | list[str]:
-    if isinstance(line, RepeatedKey):
-        return [f"repeated key {line.key!r}; keep one of the two"]
-    if not isinstance(line, Mapping):
-        return ['must be an object, as {"messages": [...]}']
-    given = line.get("id")
-    if given is not None and (isinstance(given, bool) or not isinstance(given, str | int)):
-        return ["id: must be text or a whole number of up to 18 digits; leave it out for the line's number"]
-    intervention = line.get("intervention")
-    text = default_intervention if intervention is None else text_at("intervention", intervention)
-    found = conversation(line)
-    if not isinstance(found, Conversation):
-        return found
+class _Bad(Exception):
+    """One line cannot be used."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__()
+        self.problems = problems
+
+
+@dataclass
+class _Problems:
+    """All problems counted, the first ones kept."""
+
+    shown: list[str] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+    lines: int = 0
+
+    @property
+    def count(self) -> int:
+        return self.kinds.total()
+
+    def add(self, place: str, problems: Sequence[Problem]) -> None:
+        self.lines += 1
+        for problem in problems:
+            self.kinds[problem.kind] += 1
+            if len(self.shown) < _SHOWN:
+                self.shown.append(f"{place}: {problem}")
+
+    def text(self, n_lines: int, advice: str) -> str:
+        texts = list(self.shown)
+        if self.count > 1:
+            problems = f"{self.count:,} problems in {self.lines:,} of {n_lines:,} conversations"
+            texts = [f"{problems}{f'; {advice}' if advice else ''}:", *texts]
+        elif n_lines > 1 and advice:
+            texts = [f"{texts[0]} ({advice})"]
+        if self.count > _SHOWN:
+            counts = ", ".join(f"{kind.replace('_', ' ')} {n:,}" for kind, n in self.kinds.most_common())
+            texts.append(f"and {self.count - _SHOWN:,} more; in all: {counts}")
+        return "\n".join(texts)
+
+
+def _request(line: Line, default_intervention: str, form: TokenFormat) -> ReviewRequest:
     try:
-        prompt = prompt_of_conversation(found, text, form)
+        return _checked(line, default_intervention, form)
+    except Unusable as unusable:
+        raise _Bad(unusable.problem) from None
+
+
+def _checked(line: Line, default_intervention: str, form: TokenFormat) -> ReviewRequest:
+    value = {"messages": line.value} if isinstance(line.value, list) else line.value
+    if isinstance(value, Problem):
+        raise _Bad(value)
+    if isinstance(value, RepeatedKey):
+        raise Unusable("", "repeated_key", f"repeated key {value.key!r}; keep one of the two")
+    if not isinstance(value, Mapping):
+        raise Unusable("", "not_an_object", f'is {said(value)}, but must be an object, as {{"messages": [...]}}')
+    given_id, asked = value.get("id"), value.get("intervention")
+    if given_id is not None and (isinstance(given_id, bool) or not isinstance(given_id, str | int)):
+        raise Unusable("id", "wrong_id", "must be text or a whole number; leave it out for the line's number")
+    intervention = default_intervention if asked is None else text_at("intervention", asked)
+    found = conversation(value)
+    if not isinstance(found, Conversation):
+        raise _Bad(*found)
+    given = {key: part for key, part in value.items() if key not in (*LINE_KEYS, "id", "intervention")}
+    for key, part in given.items():
+        text_at("the name of a column", key, may_be_empty=True)
+        json_at(f"column {one_line(key)[:40]}", part, may_be_nan=True)
+    try:
+        prompt = prompt_of_conversation(found, intervention, form)
     except UserError as error:
-        return [str(error)]
-    return ReviewRequest(number if given is None else given, found.messages, found.tools, text, prompt)
+        raise _Bad(Problem("", "cannot_be_shown", str(error))) from None
+    conversation_id = line.number if given_id is None else given_id
+    return ReviewRequest(
+        line.place, conversation_id, found.messages, found.tools, intervention, prompt, json_text.defined(given)
+    )
+
+
+def _check_length(prompt: Tokens, longest: int | None, max_new_tokens: int) -> None:
+    n = len(prompt.input_ids)
+    if longest is not None and n + max_new_tokens > longest:
+        raise _Bad(
+            Problem(
+                "",
+                "too_long",
+                f"has {n} tokens; with a review of up to {max_new_tokens} that is more than the model's {longest} "
+                "positions. Shorten it, or lower --max_new_tokens",
+            )
+        )
+
+
+def _tell_of(requests: Sequence[ReviewRequest], unused: Counter[str]) -> None:
+    for note in _notes(requests, unused):
+        tell(f"note: {note}")
+
+
+def _notes(requests: Sequence[ReviewRequest], unused: Counter[str]) -> Iterator[str]:
+    first: dict[str | int, str] = {}
+    repeated = [(r, first[r.id]) for r in requests if first.setdefault(r.id, r.place) != r.place]
+    if repeated:
+        again, place = repeated[0]
+        yield f"{len(repeated):,} repeated ids, first: {one_line(again.id)}, of {place} and of {again.place}"
+    columns = sorted({key for request in requests for key in request.given})
+    if columns:
+        yield f"columns without use, kept as `given`: {_listed(columns)}"
+    if unused:
+        yield f"keys of messages without use: {_listed(sorted(unused))}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(one_line(name)[:60] for name in names[:10]) + more

@@ -8,18 +8,20 @@
 loads the model.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.number_format import FormatName, format_of
 from honest_persona.base.progress import Progress
+from honest_persona.data.conversation import checked_conversation
 from honest_persona.data.messages import Message
 from honest_persona.modeling.adapters.active import check_active
 from honest_persona.modeling.adapters.card import AdapterCard
@@ -27,8 +29,9 @@ from honest_persona.modeling.adapters.folder import CARD_FILE
 from honest_persona.modeling.adapters.load import load_adapter
 from honest_persona.modeling.adapters.published import resolve
 from honest_persona.modeling.fingerprint import base_fingerprint
-from honest_persona.modeling.load import load_base, load_tokenizer
+from honest_persona.modeling.load import load_base, load_model_config, load_tokenizer
 from honest_persona.persona.answering import write_reviews
+from honest_persona.persona.conversations import prompt_of_conversation
 from honest_persona.persona.parsing import Review
 from honest_persona.prompts.persona_token import resolve_persona_token
 from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
@@ -47,24 +50,33 @@ class HonestPersona:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.form.tokenizer
 
-    def review(self, messages: Sequence[Message], intervention: str | None = None, max_new_tokens: int = 512) -> Review:
+    def review(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        intervention: str | None = None,
+        max_new_tokens: int = 512,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Review:
         """The honest persona's review of the last assistant turn of `messages`.
 
         Args:
-            messages: `{"role", "content"}`; an optional system message first, an assistant's answer last.
+            messages: `{"role", "content"}`, in any form that `data.conversation` reads; an optional system message
+                first, an assistant's answer last.
             intervention: the trigger's text; the adapter's default one where it is not given.
+            tools: the functions that the assistant could call, as JSON schemas.
 
         Raises:
             UserError: the conversation does not end with an answer, or cannot be shown by the chat template.
         """
-        return self.reviews([messages], intervention, max_new_tokens)[0]
+        return self.reviews([messages], intervention, max_new_tokens, tools=[tools])[0]
 
     def reviews(
         self,
-        conversations: Sequence[Sequence[Message]],
+        conversations: Sequence[Sequence[Message | Mapping[str, Any]]],
         intervention: str | Sequence[str] | None = None,
         max_new_tokens: int = 512,
         batch_size: int = 8,
+        tools: Sequence[Sequence[Mapping[str, Any]] | None] | None = None,
     ) -> list[Review]:
         """`review` of several conversations, in batches. One that is too long for the model is an error.
 
@@ -72,10 +84,18 @@ class HonestPersona:
 
         Args:
             intervention: one text for all, or one for each; the adapter's default one where it is not given.
+            tools: those of each conversation, None where it has none.
         """
         text = self.card.default_intervention if intervention is None else intervention
         texts = [text] * len(conversations) if isinstance(text, str) else text
-        prompts = [apply_intervention(messages, t, self.form) for messages, t in zip(conversations, texts, strict=True)]
+        tools = [None] * len(conversations) if tools is None else tools
+        prompts = []
+        for i, (messages, its_tools, t) in enumerate(zip(conversations, tools, texts, strict=True)):
+            try:
+                prompts.append(prompt_of_conversation(checked_conversation(messages, its_tools), t, self.form))
+            except UserError as error:
+                where = f"conversation {i}: " if len(conversations) > 1 else ""
+                raise UserError(f"{where}{error}") from None
         return list(self.each_review(prompts, texts, max_new_tokens, batch_size))
 
     def each_review(
@@ -103,8 +123,8 @@ class HonestPersona:
 
     def check_length(self, prompt: Tokens, max_new_tokens: int, what: str, setting: str) -> None:
         """Raises UserError: prompt and review may exceed the model's positions; lower `setting`."""
-        n, positions = len(prompt.input_ids), _positions(self.model)
-        if n + max_new_tokens > positions:
+        n, positions = len(prompt.input_ids), _positions(self.model.config)
+        if positions is not None and n + max_new_tokens > positions:
             raise UserError(
                 f"{what} has {n} tokens; with a review of up to {max_new_tokens} that is more than the model's "
                 f"{positions} positions. Shorten it, or lower {setting}"
@@ -133,6 +153,11 @@ class PersonaFolder:
         card = AdapterCard.load(folder)
         return cls(folder, card, TokenFormat.of(load_tokenizer(str(folder)), card.persona))
 
+    @cached_property
+    def positions(self) -> int | None:
+        """How many tokens the base model takes. Reads its config, not its weights."""
+        return _positions(load_model_config(self.card.base_model, self.card.base_revision))
+
     def load(
         self, dtype: torch.dtype | FormatName | None = None, device: str | torch.device | None = None
     ) -> HonestPersona:
@@ -155,10 +180,11 @@ class PersonaFolder:
             card.default_intervention,
             form,
         )
-        if (n := len(probe.input_ids)) > _positions(model):
+        n, positions = len(probe.input_ids), _positions(model.config)
+        if positions is not None and n > positions:
             raise UserError(
                 f"{folder}: a greeting has {n} tokens in the adapter's chat template with its default_intervention, "
-                f"more than the model's {_positions(model)} positions; one of the two is damaged, or made to do harm: "
+                f"more than the model's {positions} positions; one of the two is damaged, or made to do harm: "
                 "take a sound copy"
             )
         check_active(model, form, probe.input_ids, probe.activation)
@@ -186,9 +212,9 @@ def load_honest_persona(
     return PersonaFolder.read(resolve(path, revision)).load(dtype, device)
 
 
-def _positions(model: PeftModel) -> int:
-    config: Any = model.config
-    return config.get_text_config().max_position_embeddings
+def _positions(config: PreTrainedConfig) -> int | None:
+    """None where the model sets no end, as recurrent ones do."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def _check_token(folder: Path, form: TokenFormat, base: PreTrainedModel) -> None:

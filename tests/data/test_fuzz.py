@@ -205,7 +205,7 @@ def test_mutated_conversations(n, tmp_path):
         path.write_bytes(content)
         lines = [line for line in content.split(b"\n") if line.strip()]
         try:
-            read = read_conversations(path, "Speak.", form)
+            read = read_conversations(str(path), "Speak.", form)
         except UserError as error:
             message = str(error)
         else:

@@ -141,7 +141,7 @@ class TestLoadHonestPersona:
             saved[1].reviews([conversation(1), long], max_new_tokens=4)
 
     def test_no_answer_to_review(self, saved):
-        with pytest.raises(UserError, match="must end with the assistant's answer"):
+        with pytest.raises(UserError, match="the last message must be the assistant's answer"):
             saved[1].review([{"role": "user", "content": "hi"}])
         with pytest.raises(UserError, match="intervention has no text"):
             saved[1].review(conversation(), " ")

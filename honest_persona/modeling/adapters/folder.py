@@ -8,6 +8,7 @@ evaluations and notes beside them are not checked. A file that would be loaded, 
 an error.
 """
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -81,6 +82,15 @@ def check_folder(folder: Path) -> bool:
             f"{folder}: {added[0]} was not saved with the adapter, but would be loaded with it; remove that file"
         )
     return True
+
+
+def identity_of(folder: Path) -> str:
+    """First 16 hex digits of a SHA-256 of the adapter's weights, their config and its card."""
+    content = hashlib.sha256()
+    for name in sorted(name for name in _names(folder) if name.startswith("adapter_") or name == CARD_FILE):
+        with (folder / name).open("rb") as file:
+            content.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return content.hexdigest()[:16]
 
 
 def read_object(path: Path) -> dict[str, Any]:

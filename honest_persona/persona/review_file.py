@@ -1,0 +1,97 @@
+"""The file of a command's reviews: a line per conversation, whole as soon as it is written.
+
+The same command goes on where an earlier one was stopped: what is there is kept, and the other conversations follow. A
+file that holds anything else is never touched.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from honest_persona.base import json_text
+from honest_persona.base.console import one_line
+from honest_persona.base.errors import UserError
+from honest_persona.base.locks import held_file
+from honest_persona.persona.conversations import ReviewRequest
+from honest_persona.persona.parsing import Review
+
+_REVIEW_FIELDS = ("text", "flag", "p_fail", "above_threshold", "ending")
+_TORN = b'{"id": '
+"""How a line begins that a killed process has left unfinished."""
+
+
+def review_line(request: ReviewRequest, review: Review, writer: Mapping[str, Any]) -> str:
+    """A line of JSON. `writer` says with what it was written: adapter, longest review, number format."""
+    said = {name: getattr(review, name) for name in _REVIEW_FIELDS}
+    conversation_id, conversation, intervention = request.key
+    about = {"intervention": intervention, "conversation": conversation, "given": request.given}
+    return json_text.dumps({"id": conversation_id, **said, **about, **writer}) + "\n"
+
+
+@contextmanager
+def review_file(
+    path: Path, requests: Sequence[ReviewRequest], writer: Mapping[str, Any]
+) -> Iterator[tuple[TextIO, list[ReviewRequest]]]:
+    """A file to append to, owned by this process, and the requests that have no review in it yet.
+
+    A last line that was not written to its end is removed. A device or a pipe is written to as it is.
+
+    Raises:
+        UserError: the file holds something else than reviews of these requests by the same adapter and settings.
+    """
+    if path.exists() and not path.is_file():
+        with path.open("w", encoding="utf-8", newline="\n") as out:
+            yield out, list(requests)
+        return
+    with held_file(path, "a review", "name another --output"):
+        whole_bytes, waiting = _found(path, requests, writer) if path.is_file() else (0, list(requests))
+        with path.open("ab") as file:
+            file.truncate(whole_bytes)
+        with path.open("a", encoding="utf-8", newline="\n") as out:
+            yield out, waiting
+
+
+def _found(path: Path, requests: Sequence[ReviewRequest], writer: Mapping[str, Any]) -> tuple[int, list[ReviewRequest]]:
+    """The bytes of the whole lines, and the requests without a review."""
+    wanted = Counter(request.key for request in requests)
+    whole_bytes = 0
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if not raw.endswith(b"\n"):
+                if number == 1 and not (_TORN.startswith(raw) or raw.startswith(_TORN)):
+                    raise _other(path, number, "is no review")
+                break
+            whole_bytes += len(raw)
+            key = _key(path, number, raw, writer)
+            if not wanted[key]:
+                raise _other(path, number, f"is about {one_line(key[0])}, another conversation than those of --input")
+            wanted[key] -= 1
+    waiting = []
+    for request in reversed(requests):  # of equal ones the first are done
+        if wanted[request.key] > 0:
+            wanted[request.key] -= 1
+            waiting.append(request)
+    return whole_bytes, waiting[::-1]
+
+
+def _key(path: Path, number: int, raw: bytes, writer: Mapping[str, Any]) -> tuple[str | int, str, str]:
+    try:
+        line = json_text.loads(raw)
+        conversation_id, conversation, intervention = (line[name] for name in ("id", "conversation", "intervention"))
+        differing = [name for name, value in writer.items() if line[name] != value]
+    except (ValueError, KeyError, TypeError):
+        raise _other(path, number, "is no review") from None
+    for name in differing:
+        raise _other(path, number, f"was written with {name} {one_line(line[name])[:40]}, not {writer[name]}")
+    if not all(isinstance(part, str | int) for part in (conversation_id, conversation, intervention)):
+        raise _other(path, number, "is no review")
+    return conversation_id, conversation, intervention
+
+
+def _other(path: Path, number: int, reason: str) -> UserError:
+    return UserError(
+        f"--output: {path}:{number} {reason}. Only a file that the same command began is continued, and none is "
+        "overwritten: name another --output, or remove the file"
+    )

@@ -1,0 +1,126 @@
+"""Files of conversations: read in every form, and what is wrong with them counted and located."""
+
+import io
+import json
+import re
+
+import pytest
+
+from honest_persona.base.errors import UserError
+from honest_persona.persona.conversations import read_conversations
+from tests.tiny import conversation, form_of
+
+GOOD = {"messages": conversation()}
+
+
+@pytest.fixture(scope="module")
+def form():
+    return form_of()
+
+
+@pytest.fixture
+def read(tmp_path, form):
+    def read(content, **settings):
+        path = tmp_path / "c.json"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return read_conversations(str(path), "Speak.", form, **settings)
+
+    return read
+
+
+def lines(*values):
+    return "".join((value if isinstance(value, str) else json.dumps(value)) + "\n" for value in values)
+
+
+@pytest.mark.parametrize(
+    ("content", "places"),
+    [
+        (lines(GOOD, "", GOOD), [":1", ":3"]),
+        (b"\xef\xbb\xbf" + lines(GOOD, GOOD).replace("\n", "\r\n").encode(), [":1", ":2"]),
+        (json.dumps(GOOD), [":1"]),
+        (json.dumps(GOOD, indent=2), [":1"]),
+        (json.dumps([GOOD, GOOD]), [", element 1", ", element 2"]),
+        (json.dumps([GOOD, GOOD], indent=2), [", element 1", ", element 2"]),
+        ("[\n" + json.dumps(GOOD) + ",\n" + json.dumps(GOOD) + "\n]\n", [", element 1", ", element 2"]),
+        (json.dumps(conversation()), [":1"]),
+        (json.dumps(conversation(), indent=2), [":1"]),
+        (lines(conversation(), conversation()), [":1", ":2"]),
+        (json.dumps([conversation(), conversation()]), [", element 1", ", element 2"]),
+    ],
+)
+def test_files_of_every_form(read, content, places):
+    found = read(content)
+    assert [request.place.rpartition("c.json")[2] for request in found] == places
+    assert [str(request.id) for request in found] == [re.sub(r"\D", "", place) for place in places]
+    assert all(request.messages == conversation() for request in found)
+
+
+def test_standard_input(form, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines(GOOD, GOOD).encode())))
+    assert [r.place for r in read_conversations("-", "Speak.", form)] == ["standard input:1", "standard input:2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (json.dumps([GOOD, GOOD], indent=1)[:-9], r"c\.json is not valid JSON \(line \d+, column"),
+        (json.dumps(GOOD, indent=1) * 2, r"c\.json is not valid JSON \(line 12, column 2: Extra data\)"),
+        ("", "has no conversation"),
+        ("[]", "messages: is empty"),
+        (json.dumps(GOOD).encode("utf-16"), "is UTF-16 text; save the file as UTF-8"),
+        (b'{"messages": "na\xefve"}', r"c\.json:1: not UTF-8 text \(byte 17\)"),
+        ("[" * 100_000, "nested too deep"),
+    ],
+)
+def test_files_that_are_none(read, content, message):
+    with pytest.raises(UserError, match=message) as caught:
+        read(content)
+    assert str(caught.value).count("\n") == 0
+
+
+def test_other_columns_are_kept_and_told(read, capsys):
+    first = {**GOOD, "id": 7, "is_bad": True, "score": float("nan"), "intervention": None}
+    again = {**GOOD, "id": 7, "intervention": "Why?"}
+    again["messages"] = [{**GOOD["messages"][0], "weight": 0}, GOOD["messages"][1]]
+    found = read(lines(first, again))
+    assert [r.given for r in found] == [{"is_bad": True, "score": None}, {}]
+    assert [r.intervention for r in found] == ["Speak.", "Why?"]
+    assert [key[0] for key in (found[0].key, found[1].key)] == [7, 7]
+    told = capsys.readouterr().err
+    assert re.search(r"note: 1 repeated ids, first: 7, of \S+c.json:1 and of \S+c.json:2\n", told)
+    assert "note: columns without use, kept as `given`: is_bad, score\n" in told
+    assert "note: keys of messages without use: weight\n" in told
+
+
+def test_problems_are_counted_and_the_first_ones_shown(read, capsys):
+    other, no_answer = {"messages": [{"role": "critic", "content": "x"}]}, {"messages": conversation()[:1]}
+    content = lines(GOOD, *[other] * 15, *[no_answer] * 25, GOOD)
+    with pytest.raises(UserError) as caught:
+        read(content, skip_bad=False)
+    head, *shown, last = str(caught.value).splitlines()
+    assert head == "40 problems in 40 of 42 conversations; --skip_bad leaves them out:"
+    assert len(shown) == 20
+    assert "c.json:2: messages[0].role: 'critic' is unknown" in shown[0]
+    assert last == "and 20 more; in all: no answer 25, unknown role 15"
+    assert [r.id for r in read(content, skip_bad=True)] == [1, 42]
+    assert "40 problems in 40 of 42 conversations; they are left out (--skip_bad):\n" in capsys.readouterr().err
+    with pytest.raises(UserError, match="40 problems in 40 of 40 conversations:\n"):
+        read(lines(*[other] * 15, *[no_answer] * 25), skip_bad=True)
+    with pytest.raises(UserError, match="40 problems in 40 of 42 conversations:\n"):
+        read(content)
+
+
+def test_too_long_conversations_are_located(read):
+    n = len(read(json.dumps(GOOD))[0].prompt.input_ids)
+    assert read(json.dumps(GOOD), longest=n + 5, max_new_tokens=5)
+    with pytest.raises(UserError, match=rf"c\.json:1: has {n} tokens; with a review of up to 6 that is more than"):
+        read(json.dumps(GOOD), longest=n + 5, max_new_tokens=6)
+
+
+def test_columns_that_json_cannot_hold(read):
+    for column, message in {
+        '{"a": 1, "a": 2}': "column x: repeated key 'a'",
+        '"\\ud800"': "column x: holds lone",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            read(json.dumps(GOOD)[:-1] + f', "x": {column}}}')
