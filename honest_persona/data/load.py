@@ -8,11 +8,12 @@ columns. Bad data never raises; rejections.py says in which order defects are co
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from honest_persona.base.errors import UserError
 from honest_persona.config.keys import RunConfig
+from honest_persona.data.kept import Records
 from honest_persona.data.records import Record
 from honest_persona.data.rejections import Candidate, Rejection
 from honest_persona.data.selection import Selection, refusal, unknown_names
@@ -25,7 +26,7 @@ from honest_persona.data.splits import Splits, split_records
 class Loaded:
     """The result of reading a dataset: `read` interventions are either kept as records or rejected."""
 
-    records: list[Record]
+    records: Records
     rejections: list[Rejection]
     read: int
     rejected: Counter[str]
@@ -57,21 +58,28 @@ def load_records(dataset: str, selection: Selection) -> Loaded:
 
 def read_records(source: Source, selection: Selection) -> Loaded:
     """The same of a source that was found; a name that it lacks keeps no record, and is no error."""
-    records, rejections, seen, read = [], [], set(), 0
+    rejections: list[Rejection] = []
+    seen: set[str] = set()
     notes: Counter[str] = Counter()
-    for outcome in source.outcomes():
-        read += 1
-        if isinstance(outcome, Candidate):
-            refused = refusal(outcome, selection)
-            if refused is None and outcome.values["id"] in seen:
-                refused = "id", "duplicate_id"
-            if refused is None:
-                seen.add(outcome.values["id"])
-                records.append(Record.model_validate(outcome.values))
-                notes.update(outcome.notes)
-                continue
-            outcome = outcome.reject(*refused)
-        rejections.append(outcome)
+    read = 0
+
+    def kept() -> Iterator[Record]:
+        nonlocal read
+        for outcome in source.outcomes():
+            read += 1
+            if isinstance(outcome, Candidate):
+                refused = refusal(outcome, selection)
+                if refused is None and outcome.values["id"] in seen:
+                    refused = "id", "duplicate_id"
+                if refused is None:
+                    seen.add(outcome.values["id"])
+                    notes.update(outcome.notes)
+                    yield Record.model_validate(outcome.values)
+                    continue
+                outcome = outcome.reject(*refused)
+            rejections.append(outcome)
+
+    records = Records.of(kept())
     rejected = Counter(rejection.reason for rejection in rejections)
     return Loaded(records, rejections, read, rejected, source.summary.ignored, notes, source.config, source.splits)
 

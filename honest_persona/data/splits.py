@@ -11,18 +11,19 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from honest_persona.base.grouping import grouped
+from honest_persona.data.kept import Records
 from honest_persona.data.records import Record
 
 
 class Splits(NamedTuple):
     """No item is in two parts."""
 
-    train: list[Record]
-    within: list[Record]
+    train: Records
+    within: Records
     """Held-out items of the trained topics."""
-    across: list[Record]
+    across: Records
     """The validation topics."""
-    unused: list[Record]
+    unused: Records
     """Records of validation topics that the data itself gives to training (`Record.split`)."""
 
 
@@ -45,17 +46,20 @@ def split_records(
     data itself names the part of a record. An item that occurs in a validation topic and in a trained topic is
     `across` with all its records, so that no training sees its content.
     """
-    across_items = {record.item_id for record in records if record.topic in validation_topics}
-    splits = Splits([], [], [], [])
-    for record in records:
-        held_out = uniform(seed, "held_out_item", record.cluster) < val_item_frac
-        if record.split is not None:
-            held_out = record.split == "validation"
-        if record.item_id in across_items:
-            (splits.unused if record.split == "train" else splits.across).append(record)
+    records = Records.of(records)
+    topics, items, own = records.values("topic"), records.values("item_id"), records.values("split")
+    across_items = {item for item, topic in zip(items, topics, strict=True) if topic in validation_topics}
+    places: dict[str, list[int]] = {part: [] for part in Splits._fields}
+    for place, (item, cluster, split) in enumerate(zip(items, records.values("cluster"), own, strict=True)):
+        held_out = uniform(seed, "held_out_item", str(cluster)) < val_item_frac
+        if split is not None:
+            held_out = split == "validation"
+        if item in across_items:
+            part = "unused" if split == "train" else "across"
         else:
-            (splits.within if held_out else splits.train).append(record)
-    return splits
+            part = "within" if held_out else "train"
+        places[part].append(place)
+    return Splits(**{part: records.take(chosen) for part, chosen in places.items()})
 
 
 def sample_per_topic(records: Sequence[Record], n: int, seed: int) -> list[Record]:
@@ -66,17 +70,35 @@ def sample_per_topic(records: Sequence[Record], n: int, seed: int) -> list[Recor
     away; then the item that was chosen least often; then the smallest seeded hash of its id. So the rate of FAIL in the
     sample is not the rate in the topic.
     """
-    by_topic = grouped(records, lambda record: record.topic)
-    return [record for topic in sorted(by_topic) for record in _sample_topic(by_topic[topic], n, seed)]
+    records = Records.of(records)
+    names = ("flag", "variant", "id", "cluster")
+    asked = list(enumerate(zip(*(records.values(name) for name in names), strict=True)))
+    by_topic = grouped(zip(records.values("topic"), asked, strict=True), lambda pair: str(pair[0]))
+    return [
+        records[place]
+        for topic in sorted(by_topic)
+        for place in _sample_topic([_Asked(place, *values) for _, (place, values) in by_topic[topic]], n, seed)
+    ]
 
 
-def _sample_topic(records: Sequence[Record], n: int, seed: int) -> list[Record]:
-    cells: dict[tuple[str, str], list[tuple[int, float, str, Record]]] = defaultdict(list)
+class _Asked(NamedTuple):
+    """What a choice of records looks at."""
+
+    place: int
+    flag: str
+    variant: str | None
+    id: str
+    cluster: str
+
+
+def _sample_topic(records: Sequence[_Asked], n: int, seed: int) -> list[int]:
+    """Places of records of one topic."""
+    cells: dict[tuple[str, str], list[tuple[int, float, str, _Asked]]] = defaultdict(list)
     for record in records:
         cells[record.flag, record.variant or ""].append((0, uniform(seed, "sample", record.id), record.id, record))
     for cell in cells.values():
         heapq.heapify(cell)
-    chosen: list[Record] = []
+    chosen: list[int] = []
     by_flag: Counter[str] = Counter()
     by_cell: Counter[tuple[str, str]] = Counter()
     by_item: Counter[str] = Counter()
@@ -90,18 +112,18 @@ def _sample_topic(records: Sequence[Record], n: int, seed: int) -> list[Record]:
         record = heapq.heappop(cell)[3]
         if not cell:
             del cells[key]
-        chosen.append(record)
+        chosen.append(record.place)
         by_flag[record.flag] += 1
         by_cell[key] += 1
         by_item[record.cluster] += 1
     return chosen
 
 
-def limit_records(records: Sequence[Record], num_samples: int | None, seed: int) -> list[Record]:
+def limit_records(records: Sequence[Record], num_samples: int | None, seed: int) -> Records:
     """A seeded choice of `num_samples` records, in their order; all records for None, or where there are no more."""
+    records = Records.of(records)
     if num_samples is None or num_samples >= len(records):
-        return list(records)
-    ranked = sorted(
-        range(len(records)), key=lambda index: (uniform(seed, "limit", records[index].id), records[index].id)
-    )
-    return [records[index] for index in sorted(ranked[:num_samples])]
+        return records
+    ids = [str(record_id) for record_id in records.values("id")]
+    ranked = sorted(range(len(ids)), key=lambda place: (uniform(seed, "limit", ids[place]), ids[place]))
+    return records.take(sorted(ranked[:num_samples]))

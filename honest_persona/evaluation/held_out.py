@@ -14,9 +14,9 @@ from honest_persona.modeling.adapters.card import AdapterCard, RunSettings
 class HeldOut(NamedTuple):
     parts: dict[str, list[Record]]
     """`within`: held-out items of topics that the adapter was trained on; `across`: all other topics."""
-    train: list[Record]
+    train: Sequence[Record]
     """Records of the trained topics on the other side of the split by item."""
-    records: list[Record]
+    records: Sequence[Record]
     """All of the data."""
 
 
@@ -30,7 +30,7 @@ def held_out(
     """A dataset's records as they are to be evaluated; arguments as in `evaluate_adapter`."""
     settings = RunSettings(card.config).over(train_topics=topics or "all", validation_topics=[], claude_frac=1.0)
     records = load_records(dataset, Selection.of(settings)).records
-    new_topics = {r.topic for r in records} - set(card.trained_topics)
+    new_topics: set[str] = set(records.values("topic")) - set(card.trained_topics)
     splits = split_records(records, new_topics, card.config["val_item_frac"], card.config["seed"])
     within = splits.within + splits.train if all_items else splits.within
     across = splits.across + splits.unused if all_items else splits.across

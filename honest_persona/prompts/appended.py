@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 
 from honest_persona.base.words import FLAGS, PASS, Flag
 from honest_persona.config.keys import Augmentation
+from honest_persona.data.kept import Records
 from honest_persona.data.messages import Message
 from honest_persona.data.records import MARKER, Record
 from honest_persona.data.splits import uniform
@@ -83,20 +84,26 @@ def response_tokens(response: str, form: TokenFormat) -> int:
 
 def augmented(
     records: Sequence[Record], names: Sequence[Augmentation], frac: float, form: TokenFormat, seed: int
-) -> list[Record]:
+) -> Records:
     """The records in their order; a seeded share `frac` of them gets a text of `TRAINED` after the answer.
 
     FAIL and PASS records get the same recipes in the same order, so that neither the text, nor its length, nor the flag
     of a forged review predicts the true flag.
     """
+    records = Records.of(records)
     if not names:
-        return list(records)
-    changed: dict[str, Record] = {}
+        return records
+    recipe_of: dict[str, Recipe] = {}
+    ids, flags = ([str(value) for value in records.values(name)] for name in ("id", "flag"))
     for truth in FLAGS:
-        of = sorted((uniform(seed, "augment", r.id), r.id, r) for r in records if r.flag == truth)
-        for i, (_, record_id, record) in enumerate(of[: round(frac * len(of))]):
-            changed[record_id] = with_text(record, appended_text(_nth_recipe(i, names), TRAINED, form))
-    return [changed.get(record.id, record) for record in records]
+        of = sorted((uniform(seed, "augment", i), i) for i, flag in zip(ids, flags, strict=True) if flag == truth)
+        for n, (_, record_id) in enumerate(of[: round(frac * len(of))]):
+            recipe_of[record_id] = _nth_recipe(n, names)
+    return Records.of(_with_recipe(record, recipe_of.get(record.id), form) for record in records)
+
+
+def _with_recipe(record: Record, recipe: Recipe | None, form: TokenFormat) -> Record:
+    return record if recipe is None else with_text(record, appended_text(recipe, TRAINED, form))
 
 
 def _nth_recipe(i: int, names: Sequence[Augmentation]) -> Recipe:

@@ -10,6 +10,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.tensors import integers
 from honest_persona.base.words import ACROSS, WITHIN
 from honest_persona.config.keys import RunConfig
+from honest_persona.data.kept import Records
 from honest_persona.data.load import Loaded, load_splits
 from honest_persona.data.records import Record
 from honest_persona.data.splits import Splits, limit_records, sample_per_topic
@@ -44,7 +45,7 @@ class Material:
 def prepare(config: RunConfig, form: TokenFormat) -> Material:
     """Raises UserError: nothing to train on, or records that do not fit."""
     if config.use_dummy_data:
-        return Material(dummy_rows(config, form), {}, [], _DUMMY_INTERVENTION, None, Splits([], [], [], []), [])
+        return Material(dummy_rows(config, form), {}, [], _DUMMY_INTERVENTION, None, Splits(*[Records.of([])] * 4), [])
     loaded, splits = load_splits(config)
     # before `limit_records`, so that a row is the same in a run on some records and in a run on all records
     shown = augmented(splits.train, config.augment, config.augment_frac, form, config.seed)

@@ -44,11 +44,13 @@ def training_rows(encoded: Iterable[tuple[str, Tokens]], in_memory_bytes: int = 
         UserError: the disk is full.
     """
     encoded = iter(encoded)
-    with Spool(_SCHEMA, in_memory_bytes) as spool:
+    with Spool(in_memory_bytes) as spool, pa.ipc.new_stream(spool, _SCHEMA) as stream:
         while chunk := list(islice(encoded, _AT_ONCE)):
-            spool.add(_table(chunk))
-    table = spool.table()
-    held = InMemoryTable(table) if spool.path is None else MemoryMappedTable(table, str(spool.path))
+            stream.write_table(_table(chunk))
+    if spool.path is None:
+        held: Any = InMemoryTable.from_buffer(pa.py_buffer(spool.view()))
+    else:
+        held = MemoryMappedTable.from_file(str(spool.path))
     return Dataset(held).with_transform(_as_training_rows)
 
 

@@ -3,24 +3,22 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
-import pyarrow as pa
 import pytest
 
 from honest_persona.base import scratch, spool
 from honest_persona.base.errors import UserError
 from honest_persona.base.spool import Spool
 
-SCHEMA = pa.schema({"n": pa.int64()})
 
-
-def spooled(in_memory_bytes, tables):
-    with Spool(SCHEMA, in_memory_bytes) as made:
-        for n in range(tables):
-            made.add(pa.table({"n": [2 * n, 2 * n + 1]}))
+def spooled(in_memory_bytes, pieces):
+    with Spool(in_memory_bytes) as made:
+        for n in range(pieces):
+            made.write(bytes(range(10 * n, 10 * n + 10)))
     return made
 
 
@@ -32,45 +30,48 @@ def own_room(tmp_path, monkeypatch):
     scratch._folder_of.cache_clear()
 
 
-@pytest.mark.parametrize(("in_memory_bytes", "in_file"), [(1000, False), (40, True), (0, True)])
-@pytest.mark.parametrize("tables", [1, 5])
-def test_what_was_added_in_its_order(in_memory_bytes, in_file, tables):
-    made = spooled(in_memory_bytes, tables)
-    assert (made.path is not None) == (in_file and (tables > 1 or in_memory_bytes == 0))
-    assert made.table().schema == SCHEMA
-    assert made.table()["n"].to_pylist() == list(range(2 * tables))
+@pytest.mark.parametrize(("in_memory_bytes", "pieces", "in_file"), [(20, 2, False), (20, 3, True), (0, 1, True)])
+def test_what_was_written(in_memory_bytes, pieces, in_file):
+    made = spooled(in_memory_bytes, pieces)
+    assert (made.path is not None) == in_file
+    assert made.size_bytes == 10 * pieces
+    assert made.view()[:] == bytes(range(10 * pieces))
+    assert made.view() is made.view()
 
 
-def test_nothing_added_is_an_empty_table():
-    assert spooled(0, 0).table() == SCHEMA.empty_table()
+def test_nothing_written():
+    assert spooled(0, 0).view() == b""
 
 
 def test_a_file_takes_no_memory_of_its_own():
-    before = pa.total_allocated_bytes()
-    with Spool(SCHEMA, 0) as made:
-        for _ in range(50):
-            made.add(pa.table({"n": range(10_000)}))
-    table = made.table()
-    assert table.nbytes == 50 * 80_000
-    assert pa.total_allocated_bytes() - before < 200_000
+    tracemalloc.start()
+    try:
+        with Spool(10_000) as made:
+            for _ in range(5000):
+                made.write(bytes(1000))
+        assert made.view()[4_999_000:] == bytes(1000)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_error_leaves_no_file():
-    made = Spool(SCHEMA, 0)
+    made = Spool(0)
     with suppress(RuntimeError), made:
-        made.add(pa.table({"n": [1]}))
+        made.write(b"1")
         assert made.path.exists()
         raise RuntimeError
     assert not made.path.exists()
 
 
-@pytest.mark.parametrize("tables", [1, 5])
-def test_a_full_disk_is_told_with_a_remedy(monkeypatch, tables):
+@pytest.mark.parametrize("n_bytes", [10, 10**7])
+def test_a_full_disk_is_told_with_a_remedy(monkeypatch, n_bytes):
+    file = scratch.scratch_folder() / "full"
     monkeypatch.setattr(spool, "uuid4", lambda: SimpleNamespace(hex="full"))
-    (scratch.scratch_folder() / "full.arrow").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"the disk of .* is full: .*TMPDIR"):
-        spooled(0, tables)
-    assert not (scratch.scratch_folder() / "full.arrow").is_symlink()
+    monkeypatch.setattr(Path, "open", lambda _, mode, buffering: open("/dev/full", "r+b", buffering))  # noqa: SIM115
+    with pytest.raises(UserError, match=r"the disk of .* is full: .*TMPDIR"), Spool(0) as made:
+        made.write(bytes(n_bytes))
+    assert not file.exists()
 
 
 _OWNER = """
