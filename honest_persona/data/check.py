@@ -105,7 +105,7 @@ def check_selection(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             if loaded.records and loaded.notes.get(no_column(ours, theirs)) == len(loaded.records):
                 close = hint(theirs, loaded.ignored)
                 problems.append(("columns", f"{ours}: no row of {source.label!r} has a column {theirs!r}{close}"))
-        if all(record.topic in (validation or ()) for record in loaded.records):
+        if set(loaded.records.values("topic")) <= set(validation or ()):
             counts = ", ".join(f"{reason} {n}" for reason, n in loaded.rejected.most_common(5))
             problems.append(
                 (

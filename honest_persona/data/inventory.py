@@ -2,13 +2,13 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from honest_persona.base.console import Column, Table, one_line, say, show
 from honest_persona.base.words import NOT_STATED, OWN
+from honest_persona.data.kept import Records
 from honest_persona.data.load import Loaded
-from honest_persona.data.records import Record
 from honest_persona.data.rejections import Rejection, remedy_for
 from honest_persona.data.sources.own import USUAL_COLUMNS
 from honest_persona.data.sources.rows import COLUMNS
@@ -26,13 +26,13 @@ def inventory(loaded: Loaded, splits: Splits | None = None) -> dict[str, Any]:
         "read": loaded.read,
         "kept": len(loaded.records),
         "rejected": dict(loaded.rejected.most_common()),
-        "items": len({record.item_id for record in loaded.records}),
-        "by_topic": _counts(record.topic for record in loaded.records),
-        "by_variant": _counts(record.variant or NO_VARIANT for record in loaded.records),
-        "by_flag": _counts(record.flag for record in loaded.records),
-        "by_variant_and_flag": _counts(f"{record.variant or NO_VARIANT} {record.flag}" for record in loaded.records),
-        "by_model": _counts(record.model for record in loaded.records),
-        "by_intervention": _counts(record.intervention_name for record in loaded.records),
+        "items": len(set(loaded.records.values("item_id"))),
+        "by_topic": _counts(loaded.records.values("topic")),
+        "by_variant": _counts(variant or NO_VARIANT for variant in loaded.records.values("variant")),
+        "by_flag": _counts(loaded.records.values("flag")),
+        "by_variant_and_flag": _counts(_cells(loaded.records)),
+        "by_model": _counts(loaded.records.values("model")),
+        "by_intervention": _counts(loaded.records.values("intervention_name")),
         "rejections": {
             reason: {"total": total, "remedy": remedy_for(reason), "examples": _examples(loaded.rejections, reason)}
             for reason, total in loaded.rejected.most_common()
@@ -114,12 +114,17 @@ def _counts(values: Any) -> dict[str, int]:
     return dict(sorted(Counter(values).items()))
 
 
-def _part(records: Sequence[Record]) -> dict[str, Any]:
+def _cells(records: Records) -> Iterator[str]:
+    for variant, flag in zip(records.values("variant"), records.values("flag"), strict=True):
+        yield f"{variant or NO_VARIANT} {flag}"
+
+
+def _part(records: Records) -> dict[str, Any]:
     return {
         "records": len(records),
-        "items": len({record.item_id for record in records}),
-        "by_topic": _counts(record.topic for record in records),
-        "by_variant_and_flag": _counts(f"{record.variant or NO_VARIANT} {record.flag}" for record in records),
+        "items": len(set(records.values("item_id"))),
+        "by_topic": _counts(records.values("topic")),
+        "by_variant_and_flag": _counts(_cells(records)),
     }
 
 

@@ -224,7 +224,7 @@ def _save(trainer: ResumableRun, run: _Run) -> None:
 def _tell_data(material: Material, seq_len: int) -> None:
     if (loaded := material.loaded) is not None:
         parts = [
-            f"{name} {len(records):,} records of {len({r.item_id for r in records}):,} items"
+            f"{name} {len(records):,} records of {len(set(records.values('item_id'))):,} items"
             for name, records in material.splits._asdict().items()
             if records or name != "unused"
         ]
@@ -232,7 +232,7 @@ def _tell_data(material: Material, seq_len: int) -> None:
         say(f"data: read {loaded.read:,} = {counts} (`python -m honest_persona data` shows the reasons)")
         if loaded.notes:
             say("data: " + "; ".join(f"{one_line(note)} ({rows:,} rows)" for note, rows in loaded.notes.items()))
-        held_out = len({record.item_id for record in material.splits.within + material.splits.across})
+        held_out = len(set((material.splits.within + material.splits.across).values("item_id")))
         if held_out < _FEW_ITEMS:
             say(
                 f"data: {held_out} items are held out: "
