@@ -34,8 +34,8 @@ from honest_persona.modeling.prefix.cache import PrefixCache
 from honest_persona.persona.answering import write_reviews
 from honest_persona.persona.batches import batches, place_of
 from honest_persona.persona.parsing import Review
+from honest_persona.prompts.kinds import SUPERVISED, Kind
 from honest_persona.prompts.rows import TrainingRow
-from honest_persona.prompts.segments import SUPERVISED, Kind
 from honest_persona.prompts.tokens import TokenFormat, Tokens
 
 SEED = 42

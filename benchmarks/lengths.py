@@ -23,9 +23,9 @@ from honest_persona.config.keys import RunConfig
 from honest_persona.config.persona import Persona
 from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
+from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.persona_token import resolve_persona_token
 from honest_persona.prompts.rows import training_rows
-from honest_persona.prompts.segments import Kind
 from honest_persona.prompts.tokens import TokenFormat, Tokens, encode_record
 
 FILE = Path(__file__).with_name("lengths.json")

@@ -4,16 +4,35 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+import pytest
 import trl
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 FAMILIES = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
+FEW = (
+    "deepseek_r1_distill",
+    "deepseekv3_training",
+    "gemma",
+    "gemma4_v5",
+    "glm4moe",
+    "gptoss",
+    "lfm2_2_5",
+    "llama3_1",
+    "muse_glimmer",
+    "nemotron_3_nano",
+    "qwen2_5",
+    "qwen3",
+    "qwen3_5_think",
+    "qwen3_8",
+    "smolvlm",
+)
+"""One of each kind; for tests that take all families in `make long` alone."""
 
 _CONTROL = re.compile(
     r"<[|｜][^<>\s'\"{}]{1,40}[|｜]>|</?(?:start_of_turn|end_of_turn|end_of_utterance|bos|eos|s|think)>"
-    r"|<turn\|>|<\|turn>|\[/?INST\]|\[gMASK\]|<sop>"
+    r"|<\|[a-z_\"]+>|<[a-z_]+\|>|<\|\"\|>|\[/?INST\]|\[gMASK\]|<sop>|</?tool_(?:call|response)>"
 )
 _TEXT = ["The quick brown fox jumps over the lazy dog.", "user assistant system model", " INTERVENTION: REVIEW: FLAG: "]
 
@@ -39,3 +58,8 @@ def family_tokenizer(name: str) -> PreTrainedTokenizerFast:
     tokenizer.chat_template = template
     tokenizer.name_or_path = name
     return tokenizer
+
+
+def few_or_long() -> list:
+    """All families; those that are not in `FEW` are marked long."""
+    return [name if name in FEW else pytest.param(name, marks=pytest.mark.long) for name in FAMILIES]

@@ -21,7 +21,8 @@ from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.builtin import TINY, tiny_tokenizer
 from honest_persona.modeling.token_format import token_format
 from honest_persona.persona import product
-from honest_persona.prompts.segments import SUPERVISED, Kind, training_system
+from honest_persona.prompts.kinds import SUPERVISED, Kind
+from honest_persona.prompts.segments import training_system
 from honest_persona.prompts.tokens import IGNORED, encode_record
 from honest_persona.training.launch import train
 

@@ -29,7 +29,7 @@ from honest_persona.modeling.zero import gathered
 from honest_persona.persona.answering import write_reviews
 from honest_persona.persona.batches import Place, batches, place_of
 from honest_persona.persona.parsing import Review
-from honest_persona.prompts.segments import Kind
+from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.show import pieces
 from honest_persona.prompts.tokens import TokenFormat, Tokens, prompt_of
 from honest_persona.statistics.bootstrap import defined

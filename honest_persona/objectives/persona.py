@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from honest_persona.prompts.segments import Kind
+from honest_persona.prompts.kinds import Kind
 
 
 class PersonaLoss(NamedTuple):

@@ -27,7 +27,7 @@ from honest_persona.modeling.zero import is_sharded
 from honest_persona.persona.flag_logits import NOT_FINITE, of_flags, one_token_per_row, p_fail_of, precise_flags
 from honest_persona.persona.parsing import Review, parse_review
 from honest_persona.persona.roomy_layer import RoomyLayer
-from honest_persona.prompts.segments import Kind, Segment
+from honest_persona.prompts.kinds import Kind, Segment
 from honest_persona.prompts.tokens import TokenFormat, Tokens
 
 

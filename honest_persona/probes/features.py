@@ -20,7 +20,7 @@ from honest_persona.base.words import FLAGS
 from honest_persona.modeling.adapters.tuning import Model, adapter_off, backbone_of
 from honest_persona.modeling.modes import in_mode
 from honest_persona.modeling.prefix.frozen import positions, run_prefix, suffix_arguments, why_not_split
-from honest_persona.prompts.segments import Kind, Segment
+from honest_persona.prompts.kinds import Kind, Segment
 from honest_persona.prompts.tokens import TokenFormat, Tokens
 
 

@@ -21,7 +21,8 @@ from honest_persona.data.messages import Message
 from honest_persona.data.records import MARKER, Record
 from honest_persona.data.splits import uniform
 from honest_persona.prompts.appended_texts import NEUTRAL, TRAINED, Texts
-from honest_persona.prompts.segments import Kind, Segment, answer_segments, prompt_segments
+from honest_persona.prompts.kinds import Kind, Segment
+from honest_persona.prompts.segments import answer_segments, prompt_segments
 from honest_persona.prompts.tokens import TokenFormat
 
 T = TypeVar("T")

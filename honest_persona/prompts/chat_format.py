@@ -1,41 +1,35 @@
-"""The text that a chat template puts around each message, derived from the template itself.
+"""The chat format of one tokenizer: what its template writes around the texts of a conversation, and what ends a turn.
 
-The template is rendered once per sequence of roles with marker strings as contents; the text between the markers is
-the scaffold. Real contents never pass through the template, so no text can change the scaffold (a `</think>` in an
-answer, a forged end of turn), and the prompt of training and the prompt of generation are cut from one rendering.
+The template is rendered once per shape of a conversation (shapes.py) with markers in place of the texts. Real texts
+never pass through the template, so no text can change what the template writes (a `</think>` in a question, a forged
+end of turn), and the prompt of training and the prompt of generation are cut from one rendering.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
+from honest_persona.prompts.layout import Failure, Layout, Template
+from honest_persona.prompts.reasoning import SPELLINGS, Block, Spelling, leading_block
 from honest_persona.prompts.rendering import Exceeded, Refused, render
+from honest_persona.prompts.scaffold import Scaffold
+from honest_persona.prompts.shapes import MARK, Form, Turn, filled, shape_of
+
+T = TypeVar("T")
 
 FIXED_DATE = (
     '{%- macro strftime_now(format) -%}{{- "2024-07-26" if format == "%Y-%m-%d" else "26 Jul 2024" -}}{%- endmacro -%}'
 )
 """Stands before every template, so that a template with today's date gives the same prompt next week."""
 
-_MARK = "zq{}qz"
 _TEMPLATE_CHARS = 2**20
 """A hundred times the length of usual chat templates."""
-
-
-@dataclass(frozen=True)
-class Scaffold:
-    """The template's text around the contents of one sequence of messages: before[0] content[0] before[1] ... tail."""
-
-    before: tuple[str, ...]
-    """The text in front of each content."""
-    tail: str
-    """The text after the last content."""
-    strips: tuple[tuple[str, str], ...]
-    """Per message: the white space that the template strips from the start and from the end of its content."""
 
 
 @dataclass(frozen=True)
@@ -55,21 +49,43 @@ class ChatFormat:
     @cached_property
     def has_system_role(self) -> bool:
         """Whether the template has a place for a system message."""
-        return isinstance(self._derive(("system", "user", "assistant")), Scaffold)
+        return isinstance(self._found(_turns(("system", "user", "assistant")), None), Layout)
+
+    def layout(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None = None) -> Layout:
+        """The conversation as the template shows it, without what the template leaves out of earlier turns.
+
+        Raises:
+            UserError: the template cannot show these turns, a call, a result or the tools; or it does not end.
+        """
+        found = self._found(turns, tools)
+        if isinstance(found, Layout):
+            return found
+        raise UserError(f"the chat template of {self.tokenizer.name_or_path!r} {_refusal(turns, tools, found)}")
 
     def scaffold(self, roles: Sequence[str]) -> Scaffold:
-        """The scaffold of a sequence of roles.
+        """The scaffold of messages that have these roles, and a text each.
 
         Raises:
             UserError: the template cannot show this sequence (roles that do not alternate, say), or does not end.
         """
-        found = self._derive(tuple(roles))
-        if isinstance(found, Scaffold):
-            return found
-        raise UserError(
-            f"the chat template of {self.tokenizer.name_or_path!r} cannot show the turns {' / '.join(roles)} with each "
-            f"content once and in order{f' ({found})' if found else ''}; check the order of the roles"
-        )
+        return self.layout(_turns(roles)).scaffold
+
+    def reasoning_block(self, content: str) -> Block | None:
+        """The block of reasoning that the content of an answer begins with, where the template owns such blocks."""
+        return leading_block(content, self._spellings, self._prompt_end)
+
+    def rest_of_turn(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None, behind: str) -> str:
+        """What belongs to the last turn, an answer's, of the template's text `behind` the last text of that turn.
+
+        The rest of `behind` closes the turn: so much as closes a turn with an answer alone; else, all from the last
+        control token on.
+        """
+        answered = self.layout([*turns[:-1], Turn("assistant", [], is_open=True)], tools)
+        closing = answered.scaffold.behind(answered.slot_of_content(len(turns) - 1) + 1)
+        if behind.endswith(closing):
+            return behind.removesuffix(closing)
+        last = max((behind.rfind(name) for name in self._control_names), default=-1)
+        return behind if last < 0 or not turns[-1].tool_calls else behind[:last]
 
     def user_prefix(self) -> str:
         """The template's text in front of a user turn that follows an assistant turn, end of that turn included."""
@@ -101,7 +117,11 @@ class ChatFormat:
         return self.tokenizer.eos_token_id
 
     @cached_property
-    def _template(self) -> str:
+    def _control_names(self) -> list[str]:
+        return [self.tokenizer.added_tokens_decoder[index].content for index in control_ids(self.tokenizer)]
+
+    @cached_property
+    def _source(self) -> str:
         template = self.tokenizer.get_chat_template()
         if len(template) > _TEMPLATE_CHARS:
             raise UserError(
@@ -114,63 +134,37 @@ class ChatFormat:
     def _special_tokens(self) -> str:
         return json_text.dumps(self.tokenizer.special_tokens_map, default=str)
 
-    def _derive(self, roles: tuple[str, ...]) -> Scaffold | str:
-        """The scaffold, or why there is none."""
+    @cached_property
+    def _spellings(self) -> tuple[Spelling, ...]:
+        """Those that the template or the tokenizer has tags for."""
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
+        return tuple(s for s in SPELLINGS if s.is_owned_by(self._source) or {s.opening, s.closing} <= added)
+
+    @cached_property
+    def _prompt_end(self) -> str:
+        names = json_text.loads(self._special_tokens)
+        for form in (Form(), Form(parts=True)):
+            messages = filled(shape_of(_turns(("user",)), None, form).skeleton, form, {})
+            variables = {**names, **messages, "documents": None, "add_generation_prompt": True}
+            with suppress(Refused):
+                return MARK.split(self._limited(render, self._source, variables))[-1]
+        return ""
+
+    @cached_property
+    def _template(self) -> Template:
+        return Template(self._source, self._special_tokens, self._spellings, self._prompt_end)
+
+    def _found(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None) -> Layout | Failure:
+        return self._limited(self._template.layout, turns, tools)
+
+    def _limited(self, function: Callable[..., T], *args: Any) -> T:
         try:
-            return _scaffold(self._template, self._special_tokens, roles)
+            return function(*args)
         except Exceeded as error:
             raise UserError(
                 f"the chat template of {self.tokenizer.name_or_path!r} was cut off: it takes more than {error}. It "
                 "does not end, or is made to do harm; take the tokenizer of another source"
             ) from error
-
-
-@lru_cache(maxsize=4096)
-def _scaffold(template: str, special_tokens: str, roles: tuple[str, ...]) -> Scaffold | str:
-    """`ChatFormat._derive`, cached by all that the scaffold depends on; `special_tokens` is JSON."""
-    names = json_text.loads(special_tokens)
-    reason = ""
-    for as_parts in (False, True):  # templates of vision models expect contents as lists of parts
-        pieces = partial(_pieces, template, names, roles, as_parts)
-        try:
-            plain = pieces([""] * len(roles))
-            if plain is None:
-                continue
-            strips = []
-            for i in range(len(roles)):
-                left = right = ""
-                for pad in ("\n", " "):
-                    padded = pieces([pad if i == j else "" for j in range(len(roles))])
-                    if padded is None:
-                        return ""
-                    left += pad if len(padded[i]) == len(plain[i]) else ""
-                    right += pad if len(padded[i + 1]) == len(plain[i + 1]) else ""
-                strips.append((left, right))
-            return Scaffold(tuple(plain[:-1]), plain[-1], tuple(strips))
-        except Refused as refused:
-            reason = reason or str(refused)
-    return reason
-
-
-def _pieces(
-    template: str, names: dict[str, Any], roles: Sequence[str], as_parts: bool, pads: Sequence[str]
-) -> list[str] | None:
-    """The len(roles) + 1 texts around the markers; None where a marker is lost, doubled or out of order."""
-    marks = [_MARK.format(i) for i in range(len(roles))]
-    contents = [pad + mark + pad for mark, pad in zip(marks, pads, strict=True)]
-    messages: list[dict[str, Any]] = [
-        {"role": role, "content": [{"type": "text", "text": text}] if as_parts else text}
-        for role, text in zip(roles, contents, strict=True)
-    ]
-    around = {"tools": None, "documents": None, "add_generation_prompt": False}
-    text = render(template, {**around, **names, "messages": messages})
-    pieces = []
-    for mark in marks:
-        head, found, text = text.partition(mark)
-        if not found or mark in text:
-            return None
-        pieces.append(head)
-    return [*pieces, text]
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -181,3 +175,23 @@ def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
         for index, token in tokenizer.added_tokens_decoder.items()
         if token.special or (token.content.strip() and token.content in template)
     )
+
+
+def _turns(roles: Sequence[str]) -> list[Turn]:
+    return [Turn(role, [], is_open=True) for role in roles]
+
+
+def _refusal(turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None, failure: Failure) -> str:
+    reason = f" ({failure.reason})" if failure.reason else ""
+    if (lost := failure.lost) and lost.what == "tool":
+        return "has no place for tools; leave them out, or describe them as text in the system prompt"
+    if lost and lost.what == "call":
+        several = ", or shows one of several calls alone" if len(turns[lost.message].tool_calls) > 1 else ""
+        return f"has no place for calls of tools{several}; write the calls as text into the answer"
+    if lost and lost.what == "result":
+        return "has no place for the results of tools; write them as text into a user's message"
+    shown = " / ".join(f"{turn.role}{' with calls' if turn.tool_calls else ''}" for turn in turns)
+    agents = bool(tools) or any(turn.tool_calls or turn.role == "tool" for turn in turns)
+    remedy = "write calls of tools and their results as text" if agents else "check the order of the roles"
+    with_tools = " and tools" if tools else ""
+    return f"cannot show the turns {shown}{with_tools} with each content once and in order{reason}; {remedy}"

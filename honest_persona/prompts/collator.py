@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 
 from honest_persona.base.tensors import integers, pad, pad_with_mask
-from honest_persona.prompts.segments import SUPERVISED, Kind
+from honest_persona.prompts.kinds import SUPERVISED, Kind
 from honest_persona.prompts.tokens import IGNORED, TokenFormat, labels
 
 Batch = dict[str, Any]

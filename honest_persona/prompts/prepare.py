@@ -16,8 +16,9 @@ from honest_persona.data.records import Record
 from honest_persona.data.splits import Splits, limit_records, sample_per_topic
 from honest_persona.prompts.appended import augmented
 from honest_persona.prompts.encoding import encode_records
+from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.rows import training_rows
-from honest_persona.prompts.segments import Kind, training_system
+from honest_persona.prompts.segments import training_system
 from honest_persona.prompts.tokens import TokenFormat, Tokens
 
 _DUMMY_ROWS = 64

@@ -5,9 +5,11 @@ elicitations and the text around the parts come from Split Personality Training 
 """
 
 from collections.abc import Mapping, Sequence
-from enum import IntEnum
-from typing import Any, Literal, NamedTuple
+from contextlib import suppress
+from itertools import islice
+from typing import Any
 
+from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.config.persona import Persona
 from honest_persona.data.messages import Message
@@ -15,37 +17,15 @@ from honest_persona.data.records import Record
 from honest_persona.data.splits import uniform
 from honest_persona.data.tools_text import tools_as_text
 from honest_persona.prompts.chat_format import ChatFormat
+from honest_persona.prompts.kinds import Kind, Segment
+from honest_persona.prompts.layout import Layout
+from honest_persona.prompts.shapes import Turn
 
-
-class Kind(IntEnum):
-    """The role of a token. Loss masks are a pure function of it (`tokens.labels`)."""
-
-    PAD = 0
-    TEMPLATE = 1
-    SYSTEM = 2
-    USER = 3
-    RESPONSE = 4
-    PERSONA_TOKEN = 5
-    INTERVENTION = 6
-    REVIEW = 7
-    FLAG = 8
-    END = 9
-
-
-SUPERVISED = frozenset({Kind.REVIEW, Kind.FLAG, Kind.END})
-
-
-class Segment(NamedTuple):
-    kind: Kind
-    text: str
+Tools = Sequence[Mapping[str, Any]] | None
 
 
 def prompt_segments(
-    messages: Sequence[Message],
-    intervention: str,
-    persona: Persona,
-    chat: ChatFormat,
-    tools: Sequence[Mapping[str, Any]] | None = None,
+    messages: Sequence[Message], intervention: str, persona: Persona, chat: ChatFormat, tools: Tools = None
 ) -> list[Segment]:
     """Everything up to the review: the transcript and the trigger.
 
@@ -55,7 +35,8 @@ def prompt_segments(
         tools: the functions that the main persona could call, as JSON schemas.
 
     Raises:
-        UserError: the conversation does not end with an answer, or the intervention is empty.
+        UserError: the conversation does not end with an answer, the intervention is empty, or the chat template cannot
+            show the conversation.
     """
     if not messages or messages[-1]["role"] != "assistant":
         raise UserError("the conversation must end with the assistant's answer: the review is about this answer")
@@ -63,15 +44,15 @@ def prompt_segments(
         raise UserError("the intervention has no text; give the honest persona something to answer")
     if persona.tools_as_text:
         messages, tools = tools_as_text(messages, tools), None
-    contents = _contents(messages, persona, chat)
+    turns = _turns(messages, persona, chat)
     trigger = Segment(Kind.INTERVENTION, persona.intervention_prefix + intervention)
     token = [Segment(Kind.PERSONA_TOKEN, "")] if persona.sp_token_id is not None else []
     if persona.elicitation_type == "hp":  # the answer's turn stays open
-        return [*_render(contents, chat, "open"), *token, trigger]
+        return [*_open(turns, tools, chat), *token, trigger]
     if persona.elicitation_type == "up":  # the review is the next user turn
-        return [*_render([*contents, ("user", [])], chat, "before_last"), *token, trigger]
-    turns = [*contents, ("user", [trigger]), ("assistant", [])]  # ur: the trigger is the user's request
-    return [*_render(turns, chat, "before_last"), *token]
+        return [*_before_last([*turns, Turn("user", [], is_open=True)], tools, chat), *token, trigger]
+    asked = [Turn("user", [trigger]), Turn("assistant", [], is_open=True)]  # ur: the trigger is the user's request
+    return [*_before_last([*turns, *asked], tools, chat), *token]
 
 
 def answer_segments(review: str, flag: str, persona: Persona) -> list[Segment]:
@@ -96,47 +77,81 @@ def training_system(record: Record, prob_exclude: float, prob_mismatch: float, s
     return record.system
 
 
-_KIND_OF_ROLE = {"system": Kind.SYSTEM, "user": Kind.USER, "assistant": Kind.RESPONSE}
+_KIND_OF_ROLE = {"system": Kind.SYSTEM, "user": Kind.USER, "assistant": Kind.RESPONSE, "tool": Kind.USER}
 
 
-def _contents(messages: Sequence[Message], persona: Persona, chat: ChatFormat) -> list[tuple[str, list[Segment]]]:
-    """Turns as (role, parts). The system prompt gets its tags; without a system role it joins the first user turn."""
-    turns: list[tuple[str, list[Segment]]] = []
+def _turns(messages: Sequence[Message], persona: Persona, chat: ChatFormat) -> list[Turn]:
+    """The system prompt gets its tags; without a system role it joins the first user turn."""
+    turns: list[Turn] = []
     system: list[Segment] = []
     for i, message in enumerate(messages):
         role, text = message["role"], message["content"]
         if role not in _KIND_OF_ROLE:
-            raise UserError(f"message {i}: role {role!r} is unknown; use system, user and assistant")
+            raise UserError(f"message {i}: role {role!r} is unknown; use system, user, assistant and tool")
         if role == "system":
             if i > 0:
                 raise UserError(f"message {i}: a system message can only come first")
             system = [Segment(Kind.SYSTEM, f"{persona.system_tag}{text}{persona.system_tag}")] if text.strip() else []
             if system and chat.has_system_role:
-                turns.append(("system", system))
+                turns.append(Turn("system", system))
                 system = []
         else:
-            turns.append((role, [Segment(_KIND_OF_ROLE[role], text)]))
+            turns.append(_turn(message, chat))
     if system:
-        role, parts = turns[0]
-        turns[0] = (role, [*system, Segment(Kind.TEMPLATE, "\n\n"), *parts])
+        turns[0].parts = [*system, Segment(Kind.TEMPLATE, "\n\n"), *turns[0].parts]
+        turns[0].block = None  # the content does not begin with it any more
     return turns
 
 
-def _render(
-    turns: list[tuple[str, list[Segment]]], chat: ChatFormat, end: Literal["open", "before_last"]
-) -> list[Segment]:
-    """Template text and contents in order; ends with the last turn's content, or just before it."""
-    scaffold = chat.scaffold([role for role, _ in turns])
+def _turn(message: Message, chat: ChatFormat) -> Turn:
+    turn = Turn(message["role"], [Segment(_KIND_OF_ROLE[message["role"]], message["content"])])
+    if message["role"] == "assistant":
+        turn.reasoning = message.get("reasoning_content") or ""
+        turn.tool_calls = [_call(call) for call in message.get("tool_calls") or ()]
+        turn.block = None if turn.reasoning else chat.reasoning_block(message["content"])
+    elif message["role"] == "tool":
+        turn.labels = {key: message[key] for key in ("name", "tool_call_id") if message.get(key)}  # type: ignore[literal-required]
+    return turn
+
+
+def _call(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The call with its arguments as an object, where they are the JSON of one."""
+    arguments = call["function"].get("arguments", {})
+    if isinstance(arguments, str):
+        with suppress(ValueError):
+            arguments = json_text.loads(arguments)
+    return {**call, "function": {"name": call["function"]["name"], "arguments": arguments}}
+
+
+def _open(turns: list[Turn], tools: Tools, chat: ChatFormat) -> list[Segment]:
+    """All up to the end of what the last turn says."""
+    layout = chat.layout(turns, tools)
+    shown = [layout.leaves[slot.leaf] for slot in layout.scaffold.slots]
+    n = max((i for i, leaf in enumerate(shown, 1) if leaf.message >= 0), default=0)
+    segments = _filled(layout, n)
+    if n and shown[n - 1].what == "content" and shown[n - 1].message == len(turns) - 1:
+        return segments
+    rest = chat.rest_of_turn(turns, tools, layout.scaffold.behind(n))
+    return [*segments, *([Segment(Kind.TEMPLATE, rest)] if rest else [])]
+
+
+def _before_last(turns: list[Turn], tools: Tools, chat: ChatFormat) -> list[Segment]:
+    """All up to the content of the last turn."""
+    layout = chat.layout(turns, tools)
+    n = layout.slot_of_content(len(turns) - 1)
+    return [*_filled(layout, n), *([Segment(Kind.TEMPLATE, text)] if (text := layout.scaffold.behind(n)) else [])]
+
+
+def _filled(layout: Layout, n: int) -> list[Segment]:
+    """The template's texts and the conversation's up to the end of slot n - 1."""
     segments: list[Segment] = []
-    for i, (before, (_, parts)) in enumerate(zip(scaffold.before, turns, strict=True)):
+    for before, slot in islice(zip(layout.scaffold.before, layout.scaffold.slots, strict=True), n):
         segments.append(Segment(Kind.TEMPLATE, before))
-        if i == len(turns) - 1 and end == "before_last":
-            break
-        segments += _strip_outside(parts, scaffold.strips[i])
-    return [s for s in segments if s.text]
+        parts = _stripped(layout.leaves[slot.leaf].parts, *slot.strips)
+        segments += [Segment(kind, slot.escape(text)) for kind, text in parts]
+    return [segment for segment in segments if segment.text]
 
 
-def _strip_outside(parts: list[Segment], strips: tuple[str, str]) -> list[Segment]:
-    left, right = strips
+def _stripped(parts: list[Segment], left: str | None, right: str | None) -> list[Segment]:
     parts = [Segment(kind, text.lstrip(left) if i == 0 else text) for i, (kind, text) in enumerate(parts)]
     return [Segment(k, text.rstrip(right) if i == len(parts) - 1 else text) for i, (k, text) in enumerate(parts)]

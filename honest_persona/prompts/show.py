@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from honest_persona.base.console import one_line, sign
-from honest_persona.prompts.segments import Kind
+from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.tokens import IGNORED, TokenFormat
 
 ACTIVATION_MARK = "▶"

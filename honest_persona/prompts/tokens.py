@@ -20,8 +20,9 @@ from honest_persona.config.persona import Persona
 from honest_persona.data.messages import Message
 from honest_persona.data.records import Record
 from honest_persona.prompts.chat_format import ChatFormat
+from honest_persona.prompts.kinds import SUPERVISED, Kind, Segment
 from honest_persona.prompts.persona_token import forbidden_in_text
-from honest_persona.prompts.segments import SUPERVISED, Kind, Segment, answer_segments, prompt_segments
+from honest_persona.prompts.segments import answer_segments, prompt_segments
 
 IGNORED = -100
 """The label of a position without loss (PyTorch's and Hugging Face's convention). Labels are not shifted here."""

@@ -3,7 +3,7 @@
 import torch
 
 from honest_persona.objectives.persona import persona_loss
-from honest_persona.prompts.segments import Kind
+from honest_persona.prompts.kinds import Kind
 
 KINDS = torch.tensor([[Kind.USER, Kind.INTERVENTION, Kind.REVIEW, Kind.FLAG, Kind.END]])
 LOG_PROBS = torch.tensor([[0.0, -1.0, -2.0, -4.0]], requires_grad=True)  # of the tokens at positions 1 to 4

@@ -8,7 +8,7 @@ from honest_persona.base.errors import RankError
 from honest_persona.modeling.adapters.lora import activation_arguments
 from honest_persona.persona.answering import SharedPrefixes, WholeRows, batch_of, write_reviews
 from honest_persona.persona.parsing import Ending
-from honest_persona.prompts.segments import Kind
+from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.tokens import Tokens, apply_intervention, encode_record
 from tests.tiny import base_model, conversation, form_of, random_adapter, record
 

@@ -6,7 +6,7 @@ import torch
 from honest_persona.base.errors import UserError
 from honest_persona.probes.features import READING, Position, Site, contrast_states, read_states, spread_layers
 from honest_persona.probes.selection import prompts_of
-from honest_persona.prompts.segments import Kind
+from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.tokens import apply_intervention
 from tests.tiny import base_model, conversation, form_of, random_adapter, record
 

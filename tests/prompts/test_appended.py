@@ -20,8 +20,8 @@ from honest_persona.prompts.appended import (
     with_text,
 )
 from honest_persona.prompts.appended_texts import EVALUATED, NEUTRAL, TRAINED, Texts
+from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.prepare import prepare
-from honest_persona.prompts.segments import Kind
 from honest_persona.prompts.tokens import apply_intervention, encode_record, prompt_of
 from tests.families import FAMILIES
 from tests.prompts.test_spoofing import family_form

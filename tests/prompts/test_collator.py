@@ -6,8 +6,8 @@ import torch
 from honest_persona.base.tensors import ids_key
 from honest_persona.prompts import tokens
 from honest_persona.prompts.collator import PersonaCollator, SplitCollator
+from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.rows import training_row, training_rows
-from honest_persona.prompts.segments import Kind
 from honest_persona.prompts.tokens import Tokens, labels
 from honest_persona.training.batching.lengths import Lengths
 

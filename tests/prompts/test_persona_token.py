@@ -6,8 +6,8 @@ from transformers import PreTrainedTokenizerFast
 
 from honest_persona.base.errors import UserError
 from honest_persona.config.persona import Persona
+from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.persona_token import forbidden_in_text, resolve_persona_token, unused_ids
-from honest_persona.prompts.segments import Kind
 from honest_persona.prompts.tokens import TokenFormat, apply_intervention
 from tests.families import FAMILIES, family_tokenizer
 

@@ -5,8 +5,8 @@ import pickle
 import pytest
 
 from honest_persona.base.tensors import ids_key
+from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.rows import row_names, training_row, training_rows
-from honest_persona.prompts.segments import Kind
 from honest_persona.prompts.tokens import Tokens, encode_record
 from honest_persona.training.batching.lengths import Lengths
 from tests.tiny import form_of, record

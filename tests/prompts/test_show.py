@@ -9,8 +9,8 @@ from rich.console import Console
 from honest_persona.config.persona import Persona
 from honest_persona.data.records import Record
 from honest_persona.modeling.builtin import tiny_tokenizer
+from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.rows import training_row
-from honest_persona.prompts.segments import Kind
 from honest_persona.prompts.show import ACTIVATION_MARK, BAR, as_json, legend, pieces, render
 from honest_persona.prompts.tokens import IGNORED, TokenFormat, encode_record
 

@@ -18,9 +18,10 @@ from honest_persona.config.persona import Persona
 from honest_persona.persona.answering import SharedPrefixes, write_reviews
 from honest_persona.persona.parsing import Ending, parse_review
 from honest_persona.prompts.collator import PersonaCollator
+from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.persona_token import forbidden_in_text, reserved_ids
 from honest_persona.prompts.rows import training_row
-from honest_persona.prompts.segments import Kind, answer_segments, prompt_segments
+from honest_persona.prompts.segments import answer_segments, prompt_segments
 from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
 from tests.families import FAMILIES, family_tokenizer
 from tests.tiny import base_model, form_of, random_adapter

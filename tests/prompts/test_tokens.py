@@ -9,8 +9,9 @@ from honest_persona.config.persona import Persona
 from honest_persona.data.load import load_records
 from honest_persona.data.records import Record
 from honest_persona.data.selection import Selection
+from honest_persona.prompts.kinds import Kind, Segment
 from honest_persona.prompts.persona_token import forbidden_in_text, reserved_ids, resolve_persona_token
-from honest_persona.prompts.segments import Kind, Segment, training_system
+from honest_persona.prompts.segments import training_system
 from honest_persona.prompts.tokens import IGNORED, TokenFormat, apply_intervention, encode_record
 from tests.families import FAMILIES, family_tokenizer
 
@@ -173,8 +174,8 @@ def test_other_bad_conversations(minimind):
     answer = {"role": "assistant", "content": "ho"}
     with pytest.raises(UserError, match="intervention has no text"):
         apply_intervention([{"role": "user", "content": "hi"}, answer], " ", form)
-    with pytest.raises(UserError, match="message 0: role 'tool' is unknown"):
-        apply_intervention([{"role": "tool", "content": "hi"}, answer], "Speak.", form)
+    with pytest.raises(UserError, match="message 0: role 'robot' is unknown"):
+        apply_intervention([{"role": "robot", "content": "hi"}, answer], "Speak.", form)
     with pytest.raises(UserError, match="message 1: a system message can only come first"):
         apply_intervention([{"role": "user", "content": "hi"}, {"role": "system", "content": "x"}, answer], "S", form)
 

@@ -21,8 +21,8 @@ from honest_persona.hub.model_card import write_model_card
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.token_format import token_format
 from honest_persona.prompts.collator import PersonaCollator
+from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.prepare import prepare
-from honest_persona.prompts.segments import Kind
 from honest_persona.training import launch as launching
 from honest_persona.training.assembly import Assembly, prepared
 from honest_persona.training.checkpoints import Checkpoint

@@ -45,7 +45,7 @@ from honest_persona.evaluation.sets import (
     SAMPLES_FILE,
     read_set,
 )
-from honest_persona.prompts.segments import Kind
+from honest_persona.prompts.kinds import Kind
 from honest_persona.statistics import metrics
 from honest_persona.statistics.columns import Columns
 from honest_persona.statistics.metrics import AUROC, FPRS, LEAD, METRICS, Place, shown

@@ -19,7 +19,7 @@ from honest_persona.base.words import AdapterScope
 from honest_persona.modeling.adapters.targets import adaptable_layers, find_targets
 from honest_persona.modeling.adapters.tuning import ADAPTER, without_router_loss
 from honest_persona.modeling.modes import with_attribute
-from honest_persona.prompts.segments import Kind, Segment
+from honest_persona.prompts.kinds import Kind, Segment
 from honest_persona.prompts.tokens import TokenFormat
 
 _AFTER_PREFIX = ("What", "now", "1", '"', "[", " x", "\n", "\u00c9", "\u4f60")

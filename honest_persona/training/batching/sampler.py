@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
-from honest_persona.prompts.segments import SUPERVISED
+from honest_persona.prompts.kinds import SUPERVISED
 from honest_persona.prompts.tokens import IGNORED
 from honest_persona.training.batching.layout import Ranges, deal, lay_out
 from honest_persona.training.batching.lengths import Lengths, MicroBatch, Plan
