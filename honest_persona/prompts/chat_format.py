@@ -136,9 +136,7 @@ class ChatFormat:
 
     @cached_property
     def _spellings(self) -> tuple[Spelling, ...]:
-        """Those that the template or the tokenizer has tags for."""
-        added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
-        return tuple(s for s in SPELLINGS if s.is_owned_by(self._source) or {s.opening, s.closing} <= added)
+        return tuple(spelling for spelling in SPELLINGS if spelling.is_owned_by(self._source))
 
     @cached_property
     def _prompt_end(self) -> str:
