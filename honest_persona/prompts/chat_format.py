@@ -175,6 +175,9 @@ def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     )
 
 
+_AS_TEXT = "write tools, calls and results as text, as training does with tools_as_text: true"
+
+
 def _turns(roles: Sequence[str]) -> list[Turn]:
     return [Turn(role, [], is_open=True) for role in roles]
 
@@ -182,14 +185,14 @@ def _turns(roles: Sequence[str]) -> list[Turn]:
 def _refusal(turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None, failure: Failure) -> str:
     reason = f" ({failure.reason})" if failure.reason else ""
     if (lost := failure.lost) and lost.what == "tool":
-        return "has no place for tools; leave them out, or describe them as text in the system prompt"
+        return f"has no place for tools; {_AS_TEXT}, or leave them out"
     if lost and lost.what == "call":
         several = ", or shows one of several calls alone" if len(turns[lost.message].tool_calls) > 1 else ""
-        return f"has no place for calls of tools{several}; write the calls as text into the answer"
+        return f"has no place for calls of tools{several}; {_AS_TEXT}"
     if lost and lost.what == "result":
-        return "has no place for the results of tools; write them as text into a user's message"
+        return f"has no place for the results of tools; {_AS_TEXT}"
     shown = " / ".join(f"{turn.role}{' with calls' if turn.tool_calls else ''}" for turn in turns)
     agents = bool(tools) or any(turn.tool_calls or turn.role == "tool" for turn in turns)
-    remedy = "write calls of tools and their results as text" if agents else "check the order of the roles"
+    remedy = _AS_TEXT if agents else "check the order of the roles"
     with_tools = " and tools" if tools else ""
     return f"cannot show the turns {shown}{with_tools} with each content once and in order{reason}; {remedy}"
