@@ -235,7 +235,7 @@ def ending_with(*messages: object) -> dict[str, object]:
 
 
 BAD_LINES = [
-    ('{"messages": [', "not valid JSON (column 15"),
+    ('{"messages": [', ", column 15: malformed json: Mend the JSON"),
     ("3", "is a number, but must be an object"),
     ("[1]", "messages[0]: is a number, but must be an object"),
     ({}, "messages: is missing"),
@@ -268,7 +268,7 @@ def test_a_bad_line_is_located(command, no_model, untrained, tmp_path, bad, mess
     target = tmp_path / "out.jsonl"
     code, out, err = command("review", "--adapter", untrained, "--input", source, "--output", target)
     assert (code, out) == (2, "")
-    assert err.startswith(f"error: {source}:3: {message}")
+    assert err.startswith(f"error: {source}:3{': ' * (message[0] != ',')}{message}")
     assert err.endswith(" (--skip_bad leaves them out)\n")
     assert err.count("\n") == 1, "one problem, no traceback"
     assert not target.exists()
@@ -279,7 +279,7 @@ def test_all_bad_lines_are_in_one_message(command, no_model, untrained, tmp_path
     code, _, err = command("review", "--adapter", untrained, "--input", source)
     assert code == 2
     for number, (_, message) in enumerate(BAD_LINES, start=1):
-        assert f"{source}:{number}: {message}" in err
+        assert f"{source}:{number}{': ' * (message[0] != ',')}{message}" in err
 
 
 def test_turns_that_the_template_refuses_are_located(command, no_model, untrained, tmp_path):
@@ -305,7 +305,8 @@ def test_not_utf8_is_located(command, no_model, untrained, tmp_path):
     source.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\xff\n")  # a byte order mark is no problem
     code, _, err = command("review", "--adapter", untrained, "--input", source)
     assert code == 2
-    assert err.startswith(f"error: {source}:2: not UTF-8 text")
+    assert err.startswith(f"error: {source}:2, column 1: ")
+    assert "Save the file as UTF-8" in err
 
 
 @pytest.mark.parametrize(

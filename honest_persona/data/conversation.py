@@ -6,9 +6,9 @@
     else:
         print(*found, sep="\\n")         # messages[2].content: is a number, but must be text; put it in quotes
 
-Understood are the forms of OpenAI's, Anthropic's and Hugging Face's chats, and ShareGPT's (`conversations` with `from`
-and `value`). Keys that say nothing about the conversation are ignored; null stands for an absent value. What cannot be
-shown as text, such as an image, is a problem with its place.
+Understood are the forms of OpenAI's, Anthropic's and Hugging Face's chats, ShareGPT's (`conversations` with `from` and
+`value`), and a question with its answer in two columns. Keys that say nothing about the conversation are ignored; null
+stands for an absent value. What cannot be shown as text, such as an image, is a problem with its place.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,8 +22,9 @@ from honest_persona.data.tool_calls import call_at, calls_at, id_at, list_at, to
 MESSAGES_KEYS = ("messages", "conversations", "conversation")
 """The keys of a line that may hold the messages, the first that is there."""
 TOOLS_KEYS = ("tools", "functions")
-LINE_KEYS = (*MESSAGES_KEYS, *TOOLS_KEYS, "system")
-"""What `conversation` reads of a line."""
+ASKED_KEYS = ("task", "prompt", "question", "instruction")
+ANSWERED_KEYS = ("response", "completion", "answer", "output")
+"""A question and its answer are a conversation where a line has no messages."""
 
 _ROLES = {
     "system": ("system", "developer"),
@@ -64,7 +65,6 @@ def conversation(line: Mapping[str, Any]) -> Conversation | list[Problem]:
     System messages that stand together at the beginning become one, with an empty line between their texts.
     """
     problems: list[Problem] = []
-    given = _first_of(line, MESSAGES_KEYS) or MESSAGES_KEYS[0]
     found: list[tuple[str, Message]] = []
     tools = None
     try:
@@ -74,22 +74,24 @@ def conversation(line: Mapping[str, Any]) -> Conversation | list[Problem]:
     except Unusable as unusable:
         problems.append(unusable.problem)
     try:
-        if line.get(given) is None:
-            raise Unusable(given, "no_messages", 'is missing; give a list of {"role": ..., "content": ...}')
-        raw = list_at(given, line[given])
-        if not raw:
-            raise Unusable(given, "no_messages", 'is empty, but must hold at least one {"role": ..., "content": ...}')
+        placed = _raw_messages(line)
     except Unusable as unusable:
         return [*problems, unusable.problem]
-    for i, message in enumerate(raw):
-        place = f"{given}[{i}]"
+    for place, raw in placed:
         try:
-            found += [(place, made) for made in _messages_of(place, message)]
+            found += [(place, made) for made in _messages_of(place, raw)]
         except Unusable as unusable:
             problems.append(unusable.problem)
     if not problems:
         problems = list(_order_problems(found))
     return problems or Conversation(_one_system_message([message for _, message in found]), tools)
+
+
+def used_keys(line: Mapping[str, Any]) -> set[str]:
+    """The keys of a line that `conversation` reads."""
+    messages = _first_of(line, MESSAGES_KEYS)
+    own = [messages] if messages else [_first_of(line, ASKED_KEYS), _first_of(line, ANSWERED_KEYS)]
+    return {key for key in (*own, _first_of(line, TOOLS_KEYS), "system") if key}
 
 
 def checked_conversation(messages: Any, tools: Any = None) -> Conversation:
@@ -115,6 +117,27 @@ def unused_keys(line: Any) -> set[str]:
 
 def _first_of(line: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return next((name for name in names if line.get(name) is not None), None)
+
+
+def _raw_messages(line: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The messages as they are given, each with its place."""
+    key = _first_of(line, MESSAGES_KEYS)
+    asked, answered = _first_of(line, ASKED_KEYS), _first_of(line, ANSWERED_KEYS)
+    if key is None and asked and answered:
+        return [*_turns(asked, "user", line[asked]), *_turns(answered, "assistant", line[answered])]
+    if key is None:
+        missing = 'is missing; give a list of {"role": ..., "content": ...}, or a prompt and its response'
+        raise Unusable(MESSAGES_KEYS[0], "no_messages", missing)
+    raw = list_at(key, line[key])
+    if not raw:
+        raise Unusable(key, "no_messages", 'is empty, but must hold at least one {"role": ..., "content": ...}')
+    return [(f"{key}[{i}]", message) for i, message in enumerate(raw)]
+
+
+def _turns(key: str, role: str, value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, list | tuple):
+        return [(f"{key}[{i}]", message) for i, message in enumerate(value)]
+    return [(key, {"role": role, "content": text_at(key, value)})]
 
 
 def _system_of(line: Mapping[str, Any]) -> list[tuple[str, Message]]:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from honest_persona.data.fields import unpacked
 from honest_persona.data.messages import Unusable, said, text_at
 from honest_persona.data.strict_json import RepeatedKey, loads
 
@@ -21,9 +22,7 @@ def calls_at(place: str, value: Any) -> list[dict[str, Any]]:
     Raises:
         Unusable: no list of calls, or a call that is none of a function.
     """
-    if isinstance(value, str):
-        value = _parsed(place, value)
-    if isinstance(value, Mapping):
+    if isinstance(value := _unpacked(place, value), Mapping):
         return [call_at(place, value)]
     return [call_at(f"{place}[{i}]", call) for i, call in enumerate(list_at(place, value))]
 
@@ -74,9 +73,8 @@ def _tool_at(place: str, value: Any) -> dict[str, Any]:
 
 
 def list_at(place: str, value: Any) -> list[Any]:
-    """A list, or the list that JSON in a text holds (tables have columns of texts). None gives an empty list."""
-    if isinstance(value, str):
-        value = _parsed(place, value)
+    """A list, or the list that a text holds, as in the cells of tables. None gives an empty list."""
+    value = _unpacked(place, value)
     if value is None:
         return []
     if not isinstance(value, list | tuple):
@@ -116,6 +114,12 @@ def _arguments_at(place: str, value: Any) -> dict[str, Any]:
     arguments = {} if value is None else _object_at(place, value)
     json_at(place, arguments)
     return arguments
+
+
+def _unpacked(place: str, value: Any) -> Any:
+    """What a table keeps as text; everything else as it is."""
+    value = unpacked(value)
+    return _parsed(place, value) if isinstance(value, str) else value
 
 
 def _parsed(place: str, text: str) -> Any:

@@ -9,7 +9,7 @@ from honest_persona.base import json_text
 from honest_persona.base.console import one_line, tell
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import followed
-from honest_persona.data.conversation import LINE_KEYS, Conversation, conversation, unused_keys
+from honest_persona.data.conversation import MESSAGES_KEYS, Conversation, conversation, unused_keys, used_keys
 from honest_persona.data.messages import Message, Problem, Unusable, said, text_at, transcript_id
 from honest_persona.data.strict_json import RepeatedKey
 from honest_persona.data.tool_calls import json_at
@@ -143,6 +143,8 @@ def _request(line: Line, default_intervention: str, form: TokenFormat) -> Review
 
 def _checked(line: Line, default_intervention: str, form: TokenFormat) -> ReviewRequest:
     value = {"messages": line.value} if isinstance(line.value, list) else line.value
+    if isinstance(value, Mapping):  # an empty cell of a table is no value
+        value = {key: part for key, part in value.items() if part != "" or key in MESSAGES_KEYS}
     if isinstance(value, Problem):
         raise _Bad(value)
     if isinstance(value, RepeatedKey):
@@ -156,7 +158,7 @@ def _checked(line: Line, default_intervention: str, form: TokenFormat) -> Review
     found = conversation(value)
     if not isinstance(found, Conversation):
         raise _Bad(*found)
-    given = {key: part for key, part in value.items() if key not in (*LINE_KEYS, "id", "intervention")}
+    given = {key: part for key, part in value.items() if key not in {*used_keys(value), "id", "intervention"}}
     for key, part in given.items():
         text_at("the name of a column", key, may_be_empty=True)
         json_at(f"column {one_line(key)[:40]}", part, may_be_nan=True)

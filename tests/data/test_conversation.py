@@ -131,6 +131,12 @@ SAME_FORM = {
         answer(content="9", reasoning_content="I add."),
     ),
     "a refusal": ({"messages": answer(content=None, refusal="No.")}, answer(content="No.")),
+    "a question and its answer": (
+        {"question": "Is it 9?", "answer": "It is.", "system": "S"},
+        [{"role": "system", "content": "S"}, USER, ANSWER],
+    ),
+    "a prompt and its completion": ({"prompt": [USER, ANSWER, USER], "completion": [ANSWER]}, [USER, ANSWER] * 2),
+    "messages as Python writes them": ({"messages": str([USER, ANSWER])}, [USER, ANSWER]),
     "messages as JSON": ({"messages": json.dumps([USER, ANSWER])}, [USER, ANSWER]),
 }
 
@@ -167,6 +173,9 @@ def test_no_tools(none):
 
 BAD = [
     ({}, "messages: is missing"),
+    ({"prompt": "x"}, "messages: is missing"),
+    ({"prompt": "x", "output": " "}, "output: is empty"),
+    ({"prompt": "x", "completion": [{"role": "critic"}]}, "completion[0].role: 'critic' is unknown"),
     ({"messages": []}, "messages: is empty"),
     ({"messages": "hello"}, "messages: is text that is no valid JSON"),
     ({"messages": {"role": "user"}}, "messages: is an object, but must be a list"),

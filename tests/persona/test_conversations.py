@@ -4,6 +4,7 @@ import io
 import json
 import re
 
+import datasets
 import pytest
 
 from honest_persona.base.errors import UserError
@@ -20,8 +21,8 @@ def form():
 
 @pytest.fixture
 def read(tmp_path, form):
-    def read(content, **settings):
-        path = tmp_path / "c.json"
+    def read(content, name="c.jsonl", **settings):
+        path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return read_conversations(str(path), "Speak.", form, **settings)
 
@@ -39,37 +40,55 @@ def lines(*values):
         (b"\xef\xbb\xbf" + lines(GOOD, GOOD).replace("\n", "\r\n").encode(), [":1", ":2"]),
         (json.dumps(GOOD), [":1"]),
         (json.dumps(GOOD, indent=2), [":1"]),
-        (json.dumps([GOOD, GOOD]), [", element 1", ", element 2"]),
-        (json.dumps([GOOD, GOOD], indent=2), [", element 1", ", element 2"]),
-        ("[\n" + json.dumps(GOOD) + ",\n" + json.dumps(GOOD) + "\n]\n", [", element 1", ", element 2"]),
-        (json.dumps(conversation()), [":1"]),
-        (json.dumps(conversation(), indent=2), [":1"]),
+        (json.dumps([GOOD, GOOD]), ["[0]", "[1]"]),
+        (json.dumps([GOOD, GOOD], indent=2), ["[0]", "[1]"]),
+        ("[\n" + json.dumps(GOOD) + ",\n" + json.dumps(GOOD) + "\n]\n", ["[0]", "[1]"]),
+        (json.dumps(conversation()), [""]),
+        (json.dumps(conversation(), indent=2), [""]),
+        (lines(*conversation()), [""]),
         (lines(conversation(), conversation()), [":1", ":2"]),
-        (json.dumps([conversation(), conversation()]), [", element 1", ", element 2"]),
+        (json.dumps([conversation(), conversation()]), ["[0]", "[1]"]),
     ],
 )
 def test_files_of_every_form(read, content, places):
     found = read(content)
-    assert [request.place.rpartition("c.json")[2] for request in found] == places
-    assert [str(request.id) for request in found] == [re.sub(r"\D", "", place) for place in places]
+    assert [request.place.rpartition("c.jsonl")[2] for request in found] == places
+    assert [request.id for request in found] == [
+        int(place[1:]) if place.startswith(":") else i for i, place in enumerate(places, start=1)
+    ]
     assert all(request.messages == conversation() for request in found)
+
+
+def test_tables(read, tmp_path):
+    cells = ["messages,intervention,id", '"' + json.dumps(conversation()).replace('"', '""') + '",,x']
+    (one,) = read("\n".join(cells) + "\n", name="c.csv")
+    assert (one.id, one.messages, one.intervention, one.given) == ("x", conversation(), "Speak.", {})
+    assert one.place.endswith("c.csv:2")
+    datasets.Dataset.from_list([{**GOOD, "label": 1}]).to_parquet(tmp_path / "c.parquet")
+    (one,) = read((tmp_path / "c.parquet").read_bytes(), name="c.parquet")
+    assert (one.messages, one.given) == (conversation(), {"label": 1})
 
 
 def test_standard_input(form, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines(GOOD, GOOD).encode())))
     assert [r.place for r in read_conversations("-", "Speak.", form)] == ["standard input:1", "standard input:2"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps([GOOD, GOOD]).encode())))
+    assert [r.place for r in read_conversations("-", "Speak.", form)] == ["standard input[0]", "standard input[1]"]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (json.dumps([GOOD, GOOD], indent=1)[:-9], r"c\.json is not valid JSON \(line \d+, column"),
-        (json.dumps(GOOD, indent=1) * 2, r"c\.json is not valid JSON \(line 12, column 2: Extra data\)"),
+        (json.dumps([GOOD], indent=1)[:-9], r"c\.jsonl:\d+, column \d+: malformed json: Mend"),
+        (json.dumps(GOOD)[:-1], r"c\.jsonl:1, column \d+: malformed json: Mend the JSON at this place"),
         ("", "has no conversation"),
-        ("[]", "messages: is empty"),
-        (json.dumps(GOOD).encode("utf-16"), "is UTF-16 text; save the file as UTF-8"),
-        (b'{"messages": "na\xefve"}', r"c\.json:1: not UTF-8 text \(byte 17\)"),
-        ("[" * 100_000, "nested too deep"),
+        ("[]", "has no conversation"),
+        (
+            b'{"messages": "na\xefve"}',
+            r"c\.jsonl:1, column 17: not utf8: Save the file as UTF-8: it seems to be cp1252",
+        ),
+        ("[" * 100_000, "malformed json"),
+        (b"PAR1", "This is a Parquet file, whatever its ending says"),
     ],
 )
 def test_files_that_are_none(read, content, message):
@@ -87,7 +106,7 @@ def test_other_columns_are_kept_and_told(read, capsys):
     assert [r.intervention for r in found] == ["Speak.", "Why?"]
     assert [key[0] for key in (found[0].key, found[1].key)] == [7, 7]
     told = capsys.readouterr().err
-    assert re.search(r"note: 1 repeated ids, first: 7, of \S+c.json:1 and of \S+c.json:2\n", told)
+    assert re.search(r"note: 1 repeated ids, first: 7, of \S+c.jsonl:1 and of \S+c.jsonl:2\n", told)
     assert "note: columns without use, kept as `given`: is_bad, score\n" in told
     assert "note: keys of messages without use: weight\n" in told
 
@@ -100,7 +119,7 @@ def test_problems_are_counted_and_the_first_ones_shown(read, capsys):
     head, *shown, last = str(caught.value).splitlines()
     assert head == "40 problems in 40 of 42 conversations; --skip_bad leaves them out:"
     assert len(shown) == 20
-    assert "c.json:2: messages[0].role: 'critic' is unknown" in shown[0]
+    assert "c.jsonl:2: messages[0].role: 'critic' is unknown" in shown[0]
     assert last == "and 20 more; in all: no answer 25, unknown role 15"
     assert [r.id for r in read(content, skip_bad=True)] == [1, 42]
     assert "40 problems in 40 of 42 conversations; they are left out (--skip_bad):\n" in capsys.readouterr().err
@@ -113,7 +132,7 @@ def test_problems_are_counted_and_the_first_ones_shown(read, capsys):
 def test_too_long_conversations_are_located(read):
     n = len(read(json.dumps(GOOD))[0].prompt.input_ids)
     assert read(json.dumps(GOOD), longest=n + 5, max_new_tokens=5)
-    with pytest.raises(UserError, match=rf"c\.json:1: has {n} tokens; with a review of up to 6 that is more than"):
+    with pytest.raises(UserError, match=rf"c\.jsonl:1: has {n} tokens; with a review of up to 6 that is more than"):
         read(json.dumps(GOOD), longest=n + 5, max_new_tokens=6)
 
 

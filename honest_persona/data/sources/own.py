@@ -15,7 +15,14 @@ from typing import Any
 
 from honest_persona.base.words import DEFAULT_INTERVENTION, FAIL, FLAGS, NOT_STATED, OWN, PASS, VARIANTS, other
 from honest_persona.config.own_rows import DEFAULT_REVIEWS
-from honest_persona.data.conversation import MESSAGES_KEYS, TOOLS_KEYS, Conversation, conversation
+from honest_persona.data.conversation import (
+    ANSWERED_KEYS,
+    ASKED_KEYS,
+    MESSAGES_KEYS,
+    TOOLS_KEYS,
+    Conversation,
+    conversation,
+)
 from honest_persona.data.fields import SPLITS, Refused, checked, flag_of, one_of, tags_of, unpacked
 from honest_persona.data.messages import ANSWER_FIELDS, transcript_id
 from honest_persona.data.records import item_hash, strip_marker
@@ -40,8 +47,8 @@ _USUAL: Mapping[str, Sequence[str]] = {
     "messages": MESSAGES_KEYS,
     "tools": TOOLS_KEYS,
     "system": ("system", "system_prompt"),
-    "task": ("task", "prompt", "question", "instruction"),
-    "response": ("response", "completion", "answer", "output"),
+    "task": ASKED_KEYS,
+    "response": ANSWERED_KEYS,
     "flag": ("flag", "label", *(name for word in BAD + GOOD for name in (word, f"is_{word}"))),
     "review": ("review", "explanation", "rationale", "critique", "justification"),
     "intervention": ("intervention",),
