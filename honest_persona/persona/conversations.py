@@ -82,18 +82,6 @@ def read_conversations(
     return requests
 
 
-def prompt_of_conversation(about: Conversation, intervention: str, form: TokenFormat) -> Tokens:
-    """The conversation and the question about it, encoded. Raises UserError: the chat template cannot show it."""
-    if form.persona.tools_as_text:
-        return apply_intervention(about.messages, intervention, form, about.tools)
-    if about.tools:
-        raise UserError("tools: the conversation comes with tools, which cannot be shown; leave them out")
-    for i, message in enumerate(about.messages):
-        if others := sorted(message.keys() - {"role", "content"}):
-            raise UserError(f"message {i}: holds {', '.join(others)}, which cannot be shown; leave this out")
-    return apply_intervention(about.messages, intervention, form, about.tools)
-
-
 class _Bad(Exception):
     """One line cannot be used."""
 
@@ -163,7 +151,7 @@ def _checked(line: Line, default_intervention: str, form: TokenFormat) -> Review
         text_at("the name of a column", key, may_be_empty=True)
         json_at(f"column {one_line(key)[:40]}", part, may_be_nan=True)
     try:
-        prompt = prompt_of_conversation(found, intervention, form)
+        prompt = apply_intervention(found.messages, intervention, form, found.tools)
     except UserError as error:
         raise _Bad(Problem("", "cannot_be_shown", str(error))) from None
     conversation_id = line.number if given_id is None else given_id

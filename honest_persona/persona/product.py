@@ -31,7 +31,6 @@ from honest_persona.modeling.adapters.published import resolve
 from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.modeling.load import load_base, load_model_config, load_tokenizer
 from honest_persona.persona.answering import write_reviews
-from honest_persona.persona.conversations import prompt_of_conversation
 from honest_persona.persona.parsing import Review
 from honest_persona.prompts.persona_token import resolve_persona_token
 from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
@@ -92,7 +91,8 @@ class HonestPersona:
         prompts = []
         for i, (messages, its_tools, t) in enumerate(zip(conversations, tools, texts, strict=True)):
             try:
-                prompts.append(prompt_of_conversation(checked_conversation(messages, its_tools), t, self.form))
+                found = checked_conversation(messages, its_tools)
+                prompts.append(apply_intervention(found.messages, t, self.form, found.tools))
             except UserError as error:
                 where = f"conversation {i}: " if len(conversations) > 1 else ""
                 raise UserError(f"{where}{error}") from None
