@@ -15,7 +15,7 @@ from typing import Any, overload
 from honest_persona.base.spool import IN_MEMORY_BYTES, Spool
 from honest_persona.data.records import Record
 
-_COLUMNS = ("id", "item_id", "cluster", "topic", "variant", "flag", "split", "model", "intervention_name")
+_COLUMNS = ("id", "item_id", "cluster", "topic", "variant", "flag", "split", "model", "intervention_name", "is_plain")
 """Short fields, which are kept beside the JSON."""
 
 

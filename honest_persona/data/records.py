@@ -56,6 +56,11 @@ class Record(BaseModel, frozen=True, extra="forbid"):
         """Records of one cluster are not independent: they stay in one part, and intervals draw them together."""
         return self.group or self.item_id
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the conversation is a question with its answer, as texts alone."""
+        return self.turns is None and self.answer_fields is None and self.tools is None
+
     def messages(self, system: str | None = None) -> list[Message]:
         """The conversation with the system prompt `system`; None takes the record's own system prompt."""
         asked = ({"role": "user", "content": self.task},) if self.turns is None else self.turns

@@ -57,8 +57,15 @@ def topic_only(topics: Sequence[str], flags: Sequence[str], asked: Sequence[str]
 
 
 def held_out_clusters(records: Sequence[Record], folds: int = 5) -> Folds:
-    """Each cluster is guessed from the others. Raises ValueError: fewer clusters than folds."""
-    return list(GroupKFold(folds).split(np.zeros(len(records)), groups=[record.cluster for record in records]))
+    """Each cluster is guessed from the others; as many folds as there are clusters, where there are fewer.
+
+    Raises:
+        UserError: fewer than two clusters.
+    """
+    clusters = [record.cluster for record in records]
+    if (n := len(set(clusters))) < 2:
+        raise UserError(f"{len(records)} records of {n} items: no item can be guessed from another one; give more rows")
+    return list(GroupKFold(min(folds, n)).split(np.zeros(len(records)), groups=clusters))
 
 
 def held_out_topics(records: Sequence[Record]) -> Folds:

@@ -9,6 +9,8 @@ from honest_persona.data.records import Record
 from honest_persona.data.selection import Selection
 from honest_persona.data.splits import sample_per_topic, split_records
 from honest_persona.modeling.adapters.card import AdapterCard, RunSettings
+from honest_persona.prompts.showable import showable
+from honest_persona.prompts.tokens import TokenFormat
 
 
 class HeldOut(NamedTuple):
@@ -18,18 +20,25 @@ class HeldOut(NamedTuple):
     """Records of the trained topics on the other side of the split by item."""
     records: Sequence[Record]
     """All of the data."""
+    not_shown: str = ""
+    """What was left out because the chat template cannot show it; empty for nothing."""
 
 
 def held_out(
     card: AdapterCard,
     dataset: str,
+    form: TokenFormat,
     topics: Sequence[str] | None = None,
     limit: int | None = None,
     all_items: bool = False,
 ) -> HeldOut:
-    """A dataset's records as they are to be evaluated; arguments as in `evaluate_adapter`."""
+    """A dataset's records as they are to be evaluated; arguments as in `evaluate_adapter`.
+
+    Records that the chat template of `form` cannot show are left out.
+    """
     settings = RunSettings(card.config).over(train_topics=topics or "all", validation_topics=[], claude_frac=1.0)
-    records = load_records(dataset, Selection.of(settings)).records
+    records, refused, why = showable(load_records(dataset, Selection.of(settings)).records, form)
+    not_shown = f"{refused:,} records, which the chat template cannot show; first: {why}" if refused else ""
     new_topics: set[str] = set(records.values("topic")) - set(card.trained_topics)
     splits = split_records(records, new_topics, card.config["val_item_frac"], card.config["seed"])
     within = splits.within + splits.train if all_items else splits.within
@@ -37,4 +46,4 @@ def held_out(
     parts = {WITHIN: within, ACROSS: across}
     n = limit if limit is not None else len(records)
     chosen = {part: sample_per_topic(of, n, card.config["seed"]) for part, of in parts.items()}
-    return HeldOut(chosen, splits.train, records)
+    return HeldOut(chosen, splits.train, records, not_shown)

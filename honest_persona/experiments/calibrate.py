@@ -47,7 +47,7 @@ def calibrate_adapter(
     wording = intervention or card.default_intervention
     if prompts is None:
         source = dataset or card.config["dataset"]
-        held = held_out(card, source)
+        held = held_out(card, source, adapter.form)
         benign = benign_records([record for records in held.parts.values() for record in records])
         # one review per transcript: the wordings of the records' own interventions are not what is calibrated
         by_transcript = {(r.item_id, r.model, r.transcript_id): r for r in benign}

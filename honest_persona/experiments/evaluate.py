@@ -65,7 +65,7 @@ def evaluate_adapter(
     trained = PersonaFolder.read(folder)
     card, form, config = trained.card, trained.form, trained.card.config
     source = dataset or config["dataset"]
-    held = held_out(card, source, _topic_list(topics), limit, all_items)
+    held = held_out(card, source, form, _topic_list(topics), limit, all_items)
     if not any(held.parts.values()):
         raise UserError(
             "no record is left to evaluate: all of the chosen topics' items belong to training. Name other --topics, "
@@ -110,6 +110,7 @@ def evaluate_adapter(
         alike = {part: [record for record in of if record.id in reviewed] for part, of in held.parts.items()}
         others, left_out = _others(Asked(persona, held.train, alike, settings, config["seed"]), baselines)
         left_out += [f"{part}: {reason}" for part, reason in reasons.items()]
+        left_out += [f"left out: {held.not_shown}"] if held.not_shown else []
         write_samples(others, new.folder / BASELINES_FILE, new.id)
         results = replace(results, rows=[*results.rows, *summarize(others)])
         several = [s for s in results.samples if s.part in averaged_parts]

@@ -89,7 +89,7 @@ def review(
         card = trained.card
         source = dataset or card.config["dataset"]
         names = [topics] if isinstance(topics, str) else topics
-        parts = held_out(card, source, None if names == ["all"] else names, limit, all_items).parts
+        parts = held_out(card, source, trained.form, None if names == ["all"] else names, limit, all_items).parts
         samples, too_long = [], 0
         for part, records in parts.items():
             for record in records:

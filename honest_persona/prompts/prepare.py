@@ -19,6 +19,7 @@ from honest_persona.prompts.encoding import encode_records
 from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.rows import training_rows
 from honest_persona.prompts.segments import training_system
+from honest_persona.prompts.showable import showable
 from honest_persona.prompts.tokens import TokenFormat, Tokens
 
 _DUMMY_ROWS = 64
@@ -41,6 +42,8 @@ class Material:
     splits: Splits
     too_long: list[str]
     """Ids of training records left out because they are longer than `seq_len` tokens."""
+    not_shown: str = ""
+    """What was left out because the chat template cannot show it; empty for nothing."""
 
 
 def prepare(config: RunConfig, form: TokenFormat) -> Material:
@@ -48,9 +51,15 @@ def prepare(config: RunConfig, form: TokenFormat) -> Material:
     if config.use_dummy_data:
         return Material(dummy_rows(config, form), {}, [], _DUMMY_INTERVENTION, None, Splits(*[Records.of([])] * 4), [])
     loaded, splits = load_splits(config)
+    found = [showable(part, form) for part in splits]
+    splits = Splits(*(part.records for part in found))
+    refused, why = sum(part.refused for part in found), next((part.why for part in found if part.why), "")
+    not_shown = f"{refused:,} records, which the chat template cannot show; first: {why}" if refused else ""
     # before `limit_records`, so that a row is the same in a run on some records and in a run on all records
     shown = augmented(splits.train, config.augment, config.augment_frac, form, config.seed)
     chosen = limit_records(shown, config.num_samples, config.seed)
+    if not chosen and not_shown:
+        raise UserError(f"no record is left to train on; left out are {not_shown}")
     if not chosen:
         raise UserError(
             "train_topics: no record is left to train on; see what was rejected, and why, with "
@@ -72,6 +81,7 @@ def prepare(config: RunConfig, form: TokenFormat) -> Material:
         loaded=loaded,
         splits=splits,
         too_long=encoded.too_long,
+        not_shown=not_shown,
     )
 
 

@@ -232,6 +232,8 @@ def _tell_data(material: Material, seq_len: int) -> None:
         say(f"data: read {loaded.read:,} = {counts} (`python -m honest_persona data` shows the reasons)")
         if loaded.notes:
             say("data: " + "; ".join(f"{one_line(note)} ({rows:,} rows)" for note, rows in loaded.notes.items()))
+        if len(flags := set(material.splits.train.values("flag"))) == 1:
+            say(f"data: all training records are {flags.pop()}: from them no flag can be learnt; add rows of the other")
         held_out = len(set((material.splits.within + material.splits.across).values("item_id")))
         if held_out < _FEW_ITEMS:
             say(
@@ -239,6 +241,8 @@ def _tell_data(material: Material, seq_len: int) -> None:
                 + ("nothing shows what this training teaches" if not held_out else "their figures say next to nothing")
                 + "; give more rows, a larger val_item_frac, or rows with `split: validation`"
             )
+    if material.not_shown:
+        say(f"data: left out are {material.not_shown}")
     if material.too_long:
         say(f"{len(material.too_long)} training records are longer than seq_len {seq_len} and are left out")
 

@@ -136,8 +136,22 @@ def test_one_flag_alone_teaches_nothing():
     records = [r.model_copy(update={"flag": "PASS"}) for r in made_up(n_items=10)]
     with pytest.raises(UserError, match="all have the same flag"):
         shortcuts(records, held_out_clusters(records))
-    with pytest.raises(ValueError, match="splits"):
-        held_out_clusters(made_up(n_items=3))
+    with pytest.raises(UserError, match="no item can be guessed from another one"):
+        held_out_clusters(made_up(n_items=1))
+
+
+def test_few_items_and_no_variants():
+    """As many folds as items; data without variants has no reader of variants, and no figure within one."""
+    few = made_up(n_items=3, topics=("t1",))
+    assert len(held_out_clusters(few)) == 3
+    without = [r.model_copy(update={"variant": None}) for r in made_up(n_items=12)]
+    guesses = shortcuts(without, held_out_clusters(without))
+    assert list(guesses) == ["topic only", "response bigrams", "transcript bigrams"]
+    rows = rows_of(without, guesses)
+    assert {(row.variant, row.variant_only_balanced_accuracy) for row in rows} == {("all", None)}
+    mixed = [*without, *made_up(n_items=12, seed=1)]
+    mixed = [r.model_copy(update={"id": f"{i}", "item_id": f"{i}"}) for i, r in enumerate(mixed)]
+    assert "variant only" not in shortcuts(mixed, held_out_clusters(mixed))
 
 
 def test_rows_equal_scikit_learn():

@@ -64,7 +64,7 @@ def test_every_detector_is_asked_about_the_same_records(folder, tmp_path, termin
             str(folder), limit=4, output=str(tmp_path), baselines="all", interventions=2, designs="forged_review"
         )
     content = json.loads((tmp_path / "results.json").read_text())
-    held = held_out(AdapterCard.load(folder), "builtin:sample", limit=4)
+    held = held_out(AdapterCard.load(folder), "builtin:sample", form_of(), limit=4)
     of_detector = defaultdict(list)
     for name in (SAMPLES_FILE, BASELINES_FILE):
         for s in read_samples(tmp_path / name):

@@ -285,7 +285,9 @@ def test_records_that_are_too_long_are_left_out(adapter, tmp_path):
 
 
 def held_out_records(card):
-    return [record for records in held_out(card, card.config["dataset"]).parts.values() for record in records]
+    return [
+        record for records in held_out(card, card.config["dataset"], form_of()).parts.values() for record in records
+    ]
 
 
 def test_another_model_writes_no_review():

@@ -146,6 +146,20 @@ def test_a_figure_that_changes_in_the_file_changes_on_the_page(evaluation, page,
     assert "honest persona 0.123" in (folder / "plots" / "roc_within.svg").read_text()
 
 
+def test_data_without_variants(tmp_path):
+    """No column and no choice of variants; some records without one stand beside others."""
+    of = samples(20)
+    write_evaluation(tmp_path / "none" / "eval", [replace(s, variant=None) for s in of])
+    text = write_report(tmp_path / "none" / "eval").read_text(encoding="utf-8")
+    assert "The data has no variants" in text
+    assert "within A" not in text
+    assert 'name="variant"' not in text
+    write_evaluation(tmp_path / "some" / "eval", [replace(s, variant=None) if i % 2 else s for i, s in enumerate(of)])
+    text = write_report(tmp_path / "some" / "eval").read_text(encoding="utf-8")
+    assert "within A" in text
+    assert 'name="variant"' in text
+
+
 def test_headline_names_the_strongest_baseline(page, evaluation):
     rows = json.loads((evaluation / "results.json").read_text())["rows"]
     cards = [e.text for e in page.all("article")]

@@ -91,6 +91,25 @@ def test_the_table_shows_n_interval_and_baseline(results):
     assert across["bal. acc."] == across["95 %"] == across["variant only"] == across["in B"] == "-"
 
 
+def test_data_without_variants_has_no_figure_within_one(results, tmp_path, capsys):
+    without = [replace(s, variant=None) for s in results.samples]
+    found = Results(summarize(without), without)
+    assert {row.variant for row in found.rows} == {"all"}
+    names = [column.name for column in table(found, "title").columns]
+    assert not {"in A", "in B", "variant only"} & set(names)
+    assert "bal. acc." in names
+    print_table(found, "heavy log")
+    print_detectors(found.rows)
+    assert "the data has no variants" in capsys.readouterr().out
+    write_samples(without, tmp_path / SAMPLES_FILE)
+    assert list(read_samples(tmp_path / SAMPLES_FILE)) == without
+    (tmp_path / SAMPLES_FILE).write_text(
+        (tmp_path / SAMPLES_FILE).read_text().replace('"variant": null', '"variant": 1')
+    )
+    with pytest.raises(UserError, match="its variant is 1"):
+        list(read_samples(tmp_path / SAMPLES_FILE))
+
+
 def test_the_interval_stands_in_the_table():
     samples = [sample(n, f"i{n}", "AB"[n % 2], ["PASS", "FAIL"][n % 3 == 0], "FAIL") for n in range(40)]
     results = Results(summarize(samples), samples)
