@@ -220,7 +220,8 @@ def _answer(place: str, at: str, raw: Mapping[str, Any], content: Any) -> Messag
         here = f"{at}[{i}]" if parts is content else at
         match _part_kind(part):
             case "thinking" | "reasoning":
-                thoughts.append(text_at(f"{here}.{part['type']}", part.get(part["type"], part.get("text"))))
+                thought = part.get(part["type"], part.get("text"))
+                thoughts.append(text_at(f"{here}.{part['type']}", thought, may_be_empty=True))
             case "tool_use" | "tool_call":
                 calls.append(call_at(here, {**part, "type": None}))
                 called = True
@@ -235,8 +236,8 @@ def _answer(place: str, at: str, raw: Mapping[str, Any], content: Any) -> Messag
     if not texts and not calls:
         _text_of(at, content)  # null, where nothing stands for it
     answer = Message(role="assistant", content="".join(texts))
-    if thoughts and any(thought.strip() for thought in thoughts):
-        answer["reasoning_content"] = "\n\n".join(thoughts)
+    if reasoning := "\n\n".join(thought for thought in thoughts if thought.strip()):
+        answer["reasoning_content"] = reasoning
     if calls:
         answer["tool_calls"] = calls
     return answer

@@ -19,6 +19,8 @@ from inspect_ai.model import (
     ChatCompletionChoice,
     ChatMessage,
     ChatMessageAssistant,
+    ChatMessageTool,
+    Content,
     GenerateConfig,
     ModelAPI,
     ModelOutput,
@@ -28,7 +30,8 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from rich.markup import escape
 
 from honest_persona.base.errors import UserError
-from honest_persona.data.messages import Message, check_text
+from honest_persona.data.conversation import Conversation, checked_conversation
+from honest_persona.data.messages import check_text
 from honest_persona.persona.parsing import Ending, answer_text
 from honest_persona.persona.product import HonestPersona, PersonaFolder
 from honest_persona.persona.queue import ReviewQueue
@@ -100,10 +103,17 @@ class HonestPersonaAPI(ModelAPI):
         """Calls for several batches at once, so that each batch can hold conversations of similar length."""
         return 4 * self.batch_size
 
+    def tools_required(self) -> bool:
+        """Tools are a part of the conversation, also where the honest persona is not to call them."""
+        return True
+
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
         """The review of the last assistant turn of `input`.
+
+        `tools` are those that the assistant could call; where none are given, those in the metadata of the answer's
+        message hold, as JSON schemas.
 
         Returns:
             The whole answer as completion; as metadata `p_fail`, `flag`, `ending` and `above_threshold` of a `Review`,
@@ -112,16 +122,16 @@ class HonestPersonaAPI(ModelAPI):
         Raises:
             UserError: a conversation that cannot be reviewed, or settings that the honest persona cannot follow.
         """
-        messages = _plain(input, tools)
+        about = _conversation(input, tools)
+        given = input[-1].metadata or {}
         for name, neutral in _GREEDY.items():
             if getattr(config, name) not in (None, neutral):
                 raise UserError(f"{name}: a conversation has one review, written greedily; leave this setting out")
-        about = (input[-1].metadata if input else None) or {}
-        intervention = self.intervention or about.get("intervention", self.adapter.card.default_intervention)
+        intervention = self.intervention or given.get("intervention", self.adapter.card.default_intervention)
         check_text("intervention", intervention)
         async with self._loading:
             persona = await run_sync(lambda: self._persona)
-        prompt = apply_intervention(messages, intervention, persona.form)
+        prompt = apply_intervention(about.messages, intervention, persona.form, about.tools)
         max_new_tokens = config.max_tokens or self.max_tokens()
         persona.check_length(prompt, max_new_tokens, "the conversation", "--max-tokens")
         review = await self._queue.review(prompt, max_new_tokens)
@@ -143,13 +153,32 @@ class HonestPersonaAPI(ModelAPI):
         )
 
 
-def _plain(messages: Sequence[ChatMessage], tools: Sequence[ToolInfo]) -> list[Message]:
-    if tools:
-        raise UserError("the honest persona uses no tools; take them out of the task")
-    for i, message in enumerate(messages):
-        if message.role == "tool" or (isinstance(message, ChatMessageAssistant) and message.tool_calls):
-            raise UserError(f"message {i}: holds a tool call or its result; write it as text, or leave it out")
-        kinds = set() if isinstance(message.content, str) else {part.type for part in message.content} - {"text"}
-        if kinds:
-            raise UserError(f"message {i}: holds {min(kinds)}, but the honest persona reads text alone; leave it out")
-    return [Message(role=message.role, content=message.text) for message in messages]
+def _conversation(messages: Sequence[ChatMessage], tools: Sequence[ToolInfo]) -> Conversation:
+    """Inspect's messages and tools as `data.conversation` reads them. Raises UserError, with the places."""
+    offered: Any = [tool.model_dump(exclude_none=True, include={"name", "description", "parameters"}) for tool in tools]
+    about = (messages[-1].metadata if messages else None) or {}
+    return checked_conversation([_as_given(message) for message in messages], offered or about.get("tools"))
+
+
+def _as_given(message: ChatMessage) -> dict[str, Any]:
+    given: dict[str, Any] = {"role": message.role, "content": message.content}
+    if not isinstance(message.content, str):
+        # `text` has the parts of text with line ends between them, as Inspect shows them to models
+        others = [_part(part) for part in message.content if part.type != "text"]
+        given["content"] = [*others, {"type": "text", "text": message.text}]
+    if isinstance(message, ChatMessageAssistant) and message.tool_calls:
+        given["tool_calls"] = [
+            {"id": call.id or None, "function": {"name": call.function, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    if isinstance(message, ChatMessageTool):
+        given |= {"tool_call_id": message.tool_call_id, "name": message.function}
+        if message.error is not None:  # as Inspect shows a failure to models
+            given["content"] = f"Error: {message.error.message}"
+    return given
+
+
+def _part(part: Content) -> dict[str, Any]:
+    if part.type == "reasoning":
+        return {"type": "reasoning", "reasoning": (part.summary or "") if part.redacted else part.reasoning}
+    return {"type": f"Inspect's {part.type}"}  # none of them is text, and the error names the kind

@@ -15,7 +15,11 @@ from inspect_ai.model import (
     ChatMessage,
     ChatMessageAssistant,
     ChatMessageSystem,
+    ChatMessageTool,
     ChatMessageUser,
+    Content,
+    ContentReasoning,
+    ContentText,
     GenerateConfig,
     ModelAPI,
     get_model,
@@ -35,14 +39,14 @@ from inspect_ai.scorer import (
     scorer,
 )
 from inspect_ai.solver import TaskState, generate
+from inspect_ai.tool import ToolCall
 
 from honest_persona.base.errors import UserError
+from honest_persona.data.messages import Message
 from honest_persona.data.records import Record
 
 if TYPE_CHECKING:
     from honest_persona.evaluation.samples import Sample as ReviewedSample
-
-_MESSAGES = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
 
 
 @modelapi(name="honest_persona")
@@ -119,10 +123,31 @@ def review(
 def _sample(part: str, record: Record) -> Sample:
     from honest_persona.evaluation.samples import OF_RECORD
 
-    messages: list[ChatMessage] = [_MESSAGES[m["role"]](content=m["content"]) for m in record.messages()]
+    messages = [_chat_message(message) for message in record.messages()]
     messages[-1].metadata = {"intervention": record.intervention}
+    if record.tools:
+        messages[-1].metadata["tools"] = list(record.tools)
     about = {name: getattr(record, name) for name in (*OF_RECORD, "intervention")}
     return Sample(input=messages, target=record.flag, id=record.id, metadata={"part": part, **about})
+
+
+def _chat_message(message: Message) -> ChatMessage:
+    role, text = message["role"], message["content"]
+    if role == "system":
+        return ChatMessageSystem(content=text)
+    if role == "user":
+        return ChatMessageUser(content=text)
+    if role == "tool":
+        return ChatMessageTool(content=text, tool_call_id=message.get("tool_call_id"), function=message.get("name"))
+    thought = message.get("reasoning_content")
+    calls = [
+        ToolCall(call.get("id", ""), call["function"]["name"], call["function"]["arguments"])
+        for call in message.get("tool_calls", ())
+    ]
+    content: str | list[Content] = text
+    if thought:
+        content = [ContentReasoning(reasoning=thought), ContentText(text=text)]
+    return ChatMessageAssistant(content=content, tool_calls=calls or None)
 
 
 @metric

@@ -77,7 +77,7 @@ def read_conversations(
     if bad.count and (not skip_bad or not requests):
         raise UserError(bad.text(len(lines), "--skip_bad leaves them out" if skip_bad is False and requests else ""))
     if bad.count:
-        tell(bad.text(len(lines), "they are left out (--skip_bad)"))
+        tell(bad.text(len(lines), "left out by --skip_bad"))
     _tell_of(requests, unused)
     return requests
 

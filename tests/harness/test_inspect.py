@@ -19,7 +19,6 @@ from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.log import read_eval_log
 from inspect_ai.model import (
     ChatMessageAssistant,
-    ChatMessageTool,
     ChatMessageUser,
     ContentImage,
     ContentText,
@@ -29,14 +28,14 @@ from inspect_ai.model import (
 )
 from inspect_ai.scorer import Target
 from inspect_ai.solver import TaskState
-from inspect_ai.tool import ToolInfo
+from inspect_ai.tool import ToolCallError, ToolInfo
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.words import ALL
 from honest_persona.evaluation import suite
 from honest_persona.evaluation.held_out import held_out
 from honest_persona.experiments.evaluate import evaluate_adapter
-from honest_persona.harness.inspect_review import flag, review
+from honest_persona.harness.inspect_review import _sample, flag, review
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.persona import product
@@ -45,7 +44,8 @@ from honest_persona.persona.product import load_honest_persona
 from honest_persona.prompts.tokens import prompt_of
 from honest_persona.statistics.metrics import Place, shown
 from honest_persona.statistics.threshold import Threshold
-from tests.tiny import base_model, conversation, form_of, random_adapter
+from tests.families import TEMPLATES
+from tests.tiny import base_model, conversation, form_of, random_adapter, record
 
 DEFAULT = "What did you do?"
 
@@ -156,16 +156,19 @@ USER, ANSWER = ChatMessageUser(content="Is it flat?"), ChatMessageAssistant(cont
 @pytest.mark.parametrize(
     ("messages", "settings", "message"),
     [
-        ([USER], {}, "must end with the assistant's answer"),
-        ([], {}, "must end with the assistant's answer"),
-        ([ChatMessageUser(content=[ContentText(text="This?"), IMAGE]), ANSWER], {}, "message 0: holds image"),
-        ([USER, ChatMessageAssistant(content="", tool_calls=[CALL]), ANSWER], {}, "message 1: holds a tool call"),
-        ([USER, ChatMessageTool(content="4"), ANSWER], {}, "message 1: holds a tool call or its result"),
+        ([USER], {}, "the last message must be the assistant's answer"),
+        ([], {}, "messages: is empty"),
+        (
+            [ChatMessageUser(content=[ContentText(text="This?"), IMAGE]), ANSWER],
+            {},
+            r"messages\[0\].content\[0\]: holds \"Inspect's image\", but",
+        ),
+        ([USER, ChatMessageAssistant(content="", tool_calls=[CALL]), ANSWER], {}, "no place for calls of tools"),
         (said(intervention=" "), {}, "intervention: is empty"),
         (said(intervention=3), {}, "intervention: is a number, but must be text"),
         ([ChatMessageUser(content="why? " * 6000), ANSWER], {}, r"has \d+ tokens; .* the model's 4096 positions"),
         ([USER, ANSWER], {"temperature": 0.7}, "temperature: a conversation has one review"),
-        ([USER, ANSWER], {"tools": [ToolInfo(name="f", description="d")]}, "uses no tools"),
+        ([USER, ANSWER], {"tools": [ToolInfo(name="f", description="d")]}, "no place for tools"),
     ],
 )
 def test_refuses_what_it_cannot_review(adapter, messages, settings, message):
@@ -180,6 +183,42 @@ def test_refuses_what_it_cannot_review(adapter, messages, settings, message):
     with pytest.raises(UserError, match=message):
         raise error
     assert 0 < beside.metadata["p_fail"] < 1, "a call beside it is answered"
+
+
+def test_an_agents_conversation_is_reviewed_as_its_messages_are(adapter, tmp_path):
+    shutil.copytree(adapter, tmp_path / "agent")
+    (tmp_path / "agent" / "chat_template.jinja").write_text((TEMPLATES / "qwen3.jinja").read_text())
+    schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
+    tools = [{"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": schema}}]
+    call = {"type": "function", "id": "1", "function": {"name": "look", "arguments": {"at": "door"}}}
+    messages = [
+        {"role": "user", "content": "Is it locked?"},
+        {"role": "assistant", "content": "", "reasoning_content": "I look.", "tool_calls": [call]},
+        {"role": "tool", "content": "Error: no door", "tool_call_id": "1", "name": "look"},
+        {"role": "assistant", "content": "Yes."},
+    ]
+    agent = record(
+        task="Is it locked?",
+        system="",
+        turns=tuple(messages[:3]),
+        response="Yes.",
+        tools=tuple(tools),
+        intervention=DEFAULT,
+    )
+    persona = load_honest_persona(tmp_path / "agent")
+    expected = persona.review(messages, max_new_tokens=4, tools=tools).p_fail
+    assert expected != pytest.approx(persona.review(messages, max_new_tokens=4).p_fail, abs=1e-6)
+    told = list(_sample("within", agent).input)
+    failed = told[2].model_copy(update={"content": "", "error": ToolCallError("timeout", "no door")})
+
+    async def both():
+        model = provider(tmp_path / "agent")
+        info = ToolInfo(name="look", description="Looks.")
+        plain = [*told[:2], failed, ChatMessageAssistant(content="Yes.")]
+        return await asyncio.gather(model.generate(told), model.generate(plain, [info], "none"))
+
+    for output in asyncio.run(both()):
+        assert output.metadata["p_fail"] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_problems_are_counted_and_the_first_ones_shown(read, capsys):
     assert "c.jsonl:2: messages[0].role: 'critic' is unknown" in shown[0]
     assert last == "and 20 more; in all: no answer 25, unknown role 15"
     assert [r.id for r in read(content, skip_bad=True)] == [1, 42]
-    assert "40 problems in 40 of 42 conversations; they are left out (--skip_bad):\n" in capsys.readouterr().err
+    assert "40 problems in 40 of 42 conversations; left out by --skip_bad:\n" in capsys.readouterr().err
     with pytest.raises(UserError, match="40 problems in 40 of 40 conversations:\n"):
         read(lines(*[other] * 15, *[no_answer] * 25), skip_bad=True)
     with pytest.raises(UserError, match="40 problems in 40 of 42 conversations:\n"):
