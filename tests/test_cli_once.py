@@ -32,13 +32,13 @@ def calls(monkeypatch):
     def count(owner, name):
         before = getattr(owner, name)
 
-        def counted(*args):
+        def counted(*args, **options):
             made[name] += 1
-            return before(*args)
+            return before(*args, **options)
 
         monkeypatch.setattr(owner, name, counted)
 
-    for name in ("load_tokenizer", "load_base"):
+    for name in ("read_tokenizer", "load_base"):
         count(product, name)
     count(AdapterCard, "load")
     count(TokenFormat, "encode")
@@ -51,4 +51,4 @@ def test_nothing_is_done_twice(adapter, calls, tmp_path, words):
     source.write_text("".join(json.dumps({"messages": conversation(n)}) + "\n" for n in range(5)))
     cli.main([*words, "--adapter", str(adapter), "--input", str(source), "--dtype", "float32"])
     # encoded too: the greeting on which the adapter is tried
-    assert calls == {"load": 1, "load_tokenizer": 1, "load_base": 1, "encode": 5 + 1}
+    assert calls == {"load": 1, "read_tokenizer": 1, "load_base": 1, "encode": 5 + 1}

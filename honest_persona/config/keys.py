@@ -81,11 +81,15 @@ class RunConfig(PersonaKeys):
     objective: Annotated[str, AfterValidator(_objective)] = DEFAULT_OBJECTIVE
     """what is optimized; persona: review and flag of the honest persona"""
     model: Annotated[str, Field(min_length=1)] = "builtin:tiny"
-    """Hub id or folder of the base model; `builtin:tiny` is a small random one that is made on the spot"""
+    """Hub id or folder of the base model, or of an adapter on it (docs/models.md); `builtin:tiny`: small and random"""
     model_revision: str | None = None
     """branch, tag or commit of the model on the Hub"""
     attn_implementation: str | None = None
     """attention kernel, by the name that transformers gives it; null: transformers chooses"""
+    load_in_4bit: Switch = False
+    """quantize the base model to 4 bits as it is read (QLoRA; needs bitsandbytes and a GPU)"""
+    load_in_8bit: Switch = False
+    """quantize the base model to 8 bits as it is read (needs bitsandbytes and a GPU)"""
     adapter: str | None = None
     """folder of an adapter to start from; null: a new adapter"""
     resume: bool = False
@@ -246,6 +250,11 @@ class RunConfig(PersonaKeys):
         return options_of(self.objective)
 
     @property
+    def bits(self) -> Literal[4, 8] | None:
+        """Of each weight of the base model, where the weights are quantized as they are read."""
+        return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
+
+    @property
     def format_name(self) -> str:
         """The number format of model and training: `float32`, `bfloat16`, `float16`, or `auto` until it is chosen."""
         if self.trainer.get("fp16"):
@@ -344,6 +353,8 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "validation_topics", f"must be kept out of train_topics; both have {', '.join(common)}"
     if values.get("data_model_source") in ((), []):
         yield "data_model_source", "must name a model, or be all"
+    if values.get("load_in_4bit") and values.get("load_in_8bit"):
+        yield "load_in_8bit", "must not be on together with load_in_4bit"
     if values.get("bf16") is True and values.get("fp16"):
         yield "fp16", "must not be on together with bf16; set bf16: false"
     warmup, cooldown = values.get("warmup_steps", 0), values.get("lr_cooldown_frac", 0)

@@ -87,6 +87,7 @@ def load_config(path: str | None, argv: Sequence[str] = (), checks: Sequence[Che
     problems: list[Problem] = []
     given: dict[str, Entry] = {}
     sources = [read_file(path) if path else ([], []), read_arguments(argv)]
+    sources = [([_expanded(entry) for entry in entries], found) for entries, found in sources]
     if path:
         sources[0] = [_found(entry, Path(path)) for entry in sources[0][0]], sources[0][1]
     options = options_of(_objective(entry for entries, _ in sources for entry in entries))
@@ -110,6 +111,13 @@ def load_config(path: str | None, argv: Sequence[str] = (), checks: Sequence[Che
     if problems:
         raise UserError(_message(problems, path))
     return RunConfig.model_validate(_as_fields(given))
+
+
+def _expanded(entry: Entry) -> Entry:
+    """The entry with `~` of a path replaced: no shell reads a file, nor what stands behind `=`."""
+    if ALIASES.get(entry.key, entry.key) in _PATHS and isinstance(entry.value, str):
+        return replace(entry, value=os.path.expanduser(entry.value))
+    return entry
 
 
 def _found(entry: Entry, config_file: Path) -> Entry:

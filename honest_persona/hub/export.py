@@ -42,6 +42,10 @@ def export(adapter: str | Path, folder: str | Path, format: Format) -> Path:
             "--format merged: an adapter of scope persona cannot be merged: it acts from its activation point on, and "
             "merged weights act on every token, the main persona's too. Export alora, or train with adapter_scope all"
         )
+    if format == "merged" and card.bits is not None:
+        raise UserError(
+            f"--format merged: the adapter was trained on {card.bits}-bit weights, which cannot hold both; export lora"
+        )
     if format == "alora" and scope == "all":
         raise UserError("--format alora: an adapter of scope all is plain LoRA already; export lora or merged")
     with held(target, "an export", "name another --output"):

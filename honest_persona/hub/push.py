@@ -31,6 +31,7 @@ from honest_persona.hub.leaks import check_secrets
 from honest_persona.hub.model_card import write_model_card
 from honest_persona.hub.staging import Staged, published_base, stage
 from honest_persona.modeling.adapters.published import ALLOWED
+from honest_persona.modeling.base_model import base_of
 
 _T = TypeVar("_T")
 
@@ -186,7 +187,7 @@ def check_upload(config: RunConfig) -> None:
     repo = config.trainer.get("hub_model_id")
     if repo is None or not _REPO.fullmatch(repo):
         raise UserError(f"hub_model_id: push_to_hub needs a repo as user/name, got {repo!r}")
-    published_base(config.model)
+    published_base(base_of(config.model, config.model_revision).name)
 
 
 def push_after_training(config: RunConfig, folder: Path) -> None:

@@ -12,12 +12,17 @@ from honest_persona.modeling.adapters.tuning import Model, base_name
 def base_fingerprint(model: Model) -> str:
     """A hash of the base model's shape and of samples of its weights: another model, or other weights, differ.
 
-    The samples are the first 1,024 values of 16 parameters spread over the model. They are cast to bfloat16, so that
+    The samples are the first 1,024 values of 16 parameters spread over the model. Quantized weights are left out: how
+    they are packed depends on the machine. They are cast to bfloat16, so that
     the fingerprint does not depend on the dtype of the loaded model. Under ZeRO-3 each sampled parameter is gathered:
     all ranks must call this function.
     """
     digest = hashlib.sha256()
-    named = [(clean, p) for name, p in model.named_parameters() if (clean := base_name(name)) is not None]
+    named = [
+        (clean, p)
+        for name, p in model.named_parameters()
+        if (clean := base_name(name)) is not None and p.is_floating_point()
+    ]
     for name, p in named:
         digest.update(f"{name}:{tuple(getattr(p, 'ds_shape', p.shape))};".encode())
     step = max(1, len(named) // 16)

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils.logging import set_tqdm_hook
 
@@ -25,10 +26,11 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.machine import use_own_cores
 from honest_persona.base.number_format import fastest_format
 from honest_persona.base.progress import shows_bars, shows_progress
+from honest_persona.modeling.base_model import BaseModel, base_of, merged
 from honest_persona.modeling.builtin import TINY, source_of, tiny_config, tiny_model, tiny_tokenizer
 from honest_persona.modeling.load_errors import told
 from honest_persona.modeling.model_files import check_config_file, check_pointers, check_weight_files
-from honest_persona.modeling.quantized import check_quantized
+from honest_persona.modeling.quantized import Bits, check_bits, check_quantized, quantization
 
 
 def get_model(
@@ -50,7 +52,21 @@ def get_model(
 
 
 def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Raises UserError: no such model, it brings no tokenizer, or one that cannot be used."""
+    """The tokenizer of a model, or of the base model that an adapter's folder stands for (`base_of`).
+
+    Raises:
+        UserError: no such model, it brings no tokenizer, or one that cannot be used.
+    """
+    base = base_of(model, revision)
+    if base.lora is None:
+        return read_tokenizer(base.name, base.revision)
+    own = any((base.lora.folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+    place = BaseModel(str(base.lora.folder)) if own else base.lora.base
+    return read_tokenizer(place.name, place.revision)
+
+
+def read_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies in a folder, an adapter's too, or on the Hub. Raises UserError: as `load_tokenizer`."""
     source = source_of(model)
     if source == TINY:
         return tiny_tokenizer()
@@ -87,28 +103,53 @@ def _check_template(model: str, template: object) -> None:
 
 
 def load_base(
-    model: str, revision: str | None = None, dtype: torch.dtype = torch.bfloat16, attn_implementation: str | None = None
+    model: str,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    attn_implementation: str | None = None,
+    bits: Bits | None = None,
 ) -> PreTrainedModel:
-    """Under ZeRO-3 the weights are sharded as they are read. Raises UserError: no such model, or not a causal LM.
+    """The base model that `model` stands for (`base_of`). Under ZeRO-3 its weights are sharded as they are read.
 
     From here on torch uses no more threads than this process has cores (`machine.use_own_cores`).
+
+    Args:
+        bits: of each weight; the weights are quantized as they are read.
+
+    Raises:
+        UserError: no such model, one that is not whole or not a causal language model, or a package is lacking.
     """
     use_own_cores()
     choose_kernels()
-    source = source_of(model)
+    config = check_loadable(model, revision, bits)
+    base = base_of(model, revision)
+    if base.lora is not None:
+        part = base.lora.base
+        whole = _read_base(part, load_model_config(part.name, part.revision), torch.float32, attn_implementation, None)
+        loaded = merged(whole, base.lora, model, dtype)
+    else:
+        loaded = _read_base(base, config, dtype, attn_implementation, bits)
+    loaded.config.name_or_path = base.name
+    return loaded
+
+
+def _read_base(
+    base: BaseModel, config: PreTrainedConfig, dtype: torch.dtype, attention: str | None, bits: Bits | None
+) -> PreTrainedModel:
+    model, source = base.name, source_of(base.name)
     if source == TINY:
         tiny: Any = tiny_model()
         return tiny.to(dtype)
-    config = check_loadable(model, revision)
-    if attn_implementation is None:
+    if attention is None:
         _check_no_kernel(model, config)
     auto: Any = AutoModelForCausalLM  # its types do not know `output_loading_info`
-    with told("model", model, revision, attn_implementation), _bar_of_long_loads():
-        base, info = auto.from_pretrained(
+    with told("model", model, base.revision, attention), _bar_of_long_loads():
+        loaded, info = auto.from_pretrained(
             source,
-            revision=revision,
+            revision=base.revision,
             dtype=dtype,
-            attn_implementation=attn_implementation,
+            attn_implementation=attention,
+            quantization_config=None if bits is None else quantization(bits, dtype),
             output_loading_info=True,
             trust_remote_code=False,
             weights_only=True,
@@ -118,8 +159,7 @@ def load_base(
             f"model: the files of {model!r} lack {len(missing)} weights, the first is {missing[0]}; "
             "download the model again, or check that it is a causal language model"
         )
-    base.config.name_or_path = model
-    return base
+    return loaded
 
 
 @contextmanager
@@ -147,20 +187,22 @@ def choose_kernels() -> None:
 
 
 def load_model_config(model: str, revision: str | None = None) -> PreTrainedConfig:
-    """The model's shape; no weights are loaded.
+    """The shape of the base model that `model` stands for (`base_of`); no weights are loaded.
 
     Raises:
         UserError: no such model, a damaged config, or not a causal language model.
     """
-    source = source_of(model)
+    base = base_of(model, revision)
+    part = base if base.lora is None else base.lora.base
+    source = source_of(part.name)
     if source == TINY:
         return tiny_config()
     if Path(source).is_dir():
-        check_config_file(model, Path(source))
-    with told("config", model, revision):
-        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        check_config_file(part.name, Path(source))
+    with told("config", part.name, part.revision):
+        config = AutoConfig.from_pretrained(source, revision=part.revision, trust_remote_code=False)
         config.get_text_config().vocab_size  # noqa: B018
-    _check_generates(model, config)
+    _check_generates(part.name, config)
     return config
 
 
@@ -173,18 +215,27 @@ def load_skeleton(model: str, revision: str | None = None) -> PreTrainedModel:
         return auto.from_config(config, attn_implementation="eager", trust_remote_code=False)
 
 
-def check_loadable(model: str, revision: str | None = None) -> PreTrainedConfig:
+def check_loadable(model: str, revision: str | None = None, bits: Bits | None = None) -> PreTrainedConfig:
     """The model's shape, after a check of all that can be told before the weights are read.
 
     Raises:
-        UserError: as `load_model_config`; weights that are not whole; a quantized model that cannot be loaded here.
+        UserError: as `load_model_config`; weights that are not whole; a quantized model that cannot be loaded here, or
+            `bits` that cannot be had here.
     """
-    config = load_model_config(model, revision)
-    source = source_of(model)
+    config, base = load_model_config(model, revision), base_of(model, revision)
+    part = base if base.lora is None else base.lora.base
+    source = source_of(part.name)
     if source != TINY:
         if Path(source).is_dir():
-            check_weight_files(model, Path(source))
-        check_quantized(model, config)
+            check_weight_files(part.name, Path(source))
+        check_quantized(part.name, config)
+    check_bits(bits, config)
+    if base.lora is not None and (bits or is_deepspeed_zero3_enabled()):
+        raise UserError(
+            f"model: {model!r} is a LoRA adapter, which cannot be merged into "
+            f"{f'{bits}-bit weights' if bits else 'weights that ZeRO-3 shards'}. Merge it before (PEFT's "
+            "merge_and_unload), and name the folder of the merged model"
+        )
     return config
 
 

@@ -1,12 +1,21 @@
-"""Models whose weights are quantized already: what they need is checked before they are loaded."""
+"""Quantized weights: models that are quantized already, and models that are quantized as they are read.
 
-from typing import Any
+`load_in_4bit` and `load_in_8bit` of a config are bitsandbytes' NF4 with doubly quantized scales (QLoRA,
+https://arxiv.org/abs/2305.14314) and LLM.int8 (https://arxiv.org/abs/2208.07339). What either needs is checked before
+the weights are read.
+"""
 
-from transformers import PreTrainedConfig
+from typing import Any, Literal
+
+import torch
+from transformers import BitsAndBytesConfig, PreTrainedConfig
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.quantizers import AutoHfQuantizer
 
 from honest_persona.base.errors import UserError
 from honest_persona.modeling.load_errors import told
+
+Bits = Literal[4, 8]
 
 
 def check_quantized(model: str, config: PreTrainedConfig) -> None:
@@ -30,3 +39,40 @@ def check_quantized(model: str, config: PreTrainedConfig) -> None:
         )
     with told("quantization", model):
         AutoHfQuantizer.from_config(found, pre_quantized=True).validate_environment(device_map=None, weights_only=True)
+
+
+def check_bits(bits: Bits | None, config: PreTrainedConfig) -> None:
+    """Check that weights can be quantized to `bits` as they are read.
+
+    Raises:
+        UserError: bitsandbytes is not installed, or does not run on this machine; the model is quantized already; or
+            ZeRO-3 shards the weights.
+    """
+    if bits is None:
+        return
+    key = f"load_in_{bits}bit"
+    if getattr(config, "quantization_config", None):
+        raise UserError(f"{key}: the model is quantized already, as its config.json says; leave {key} out")
+    if is_deepspeed_zero3_enabled():
+        raise UserError(f"{key}: ZeRO-3 cannot shard quantized weights; take deepspeed: ds_configs/zero2.json or null")
+    try:
+        AutoHfQuantizer.from_config(quantization(bits, torch.float32)).validate_environment(device_map=None)
+    except (ImportError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise UserError(
+            f"{key}: {reason}. bitsandbytes is no part of this package's requirements: install it where there is a GPU "
+            f"that it supports, or leave {key} out"
+        ) from error
+
+
+def quantization(bits: Bits, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """How weights are quantized as they are read.
+
+    Args:
+        dtype: in which products with them are computed.
+    """
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )

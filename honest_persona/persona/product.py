@@ -29,7 +29,7 @@ from honest_persona.modeling.adapters.folder import CARD_FILE
 from honest_persona.modeling.adapters.load import load_adapter
 from honest_persona.modeling.adapters.published import resolve
 from honest_persona.modeling.fingerprint import base_fingerprint
-from honest_persona.modeling.load import load_base, load_model_config, load_tokenizer
+from honest_persona.modeling.load import load_base, load_model_config, read_tokenizer
 from honest_persona.persona.answering import write_reviews
 from honest_persona.persona.parsing import Review
 from honest_persona.prompts.persona_token import resolve_persona_token
@@ -151,7 +151,7 @@ class PersonaFolder:
     def read(cls, folder: Path) -> "PersonaFolder":
         """Raises UserError: no adapter there, or one that is not whole."""
         card = AdapterCard.load(folder)
-        return cls(folder, card, TokenFormat.of(load_tokenizer(str(folder)), card.persona))
+        return cls(folder, card, TokenFormat.of(read_tokenizer(str(folder)), card.persona))
 
     @cached_property
     def positions(self) -> int | None:
@@ -165,7 +165,7 @@ class PersonaFolder:
         folder, card, form = self.folder, self.card, self.form
         if not isinstance(dtype, torch.dtype):
             dtype = format_of(dtype, card.trained_in).dtype
-        base = load_base(card.base_model, card.base_revision, dtype)
+        base = load_base(card.base_model, card.base_revision, dtype, bits=card.bits)
         fingerprint = base_fingerprint(base)
         if fingerprint != card.base_fingerprint:
             raise UserError(
@@ -174,7 +174,8 @@ class PersonaFolder:
             )
         _check_token(folder, form, base)
         model = load_adapter(base, folder).eval()
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if card.bits is None:  # quantized weights stay where they were read
+            model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         probe = apply_intervention(
             [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello to you."}],
             card.default_intervention,

@@ -46,6 +46,7 @@ def run_identity(assembly: Assembly) -> dict[str, Any]:
         **{key: values.get(key) for key in (*_KEYS, *assembly.objective.own_keys)},
         "target_modules": list(assembly.targets),  # whether they were named or all that the model has
         **moments,
+        **({"bits": assembly.config.bits} if assembly.config.bits else {}),
     }
 
 

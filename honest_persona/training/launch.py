@@ -28,6 +28,7 @@ from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import CARD_FILE
 from honest_persona.modeling.adapters.load import load_adapter
 from honest_persona.modeling.adapters.lora import add_adapter
+from honest_persona.modeling.base_model import base_of
 from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.modeling.load import check_loadable, load_base
 from honest_persona.modeling.prefix.cache import PrefixCache
@@ -76,7 +77,8 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
         config = config.without_deepspeed()
     folder = root / config.run_name
     _check_what_is_there(folder, config.resume)
-    check_loadable(config.model, config.model_revision)
+    config, fingerprint = _on_its_base(config)
+    check_loadable(config.model, config.model_revision, config.bits)
     form, material = prepared(config)
     _tell_data(material, config.seq_len)
     if is_launched():
@@ -88,7 +90,7 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
             say(assembly.batches.plan().line())
             with held_by_all(folder, "a training", "choose another --run_name"):
                 if run := _begun(assembly, material, folder):
-                    _train(run, callbacks)
+                    _train(replace(run, fingerprint=fingerprint), callbacks)
         return folder
     finally:
         if dist.is_initialized():
@@ -105,6 +107,8 @@ class _Run:
     checkpoint: Checkpoint | None
     identity: dict[str, Any]
     """What a run that resumes it must share; the base model joins when it is loaded."""
+    fingerprint: str | None = None
+    """Of the base model, where `model` named an adapter whose card says it."""
 
 
 def _begun(assembly: Assembly, material: Material, folder: Path) -> _Run | None:
@@ -126,8 +130,14 @@ def _train(run: _Run, callbacks: Sequence[TrainerCallback]) -> None:
     prepare_trackers(args.report_to or ())
     _tell_compiling(args)
     dtype = getattr(torch, config.format_name)
-    base = load_base(config.model, config.model_revision, dtype, config.attn_implementation)
+    base = load_base(config.model, config.model_revision, dtype, config.attn_implementation, config.bits)
     run = replace(run, identity={**run.identity, "base_model": base_fingerprint(base)})
+    # a quantized model is recognized by other samples than a whole one
+    if run.fingerprint is not None and config.bits is None and run.identity["base_model"] != run.fingerprint:
+        raise UserError(
+            f"model: {config.model!r} has other weights now than the adapter that was named was trained on; name the "
+            "base model itself, or take the original one"
+        )
     if run.checkpoint is not None:
         check_same_run(run.checkpoint, run.identity)
     model, card = _adapted(base, assembly, args), _card(run)
@@ -143,6 +153,16 @@ def _train(run: _Run, callbacks: Sequence[TrainerCallback]) -> None:
             guard_trackers(trainer)
             _run_to_its_end(trainer, run, siblings)
     _save(trainer, run)
+
+
+def _on_its_base(config: RunConfig) -> tuple[RunConfig, str | None]:
+    """The run on the base model that `model` stands for, and the fingerprint that its weights must have, if known."""
+    base = base_of(config.model, config.model_revision)
+    if base.lora is not None:
+        say(f"model: {config.model} is a LoRA adapter; it is merged into its base model {base.lora.base.name}")
+    elif base.name != config.model:
+        say(f"model: {config.model} is an adapter's; the new adapter stands on its base model {base.name}")
+    return config.model_copy(update={"model": base.name, "model_revision": base.revision}), base.fingerprint
 
 
 def _adapted(base: PreTrainedModel, assembly: Assembly, args: TrainingArguments) -> PeftModel:

@@ -673,3 +673,15 @@ def test_paths_of_a_file_are_found_beside_it(tmp_path, monkeypatch, root):
     (here / "data.jsonl").write_text("")
     assert load_config(str(there / "my.yaml")).dataset == "data.jsonl"
     assert load_config(str(root / "configs" / "qwen3-8b.yaml")).trainer["deepspeed"].startswith(str(root))
+
+
+def test_the_home_folder_in_a_path(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "ds.json").write_text("{}")
+    path = write("model: ~/m\ndataset: ~/data.jsonl\nadapter: ~\nrun_name: a\n")
+    config = load_config(path, ["--deepspeed=~/ds.json"])
+    assert (config.model, config.dataset) == (f"{tmp_path}/m", f"{tmp_path}/data.jsonl")
+    assert config.adapter is None, "in YAML a lone ~ is null"
+    assert config.trainer["deepspeed"] == f"{tmp_path}/ds.json"
+    assert load_config(None, ["--target_model", "~/m", "--system_tag", "~/"]).model == f"{tmp_path}/m"
+    assert load_config(None, ["--system_tag", "~/"]).system_tag == "~/"

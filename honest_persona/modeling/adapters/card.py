@@ -88,6 +88,11 @@ class AdapterCard:
         half = "bfloat16" if self.config.get("bf16", True) else "float32"
         return "float16" if self.config.get("fp16") else half
 
+    @property
+    def bits(self) -> Literal[4, 8] | None:
+        """Of each weight of the base model in the training; None where the weights were not quantized."""
+        return 4 if self.config.get("load_in_4bit") else 8 if self.config.get("load_in_8bit") else None
+
     def save(self, folder: Path) -> None:
         write_text(folder / CARD_FILE, self.as_text())
 

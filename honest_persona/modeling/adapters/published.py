@@ -48,7 +48,7 @@ def resolve(path_or_repo: str | Path, revision: str | None = None) -> Path:
         UserError: there is no such repo, it cannot be reached, or a token is needed.
     """
     if not is_repo(path_or_repo):
-        return Path(path_or_repo)
+        return Path(path_or_repo).expanduser()
     repo = str(path_or_repo)
     files = [name for name in ALLOWED if name != REPORT]
     try:

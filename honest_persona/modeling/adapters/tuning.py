@@ -21,8 +21,9 @@ from honest_persona.modeling.modes import with_attribute
 # PEFT 0.21 reads the old name of a property that transformers 5 renamed
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
-# PEFT looks for the base model's config file when it saves an adapter, by a name that means nothing to the Hub here
-warnings.filterwarnings("ignore", message="Could not find a config file in builtin:")
+# PEFT looks for the base model's config file when it saves an adapter, to see whether the vocabulary was changed, which
+# no adapter here does; a model of the package has no such file, nor has a LoRA adapter that is part of the base model
+warnings.filterwarnings("ignore", message="Could not find a config file in ")
 
 Model = PreTrainedModel | PeftModel
 
