@@ -96,9 +96,11 @@ def text_at(place: str, value: Any, may_be_empty: bool = False) -> str:
         raise Unusable(place, "not_text", f"is {said(value)}, but must be text; put it in quotes")
     if not may_be_empty and not value.strip():
         raise Unusable(place, "empty", "is empty; write its text, or remove it")
-    if any("\ud800" <= c <= "\udfff" for c in value):
+    try:
+        value.encode()
+    except UnicodeEncodeError:
         surrogates = "holds lone surrogates (\\ud800 to \\udfff); replace them by real characters"
-        raise Unusable(place, "not_unicode", surrogates)
+        raise Unusable(place, "not_unicode", surrogates) from None
     return value
 
 

@@ -5,7 +5,6 @@ from typing import NamedTuple
 from honest_persona.base.console import one_line
 from honest_persona.base.errors import UserError
 from honest_persona.data.kept import Records
-from honest_persona.data.records import Record
 from honest_persona.prompts.segments import prompt_segments
 from honest_persona.prompts.tokens import TokenFormat
 
@@ -15,7 +14,7 @@ class Showable(NamedTuple):
     refused: int
     """Records that the template cannot show."""
     why: str
-    """The first of these, with the reason and a remedy; empty where there is none."""
+    """The first of these, with reason and remedy; empty where there is none."""
 
 
 def showable(records: Records, form: TokenFormat) -> Showable:
@@ -28,13 +27,8 @@ def showable(records: Records, form: TokenFormat) -> Showable:
             try:
                 prompt_segments(record.messages(), record.intervention, form.persona, form.chat, record.tools)
             except UserError as error:
-                why = why or f"{one_line(record.id)}: {error}{_remedy(record, form)}"
+                why = why or f"{one_line(record.id)}: {error}"
                 continue
         shown.append(place)
     refused = len(records) - len(shown)
     return Showable(records.take(shown) if refused else records, refused, why)
-
-
-def _remedy(record: Record, form: TokenFormat) -> str:
-    uses_tools = record.tools or any(m["role"] == "tool" or "tool_calls" in m for m in record.messages())
-    return "; or set tools_as_text: true" if uses_tools and not form.persona.tools_as_text else ""

@@ -50,7 +50,7 @@ _USUAL: Mapping[str, Sequence[str]] = {
     "task": ASKED_KEYS,
     "response": ANSWERED_KEYS,
     "flag": ("flag", "label", *(name for word in BAD + GOOD for name in (word, f"is_{word}"))),
-    "review": ("review", "explanation", "rationale", "critique", "justification"),
+    "review": ("review", "explanation", "rationale", "critique", "justification", "reason"),
     "intervention": ("intervention",),
     "topic": ("topic",),
     "item": ("item_id", "item"),
@@ -65,7 +65,8 @@ _USUAL: Mapping[str, Sequence[str]] = {
     "intervention_name": ("intervention_name",),
 }
 """The names under which a column is found where `columns` does not name it."""
-USUAL_COLUMNS = frozenset(name for names in _USUAL.values() for name in names)
+_OURS = {name: ours for ours, names in _USUAL.items() for name in names}
+USUAL_COLUMNS = frozenset(_OURS)
 _SPLIT_OF = {
     "val": "validation",
     "valid": "validation",
@@ -110,7 +111,8 @@ class OwnRows:
             for column in given:
                 checked(column, str, place, "key")
             names = self._names(given, place)
-            ignored = tuple(column for column in given if column not in names.values())
+            used = set(names.values())
+            ignored = tuple(column for column, value in given.items() if column not in used and value is not None)
             own = {ours: given[theirs] for ours, theirs in names.items()}
             reader = _Row(own, names, place)
             record_id = reader.name("id") or f"{Path(file).name}:{place}"
@@ -126,13 +128,16 @@ class OwnRows:
         mapped = dict(self.columns)
         taken = set(mapped.values())
         names = {ours: theirs for ours, theirs in mapped.items() if _is_given(row, ours, theirs)}
-        for ours, usual in _USUAL.items():
-            found = [name for name in usual if name not in taken and _is_given(row, ours, name)]
-            if ours in mapped or not found:
-                continue
-            if ours == "flag" and len(found) > 1 and found[0] != "flag":
-                raise Refused(f"{place}, {found[1]}", found[1], f"two_labels:{found[0]} and {found[1]}")
-            names[ours] = found[0]
+        found: dict[str, list[str]] = {}
+        for name in row:
+            ours = _OURS.get(name)
+            if ours is not None and ours not in mapped and name not in taken and _is_given(row, ours, name):
+                found.setdefault(ours, []).append(name)
+        for ours, usual in found.items():
+            first, *others = sorted(usual, key=_USUAL[ours].index)
+            if ours == "flag" and others and first != "flag":
+                raise Refused(f"{place}, {others[0]}", others[0], f"two_labels:{first} and {others[0]}")
+            names[ours] = first
         return names
 
     def _values(self, row: "_Row") -> tuple[dict[str, Any], tuple[str, ...]]:
