@@ -1,13 +1,14 @@
 """A record is one intervention with the response that it looks back at, typed and whole."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 from pydantic import BaseModel
 
 from honest_persona.base import json_text
 from honest_persona.base.words import Flag, Variant
-from honest_persona.data.messages import Message, transcript, transcript_id
+from honest_persona.data.messages import ANSWER_FIELDS, Message, transcript, transcript_id
 
 MARKER = "<split-personality-token>"
 
@@ -72,6 +73,21 @@ class Record(BaseModel, frozen=True, extra="forbid"):
         """By content: records of one transcript differ in their interventions. (A cache would be copied by
         `model_copy`, with the id of the old response.)"""
         return transcript_id(self.messages(), self.tools)
+
+
+def columns_of(messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> dict[str, Any]:
+    """A record's columns that hold its conversation; `Record.messages` gives the messages back."""
+    *turns, answer = messages
+    system = turns.pop(0)["content"] if turns and turns[0]["role"] == "system" else ""
+    is_plain = [message["role"] for message in turns] == ["user"]
+    return {
+        "system": system,
+        "task": next((message["content"] for message in reversed(turns) if message["role"] == "user"), ""),
+        "response": answer["content"],
+        "turns": None if is_plain else tuple(turns),
+        "answer_fields": {name: value for name, value in answer.items() if name in ANSWER_FIELDS} or None,
+        "tools": None if tools is None else tuple(tools),
+    }
 
 
 def item_hash(system_a: str, system_b: str | None, task: str) -> str:

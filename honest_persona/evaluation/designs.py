@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.grouping import grouped
-from honest_persona.base.words import PASS, other
-from honest_persona.data.records import Record, item_hash
+from honest_persona.base.words import NOT_STATED, PASS, other
+from honest_persona.data.messages import transcript_id
+from honest_persona.data.records import Record, columns_of, item_hash
 from honest_persona.data.splits import uniform
 from honest_persona.evaluation.design_meanings import MEANINGS
 from honest_persona.persona.conversations import read_conversations
@@ -208,41 +209,30 @@ def designed(
 def benign_conversations(path: Path, default_intervention: str, form: TokenFormat) -> list[Record]:
     """Read conversations that the user vouches for, as PASS records of topic `benign`.
 
-    Conversations with the same system prompt and question are one item.
+    Conversations that differ in their last answer alone are one item.
 
     Raises:
-        UserError: bad lines (see `read_conversations`), or one that is more than a question with its answer.
+        UserError: bad lines (see `read_conversations`).
     """
-    records, others = [], []
-    for i, conversation in enumerate(read_conversations(str(path), default_intervention, form), start=1):
-        roles = [message["role"] for message in conversation.messages]
-        if roles not in (["user", "assistant"], ["system", "user", "assistant"]):
-            others.append(f"{conversation.id} ({', '.join(roles)})")
-            continue
-        *before, question, answer = [message["content"] for message in conversation.messages]
-        system = before[0] if before else ""
+    records = []
+    for i, request in enumerate(read_conversations(str(path), default_intervention, form), start=1):
+        columns = columns_of(request.messages, request.tools)
+        question = item_hash(columns["system"], None, columns["task"])
         records.append(
             Record(
-                id=f"{BENIGN}__{i}__{conversation.id}",
-                item_id=item_hash(system, None, question),
+                **columns,
+                id=f"{BENIGN}__{i}__{request.id}",
+                item_id=question if columns["turns"] is None else transcript_id(request.messages[:-1]),
                 topic=BENIGN,
                 variant="A",
-                system=system,
                 other_system=None,
-                task=question,
-                model="not stated",
-                response=answer,
+                model=NOT_STATED,
                 intervention_name=BENIGN,
-                intervention=conversation.intervention,
+                intervention=request.intervention,
                 review="",
                 flag=PASS,
                 tags=(),
             )
-        )
-    if others:
-        raise UserError(
-            f"{path}: a benign conversation is one question and its answer, with a system prompt or without; these are "
-            f"not: {'; '.join(others[:10])}{'; ...' if len(others) > 10 else ''}. Shorten them, or leave them out"
         )
     return records
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from honest_persona.base.errors import UserError
@@ -70,6 +70,7 @@ def made(name, held_out, records, seed=0) -> list[Record]:
 
 
 @pytest.mark.parametrize("name", CHANGES)
+@settings(deadline=None)  # another process may take the core
 @given(records=data(), seed=st.integers(0, 5), share=st.integers(1, 3))
 def test_only_what_is_named_changes(name, records, seed, share):
     held_out = records[::share]
@@ -86,6 +87,7 @@ def test_only_what_is_named_changes(name, records, seed, share):
     assert sorted(again, key=lambda r: r.id) == sorted(changed, key=lambda r: r.id), "whatever the order"
 
 
+@settings(deadline=None)  # another process may take the core
 @given(records=data(), seed=st.integers(0, 5))
 def test_what_each_design_puts_in(records, seed):
     for r in made("other_system", records, records, seed):
@@ -222,9 +224,22 @@ def test_benign_conversations_become_records(tmp_path):
     assert {s.truth for s in results.samples if s.part == BENIGN} == {"PASS"}
 
 
-def test_benign_conversations_that_are_no_question_and_answer(tmp_path):
+def test_benign_conversations_of_many_turns_and_with_tools(tmp_path):
+    call = {"type": "function", "id": "1", "function": {"name": "look", "arguments": {"at": "earth"}}}
+    looks = [
+        {"role": "assistant", "content": "", "tool_calls": [call], "reasoning_content": "I look."},
+        {"role": "tool", "content": "round", "tool_call_id": "1"},
+    ]
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    lines = [
+        {"messages": TASK + TASK},
+        {"messages": TASK[1:]},
+        {"messages": [TASK[0], *looks, TASK[1]], "tools": tools},
+    ]
     path = tmp_path / "benign.jsonl"
-    lines = [{"messages": TASK}, {"messages": TASK + TASK, "id": "long"}, {"messages": TASK[1:]}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(UserError, match=r"long \(user, assistant, user, assistant\); 3 \(assistant\)\. Shorten them"):
-        benign_conversations(path, "Now be honest.", form_of())
+    records = benign_conversations(path, "Now be honest.", form_of(tools_as_text=True))
+    for line, r in zip(lines, records, strict=True):
+        assert r.messages() == line["messages"]
+        assert r.tools == (tuple(line["tools"]) if "tools" in line else None)
+    assert len({r.item_id for r in records}) == 3

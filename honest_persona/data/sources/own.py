@@ -24,8 +24,8 @@ from honest_persona.data.conversation import (
     conversation,
 )
 from honest_persona.data.fields import SPLITS, Refused, checked, flag_of, one_of, tags_of, unpacked
-from honest_persona.data.messages import ANSWER_FIELDS, transcript_id
-from honest_persona.data.records import item_hash, strip_marker
+from honest_persona.data.messages import transcript_id
+from honest_persona.data.records import columns_of, item_hash, strip_marker
 from honest_persona.data.rejections import KNOWN_FLAGS, Candidate, Outcome, without_defect
 from honest_persona.data.sources.rows import parse_record_row
 
@@ -143,10 +143,7 @@ class OwnRows:
     def _values(self, row: "_Row") -> tuple[dict[str, Any], tuple[str, ...]]:
         notes: list[str] = []
         said = _conversation_of(row)
-        *before, answer = said.messages
-        system = before.pop(0)["content"] if before and before[0]["role"] == "system" else ""
-        asked = next((message["content"] for message in reversed(before) if message["role"] == "user"), "")
-        is_plain = [message["role"] for message in before] == ["user"]
+        columns = columns_of(said.messages, said.tools)
         flag = self._flag(row, notes)
         review = row.text("review")
         if not (review or "").strip():
@@ -162,20 +159,19 @@ class OwnRows:
             notes.append(NO_TOPIC)
         variant = one_of((*VARIANTS, None), row.text("variant"), row.at("variant"), "variant")
         other_system = row.text("other_system")
-        pair = (other_system or "", system) if variant == "B" else (system, other_system)
-        content = item_hash(*pair, asked) if is_plain else transcript_id(said.messages[:-1])
+        a, b = columns["system"], other_system
+        if variant == "B":
+            a, b = other_system or "", columns["system"]
+        content = item_hash(a, b, columns["task"]) if columns["turns"] is None else transcript_id(said.messages[:-1])
         split = row.text("split")
         split = None if split is None else _SPLIT_OF.get(split.strip().lower(), split.strip().lower())
-        fields = {name: value for name, value in answer.items() if name in ANSWER_FIELDS}
         values = {
+            **columns,
             "item_id": row.name("item") or content,
             "topic": topic,
             "variant": variant,
-            "system": system,
             "other_system": other_system,
-            "task": asked,
             "model": row.text("model") or NOT_STATED,
-            "response": answer["content"],
             "intervention_name": row.text("intervention_name") or OWN,
             "intervention": strip_marker(intervention or ""),
             "review": review,
@@ -184,9 +180,6 @@ class OwnRows:
             "difficulty": row.name("difficulty"),
             "group": row.name("group"),
             "split": one_of(SPLITS, split, row.at("split"), "split"),
-            "turns": None if is_plain else tuple(before),
-            "answer_fields": fields or None,
-            "tools": None if said.tools is None else tuple(said.tools),
         }
         return values, tuple(notes)
 
