@@ -246,7 +246,7 @@ def _is_given(row: Mapping[str, Any], ours: str, theirs: str) -> bool:
 def _conversation_of(row: _Row) -> Conversation:
     own = row.own
     if "messages" in own:
-        line = {"messages": own["messages"], "system": own.get("system")}
+        line = {"messages": unpacked(own["messages"]), "system": own.get("system")}
     elif "task" in own and "response" in own:
         asked, answered = unpacked(own["task"]), unpacked(own["response"])
         asked = asked if isinstance(asked, list) else [{"role": "user", "content": own["task"]}]
@@ -254,7 +254,7 @@ def _conversation_of(row: _Row) -> Conversation:
         line = {"messages": [*asked, *answered], "system": own.get("system")}
     else:
         raise Refused(row.place, "messages", "no_conversation")
-    found = conversation({**line, "tools": own.get("tools")})
+    found = conversation({**line, "tools": unpacked(own.get("tools"))})
     if isinstance(found, Conversation):
         return found
     problem = found[0]
