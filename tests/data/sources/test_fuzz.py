@@ -30,6 +30,7 @@ OWN = {
 RECORD = {name: value for name, value in ROW.items() if name != "item_id" and value is not None}
 PUT_IN = [b"\xff", b"\0", b'"', b"\n", b"\r", b",", b"{", b"]", b"\\ud800", b"\xf6", b"9" * 400, b"[" * 100_000]
 ENCODINGS = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig", "cp1252", "latin-1", "gbk"]
+PRINTED: set[frozenset[str]] = set()
 
 
 def rows_of(sound, start=0):
@@ -75,8 +76,12 @@ def checked(path: Path, read: int | None = None, intact: frozenset[str] = frozen
         assert rejection.file.startswith(str(path))
         assert rejection.place
         assert "{detail}" not in remedy_for(rejection.reason)
-    told = printed(print_inventory, inventory(loaded))
-    (told + "\n".join(f"{r.file}: {r.place}: {r.reason}" for r in loaded.rejections)).encode()
+    "\n".join(f"{r.file}: {r.place}: {r.reason}" for r in loaded.rejections).encode()
+    if (
+        found := frozenset(loaded.rejected) | loaded.ignored.keys()
+    ) not in PRINTED:  # printing takes longer than reading
+        PRINTED.add(found)
+        printed(print_inventory, inventory(loaded)).encode()
     assert not any("\udc80" <= c <= "\udcff" for record in loaded.records for c in record.model_dump_json())
     reasons = ["rejected: " + rejection.reason.partition(":")[0] for rejection in loaded.rejections]
     return [*reasons, *["rejected"] * len(reasons), *["kept"] * len(loaded.records)]
