@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from honest_persona.data.rejections import KNOWN_FLAGS, Rejection
-from honest_persona.data.strict_json import RepeatedKey, loads
+from honest_persona.data.strict_json import RepeatedKey, has_surrogates, loads
 
 _DEEPEST = 100
 SPLITS = (None, "train", "validation")
@@ -28,11 +28,8 @@ def checked(value: Any, kind: type, place: str, field: str) -> Any:
         raise Refused(place, field, f"repeated_key:{value.key}")
     if not isinstance(value, kind):
         raise Refused(place, field, f"wrong_type:{field}")
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise Refused(place, field, f"not_unicode:{field}") from None
+    if isinstance(value, str) and has_surrogates(value):
+        raise Refused(place, field, f"not_unicode:{field}")
     return value
 
 

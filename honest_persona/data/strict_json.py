@@ -25,6 +25,17 @@ def loads(text: str) -> Any:
     return json.loads(text, object_pairs_hook=_object, parse_int=_whole)
 
 
+def has_surrogates(text: str) -> bool:
+    """Whether a text holds lone surrogates, which JSON can escape and no encoding has."""
+    if text.isascii():
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def first_value(text: str, start: int) -> tuple[Any, int]:
     """The value that begins at `start`, and where it ends. Raises JSONDecodeError, RecursionError."""
     return _DECODER.raw_decode(text, start)

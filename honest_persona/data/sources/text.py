@@ -87,7 +87,7 @@ def encoding_of(head: bytes) -> str:
 
 def first_damage(text: str) -> int:
     """Where bytes do not belong to the file's encoding; -1 where there are none."""
-    found = _SURROGATES.search(text)
+    found = None if text.isascii() else _SURROGATES.search(text)
     return found.start() if found else -1
 
 
