@@ -77,9 +77,8 @@ def checked(path: Path, read: int | None = None, intact: frozenset[str] = frozen
         assert rejection.place
         assert "{detail}" not in remedy_for(rejection.reason)
     "\n".join(f"{r.file}: {r.place}: {r.reason}" for r in loaded.rejections).encode()
-    if (
-        found := frozenset(loaded.rejected) | loaded.ignored.keys()
-    ) not in PRINTED:  # printing takes longer than reading
+    found = frozenset({*loaded.rejected, *loaded.ignored})
+    if found not in PRINTED:  # printing takes longer than reading
         PRINTED.add(found)
         printed(print_inventory, inventory(loaded)).encode()
     assert not any("\udc80" <= c <= "\udcff" for record in loaded.records for c in record.model_dump_json())
