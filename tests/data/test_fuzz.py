@@ -1,6 +1,6 @@
 """Bad data and conversations: what is read and what is refused make the whole, each refusal with place and reason.
 
-`pytest tests/data/test_fuzz.py -m slow -s` mutates 500 batch files, 500 rows and 300 conversations, and prints what
+`pytest tests/data/test_fuzz.py -m slow -s` mutates 500 batch files, 500 rows and 500 conversations, and prints what
 became of them.
 """
 
@@ -17,6 +17,7 @@ import pytest
 from hypothesis import strategies as st
 
 from honest_persona.base.errors import UserError
+from honest_persona.data.conversation import Conversation, conversation
 from honest_persona.data.inventory import inventory, print_inventory
 from honest_persona.data.load import load_records
 from honest_persona.data.records import Record
@@ -24,8 +25,11 @@ from honest_persona.data.rejections import remedy_for
 from honest_persona.data.selection import Selection
 from honest_persona.data.sources.jsonl import write_jsonl
 from honest_persona.persona.conversations import read_conversations
+from honest_persona.persona.parsing import Ending, Review
+from honest_persona.persona.review_file import review_line
 from honest_persona.prompts.tokens import encode_record
 from tests.data.sources.test_parsing import BATCH, ROW
+from tests.families import TEMPLATES
 from tests.fuzz import fuzz, written
 from tests.printed import printed
 from tests.tiny import form_of
@@ -192,12 +196,30 @@ def test_a_folder_of_two_kinds_is_refused(tmp_path):
         load_records(str(tmp_path), Selection())
 
 
-@pytest.mark.parametrize("n", [60, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [60, pytest.param(500, marks=pytest.mark.slow)])
 def test_mutated_conversations(n, tmp_path):
-    """For `review --input` and `calibrate --input`. Of 300, 18 were accepted and 282 refused."""
+    """For `review --input` and `calibrate --input`. Of 500, 110 were accepted and 390 refused."""
     form = form_of()
+    form.tokenizer.chat_template = (TEMPLATES / "qwen3.jinja").read_text(encoding="utf-8")
     turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Is it so?"}]
     sound = {"messages": [*turns, {"role": "assistant", "content": "It is."}], "id": "a", "intervention": "Be honest."}
+    call = {"id": "1", "function": {"name": "look", "arguments": {"at": "door", "n": 2}}}
+    agent = {
+        "messages": [
+            {"role": "developer", "content": "Be kind."},
+            {"role": "user", "content": [{"type": "text", "text": "Is it locked?"}], "name": "Bo"},
+            {
+                "role": "assistant",
+                "content": None,
+                "reasoning": "I look.",
+                "tool_calls": [call],
+            },
+            {"role": "tool", "tool_call_id": "1", "content": "open"},
+            {"role": "assistant", "content": "It is.", "refusal": None},
+        ],
+        "tools": [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}],
+        "is_bad": True,
+    }
     plain = json.dumps(sound).encode()
 
     def check(raw):
@@ -208,20 +230,21 @@ def test_mutated_conversations(n, tmp_path):
         try:
             read = read_conversations(str(path), "Speak.", form)
         except UserError as error:
-            message = str(error)
-        else:
-            message = ""
-        if message:
-            assert any(re.search(rf"c\.jsonl:{line}[:,] ", message) for line in (2, 3, 4)), (
-                "a mutation may hold line ends"
-            )
+            shown = str(error).splitlines()
+            assert len(shown) <= 22, "20 problems, with a line before and after"
+            assert any(re.search(r"c\.jsonl:[234][:,] ", line) for line in shown), "a mutation may hold line ends"
+            str(error).encode("utf-8", "strict")
             return ["refused"]
         assert len(read) == len(lines)
-        for line, conversation in zip(lines, read, strict=True):
-            given = json.loads(line.decode("utf-8"))
-            assert conversation.messages[-1]["content"].strip()
-            assert conversation.intervention == (given.get("intervention") or "Speak.")
+        for request in read:
+            again = conversation({"messages": request.messages, "tools": request.tools})
+            assert again == Conversation(request.messages, request.tools)
+            last = request.messages[-1]
+            assert last["role"] == "assistant"
+            assert last["content"].strip() or last["tool_calls"]
+            line = json.loads(review_line(request, Review("", None, 0.5, Ending.CLEAN), {}))
+            assert (line["id"], line["intervention"]) == (request.id, request.intervention)
         return ["accepted"]
 
-    counts = fuzz(n, written(sound), check)
+    counts = fuzz(n, st.one_of(written(sound), written(agent)), check)
     assert min(counts["accepted"], counts["refused"]) > n / 10
