@@ -111,6 +111,11 @@ def evaluate_adapter(
         others, left_out = _others(Asked(persona, held.train, alike, settings, config["seed"]), baselines)
         left_out += [f"{part}: {reason}" for part, reason in reasons.items()]
         left_out += [f"left out: {held.not_shown}"] if held.not_shown else []
+        if source != config["dataset"] and not all_items and held.train:
+            left_out.append(
+                f"left out: {len(held.train):,} records of trained topics, whose items the split gives to training; where "
+                "training did not see them, --all_items evaluates them too"
+            )
         write_samples(others, new.folder / BASELINES_FILE, new.id)
         results = replace(results, rows=[*results.rows, *summarize(others)])
         several = [s for s in results.samples if s.part in averaged_parts]
