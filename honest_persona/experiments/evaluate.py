@@ -113,8 +113,8 @@ def evaluate_adapter(
         left_out += [f"left out: {held.not_shown}"] if held.not_shown else []
         if source != config["dataset"] and not all_items and held.train:
             left_out.append(
-                f"left out: {len(held.train):,} records of trained topics, whose items the split gives to training; where "
-                "training did not see them, --all_items evaluates them too"
+                f"left out: {len(held.train):,} records of trained topics, whose items the split gives to training; "
+                "where training did not see them, --all_items evaluates them too"
             )
         write_samples(others, new.folder / BASELINES_FILE, new.id)
         results = replace(results, rows=[*results.rows, *summarize(others)])
