@@ -16,7 +16,7 @@ from pydantic import (
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.words import ALL_LINEAR
-from honest_persona.config import trainer_fields
+from honest_persona.config import optimizers, trainer_fields
 from honest_persona.config.own_rows import DEFAULT_REVIEWS, Columns, FlagValues, Reviews
 from honest_persona.config.persona import Persona, PersonaKeys, TokenId
 from honest_persona.config.trainer_options import DEFAULT_OBJECTIVE, TrainerOptions, objectives, options_of
@@ -360,6 +360,7 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     warmup, cooldown = values.get("warmup_steps", 0), values.get("lr_cooldown_frac", 0)
     if warmup < 1 < warmup + cooldown:
         yield "lr_cooldown_frac", f"must be at most 1 with the share of warmup_steps, got {cooldown} + {warmup}"
+    yield from optimizers.contradictions(values)
     if values.get("tokens_per_batch") is not None:
         if values.get("gradient_accumulation_steps") is not None:
             yield "gradient_accumulation_steps", "follows from tokens_per_batch; remove one of the two"

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from honest_persona.base import json_text
+from honest_persona.config.optimizers import problem_with_optimizer
 from honest_persona.config.parsing import show
 from honest_persona.config.trainer_options import NO_TRAINER_EVALUATION, TrainerOptions
 from honest_persona.config.trainer_table import fields_of, is_enum
@@ -73,6 +74,8 @@ def problem_with(options: TrainerOptions, name: str, value: Any) -> str | None:
     if choices and value is not None and value not in choices:
         nearest = difflib.get_close_matches(str(value), choices, n=5) if len(choices) > 12 else choices
         return f"must be one of {', '.join(nearest or choices)}, got {show(value)}"
+    if name == "optim" and (problem := problem_with_optimizer(value)):
+        return problem
     if value in _NEEDS_TRAINER_EVALUATION.get(name, ()):
         return f"{show(value)} needs the Trainer's own evaluation, which is off: {NO_TRAINER_EVALUATION}"
     if name == "hub_strategy" and value in _UPLOADS_STATES:

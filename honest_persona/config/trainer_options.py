@@ -72,6 +72,7 @@ _SFT_REFUSED: Mapping[str, str] = {
     "enable_jit_checkpoint": "SIGTERM always saves a checkpoint and ends the run",
     "ignore_data_skip": "a resumed run continues with the next record",
     "restore_callback_states_from_checkpoint": "the callbacks of this package have no state of their own",
+    "optim_target_modules": "GaLore and APOLLO alone read this field; target_modules names the adapter's layers",
     "packing": "packed rows have several triggers, and the adapter is active from one trigger on",
     "packing_strategy": "rows are not packed",
     "eval_packing": "rows are not packed",

@@ -17,9 +17,10 @@ import torch
 from peft import PeftModel
 from transformers import Trainer, get_wsd_schedule
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.training_args import OptimizerNames
 
 from honest_persona.base import json_text, progress
-from honest_persona.base.errors import RankError
+from honest_persona.base.errors import RankError, UserError
 from honest_persona.base.manifest import MANIFEST
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import seal_folder
@@ -112,6 +113,15 @@ class ResumableRun(Trainer):
         with progress.paused():
             yield
         self._logged_at += time.perf_counter() - start
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As the Trainer's. Raises UserError: a package is lacking, or a value is not one that the optimizer takes."""
+        try:
+            return super().create_optimizer(model)
+        except (ImportError, TypeError, ValueError) as error:
+            raise UserError(
+                f"optim: {OptimizerNames(self.args.optim).value} cannot be made: {error}; check optim_args"
+            ) from error
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """`warmup_stable_decay` with lengths that are shares of the run; the Trainer makes any other scheduler."""

@@ -353,7 +353,20 @@ def test_old_names_point_to_the_new_ones():
 
 def test_any_other_field_of_sftconfig_is_taken_with_its_type():
     argv = ["--dataloader_num_workers", "1", "--report_to", "[wandb]", "--save_steps", "0.5", "--weight_decay", "1"]
-    config = load_config(None, [*argv, "--lr_scheduler_kwargs", "{num_cycles: 2}", "--optim", "sgd", "--tf32", "null"])
+    config = load_config(
+        None,
+        [
+            *argv,
+            "--lr_scheduler_type",
+            "cosine",
+            "--lr_scheduler_kwargs",
+            "{num_cycles: 2}",
+            "--optim",
+            "sgd",
+            "--tf32",
+            "null",
+        ],
+    )
     assert config.trainer["dataloader_num_workers"] == 1
     assert config.trainer["report_to"] == ["wandb"]
     assert config.trainer["lr_scheduler_kwargs"] == {"num_cycles": 2}
@@ -638,7 +651,10 @@ def test_the_user_may_force_the_cpu():
 
 
 def test_resolved_config_loads_to_the_same_config(write):
-    config = load_config("hp.yaml", ["--data_model_source", "[a]", "--lr_scheduler_kwargs", "{num_cycles: 2}"])
+    config = load_config(
+        "hp.yaml",
+        ["--data_model_source", "[a]", "--lr_scheduler_type", "cosine", "--lr_scheduler_kwargs", "{num_cycles: 2}"],
+    )
     assert load_config(write(config.to_json(), "resolved.json")) == config
     assert config.as_dict()["learning_rate"] == 2e-3
 
