@@ -3,7 +3,7 @@
 config = load_run_config("hp.yaml", ["--dataset", "mine.jsonl"])
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -33,8 +33,8 @@ def load_run_config(path: str | None, argv: Sequence[str]) -> RunConfig:
 def fitted_arguments(path: str | None, argv: Sequence[str]) -> list[str]:
     """The arguments, and more of them where a command line gives the file another dataset.
 
-    A file's topics are names of the file's own dataset: topics that the other dataset lacks are left out, and this is
-    told. Where the command line names topics itself, these count as they are.
+    A file's topics and main models are names of the file's own dataset: those that the other dataset lacks are left
+    out, and this is told. Where the command line names them itself, these count as they are.
     """
     given = _by_key(read_arguments(argv)[0])
     if path is None or not isinstance(given.get("dataset"), str):
@@ -42,16 +42,22 @@ def fitted_arguments(path: str | None, argv: Sequence[str]) -> list[str]:
     of_file = _by_key(read_file(path)[0])
     dataset = given["dataset"]
     try:
-        topics = find_source(dataset, OwnRows.of(_sound_row_keys(of_file | given))).topics
+        source = find_source(dataset, OwnRows.of(_sound_row_keys(of_file | given)))
+        topics, models = source.topics, source.summary.models
     except UserError:
         return list(argv)  # what is wrong is told with all else
     added: list[str] = []
-    for key, none_left in (("train_topics", "all"), ("validation_topics", [])):
+    names_there: Sequence[tuple[str, Any, Collection[str]]] = (
+        ("train_topics", "all", topics),
+        ("validation_topics", [], topics),
+        ("data_model_source", "all", models),
+    )
+    for key, none_left, there in names_there:
         named = of_file.get(key)
         names = names_of(named if isinstance(named, str) else [n for n in named or () if isinstance(n, str)]) or ()
-        lacking = [name for name in names if name not in topics]
-        if lacking and topics and key not in given:
-            left = [name for name in names if name in topics]
+        lacking = [name for name in names if name not in there]
+        if lacking and there and key not in given:
+            left = [name for name in names if name in there]
             added.append(f"--{key}={json_text.dumps(left or none_left)}")
             if rank() == 0:
                 gone = one_line(", ".join(lacking))

@@ -25,12 +25,12 @@ def own_rows(n=4, **more):
     ]
 
 
-@pytest.mark.parametrize("config", ["hp.yaml", "configs/qwen3-8b.yaml"])
+@pytest.mark.parametrize("config", ["hp.yaml", "configs/qwen3-8b.yaml", "configs/reference.json"])
 def test_a_dataset_of_ones_own_needs_no_other_argument(config, tmp_path, root, monkeypatch, capsys):
     monkeypatch.chdir(root)
     mine = rows_file(tmp_path / "mine.jsonl", own_rows())
     run = load_run_config(config, ["--dataset", str(mine)])
-    assert (run.train_topics, run.validation_topics) == ("all", ())
+    assert (run.train_topics, run.validation_topics, run.data_model_source) == ("all", (), "all")
     assert len(read_splits(run)[0].records) == 4
     assert f"topics of {config}: " in capsys.readouterr().err
     everything = load_run_config(config, ["--dataset", str(mine), "--intervention_types", "all"])
