@@ -5,6 +5,7 @@ never pass through the template, so no text can change what the template writes 
 end of turn), and the prompt of training and the prompt of generation are cut from one rendering.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from typing import Any, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from honest_persona.base import json_text
+from honest_persona.base.console import one_line, tell
 from honest_persona.base.errors import UserError
+from honest_persona.base.ranks import rank
 from honest_persona.prompts.layout import Failure, Layout, Template
 from honest_persona.prompts.reasoning import SPELLINGS, Block, Spelling, leading_block
 from honest_persona.prompts.rendering import Exceeded, Refused, render
@@ -74,6 +77,17 @@ class ChatFormat:
         """The block of reasoning that the content of an answer begins with, where the template owns such blocks."""
         return leading_block(content, self._spellings, self._prompt_end)
 
+    def note_left_out(self, layout: Layout, answer: int) -> None:
+        """Says once what the template does not show of the answers that are reviewed."""
+        for what in layout.left_out(answer):
+            if what not in self._noted and rank() == 0:
+                shown = "the reasoning of an answer" if what == "reasoning" else "the text beside a call"
+                tell(
+                    f"note: the chat template of {one_line(self.tokenizer.name_or_path)} does not show {shown} in this "
+                    "place; the honest persona does not see it"
+                )
+            self._noted.add(what)
+
     def rest_of_turn(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None, behind: str) -> str:
         """What belongs to the last turn, an answer's, of the template's text `behind` the last text of that turn.
 
@@ -117,6 +131,10 @@ class ChatFormat:
         return self.tokenizer.eos_token_id
 
     @cached_property
+    def _noted(self) -> set[str]:
+        return set()
+
+    @cached_property
     def _control_names(self) -> list[str]:
         return [self.tokenizer.added_tokens_decoder[index].content for index in control_ids(self.tokenizer)]
 
@@ -142,7 +160,7 @@ class ChatFormat:
     def _prompt_end(self) -> str:
         names = json_text.loads(self._special_tokens)
         for form in (Form(), Form(parts=True)):
-            messages = filled(shape_of(_turns(("user",)), None, form).skeleton, form, {})
+            messages = filled(shape_of(_turns(("user",)), None, form, frozenset()).skeleton, form, {})
             variables = {**names, **messages, "documents": None, "add_generation_prompt": True}
             with suppress(Refused):
                 return MARK.split(self._limited(render, self._source, variables))[-1]
@@ -150,7 +168,9 @@ class ChatFormat:
 
     @cached_property
     def _template(self) -> Template:
-        return Template(self._source, self._special_tokens, self._spellings, self._prompt_end)
+        names = " ".join(token.content for token in self.tokenizer.added_tokens_decoder.values())
+        words = frozenset(re.findall(r"\w+", names, re.ASCII))
+        return Template(self._source, self._special_tokens, words, self._spellings, self._prompt_end)
 
     def _found(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None) -> Layout | Failure:
         return self._limited(self._template.layout, turns, tools)

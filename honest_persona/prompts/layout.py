@@ -26,6 +26,12 @@ class Layout(NamedTuple):
         leaves = (self.leaves[slot.leaf] for slot in self.scaffold.slots)
         return next(i for i, leaf in enumerate(leaves) if leaf.what == "content" and leaf.message == turn)
 
+    def left_out(self, turn: int) -> list[str]:
+        """What the template does not show of an answer: its `content`, its `reasoning`."""
+        shown = {slot.leaf for slot in self.scaffold.slots}
+        own = ((i, leaf.what) for i, leaf in enumerate(self.leaves) if leaf.message == turn)
+        return [what for i, what in own if what in ("content", "reasoning") and i not in shown]
+
 
 class Failure(NamedTuple):
     """Why a template cannot show a conversation."""
@@ -43,9 +49,11 @@ class Template:
     source: str
     special_tokens: str
     """JSON {name: token}."""
-    spellings: tuple[Spelling, ...] = ()
+    control_words: frozenset[str]
+    """The words within the names of the tokenizer's added tokens."""
+    spellings: tuple[Spelling, ...]
     """Blocks of reasoning that an answer may begin with."""
-    prompt_end: str = ""
+    prompt_end: str
     """What the prompt of a generation ends with: some templates open a block of reasoning there."""
 
     def layout(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None) -> Layout | Failure:
@@ -59,7 +67,7 @@ class Template:
         for written, in_fields in self._spelled(turns):
             found = self._in_some_form(written, tools, in_fields)
             if isinstance(found, Failure):
-                failure = failure or found
+                failure = _clearer(failure, found)
                 continue
             score = sum(self._keeps(turn, i, found) for i, turn in enumerate(written)) if thoughts else 0
             if best is None or score > best[0]:
@@ -102,14 +110,14 @@ class Template:
                     found = self._in_form(turns, tools, Form(in_fields, parts, as_text, null))
                     if isinstance(found, Layout):
                         return found
-                    failure = failure or found
+                    failure = _clearer(failure, found)
         assert failure is not None
         return failure
 
     def _in_form(
         self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None, form: Form
     ) -> Layout | Failure:
-        shape = shape_of(turns, tools, form)
+        shape = shape_of(turns, tools, form, self.control_words)
         scaffold = scaffold_of(self.source, self.special_tokens, shape.skeleton, form)
         if isinstance(scaffold, str):
             return Failure(scaffold)
@@ -138,6 +146,15 @@ class Template:
         return int("reasoning" in shown and not (self._opened(turn.block) and opening not in around))
 
 
+def _clearer(one: Failure | None, other: Failure) -> Failure:
+    """The failure that names a tool, a call or a result; else the first."""
+
+    def names_one(failure: Failure) -> bool:
+        return failure.lost is not None and failure.lost.what != "content"
+
+    return other if one is None or (names_one(other) and not names_one(one)) else one
+
+
 def _lost(layout: Layout) -> Leaf | None:
     """The first leaf that the template does not show as it must."""
     shown = [slot.leaf for slot in layout.scaffold.slots]
@@ -149,4 +166,6 @@ def _lost(layout: Layout) -> Leaf | None:
                 return leaf
         elif leaf.what in ("call", "tool") and number not in shown:
             return leaf
-    return next((layout.leaves[b] for a, b in pairwise(once) if a > b), None)
+    # some templates show the text beside a call behind the call and its results
+    in_order = [leaf for leaf in once if not layout.leaves[leaf].may_lack]
+    return next((layout.leaves[b] for a, b in pairwise(in_order) if a > b), None)

@@ -15,6 +15,8 @@ from honest_persona.base import json_text
 from honest_persona.prompts.rendering import Refused, render
 from honest_persona.prompts.shapes import BROKEN_MARK, MARK, Form, filled, marker
 
+_SHOWN = re.compile(rf"{MARK.pattern}|ZQ(\d{{5,}})QZ")
+"""A marker in a rendering; some templates write some texts in capitals."""
 _PADS = (("\n", " "), (" ", "\t"), ("\t", "\n"))
 """White space put in front of each text and behind it: two kinds at once, so that one can be told from the other."""
 _PROBES = "\"\\'\n\r\t\b\f\x01<>&/é"
@@ -56,6 +58,10 @@ class Slot(NamedTuple):
     strips: tuple[str | None, str | None] = ("", "")
     """The characters that the template strips from the start and from the end of the text; None: all white space."""
     escape: Escape = Escape()
+    capitals: bool = False
+
+    def write(self, text: str) -> str:
+        return self.escape(text.upper() if self.capitals else text)
 
 
 @dataclass(frozen=True)
@@ -103,8 +109,8 @@ def scaffold_of(template: str, special_tokens: str, skeleton: str, form: Form) -
     if escapes is None or len(known) < len(kept):
         return ""
     strips = [(_stripped(known, i, 0), _stripped(known, i, 1)) for i in range(len(texts))]
-    slots = (Slot(leaf, pair, escape) for leaf, pair, escape in zip(plain.leaves, strips, escapes, strict=True))
-    return Scaffold(tuple(plain.pieces[:-1]), tuple(slots), plain.pieces[-1])
+    slots = tuple(map(Slot, plain.leaves, strips, escapes, plain.capitals))
+    return Scaffold(tuple(plain.pieces[:-1]), slots, plain.pieces[-1])
 
 
 class _Rendering(NamedTuple):
@@ -112,17 +118,17 @@ class _Rendering(NamedTuple):
     """The texts around the markers."""
     leaves: list[int]
     """The markers' numbers."""
+    capitals: list[bool]
+    """Whether the markers are written so."""
 
     @classmethod
     def of(cls, text: str) -> "_Rendering | None":
         """None where the template has changed a marker."""
-        pieces, leaves, end = [], [], 0
-        for match in MARK.finditer(text):
-            pieces.append(text[end : match.start()])
-            leaves.append(int(match[1] or match[2]))
-            end = match.end()
-        pieces.append(text[end:])
-        return None if any(map(BROKEN_MARK.search, pieces)) else cls(pieces, leaves)
+        found = list(_SHOWN.finditer(text))
+        edges = [0, *(edge for match in found for edge in match.span()), len(text)]
+        pieces = [text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
+        leaves = [int(match[1] or match[2] or match[3]) for match in found]
+        return None if any(map(BROKEN_MARK.search, pieces)) else cls(pieces, leaves, [bool(m[3]) for m in found])
 
 
 def _escapes(plain: _Rendering, probes: _Rendering | None, texts: Sequence[bool]) -> list[Escape] | None:
@@ -136,13 +142,14 @@ def _escapes(plain: _Rendering, probes: _Rendering | None, texts: Sequence[bool]
         n = len(_PROBES) if is_text else 0
         if probes.leaves[at : at + n + 1] != [plain.leaves[i]] * (n + 1):
             return None
-        escapes.append(_escape(probes.pieces[at + 1 : at + 1 + n]) if is_text else Escape())
+        escapes.append(_escape(probes.pieces[at + 1 : at + 1 + n], plain.capitals[i]) if is_text else Escape())
         at += n + 1
     return escapes if probes.pieces[at:] == plain.pieces[-1:] else None
 
 
-def _escape(written: Sequence[str]) -> Escape:
-    changed = {probe: text for probe, text in zip(_PROBES, written, strict=True) if probe != text}
+def _escape(written: Sequence[str], capitals: bool) -> Escape:
+    given = _PROBES.upper() if capitals else _PROBES
+    changed = {probe: text for probe, text in zip(given, written, strict=True) if probe != text}
     control, other = changed.pop("\x01", ""), changed.pop("é", "")
     return Escape(tuple(changed.items()), control, other)
 

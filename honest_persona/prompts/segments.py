@@ -45,14 +45,15 @@ def prompt_segments(
     if persona.tools_as_text:
         messages, tools = tools_as_text(messages, tools), None
     turns = _turns(messages, persona, chat)
+    answer = len(turns) - 1
     trigger = Segment(Kind.INTERVENTION, persona.intervention_prefix + intervention)
     token = [Segment(Kind.PERSONA_TOKEN, "")] if persona.sp_token_id is not None else []
     if persona.elicitation_type == "hp":  # the answer's turn stays open
         return [*_open(turns, tools, chat), *token, trigger]
     if persona.elicitation_type == "up":  # the review is the next user turn
-        return [*_before_last([*turns, Turn("user", [], is_open=True)], tools, chat), *token, trigger]
+        return [*_before_last([*turns, Turn("user", [], is_open=True)], tools, chat, answer), *token, trigger]
     asked = [Turn("user", [trigger]), Turn("assistant", [], is_open=True)]  # ur: the trigger is the user's request
-    return [*_before_last([*turns, *asked], tools, chat), *token]
+    return [*_before_last([*turns, *asked], tools, chat, answer), *token]
 
 
 def answer_segments(review: str, flag: str, persona: Persona) -> list[Segment]:
@@ -124,8 +125,9 @@ def _call(call: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _open(turns: list[Turn], tools: Tools, chat: ChatFormat) -> list[Segment]:
-    """All up to the end of what the last turn says."""
+    """All up to the end of what the last turn, the answer, says."""
     layout = chat.layout(turns, tools)
+    chat.note_left_out(layout, len(turns) - 1)
     shown = [layout.leaves[slot.leaf] for slot in layout.scaffold.slots]
     n = max((i for i, leaf in enumerate(shown, 1) if leaf.message >= 0), default=0)
     segments = _filled(layout, n)
@@ -135,9 +137,10 @@ def _open(turns: list[Turn], tools: Tools, chat: ChatFormat) -> list[Segment]:
     return [*segments, *([Segment(Kind.TEMPLATE, rest)] if rest else [])]
 
 
-def _before_last(turns: list[Turn], tools: Tools, chat: ChatFormat) -> list[Segment]:
-    """All up to the content of the last turn."""
+def _before_last(turns: list[Turn], tools: Tools, chat: ChatFormat, answer: int) -> list[Segment]:
+    """All up to the content of the last turn; turn number `answer` is the one that is reviewed."""
     layout = chat.layout(turns, tools)
+    chat.note_left_out(layout, answer)
     n = layout.slot_of_content(len(turns) - 1)
     return [*_filled(layout, n), *([Segment(Kind.TEMPLATE, text)] if (text := layout.scaffold.behind(n)) else [])]
 
@@ -148,7 +151,7 @@ def _filled(layout: Layout, n: int) -> list[Segment]:
     for before, slot in islice(zip(layout.scaffold.before, layout.scaffold.slots, strict=True), n):
         segments.append(Segment(Kind.TEMPLATE, before))
         parts = _stripped(layout.leaves[slot.leaf].parts, *slot.strips)
-        segments += [Segment(kind, slot.escape(text)) for kind, text in parts]
+        segments += [Segment(kind, slot.write(text)) for kind, text in parts]
     return [segment for segment in segments if segment.text]
 
 

@@ -2,8 +2,8 @@
 
 A chat template is shown shapes alone. So no text of a conversation can change what the template writes, and
 conversations of one shape share one rendering. A shape keeps what is structure: roles, what is there and what is not,
-the number of calls and of arguments, `true`, `false`, `null` and 0, texts of white space alone, and the words of JSON
-Schema.
+the number of calls and of arguments, `true`, `false`, `null` and 0, texts of white space alone, the words of JSON
+Schema, and the names in the schemas of tools where all of these names are harmless words.
 """
 
 import re
@@ -92,9 +92,11 @@ class Shape(NamedTuple):
     form: Form
 
 
-def shape_of(turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None, form: Form) -> Shape:
-    """The shape of a conversation in the form."""
-    return _Maker(form).shape(turns, tools)
+def shape_of(
+    turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None, form: Form, control_words: frozenset[str]
+) -> Shape:
+    """The shape of a conversation in the form; `control_words` are the words within the names of special tokens."""
+    return _Maker(form, control_words).shape(turns, tools)
 
 
 def filled(skeleton: str, form: Form, texts: Mapping[str, str]) -> dict[str, Any]:
@@ -109,22 +111,30 @@ def filled(skeleton: str, form: Form, texts: Mapping[str, str]) -> dict[str, Any
 
 
 class _Maker:
-    def __init__(self, form: Form) -> None:
-        self.form = form
+    def __init__(self, form: Form, control_words: frozenset[str]) -> None:
+        self.form, self.control_words = form, control_words
+        self.schema_names: set[str] = set()
+        self.schema_names_stay = True
         self.leaves: list[Leaf] = []
-        self.names: list[int] = []
-        """The numbers of the leaves that are names."""
+        self.names: dict[int, tuple[str, int]] = {}
+        """The numbers of the leaves that are parts of names, with the name in lower case and the number of the part."""
         self.shared: dict[tuple[Kind, str], str] = {}
 
     def shape(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None) -> Shape:
         messages = [self._message(i, turn) for i, turn in enumerate(turns)]
+        n = len(self.leaves)
         shown = [self._tool(tool) for tool in tools] if tools else None
+        if tools and not all(map(self._is_harmless, self.schema_names)):
+            del self.leaves[n:]
+            self.names = {number: key for number, key in self.names.items() if number < n}
+            self.schema_names_stay = False
+            shown = [self._tool(tool) for tool in tools]
         return Shape(*self._sorted(json_text.dumps({"messages": messages, "tools": shown})), self.form)
 
     def _sorted(self, skeleton: str) -> tuple[list[Leaf], str]:
         """Some templates sort by name, so the markers of names must sort as the names do."""
-        order = sorted(self.names, key=lambda number: self.leaves[number].parts[0].text.lower())
-        if order == self.names:
+        order = sorted(self.names, key=lambda number: self.names[number])
+        if order == list(self.names):
             return self.leaves, skeleton
         leaves, renamed = list(self.leaves), {}
         for new, old in zip(self.names, order, strict=True):
@@ -188,12 +198,19 @@ class _Maker:
         self.leaves.append(Leaf([Segment(kind, json_text.dumps(value))], "other", i))
         return _NUMBER + len(self.leaves) - 1 + (0.5 if isinstance(value, float) else 0)
 
-    def _tool(self, tool: Mapping[str, Any]) -> Any:
-        made = self._schema(tool)
-        name = tool.get("function", tool).get("name", "")
-        for mark in MARK.finditer(self.shared.get((Kind.SYSTEM, name), "")):
-            number = int(mark[1])
-            self.leaves[number] = self.leaves[number]._replace(what="tool")
+    def _is_harmless(self, name: str) -> bool:
+        return re.fullmatch(r"\w+", name, re.ASCII) is not None and name not in self.control_words
+
+    def _tool(self, tool: Mapping[str, Any]) -> dict[str, Any]:
+        """The name of a function is a marker always: the marker tells whether the template shows the tool."""
+        made: dict[str, Any] = {}
+        for key, value in tool.items():
+            if key == "function" and isinstance(value, Mapping):
+                made[key] = self._tool(value)
+            elif key == "name" and isinstance(value, str):
+                made[key] = self._name(value, Kind.SYSTEM, -1, "tool")
+            else:
+                made[self._schema_key(key, "")] = self._schema(value, key)
         return made
 
     def _schema(self, value: Any, key: str = "") -> Any:
@@ -206,17 +223,27 @@ class _Maker:
         if isinstance(value, list | tuple):
             return [self._schema(item, key) for item in value]
         if isinstance(value, str) and key in _ARE_NAMES:
-            return self._shared_name(value, Kind.SYSTEM, -1)
+            return self._schema_name(value)
         if key == "type" and value in _TYPES:
             return value
         return self._data(value, Kind.SYSTEM, -1)
 
     def _schema_key(self, key: str, above: str) -> str:
-        return key if above not in _HOLD_NAMES and key in _SCHEMA_WORDS else self._shared_name(key, Kind.SYSTEM, -1)
+        return key if above not in _HOLD_NAMES and key in _SCHEMA_WORDS else self._schema_name(key)
 
-    def _name(self, text: str, kind: Kind, i: int, what: Literal["call", "other"] = "other") -> str:
+    def _schema_name(self, name: str) -> str:
+        """Harmless names stay, if all are harmless: templates treat some of them, such as `type`, in their own way."""
+        self.schema_names.add(name)
+        return name if self.schema_names_stay else self._shared_name(name, Kind.SYSTEM, -1)
+
+    def _name(self, text: str, kind: Kind, i: int, what: Literal["call", "tool", "other"] = "other") -> str:
         """Markers of a name's parts: some templates take names apart at their points."""
-        return ".".join(self._leaf([Segment(kind, part)], what, i, is_name=True) for part in text.split("."))
+        marks = []
+        for number, part in enumerate(text.split(".")):
+            marks.append(self._leaf([Segment(kind, part)], what, i))
+            if part.strip():
+                self.names[len(self.leaves) - 1] = text.lower(), number
+        return ".".join(marks)
 
     def _shared_name(self, text: str, kind: Kind, i: int) -> str:
         """Equal names have equal markers, because templates compare them."""
@@ -233,15 +260,12 @@ class _Maker:
         what: Literal["content", "result", "reasoning", "call", "tool", "other"],
         i: int,
         may_lack: bool = False,
-        is_name: bool = False,
     ) -> str:
         """The marker; a text of white space alone stands for itself, because templates ask whether there is a text."""
         text = "".join(part.text for part in parts)
         if not text.strip():
             return text
         self.leaves.append(Leaf(parts, what, i, may_lack))
-        if is_name:
-            self.names.append(len(self.leaves) - 1)
         return marker(len(self.leaves) - 1)
 
 
