@@ -30,7 +30,7 @@ from honest_persona.modeling.base_model import BaseModel, base_of, merged
 from honest_persona.modeling.builtin import TINY, source_of, tiny_config, tiny_model, tiny_tokenizer
 from honest_persona.modeling.load_errors import told
 from honest_persona.modeling.model_files import check_config_file, check_pointers, check_weight_files
-from honest_persona.modeling.quantized import Bits, check_bits, check_quantized, quantization
+from honest_persona.modeling.quantized import Bits, check_bits, check_quantized, quantization, unpacked
 
 
 def get_model(
@@ -149,7 +149,7 @@ def _read_base(
             revision=base.revision,
             dtype=dtype,
             attn_implementation=attention,
-            quantization_config=None if bits is None else quantization(bits, dtype),
+            quantization_config=unpacked(config) if bits is None else quantization(bits, dtype),
             output_loading_info=True,
             trust_remote_code=False,
             weights_only=True,
@@ -229,6 +229,8 @@ def check_loadable(model: str, revision: str | None = None, bits: Bits | None = 
         if Path(source).is_dir():
             check_weight_files(part.name, Path(source))
         check_quantized(part.name, config)
+    elif bits:
+        raise UserError(f"load_in_{bits}bit: {TINY} is made on the spot; only models that are read are quantized")
     check_bits(bits, config)
     if base.lora is not None and (bits or is_deepspeed_zero3_enabled()):
         raise UserError(

@@ -11,6 +11,7 @@ import torch
 from transformers import BitsAndBytesConfig, PreTrainedConfig
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.quantizers import AutoHfQuantizer
+from transformers.utils.quantization_config import Mxfp4Config
 
 from honest_persona.base.errors import UserError
 from honest_persona.modeling.load_errors import told
@@ -25,9 +26,8 @@ def check_quantized(model: str, config: PreTrainedConfig) -> None:
         UserError: transformers does not know the method (and would load the packed numbers as if they were weights), or
             a package or a GPU is lacking.
     """
-    found: Any = getattr(config, "quantization_config", None)
-    found = found or getattr(config.get_text_config(), "quantization_config", None)
-    if not found:
+    found = _found(config)
+    if found is None:
         return
     content: dict[str, Any] = found if isinstance(found, dict) else found.to_dict()
     with told("quantization", model):
@@ -41,6 +41,38 @@ def check_quantized(model: str, config: PreTrainedConfig) -> None:
         AutoHfQuantizer.from_config(found, pre_quantized=True).validate_environment(device_map=None, weights_only=True)
 
 
+def check_trainable(model: str, config: PreTrainedConfig) -> None:
+    """Raises UserError: the model is quantized by a method through which no gradient passes."""
+    found = _found(config)
+    if found is None or unpacked(config) is not None:
+        return
+    quantizer = AutoHfQuantizer.from_config(found, pre_quantized=True)
+    if not quantizer.is_trainable:
+        raise UserError(
+            f"model: {model!r} is quantized by the method {_method(found)!r}, through which transformers trains no "
+            "adapter. Take the original model, without quantization_config"
+        )
+
+
+def unpacked(config: PreTrainedConfig) -> Mxfp4Config | None:
+    """For models published in MXFP4 (gpt-oss), through which no gradient passes: they are unpacked as they are read.
+
+    Training and reviews read them alike.
+    """
+    return Mxfp4Config(dequantize=True) if _method(_found(config)) == "mxfp4" else None
+
+
+def _method(found: Any) -> str:
+    method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+    return str(getattr(method, "value", method))
+
+
+def _found(config: PreTrainedConfig) -> Any:
+    """How a model's weights are quantized; None where they are not."""
+    own = getattr(config, "quantization_config", None)
+    return own or getattr(config.get_text_config(), "quantization_config", None)
+
+
 def check_bits(bits: Bits | None, config: PreTrainedConfig) -> None:
     """Check that weights can be quantized to `bits` as they are read.
 
@@ -51,7 +83,7 @@ def check_bits(bits: Bits | None, config: PreTrainedConfig) -> None:
     if bits is None:
         return
     key = f"load_in_{bits}bit"
-    if getattr(config, "quantization_config", None):
+    if _found(config):
         raise UserError(f"{key}: the model is quantized already, as its config.json says; leave {key} out")
     if is_deepspeed_zero3_enabled():
         raise UserError(f"{key}: ZeRO-3 cannot shard quantized weights; take deepspeed: ds_configs/zero2.json or null")

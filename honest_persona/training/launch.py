@@ -32,6 +32,7 @@ from honest_persona.modeling.base_model import base_of
 from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.modeling.load import check_loadable, load_base
 from honest_persona.modeling.prefix.cache import PrefixCache
+from honest_persona.modeling.quantized import check_trainable
 from honest_persona.prompts.prepare import Material
 from honest_persona.training import finished
 from honest_persona.training.assembly import Assembly, prepared
@@ -78,7 +79,7 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
     folder = root / config.run_name
     _check_what_is_there(folder, config.resume)
     config, fingerprint = _on_its_base(config)
-    check_loadable(config.model, config.model_revision, config.bits)
+    check_trainable(config.model, check_loadable(config.model, config.model_revision, config.bits))
     form, material = prepared(config)
     _tell_data(material, config.seq_len)
     if is_launched():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import honest_persona.modeling.load as load
 import honest_persona.persona.product as product
 from honest_persona.base.errors import UserError
 from honest_persona.config.load import load_config
@@ -17,7 +18,15 @@ from honest_persona.modeling.builtin import tiny_config, tiny_tokenizer
 from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.training import launch
 from tests.hub.conftest import make_adapter
+from tests.modeling.damaged import edit
 from tests.tiny import _SHAPE, base_model
+
+
+@pytest.fixture
+def model(tmp_path):
+    base_model("qwen3").save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
 
 
 def config_of(*flags: str):
@@ -31,12 +40,40 @@ def test_the_keys():
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_without_bitsandbytes_a_run_ends_before_its_data_are_read(bits, monkeypatch, tmp_path):
+def test_without_bitsandbytes_a_run_ends_before_its_data_are_read(bits, model, monkeypatch, tmp_path):
     monkeypatch.setattr(f"transformers.quantizers.quantizer_bnb_{bits}bit.is_bitsandbytes_available", lambda: False)
     monkeypatch.setattr(launch, "prepared", lambda _: pytest.fail("the data are read"))
     expected = rf"^load_in_{bits}bit: Using `bitsandbytes` {bits}-bit .* install it where there is a GPU .*, or leave"
     with pytest.raises(UserError, match=expected):
+        launch.train(config_of("--model", model, f"--load_in_{bits}bit"), tmp_path)
+    with pytest.raises(UserError, match=rf"load_in_{bits}bit: builtin:tiny is made on the spot"):
         launch.train(config_of(f"--load_in_{bits}bit"), tmp_path)
+
+
+def test_a_quantized_model_that_cannot_be_trained():
+    config = tiny_config()
+    config.quantization_config = {"quant_method": "vptq", "config_for_layers": {}}
+    with pytest.raises(UserError, match="quantized by the method 'vptq', through which transformers trains no adapter"):
+        quantized.check_trainable("some/model", config)
+    quantized.check_trainable("some/model", tiny_config())
+
+
+def test_a_model_in_mxfp4_is_unpacked_as_it_is_read(tmp_path, monkeypatch):
+    model = base_model("gpt_oss")
+    model.save_pretrained(tmp_path)
+    edit(tmp_path, quantization_config={"quant_method": "mxfp4"})
+    asked = {}
+    before = load.AutoModelForCausalLM.from_pretrained
+
+    def from_pretrained(*args, **options):
+        asked.update(options)
+        return before(*args, **options)
+
+    monkeypatch.setattr(load.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    loaded = load.load_base(str(tmp_path), dtype=torch.float32)
+    assert asked["quantization_config"].dequantize
+    quantized.check_trainable(str(tmp_path), load.load_model_config(str(tmp_path)))
+    assert loaded.dtype == torch.float32
 
 
 def test_other_reasons(monkeypatch):
