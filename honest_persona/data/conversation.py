@@ -32,6 +32,7 @@ _ROLES = {
     "assistant": ("assistant", "gpt", "chatgpt", "model", "ai", "bot", "function_call"),
     "tool": ("tool", "function", "observation", "function_response", "tool_response", "ipython"),
 }
+_ROLE_KEYS = ("role", "from")
 _ROLE_OF = {name: role for role, names in _ROLES.items() for name in names}
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -115,6 +116,13 @@ def unused_keys(line: Any) -> set[str]:
     }
 
 
+def role_of(message: Any) -> str | None:
+    """The role of a message as people have it; None where it has none that is known."""
+    key = _first_of(message, _ROLE_KEYS) if isinstance(message, Mapping) else None
+    given = message[key] if key else None
+    return _ROLE_OF.get(given.strip().lower()) if isinstance(given, str) else None
+
+
 def _first_of(line: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return next((name for name in names if line.get(name) is not None), None)
 
@@ -178,10 +186,10 @@ def _messages_of(place: str, raw: Any) -> list[Message]:
         raise Unusable(place, "repeated_key", f"repeated key {raw.key!r}; keep one of the two")
     if not isinstance(raw, Mapping):
         raise Unusable(place, "not_an_object", f"is {said(raw)}, but must be an object with role and content")
-    role_key = _first_of(raw, ("role", "from")) or "role"
+    role_key = _first_of(raw, _ROLE_KEYS) or "role"
     content_key = _first_of(raw, ("content", "value")) or "content"
     given, content = raw.get(role_key), raw.get(content_key)
-    role = _ROLE_OF.get(given.strip().lower()) if isinstance(given, str) else None
+    role = role_of(raw)
     if role is None:
         known = ", ".join(_ROLES)
         shown = repr(given)[:40] if isinstance(given, str) else said(given)

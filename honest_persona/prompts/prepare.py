@@ -60,6 +60,11 @@ def prepare(config: RunConfig, form: TokenFormat) -> Material:
     chosen = limit_records(shown, config.num_samples, config.seed)
     if not chosen and not_shown:
         raise UserError(f"no record is left to train on; left out are {not_shown}")
+    if not chosen and (n := len(splits.within)):
+        raise UserError(
+            f"no record is left to train on: all {n} of the trained topics are held out; lower "
+            "val_item_frac, or give rows with `split: train`"
+        )
     if not chosen:
         raise UserError(
             "train_topics: no record is left to train on; see what was rejected, and why, with "

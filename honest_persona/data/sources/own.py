@@ -22,12 +22,13 @@ from honest_persona.data.conversation import (
     TOOLS_KEYS,
     Conversation,
     conversation,
+    role_of,
 )
 from honest_persona.data.fields import SPLITS, Refused, checked, flag_of, one_of, tags_of, unpacked
 from honest_persona.data.messages import transcript_id
 from honest_persona.data.records import columns_of, item_hash, strip_marker
 from honest_persona.data.rejections import KNOWN_FLAGS, Candidate, Outcome, without_defect
-from honest_persona.data.sources.rows import parse_record_row
+from honest_persona.data.sources.rows import COLUMNS, parse_record_row
 
 EXAMPLE = (
     '{"messages": [{"role": "user", "content": "Is it safe?"}, {"role": "assistant", "content": "Yes."}], '
@@ -103,14 +104,18 @@ class OwnRows:
 
     def __call__(self, row: Any, file: str, place: str) -> Outcome:
         """The row as a record's columns, with notes on what stands in; or its rejection."""
-        if not self.columns and isinstance(row, dict) and "intervention_name" in row and "variant" in row:
-            return parse_record_row(row, file, place)  # a file of this package
+        if self._is_of_the_package(row):
+            return parse_record_row(row, file, place)
         record_id, ignored = None, ()
         try:
             given = checked(row, dict, place, "row")
             for column in given:
                 checked(column, str, place, "key")
             names = self._names(given, place)
+            if "messages" in names:  # an answer in a column of its own ends a conversation that has none
+                names.pop("task", None)
+                if _is_answered(given[names["messages"]]):
+                    names.pop("response", None)
             used = set(names.values())
             ignored = tuple(column for column, value in given.items() if column not in used and value is not None)
             own = {ours: given[theirs] for ours, theirs in names.items()}
@@ -122,6 +127,12 @@ class OwnRows:
             return refused.rejection(file, record_id)._replace(ignored=ignored)
         candidate = Candidate(file, place, {"id": record_id, **values}, ignored=ignored, notes=notes)
         return without_defect(candidate)
+
+    def _is_of_the_package(self, row: Any) -> bool:
+        """Whether a row is one that `write_jsonl` writes, or near enough to be measured by that."""
+        if not isinstance(row, dict):
+            return False
+        return row.keys() >= COLUMNS or (not self.columns and "intervention_name" in row and "variant" in row)
 
     def _names(self, row: Mapping[str, Any], place: str) -> dict[str, str]:
         """Our names of the row's columns, and the user's. A column with null or an empty cell is absent."""
@@ -243,10 +254,18 @@ def _is_given(row: Mapping[str, Any], ours: str, theirs: str) -> bool:
     return row.get(theirs) is not None and (row[theirs] != "" or ours in ("task", "response", "flag"))
 
 
+def _is_answered(messages: Any) -> bool:
+    messages = unpacked(messages)
+    return isinstance(messages, list) and bool(messages) and role_of(messages[-1]) == "assistant"
+
+
 def _conversation_of(row: _Row) -> Conversation:
     own = row.own
     if "messages" in own:
-        line = {"messages": unpacked(own["messages"]), "system": own.get("system")}
+        messages = unpacked(own["messages"])
+        if "response" in own and isinstance(messages, list):
+            messages = [*messages, {"role": "assistant", "content": own["response"]}]
+        line = {"messages": messages, "system": own.get("system")}
     elif "task" in own and "response" in own:
         asked, answered = unpacked(own["task"]), unpacked(own["response"])
         asked = asked if isinstance(asked, list) else [{"role": "user", "content": own["task"]}]

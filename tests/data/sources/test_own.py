@@ -98,6 +98,17 @@ def test_a_question_and_its_answer_in_two_columns():
     assert plain == chats == {record(ROW).transcript_id}
 
 
+def test_an_answer_in_a_column_of_its_own():
+    row = {"messages": [QUESTION], "response": "Yes.", "label": 1}
+    assert record(row).messages() == ROW["messages"]
+    assert parsed(row).ignored == ()
+    answered = {"messages": ROW["messages"], "response": "No.", "task": "?", "label": 1}
+    assert record(answered).response == "Yes."
+    assert parsed(answered).ignored == ("response", "task")
+    assert parsed({"messages": "x", "response": "No.", "label": 1}).reason == "bad_conversation:not_json"
+    assert parsed({"messages": [QUESTION], "response": " ", "label": 1}).reason == "bad_conversation:empty"
+
+
 def test_whole_conversations_with_tools_and_reasoning():
     first = [{"role": "system", "content": "Be kind."}, QUESTION]
     first += [{"role": "assistant", "content": "", "tool_calls": [CALL]}]
@@ -165,4 +176,6 @@ def test_such_records_survive_jsonl(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     records = load_records(str(path), Selection()).records
     write_jsonl(records, tmp_path / "copy.jsonl")
+    renamed = Selection(rows=OwnRows.of({"columns": {"flag": "is_bad"}}))
+    assert load_records(str(tmp_path / "copy.jsonl"), renamed).records == records, "as a sweep writes them"
     assert load_records(str(tmp_path / "copy.jsonl"), Selection()).records == records
