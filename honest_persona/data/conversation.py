@@ -89,10 +89,11 @@ def conversation(line: Mapping[str, Any]) -> Conversation | list[Problem]:
 
 
 def used_keys(line: Mapping[str, Any]) -> set[str]:
-    """The keys of a line that `conversation` reads."""
+    """The keys of a line that `conversation` reads, and those that it would read if they were not null."""
     messages = _first_of(line, MESSAGES_KEYS)
     own = [messages] if messages else [_first_of(line, ASKED_KEYS), _first_of(line, ANSWERED_KEYS)]
-    return {key for key in (*own, _first_of(line, TOOLS_KEYS), "system") if key}
+    absent = [key for key in (*MESSAGES_KEYS, *TOOLS_KEYS) if line.get(key) is None]
+    return {key for key in (*own, _first_of(line, TOOLS_KEYS), "system", *absent) if key}
 
 
 def checked_conversation(messages: Any, tools: Any = None) -> Conversation:

@@ -98,7 +98,7 @@ def test_files_that_are_none(read, content, message):
 
 
 def test_other_columns_are_kept_and_told(read, capsys):
-    first = {**GOOD, "id": 7, "is_bad": True, "score": float("nan"), "intervention": None}
+    first = {**GOOD, "id": 7, "is_bad": True, "score": float("nan"), "intervention": None, "tools": None}
     again = {**GOOD, "id": 7, "intervention": "Why?"}
     again["messages"] = [{**GOOD["messages"][0], "weight": 0}, GOOD["messages"][1]]
     found = read(lines(first, again))
