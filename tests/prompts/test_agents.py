@@ -8,11 +8,11 @@ import pytest
 from honest_persona.base.errors import UserError
 from honest_persona.config.persona import Persona
 from honest_persona.prompts import rendering, scaffold
-from honest_persona.prompts.chat_format import FIXED_DATE
 from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.persona_token import forbidden_in_text, reserved_ids
 from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
 from tests.families import FAMILIES, FEW, family_tokenizer
+from tests.prompts.test_chat_format import own_rendering
 
 
 def user(text):
@@ -120,15 +120,10 @@ def form_of(family: str, elicitation: str = "hp", token: bool = False) -> TokenF
     return TokenFormat.of(tokenizer, Persona(system_tag="", intervention_prefix="", **settings))
 
 
-def own_text(tokenizer, messages, tools) -> str:
-    template = FIXED_DATE + tokenizer.chat_template
-    return tokenizer.apply_chat_template(messages, tools=tools, chat_template=template, tokenize=False)
-
-
 def check(form: TokenFormat, messages, tools) -> str:
     """What the template itself writes behind the transcript, after a check that all up to there is the same."""
     prompt = apply_intervention(messages, "Speak.", form, tools)
-    own = form.tokenizer(own_text(form.tokenizer, messages, tools), add_special_tokens=False)["input_ids"]
+    own = form.tokenizer(own_rendering(form.tokenizer, messages, tools), add_special_tokens=False)["input_ids"]
     assert own[: prompt.activation] == prompt.input_ids[: prompt.activation]
     return form.tokenizer.decode(own[prompt.activation :])
 
@@ -155,10 +150,16 @@ def test_the_turns_that_follow_are_the_templates_own(family, elicitation):
         messages, tools = CONVERSATIONS[name]
         prompt = apply_intervention(messages, "Speak.", form, tools)
         more = [user("Speak."), *([answer("xyxy")] if elicitation == "ur" else [])]
-        own = own_text(form.tokenizer, [*messages, *more], tools)
+        own = own_rendering(form.tokenizer, [*messages, *more], tools)
         own = own[: own.index("xyxy" if elicitation == "ur" else "Speak.")]
         ids = prompt.input_ids if elicitation == "ur" else prompt.input_ids[: prompt.activation]
         assert ids == form.tokenizer(own, add_special_tokens=False)["input_ids"], name
+
+
+def test_a_real_tokenizer_shows_tools_as_its_template_does(minimind):
+    form = TokenFormat.of(minimind, Persona(sp_token_id=None, system_tag=""))
+    for messages, tools in [*CONVERSATIONS.values(), PARALLEL]:
+        assert check(form, messages, tools) == "<|im_end|>\n"
 
 
 def drawn(rng: random.Random, depth: int = 0):
@@ -225,7 +226,7 @@ def test_arguments_that_are_the_json_of_an_object():
     with_text = [user("Rain?"), answer("", call("weather", '{"place": "Oslo"}'))]
     form = form_of("deepseekv3")  # whose template wants the JSON
     prompt = apply_intervention([user("Rain?"), answer("", OSLO)], "Speak.", form)
-    own = form.tokenizer(own_text(form.tokenizer, with_text, None), add_special_tokens=False)["input_ids"]
+    own = form.tokenizer(own_rendering(form.tokenizer, with_text, None), add_special_tokens=False)["input_ids"]
     assert own[: prompt.activation] == prompt.input_ids[: prompt.activation]
 
 

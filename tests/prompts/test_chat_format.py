@@ -18,12 +18,12 @@ PLAIN = [
 ]
 
 
-def own_rendering(tokenizer, messages):
+def own_rendering(tokenizer, messages, tools=None):
     """The template's own text; templates of vision models want contents as parts."""
     template = FIXED_DATE + tokenizer.chat_template
     if tokenizer.name_or_path.startswith(("idefics3", "smolvlm", "llava_next")):
         messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
-    return tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+    return tokenizer.apply_chat_template(messages, tools=tools, chat_template=template, tokenize=False)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

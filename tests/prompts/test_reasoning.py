@@ -83,6 +83,15 @@ def test_a_closed_turn_is_what_the_template_itself_makes_of_it(family, elicitati
         assert ids == form.tokenizer(own, add_special_tokens=False)["input_ids"]
 
 
+def test_a_real_tokenizer_reads_reasoning_as_its_template_does(minimind):
+    """Here the tags are added tokens that are not special."""
+    form = TokenFormat.of(minimind, Persona(sp_token_id=None, system_tag=""))
+    for name, messages in CONVERSATIONS.items():
+        prompt = apply_intervention(messages, "Speak.", form)
+        own = minimind(own_rendering(minimind, messages), add_special_tokens=False)["input_ids"]
+        assert own[: prompt.activation] == prompt.input_ids[: prompt.activation], name
+
+
 def shown(family: str, message: dict) -> str:
     """The text of the answer's turn, up to the trigger."""
     form = form_of(family)
