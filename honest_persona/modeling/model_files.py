@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from honest_persona.base.errors import UserError
+from honest_persona.modeling.adapters.folder import CARD_FILE
 
 CONFIG = "config.json"
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
@@ -92,6 +93,8 @@ def _instead(folder: Path) -> str:
     names = {path.name for path in folder.iterdir()}
     if inner := next((path for path in _inner_folders(folder) if (path / CONFIG).is_file()), None):
         return f", but the folder {inner.relative_to(folder)} in it has one; name {inner}"
+    if runs := [path for path in _inner_folders(folder) if (path / CARD_FILE).is_file()]:
+        return f": it is a run that has not ended, and saved no adapter yet; name one of its checkpoints, {runs[-1]}"
     if "params.json" in names or any(name.startswith("consolidated.") for name in names):
         return (
             ": these are weights in the format of their makers (params.json, consolidated.*). Take the copy for "

@@ -126,6 +126,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "the makers' format": (both(ONLY_WEIGHTS, written("params.json", "{}")), r"format of their makers"),
     "an empty folder": (both(ONLY_WEIGHTS, without("model.safetensors", "generation_config.json")), r"folder is empty"),
     "the folder above": (into("inner"), r"but the folder inner in it has one; name .*inner"),
+    "a run that has not ended": (
+        both(
+            into("checkpoint-2"), written("checkpoint-2/honest_persona.json", "{}"), without("checkpoint-2/config.json")
+        ),
+        r"a run that has not ended.* name one of its checkpoints, .*checkpoint-2",
+    ),
     "a cache of the Hub": (into("snapshots/abc"), r"but the folder snapshots/abc in it has one"),
     "no JSON": (written("config.json", "{"), r"config\.json .* is not JSON"),
     "UTF-16": (written("config.json", "{}".encode("utf-16")), r"config\.json .* is not JSON"),
