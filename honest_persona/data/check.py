@@ -18,7 +18,7 @@ from honest_persona.config.load import ALIASES, load_config
 from honest_persona.config.own_rows import ROW_KEYS
 from honest_persona.config.parsing import Entry, read_arguments, read_file
 from honest_persona.data.load import load_records
-from honest_persona.data.rejections import Candidate, Rejection, remedy_for
+from honest_persona.data.rejections import OF_FILES, Candidate, Rejection, remedy_for
 from honest_persona.data.selection import Selection, hint, names_of, unknown_names
 from honest_persona.data.sources.find import find_source
 from honest_persona.data.sources.own import EXAMPLE, OwnRows, no_column
@@ -130,7 +130,8 @@ def _wrong_shape(source: Source) -> str:
     for outcome in source.outcomes():
         assert not isinstance(outcome, Candidate), "the summary saw none"
         found.setdefault(outcome.reason, []).append(outcome)
-    works = f" A row that works: {EXAMPLE}" if source.batch_files is None else ""
+    says_form = not found or not OF_FILES.issuperset(reason.partition(":")[0] for reason in found)
+    works = f" A row that works: {EXAMPLE}" if source.batch_files is None and says_form else ""
     if not found:
         return f"{source.label!r} has no row.{works}"
     n = sum(map(len, found.values()))

@@ -68,6 +68,9 @@ REMEDIES = {
     "duplicate_id": "Keep one of the records with this id, or give them different ids.",
 }
 """The remedy for each reason; `{detail}` stands for the text after the colon of a reason such as `missing_field:T`."""
+OF_FILES = {"malformed_json", "malformed_csv", "wrong_number_of_cells", "unreadable_row", "not_utf8", "damaged_text"}
+OF_FILES |= {"unknown_encoding", "unreadable_file", "empty_file", "git_lfs_pointer", "another_kind", "damaged_file"}
+"""Reasons that say nothing about the form of rows."""
 
 
 class Rejection(NamedTuple):

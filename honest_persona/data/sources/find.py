@@ -8,31 +8,13 @@ from honest_persona.data.rejections import remedy_for
 from honest_persona.data.sources.builtin import BUILTIN
 from honest_persona.data.sources.folder import KINDS, READERS, read_folder, source_of
 from honest_persona.data.sources.hub import read_hub
-from honest_persona.data.sources.kinds import bare_ending, kind_problem
+from honest_persona.data.sources.kinds import REMEDIES, bare_ending, kind_problem
 from honest_persona.data.sources.naming import DatasetName, dataset_name
 from honest_persona.data.sources.own import OwnRows
 from honest_persona.data.sources.source import RowForm, Source
 from honest_persona.data.sources.splits import chosen_split
 from honest_persona.data.sources.stage3 import read_stage3
 
-_REMEDIES = {
-    ".zip": "unpack it and give the folder",
-    ".tar": "unpack it and give the folder",
-    ".tgz": "unpack it and give the folder",
-    ".7z": "unpack it and give the folder",
-    ".rar": "unpack it and give the folder",
-    ".xlsx": "save the sheet as CSV UTF-8 in the spreadsheet program",
-    ".xls": "save the sheet as CSV UTF-8 in the spreadsheet program",
-    ".ods": "save the sheet as CSV in UTF-8 in the spreadsheet program",
-    ".pkl": "load it and save its rows, with pandas: to_parquet",
-    ".pickle": "load it and save its rows, with pandas: to_parquet",
-    ".pt": "load it and write its rows as JSON Lines",
-    ".db": "export the table as CSV",
-    ".sqlite": "export the table as CSV",
-    ".yaml": "write its entries as JSON Lines",
-    ".yml": "write its entries as JSON Lines",
-    ".feather": "save it as .parquet, with pandas: to_parquet",
-}
 _HEAD_BYTES = 2**16
 
 
@@ -54,7 +36,7 @@ def find_source(dataset: str, form: RowForm | None = None) -> Source:
         _check_file(dataset, path)
         chosen_split(dataset, {"": [path]}, name.chosen)
         return source_of(dataset, {"": [path]}, form)
-    if name.is_hub_id and bare_ending(path) not in (*READERS, *_REMEDIES):
+    if name.is_hub_id and bare_ending(path) not in (*READERS, *REMEDIES):
         return read_hub(dataset, name, form)
     raise UserError(
         f"dataset {dataset!r} does not exist: give a {KINDS} file or a folder of such files, a folder "
@@ -82,7 +64,7 @@ def _check_file(dataset: str, path: Path) -> None:
     ending = bare_ending(path)
     if ending not in READERS:
         what = f"a {ending} file" if ending else "a file without an ending"
-        remedy = _REMEDIES.get(ending, f"give a {KINDS} file; where it is one of these, rename it so")
+        remedy = REMEDIES.get(ending, f"give a {KINDS} file; where it is one of these, rename it so")
         raise UserError(f"dataset {dataset!r} is {what}, which is not read: {remedy}")
     try:
         problem = kind_problem(path)

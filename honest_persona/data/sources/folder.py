@@ -12,7 +12,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.data.sources.arrow import arrow_rows, saved_splits
 from honest_persona.data.sources.csv_file import csv_rows
 from honest_persona.data.sources.json_file import json_rows, lines_rows
-from honest_persona.data.sources.kinds import bare_ending
+from honest_persona.data.sources.kinds import REMEDIES, bare_ending
 from honest_persona.data.sources.naming import DatasetName
 from honest_persona.data.sources.parquet import parquet_rows
 from honest_persona.data.sources.source import FilePart, RowForm, RowReader, Source, shown
@@ -86,10 +86,12 @@ def _files(dataset: str, root: Path) -> list[Path]:
             raise UserError(f"dataset {dataset!r} holds more than {_MOST_FILES:,} files: give the folder of the data")
     kinds = Counter(bare_ending(path) for path in found)
     if not found:
-        holds = ", ".join(f"{n} {shown(ending)}" for ending, n in others.most_common(3)) or "nothing"
+        endings = [ending for ending, _ in others.most_common(3)]
+        holds = ", ".join(f"{others[ending]} {shown(ending)}" for ending in endings) or "nothing"
+        remedies = "".join(f"; {ending}: {REMEDIES[ending]}" for ending in endings if ending in REMEDIES)
         raise UserError(
             f"dataset {dataset!r} has no topic folder with batch files and no data file (it holds {holds}): it must "
-            f"hold <topic>/batch_*.json, or {KINDS} files{_on_the_hub(dataset, root)}"
+            f"hold <topic>/batch_*.json, or {KINDS} files{remedies}{_on_the_hub(dataset, root)}"
         )
     if len(kinds) > 1:
         counts = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())

@@ -70,11 +70,24 @@ def _objects(text: str, at: int, file: str) -> Iterator[tuple[Any, str]]:
         rest = _SPACE.match(text, end).end()  # type: ignore[union-attr]
         if at == first and rest == len(text) and isinstance(value, dict):
             rows = [value[name] for name in _WRAPPERS if isinstance(value.get(name), list)]
-            if len(rows) == 1:
-                yield from ((row, f"[{index}]") for index, row in enumerate(rows[0]))
+            found = _of_columns(value) or (rows[0] if len(rows) == 1 else None)
+            if found is not None:
+                yield from ((row, f"[{index}]") for index, row in enumerate(found))
                 return
         yield value, f"line {line}"
         at = rest
+
+
+def _of_columns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The rows of a table by columns, as `to_json` of pandas and `to_dict` of datasets write it; None: it is none."""
+    columns = list(value.values())
+    if len(columns) < 2:
+        return None
+    if all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+    if all(isinstance(column, dict) and column.keys() == columns[0].keys() for column in columns):
+        return [{name: column[key] for name, column in value.items()} for key in columns[0]]
+    return None
 
 
 def _array(text: str, at: int, file: str, is_whole: bool) -> Iterator[tuple[Any, str]]:

@@ -26,6 +26,25 @@ _BY_ENDING = {
     ".parquet": "Parquet file",
     ".arrow": "Arrow file",
 }
+REMEDIES = {
+    ".zip": "unpack it and give the folder",
+    ".tar": "unpack it and give the folder",
+    ".tgz": "unpack it and give the folder",
+    ".7z": "unpack it and give the folder",
+    ".rar": "unpack it and give the folder",
+    ".xlsx": "save the sheet as CSV UTF-8 in the spreadsheet program",
+    ".xls": "save the sheet as CSV UTF-8 in the spreadsheet program",
+    ".ods": "save the sheet as CSV in UTF-8 in the spreadsheet program",
+    ".pkl": "load it and save its rows, with pandas: to_parquet",
+    ".pickle": "load it and save its rows, with pandas: to_parquet",
+    ".pt": "load it and write its rows as JSON Lines",
+    ".db": "export the table as CSV",
+    ".sqlite": "export the table as CSV",
+    ".yaml": "write its entries as JSON Lines",
+    ".yml": "write its entries as JSON Lines",
+    ".feather": "save it as .parquet, with pandas: to_parquet",
+}
+"""What to do with files of endings that are not read."""
 _PAGES = (b"<!doctype html", b"<html")
 _POINTER = b"version https://git-lfs.github.com/spec/"
 

@@ -44,6 +44,10 @@ def _text(encoding: str, make: Callable[[Any], str]) -> Callable[[Path, Any], An
     return lambda path, rows: path.write_bytes(make(rows).encode(encoding))
 
 
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+
+
 FORMS: dict[str, Callable[[Path, Any], Any]] = {
     "rows.jsonl": _text("utf-8", as_jsonl),
     "rows.NDJSON": _text("utf-8-sig", as_jsonl),
@@ -59,6 +63,8 @@ FORMS: dict[str, Callable[[Path, Any], Any]] = {
     "pretty.json": _text("utf-8-sig", lambda rows: json.dumps(rows, indent=1)),
     "wrapped.json": _text("utf-8", lambda rows: json.dumps({"data": rows, "version": 1})),
     "wrapped_late.json": _text("utf-8", lambda rows: json.dumps({"version": 1, "rows": rows})),
+    "pandas.json": _text("utf-8", lambda rows: json.dumps({c: dict(enumerate(v)) for c, v in _columns(rows).items()})),
+    "columns.json": _text("utf-8", lambda rows: json.dumps(_columns(rows))),
     "lines.json": _text("utf-8", as_jsonl),
     "rows.csv": _text("utf-8-sig", as_csv),
     "utf16.csv": _text("utf-16", as_csv),
