@@ -10,6 +10,7 @@ import yaml
 
 from honest_persona.base.errors import UserError
 from honest_persona.data.sources.arrow import arrow_rows, saved_splits
+from honest_persona.data.sources.class_names import WithNames, names_in_card
 from honest_persona.data.sources.csv_file import csv_rows
 from honest_persona.data.sources.json_file import json_rows, lines_rows
 from honest_persona.data.sources.kinds import REMEDIES, bare_ending
@@ -37,13 +38,16 @@ def read_folder(dataset: str, name: DatasetName, form: RowForm) -> Source:
     """Raises UserError: the folder holds no data files, or files of several kinds, or no such split or config."""
     root, config, chosen = name.path, None, name.chosen
     splits = saved_splits(dataset, root)
-    if splits is None and (configs := _configs(root)):
+    card = _card(root) if splits is None else {}
+    if splits is None and (configs := _configs(card)):
         config, chosen = _chosen_config(dataset, configs, chosen)
         splits = _files_of(dataset, root, config)
     elif splits is None:
         splits = defaultdict(list)
         for path in _files(dataset, root):
             splits[split_of(path, root)].append(path)
+    if names := names_in_card(card, config):
+        form = WithNames(form, tuple(names.items()))
     return source_of(dataset, chosen_split(dataset, splits, chosen), form, config, parts_of(splits))
 
 
@@ -116,8 +120,8 @@ def _stop(dataset: str) -> Callable[[OSError], None]:
     return stop
 
 
-def _configs(root: Path) -> list[dict[str, Any]]:
-    """The configs of a dataset card, README.md with `configs:` in its YAML head."""
+def _card(root: Path) -> dict[str, Any]:
+    """The YAML head of a dataset card, README.md; empty where there is none."""
     try:
         head = (root / "README.md").read_text(encoding="utf-8", errors="replace").split("\n---", 1)[0]
         card = (
@@ -126,8 +130,13 @@ def _configs(root: Path) -> list[dict[str, Any]]:
             else {}
         )
     except (OSError, yaml.YAMLError, ValueError, RecursionError):
-        return []
-    configs = card.get("configs") if isinstance(card, dict) else None
+        return {}
+    return card if isinstance(card, dict) else {}
+
+
+def _configs(card: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The configs that a dataset card has under `configs:`."""
+    configs = card.get("configs")
     found = [entry for entry in configs if isinstance(entry, dict)] if isinstance(configs, list) else []
     return [entry for entry in found if isinstance(entry.get("config_name"), str) and "data_files" in entry]
 

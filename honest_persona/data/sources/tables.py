@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from honest_persona.data.rejections import Rejection
+from honest_persona.data.sources.class_names import named, names_in
 from honest_persona.data.strict_json import RepeatedKey
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def table_rows(
     """The rows of a batch, whose first row is the file's row number `first`."""
     names = [str(name) for name in batch.schema.names]
     repeated = [name for name, n in Counter(names).items() if n > 1]
+    classes = names_in(batch.schema)
     rows: list[Any] | None
     try:
         rows = _rows(batch)
@@ -34,7 +36,8 @@ def table_rows(
         except Exception:  # as above
             yield Rejection(file, here, "row", "unreadable_row"), here
             continue
-        yield {name: plain(value) for name, value in row.items() if not name.startswith(_PANDAS_INDEX)}, here
+        row = {name: plain(value) for name, value in row.items() if not name.startswith(_PANDAS_INDEX)}
+        yield named(row, classes) if classes else row, here
 
 
 def _rows(batch: "pa.RecordBatch | pa.Table") -> list[dict[str, Any]]:
