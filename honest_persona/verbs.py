@@ -127,10 +127,11 @@ def review(args: argparse.Namespace, _: Sequence[str]) -> None:
 
     if args.intervention is not None:
         check_text("--intervention", args.intervention)
-    if args.output and (Path(args.output).is_dir() or not Path(args.output).absolute().parent.is_dir()):
-        raise UserError(f"--output: {args.output} is a folder, or stands in one that does not exist; name a file")
-    if args.output and Path(args.output).resolve() == Path(args.input).resolve():
-        raise UserError(f"--output: {args.output} is the file of the conversations; name another one")
+    output = None if args.output in (None, "-") else Path(args.output)
+    if output and (output.is_dir() or not output.absolute().parent.is_dir()):
+        raise UserError(f"--output: {output} is a folder, or stands in one that does not exist; name a file")
+    if output and output.resolve() == Path(args.input).resolve():
+        raise UserError(f"--output: {output} is the file of the conversations; name another one")
     adapter = PersonaFolder.read(resolve(args.adapter))
     card = adapter.card
     max_new_tokens = args.max_new_tokens or card.config["max_new_tokens"]
@@ -149,15 +150,11 @@ def review(args: argparse.Namespace, _: Sequence[str]) -> None:
         "dtype": number_format.name,
     }
     # line by line: what is done is not lost if the rest does not come
-    with (
-        review_file(Path(args.output), requests, writer) if args.output else nullcontext((None, requests)) as (
-            out,
-            waiting,
-        )
-    ):
+    written_to = review_file(output, requests, writer) if output else nullcontext((None, requests))
+    with written_to as (out, waiting):
         if done := len(requests) - len(waiting):
             follow = f"{len(waiting):,} follow" if waiting else "nothing is left to do"
-            tell(f"{args.output} has {done:,} of {len(requests):,} reviews; {follow}")
+            tell(f"{output} has {done:,} of {len(requests):,} reviews; {follow}")
         if not waiting:
             return
         tell(str(number_format))

@@ -391,8 +391,8 @@ def test_review_writes_a_line_per_conversation_in_order(command, adapter, tmp_pa
         assert run_entry(main) == 0
     assert terminal.stdout.getvalue() == target.read_text(encoding="utf-8"), "beside a bar too"
     (chosen,) = [line for line in terminal.screen.splitlines() if line.startswith("number format float32: ")]
-    encoding, *lines, bar = [line for line in terminal.screen.splitlines() if line != chosen]
-    assert encoding.startswith("encoding       100%")
+    before = ("reading", "encoding", chosen)
+    *lines, bar = [line for line in terminal.screen.splitlines() if not line.startswith(before)]
     assert [json.loads(line) for line in lines] == written
     assert bar.startswith("reviews        100%")
     assert "4/4 conversations" in bar

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from honest_persona.base.console import tell
 from honest_persona.base.errors import UserError
 from honest_persona.data.conversation import MESSAGES_KEYS
 from honest_persona.data.messages import Problem
@@ -33,7 +34,10 @@ class Line(NamedTuple):
 
 
 def conversation_lines(path: str) -> list[Line]:
-    """Raises UserError: the file cannot be read, or holds nothing."""
+    """A file whose rows are messages is one conversation, and this is told.
+
+    Raises UserError: the file cannot be read, or holds nothing.
+    """
     if path != STDIN:
         return _lines(Path(path), path)
     with tempfile.NamedTemporaryFile(suffix=".json") as copy:  # readers look at the beginning first
@@ -53,6 +57,7 @@ def _lines(path: Path, name: str) -> list[Line]:
     if not rows:
         raise UserError(f'--input: {name} has no conversation; give a {KINDS} file of rows {{"messages": [...]}}')
     if all(_is_message(row) for row, _ in rows):
+        tell(f"note: the rows of {name} are messages, so they are read as one conversation of {len(rows):,} messages")
         return [Line(1, name, {"messages": [row for row, _ in rows]})]
     return [_line(row, place, name, count) for count, (row, place) in enumerate(rows, start=1)]
 

@@ -140,6 +140,8 @@ def _checked(line: Line, default_intervention: str, form: TokenFormat) -> Review
     if not isinstance(value, Mapping):
         raise Unusable("", "not_an_object", f'is {said(value)}, but must be an object, as {{"messages": [...]}}')
     given_id, asked = value.get("id"), value.get("intervention")
+    if isinstance(given_id, float) and given_id.is_integer():
+        given_id = int(given_id)  # tables with gaps have no whole numbers
     if given_id is not None and (isinstance(given_id, bool) or not isinstance(given_id, str | int)):
         raise Unusable("id", "wrong_id", "must be text or a whole number; leave it out for the line's number")
     intervention = default_intervention if asked is None else text_at("intervention", asked)

@@ -97,8 +97,13 @@ def test_files_that_are_none(read, content, message):
     assert str(caught.value).count("\n") == 0
 
 
+def test_messages_as_rows_are_one_conversation_and_this_is_told(read, capsys):
+    assert len(read(lines(*conversation()))) == 1
+    assert "c.jsonl are messages, so they are read as one conversation of 2 messages" in capsys.readouterr().err
+
+
 def test_other_columns_are_kept_and_told(read, capsys):
-    first = {**GOOD, "id": 7, "is_bad": True, "score": float("nan"), "intervention": None, "tools": None}
+    first = {**GOOD, "id": 7.0, "is_bad": True, "score": float("nan"), "intervention": None, "tools": None}
     again = {**GOOD, "id": 7, "intervention": "Why?"}
     again["messages"] = [{**GOOD["messages"][0], "weight": 0}, GOOD["messages"][1]]
     found = read(lines(first, again))
