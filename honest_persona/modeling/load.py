@@ -13,6 +13,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -31,6 +32,7 @@ from honest_persona.modeling.builtin import TINY, source_of, tiny_config, tiny_m
 from honest_persona.modeling.load_errors import told
 from honest_persona.modeling.model_files import check_config_file, check_pointers, check_weight_files
 from honest_persona.modeling.quantized import Bits, check_bits, check_quantized, quantization, unpacked
+from honest_persona.modeling.unsupported import UNSUPPORTED, WITH_IMAGES
 
 
 def get_model(
@@ -142,9 +144,8 @@ def _read_base(
         return tiny.to(dtype)
     if attention is None:
         _check_no_kernel(model, config)
-    auto: Any = AutoModelForCausalLM  # its types do not know `output_loading_info`
     with told("model", model, base.revision, attention), _bar_of_long_loads():
-        loaded, info = auto.from_pretrained(
+        loaded, info = auto_class(config).from_pretrained(
             source,
             revision=base.revision,
             dtype=dtype,
@@ -206,13 +207,17 @@ def load_model_config(model: str, revision: str | None = None) -> PreTrainedConf
     return config
 
 
+def auto_class(config: PreTrainedConfig) -> Any:
+    """Transformers' class that makes such a model; one that reads images too has a language model inside."""
+    return AutoModelForImageTextToText if config.model_type in WITH_IMAGES else AutoModelForCausalLM
+
+
 def load_skeleton(model: str, revision: str | None = None) -> PreTrainedModel:
     """The model's layers without their weights. Raises UserError: no such model, or not a causal LM."""
     config = load_model_config(model, revision)
-    auto: Any = AutoModelForCausalLM  # its types do not know `attn_implementation`
     # eager: the config's own kernel may be one that is not installed
     with told("model", model, revision), torch.device("meta"):
-        return auto.from_config(config, attn_implementation="eager", trust_remote_code=False)
+        return auto_class(config).from_config(config, attn_implementation="eager", trust_remote_code=False)
 
 
 def check_loadable(model: str, revision: str | None = None, bits: Bits | None = None) -> PreTrainedConfig:
@@ -244,6 +249,8 @@ def check_loadable(model: str, revision: str | None = None, bits: Bits | None = 
 def _check_generates(model: str, config: PreTrainedConfig) -> None:
     """Raises UserError: the model is an encoder, or an encoder with a decoder. transformers loads some of them."""
     kind = config.model_type
+    if reason := UNSUPPORTED.get(kind):
+        raise UserError(f"model: {model!r} ({kind}) {reason}, so it cannot review; take another chat model")
     if config.is_encoder_decoder:
         what = "an encoder and a decoder"
     elif kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from honest_persona.base.errors import UserError
 from honest_persona.modeling.adapters.folder import read_lora_config
-from honest_persona.modeling.adapters.tuning import changes_nothing, saved_names, without_router_loss
+from honest_persona.modeling.adapters.gate import gate_all_shapes
+from honest_persona.modeling.adapters.tuning import changes_nothing, prepare_base, saved_names
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PeftModel:
@@ -25,12 +26,13 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
     try:
         saved = sound_weights(weights)
         _check_rank(folder)
-        without_router_loss(model)
+        prepare_base(model)
         loaded = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder}: the adapter cannot be loaded on this base model: {error}") from error
+    gate_all_shapes(loaded)
     # PEFT only warns of weights that the file lacks, and ignores weights that the model has no place for
     wanted = saved_names(loaded)
     if wanted != saved:

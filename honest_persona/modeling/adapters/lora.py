@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.words import AdapterScope
+from honest_persona.modeling.adapters.gate import gate_all_shapes
 from honest_persona.modeling.adapters.targets import adaptable_layers, find_targets
-from honest_persona.modeling.adapters.tuning import ADAPTER, without_router_loss
+from honest_persona.modeling.adapters.tuning import ADAPTER, prepare_base
 from honest_persona.modeling.modes import with_attribute
 from honest_persona.prompts.kinds import Kind, Segment
 from honest_persona.prompts.tokens import TokenFormat
@@ -35,15 +36,17 @@ def add_adapter(model: PreTrainedModel, form: TokenFormat, settings: dict[str, A
     Raises:
         UserError: no adapter can be put on a target module. PEFT alone would adapt the others, and say nothing.
     """
-    without_router_loss(model)
+    prepare_base(model)
     settings = {**settings, "target_modules": find_targets(model, settings["target_modules"])}
     autocast = settings.pop("autocast_adapter_dtype", True)
     config = LoraConfig(task_type="CAUSAL_LM", alora_invocation_tokens=_invocation_tokens(form), **settings)
     try:
-        return get_peft_model(model, config, autocast_adapter_dtype=autocast)
+        adapted = get_peft_model(model, config, autocast_adapter_dtype=autocast)
     except ValueError as error:
         can = ", ".join(sorted({name.rpartition(".")[2] for name in adaptable_layers(model)}))
         raise UserError(f"target_modules: {error}. Layers of this model: {can}") from error
+    gate_all_shapes(adapted)
+    return adapted
 
 
 def _invocation_tokens(form: TokenFormat) -> list[int] | None:

@@ -19,9 +19,11 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.words import ALL_LINEAR
 
 _NO_PROJECTION = re.compile(
-    r"(^|\.)(router|gate|classifier|\w+_gate|experts?\.\d+|cross_attn|encoder_attn|embed_tokens_extend)(\.|$)"
+    r"(^|\.)(router|gate|classifier|\w+_gate|experts?\.\d+|cross_attn|encoder_attn|embed_tokens_extend|altup|indexer|kv_b_proj)(\.|$)"
 )
-"""Names of routers and gates, of parts of a router, of single experts, and of layers that read images or an encoder."""
+"""Names of routers and gates, of single experts, of layers that read images or an encoder, and of layers through which
+nothing is learned: an indexer chooses tokens, `altup` uses weights without a call. Latent attention calls `kv_b_proj`
+again for all kept tokens, so that no adapter on it could act from one token on."""
 _NO_PLAIN_LINEAR = re.compile("Router|Grouped")
 """Subclasses of `nn.Linear` whose output is no product of input and weight."""
 _READ_BY_KERNELS = ("x_proj", "dt_proj", "out_proj")

@@ -60,15 +60,32 @@ def gate_of(model: PeftModel) -> list[int] | None:
     return model.peft_config[ADAPTER].alora_invocation_tokens  # type: ignore[attr-defined]
 
 
-def without_router_loss(model: PreTrainedModel) -> None:
-    """Turn off the loss by which a mixture of experts balances its routers, whose weights no adapter trains.
+def prepare_base(model: PreTrainedModel) -> None:
+    """What a base model needs before it gets an adapter; its numbers stay."""
+    if model.base_model is model and hasattr(model, "model"):
+        # the language models of Llama 4 and Mllama, whose class names the wrapper's attribute: transformers finds no
+        # transformer without its head, and TRL would take logits for hidden states
+        model.base_model_prefix = "model"
+    _still_routers(model)
 
-    The loss has no use here, and a forward call behind a kept prefix cannot compute the loss: the mask covers the
-    prefix too, and the routers see the suffix alone.
+
+def _still_routers(model: PreTrainedModel) -> None:
+    """In a mixture of experts, let the routers choose as they do when a review is written: their weights do not train.
+
+    The loss by which they are balanced is off. It has no use here, and a forward call behind a kept prefix cannot
+    compute the loss: the mask covers the prefix too, and the routers see the suffix alone. The noise by which some
+    routers choose at random while they train is off, too.
     """
     for config in (model.config, model.config.get_text_config()):
         if hasattr(config, "output_router_logits"):
             config.output_router_logits = False
+    for module in model.modules():
+        if any(name.endswith(("jitter_noise", "jitter_eps")) for name in vars(module)):
+            module.register_forward_pre_hook(_not_in_training)
+
+
+def _not_in_training(module: torch.nn.Module, _: object) -> None:
+    module.training = False
 
 
 @contextmanager

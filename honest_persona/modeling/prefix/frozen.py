@@ -135,10 +135,21 @@ class _ReadOnlyLayer(DynamicLayer):
 
 
 def checkpoint_with_prefix(model: torch.nn.Module) -> None:
-    """Let checkpointed layers read a `ReadOnlyCache`; without this transformers drops the cache there."""
+    """Let checkpointed layers read a `ReadOnlyCache`; without this transformers drops the cache there.
+
+    Some models (GPT-2) drop the cache before their layers are called, where they themselves are marked as checkpointed.
+    """
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module._can_checkpoint_with_cache = True
+        elif hasattr(module, "gradient_checkpointing") and any(
+            isinstance(layer, GradientCheckpointingLayer) for layer in module.modules()
+        ):
+            module.register_forward_pre_hook(_leave_it_to_layers)
+
+
+def _leave_it_to_layers(module: Any, _: object) -> None:
+    module.gradient_checkpointing = False
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from honest_persona.modeling.adapters.targets import adaptable_layers, find_targ
 from tests.architectures import random_model, tiny_architecture
 from tests.tiny import ATTENTION, SEVEN, base_model, form_of
 
-LATENT = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
+LATENT = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "o_proj")
 
 
 def skeleton(kind):
@@ -78,6 +78,7 @@ def test_short_names_are_kept_and_found_again():
         ("llama", ["q_proj", "nope"], "the model has no nope. In this model there are down_proj, gate_proj, k"),
         ("llama", ["embed_tokens", "lm_head"], "no adapter can be put on embed_tokens, lm_head: only on linear layers"),
         ("deepseek_v3", ["q_proj", "up_proj"], "the model has no q_proj; no adapter can be put on up_proj"),
+        ("deepseek_v3", ["kv_b_proj"], "no adapter can be put on kv_b_proj"),
         ("qwen2_moe", ["shared_expert_gate"], "no adapter can be put on shared_expert_gate"),
         ("phimoe", ["router"], "no adapter can be put on router"),
         ("gpt_oss", ["experts"], "no adapter can be put on experts"),
