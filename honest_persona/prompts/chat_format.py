@@ -8,7 +8,7 @@ end of turn), and the prompt of training and the prompt of generation are cut fr
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -138,9 +138,9 @@ class ChatFormat:
     def _control_names(self) -> list[str]:
         return [self.tokenizer.added_tokens_decoder[index].content for index in control_ids(self.tokenizer)]
 
-    @cached_property
-    def _source(self) -> str:
-        template = self.tokenizer.get_chat_template()
+    def _source(self, with_tools: bool) -> str:
+        """Some tokenizers have a template of its own for conversations with tools."""
+        template = self.tokenizer.get_chat_template(tools=[{}] if with_tools else None)
         if len(template) > _TEMPLATE_CHARS:
             raise UserError(
                 f"the chat template of {self.tokenizer.name_or_path!r} has {len(template)} characters, more than any "
@@ -154,7 +154,7 @@ class ChatFormat:
 
     @cached_property
     def _spellings(self) -> tuple[Spelling, ...]:
-        return tuple(spelling for spelling in SPELLINGS if spelling.is_owned_by(self._source))
+        return tuple(spelling for spelling in SPELLINGS if spelling.is_owned_by(self._source(False)))
 
     @cached_property
     def _prompt_end(self) -> str:
@@ -163,17 +163,21 @@ class ChatFormat:
             messages = filled(shape_of(_turns(("user",)), None, form, frozenset()).skeleton, form, {})
             variables = {**names, **messages, "documents": None, "add_generation_prompt": True}
             with suppress(Refused):
-                return MARK.split(self._limited(render, self._source, variables))[-1]
+                return MARK.split(self._limited(render, self._source(False), variables))[-1]
         return ""
 
     @cached_property
     def _template(self) -> Template:
         names = " ".join(token.content for token in self.tokenizer.added_tokens_decoder.values())
         words = frozenset(re.findall(r"\w+", names, re.ASCII))
-        return Template(self._source, self._special_tokens, words, self._spellings, self._prompt_end)
+        return Template(self._source(False), self._special_tokens, words, self._spellings, self._prompt_end)
+
+    @cached_property
+    def _template_with_tools(self) -> Template:
+        return replace(self._template, source=self._source(True))
 
     def _found(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None) -> Layout | Failure:
-        return self._limited(self._template.layout, turns, tools)
+        return self._limited((self._template_with_tools if tools else self._template).layout, turns, tools)
 
     def _limited(self, function: Callable[..., T], *args: Any) -> T:
         try:

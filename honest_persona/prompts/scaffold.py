@@ -15,7 +15,7 @@ from honest_persona.base import json_text
 from honest_persona.prompts.rendering import Refused, render
 from honest_persona.prompts.shapes import BROKEN_MARK, MARK, Form, filled, marker
 
-_SHOWN = re.compile(rf"{MARK.pattern}|ZQ(\d{{5,}})QZ")
+_SHOWN = re.compile(rf"{MARK.pattern}|Z[QI](\d{{5,}})QZ")
 """A marker in a rendering; some templates write some texts in capitals."""
 _PADS = (("\n", " "), (" ", "\t"), ("\t", "\n"))
 """White space put in front of each text and behind it: two kinds at once, so that one can be told from the other."""
@@ -87,7 +87,8 @@ def scaffold_of(template: str, special_tokens: str, skeleton: str, form: Form) -
         Exceeded: the template does not end, or takes too much memory.
     """
     around = {"tools": None, "documents": None, "add_generation_prompt": False, **json_text.loads(special_tokens)}
-    leaves = {marker(int(match[1])) for match in MARK.finditer(skeleton) if match[1]}
+    found = (match[0] for match in MARK.finditer(skeleton))
+    leaves = {mark for mark in found if mark.startswith("zq")}  # ids and numbers stay as they are
 
     def rendered(parts: Sequence[str]) -> "_Rendering | None":
         """With `mark.join(parts)` in place of each marker of a text."""

@@ -16,9 +16,9 @@ from honest_persona.prompts.kinds import Kind, Segment
 from honest_persona.prompts.reasoning import Block
 
 _NUMBER = 713_500_000_000_000
-MARK = re.compile(r"zq(\d{5,})qz|7135(\d{11})(?:\.5)?")
-"""A marker with its leaf's number: a name and an id of nine characters, which is what some templates want of calls."""
-BROKEN_MARK = re.compile(r"zq\d{5}|\d{5}qz|71350000", re.IGNORECASE)
+MARK = re.compile(r"z[qi](\d{5,})qz|7135(\d{11})(?:\.5)?")
+"""A marker with its leaf's number; zi marks ids of calls, of which some templates want nine letters and digits."""
+BROKEN_MARK = re.compile(r"z[qi]\d{5}|\d{5}qz|71350000", re.IGNORECASE)
 """What is left where a template changed a marker."""
 
 _TYPES = frozenset(("string", "number", "integer", "boolean", "object", "array", "null", "function", "custom"))
@@ -119,6 +119,7 @@ class _Maker:
         self.names: dict[int, tuple[str, int]] = {}
         """The numbers of the leaves that are parts of names, with the name in lower case and the number of the part."""
         self.shared: dict[tuple[Kind, str], str] = {}
+        """Equal ids, and equal names of schemas, have equal markers, because templates compare them."""
 
     def shape(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None) -> Shape:
         messages = [self._message(i, turn) for i, turn in enumerate(turns)]
@@ -156,7 +157,7 @@ class _Maker:
         if "name" in turn.labels:
             message["name"] = self._name(turn.labels["name"], Kind.USER, i)
         if "tool_call_id" in turn.labels:
-            message["tool_call_id"] = self._shared_name(turn.labels["tool_call_id"], Kind.RESPONSE, i)
+            message["tool_call_id"] = self._id(turn.labels["tool_call_id"], i)
         return message
 
     def _content(self, i: int, turn: Turn) -> tuple[str, str]:
@@ -181,7 +182,7 @@ class _Maker:
         function = call["function"]
         made: dict[str, Any] = {"type": "function"}
         if "id" in call:
-            made["id"] = self._shared_name(call["id"], Kind.RESPONSE, i)
+            made["id"] = self._id(call["id"], i)
         name = self._name(function["name"], Kind.RESPONSE, i, "call")
         return {**made, "function": {"name": name, "arguments": self._data(function["arguments"], Kind.RESPONSE, i)}}
 
@@ -234,7 +235,11 @@ class _Maker:
     def _schema_name(self, name: str) -> str:
         """Harmless names stay, if all are harmless: templates treat some of them, such as `type`, in their own way."""
         self.schema_names.add(name)
-        return name if self.schema_names_stay else self._shared_name(name, Kind.SYSTEM, -1)
+        if self.schema_names_stay:
+            return name
+        if (Kind.SYSTEM, name) not in self.shared:
+            self.shared[Kind.SYSTEM, name] = self._name(name, Kind.SYSTEM, -1)
+        return self.shared[Kind.SYSTEM, name]
 
     def _name(self, text: str, kind: Kind, i: int, what: Literal["call", "tool", "other"] = "other") -> str:
         """Markers of a name's parts: some templates take names apart at their points."""
@@ -245,11 +250,11 @@ class _Maker:
                 self.names[len(self.leaves) - 1] = text.lower(), number
         return ".".join(marks)
 
-    def _shared_name(self, text: str, kind: Kind, i: int) -> str:
-        """Equal names have equal markers, because templates compare them."""
-        if (kind, text) not in self.shared:
-            self.shared[kind, text] = self._name(text, kind, i)
-        return self.shared[kind, text]
+    def _id(self, text: str, i: int) -> str:
+        if (Kind.RESPONSE, text) not in self.shared:
+            self.leaves.append(Leaf([Segment(Kind.RESPONSE, text)], "other", i))
+            self.shared[Kind.RESPONSE, text] = marker(len(self.leaves) - 1, "zi")
+        return self.shared[Kind.RESPONSE, text]
 
     def _text(self, text: str, what: Literal["content", "result", "reasoning"], i: int, may_lack: bool = False) -> str:
         return self._leaf([Segment(Kind.RESPONSE, text)], what, i, may_lack)
@@ -269,5 +274,5 @@ class _Maker:
         return marker(len(self.leaves) - 1)
 
 
-def marker(number: int) -> str:
-    return f"zq{number:05}qz"
+def marker(number: int, start: str = "zq") -> str:
+    return f"{start}{number:05}qz"

@@ -230,6 +230,38 @@ def test_arguments_that_are_the_json_of_an_object():
     assert own[: prompt.activation] == prompt.input_ids[: prompt.activation]
 
 
+def test_the_template_for_tools_is_taken_where_a_tokenizer_has_one():
+    form = form_of("llama3")
+    form.tokenizer.chat_template = {
+        "default": family_tokenizer("llama3").chat_template,
+        "tool_use": family_tokenizer("llama3_1").chat_template,
+    }
+    messages, tools = CONVERSATIONS["a result"]
+    prompt = apply_intervention(messages, "Speak.", form, tools)
+    own = form.tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
+    assert own.startswith(form.tokenizer.decode(prompt.input_ids[: prompt.activation]))
+    with pytest.raises(UserError, match="no place for calls"):
+        apply_intervention(CONVERSATIONS["a call"][0], "Speak.", form)
+
+
+MISTRAL = """{{- bos_token }}{% for m in messages %}{% if m.role == 'user' %}
+{%- if loop.first %}{{- '[AVAILABLE_TOOLS] ' + tools|tojson + '[/AVAILABLE_TOOLS]' }}{% endif %}
+{{- '[INST] ' + m.content + '[/INST]' }}{% elif m.tool_calls %}{{- '[TOOL_CALLS] [' }}{% for c in m.tool_calls %}
+{%- if c.id|length != 9 %}{{ raise_exception('Tool call IDs should have length 9!') }}{% endif %}
+{{- (c.function|tojson)[:-1] + ', "id": "' + c.id + '"}' }}{{- ', ' if not loop.last }}{% endfor %}
+{{- ']' + eos_token }}
+{%- elif m.role == 'tool' %}{{- '[TOOL_RESULTS] {"content": ' + m.content|string + ', "call_id": "' }}
+{{- m.tool_call_id + '"}[/TOOL_RESULTS]' }}{% else %}{{- ' ' + m.content|trim + eos_token }}{% endif %}{% endfor %}"""
+
+
+def test_a_template_that_shows_ids_and_asks_for_their_length():
+    form = form_of("llama3")
+    form.tokenizer.chat_template = MISTRAL
+    for messages, tools in (CONVERSATIONS["a result"], CONVERSATIONS["a call"], PARALLEL):
+        assert check(form, messages, tools) == "<|eos|>"
+    apply_intervention(*conversation_of("q", "longer than nine")[:1], "I", form, [WEATHER])
+
+
 @pytest.mark.parametrize(
     ("family", "messages", "tools", "said"),
     [
