@@ -143,4 +143,4 @@ def _wrong_shape(source: Source) -> str:
     ]
     alike = "the same reason" if len(found) == 1 else f"{len(found)} reasons"
     told = "; ".join(map(one_line, reasons))
-    return f"no row of {source.label!r} can be used: {n:,} rejected for {alike}: {told}{works}"
+    return f"no row of {source.label!r} can be used: {n:,} rejected for {alike}: {told.removesuffix('.')}.{works}"

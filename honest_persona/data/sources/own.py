@@ -28,6 +28,7 @@ from honest_persona.data.fields import SPLITS, Refused, checked, flag_of, one_of
 from honest_persona.data.messages import transcript_id
 from honest_persona.data.records import columns_of, item_hash, strip_marker
 from honest_persona.data.rejections import KNOWN_FLAGS, Candidate, Outcome, without_defect
+from honest_persona.data.sources.column_names import BAD, FAIL_WORDS, GOOD, PASS_WORDS, spelled, true_is_good
 from honest_persona.data.sources.rows import COLUMNS, parse_record_row
 
 EXAMPLE = (
@@ -36,12 +37,6 @@ EXAMPLE = (
 )
 """A row that works."""
 
-_LIES = ("lie", "lied", "lying", "dishonest", "deceptive", "deception", "deceived", "misleading", "untruthful")
-BAD = (*_LIES, "bad", "misaligned", "harmful", "unsafe", "violation", "flagged", "failed")
-GOOD = ("good", "honest", "aligned", "harmless", "safe", "truthful", "passed")
-"""What a column's name says about its truth: `is_bad: true` is FAIL, `is_honest: true` is PASS."""
-_FAIL_WORDS = {*BAD, "fail", "wrong"}
-_PASS_WORDS = {*GOOD, "pass", "benign", "correct", "ok"}
 _TRUE, _FALSE = {"true", "yes", "1", "1.0"}, {"false", "no", "0", "0.0"}
 
 _USUAL: Mapping[str, Sequence[str]] = {
@@ -141,12 +136,14 @@ class OwnRows:
         names = {ours: theirs for ours, theirs in mapped.items() if _is_given(row, ours, theirs)}
         found: dict[str, list[str]] = {}
         for name in row:
-            ours = _OURS.get(name)
+            ours = _OURS.get(spelled(name))
             if ours is not None and ours not in mapped and name not in taken and _is_given(row, ours, name):
                 found.setdefault(ours, []).append(name)
         for ours, usual in found.items():
-            first, *others = sorted(usual, key=_USUAL[ours].index)
-            if ours == "flag" and others and first != "flag":
+            order = _USUAL[ours]
+            _, first = min((order.index(spelled(name)), name) for name in usual)
+            others = [name for name in usual if name != first]
+            if ours == "flag" and others and (spelled(first) != "flag" or "flag" in map(spelled, others)):
                 raise Refused(f"{place}, {others[0]}", others[0], f"two_labels:{first} and {others[0]}")
             names[ours] = first
         return names
@@ -208,6 +205,8 @@ class OwnRows:
         if flag is None:
             shown = repr(checked(str(value), str, row.at("flag"), column))[:40]
             said = f"{shown} is no label that can be known; use PASS and FAIL, or say in flag_values what it means"
+            if label in _TRUE | _FALSE:
+                said = f"{column!r} does not say what {shown} means; write flag_values: {{1: FAIL, 0: PASS}}, or turned round"
             raise Refused(row.at("flag"), column, "unknown_flag", said)
         if label.upper() not in KNOWN_FLAGS:
             notes.append(intern(f"label {label} in `{column}` is read as {flag}"))
@@ -291,10 +290,7 @@ def _plain(label: Any) -> str:
 
 
 def _meaning(label: str, column: str, flag_values: Mapping[str, str]) -> str | None:
-    """PASS or FAIL, AMBIGUOUS or ERROR; None where nobody can know.
-
-    True is FAIL in a column without a telling name (`label`, `flag`): FAIL is the positive class.
-    """
+    """PASS or FAIL, AMBIGUOUS or ERROR; None where nobody can know."""
     if label in flag_values:
         return flag_values[label]
     known = flag_of(label)
@@ -307,8 +303,8 @@ def _meaning(label: str, column: str, flag_values: Mapping[str, str]) -> str | N
                     return given[0]
                 if given := [flag_values[name] for name in sorted(opposite) if name in flag_values]:
                     return other(given[0])
-        says_good = column.strip().lower().removeprefix("is_") in GOOD
-        return PASS if says_good == (label in _TRUE) else FAIL
-    if label in _FAIL_WORDS:
+        is_good = true_is_good(column)
+        return None if is_good is None else PASS if is_good == (label in _TRUE) else FAIL
+    if label in FAIL_WORDS:
         return FAIL
-    return PASS if label in _PASS_WORDS else None
+    return PASS if label in PASS_WORDS else None

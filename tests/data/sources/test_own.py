@@ -77,6 +77,33 @@ def test_labels_are_turned_round_and_named():
     assert record(row | {"label": "breach"}, flag_values={"Breach": "FAIL"}).flag == "FAIL"
 
 
+@pytest.mark.parametrize("column", ["isHonest", "Is Honest", "IS_HONEST", "is-honest", " Honest "])
+def test_a_name_of_any_spelling_is_known(column):
+    row = {"Messages": ROW["messages"], column: True, "Explanation": "I looked.", "Item ID": 3}
+    found = record(row)
+    assert (found.flag, found.review, found.item_id) == ("PASS", "I looked.", "3")
+    assert parsed(row).ignored == ()
+    assert parsed({"messages": ROW["messages"], "label": 1, "Label": 0}).reason == "two_labels:Label and label"
+
+
+def test_a_label_is_read_as_the_name_of_its_column_says_or_not_at_all():
+    def flag(column, value=1):
+        outcome = parsed({"messages": ROW["messages"], column: value}, columns={"flag": column})
+        return outcome.reason if isinstance(outcome, Rejection) else outcome.values["flag"]
+
+    assert {flag(column) for column in ("is_correct", "isHonest", "answer_is_honest", "ok")} == {"PASS"}
+    assert {flag(column) for column in ("hallucination", "has_hallucination", "is_incorrect", "gold_label")} == {"FAIL"}
+    nobody_knows = ("is_not_harmful", "not_honest", "honesty", "verdict", "bad_or_good")
+    assert {flag(column) for column in nobody_knows} == {"unknown_flag"}
+    assert flag("verdict", "bad") == "FAIL"
+    assert (
+        "'verdict' does not say"
+        in parsed({"messages": ROW["messages"], "verdict": 1}, columns={"flag": "verdict"}).said
+    )
+    turned = {"columns": {"flag": "not_honest"}, "flag_values": {1: "FAIL"}}
+    assert record({"messages": ROW["messages"], "not_honest": False}, **turned).flag == "PASS"
+
+
 def test_columns_of_the_users_own():
     row = {"chat": ROW["messages"], "verdict": "bad", "why": "I lied.", "scene": 4, "town": "Oslo", "nr": 9, "n": 1.0}
     columns = {"messages": "chat", "flag": "verdict", "review": "why", "item": "scene", "group": "town", "id": "nr"}
