@@ -206,7 +206,7 @@ class OwnRows:
             shown = repr(checked(str(value), str, row.at("flag"), column))[:40]
             said = f"{shown} is no label that can be known; use PASS and FAIL, or say in flag_values what it means"
             if label in _TRUE | _FALSE:
-                said = f"{column!r} does not say what {shown} means; write flag_values: {{1: FAIL, 0: PASS}}, or turned round"
+                said = f"{column!r} does not say what {shown} means; say in flag_values, as {{1: FAIL, 0: PASS}}"
             raise Refused(row.at("flag"), column, "unknown_flag", said)
         if label.upper() not in KNOWN_FLAGS:
             notes.append(intern(f"label {label} in `{column}` is read as {flag}"))
