@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from honest_persona.base.progress import followed
 from honest_persona.data.rejections import Candidate, Outcome, Rejection
 from honest_persona.data.sources.kinds import kind_problem
-from honest_persona.data.sources.text import encoding_problem, first_damage
+from honest_persona.data.sources.text import COMPRESSED, encoding_problem, first_damage
 from honest_persona.data.strict_json import loads
 
 RowForm = Callable[[Any, str, str], Outcome]
@@ -66,8 +66,13 @@ class RowReader:
         if problem := kind_problem(path):
             yield Rejection(file, "whole file", "file", problem)
             return
-        for row, place in self.rows(path):
-            yield row if isinstance(row, Rejection) else self.form(row, file, place)
+        try:
+            for row, place in self.rows(path):
+                yield row if isinstance(row, Rejection) else self.form(row, file, place)
+        except OSError:
+            if path.suffix.lower() not in COMPRESSED:
+                raise
+            yield Rejection(file, "after the last row", "file", f"damaged_file:{COMPRESSED[path.suffix.lower()]} file")
 
 
 @dataclass

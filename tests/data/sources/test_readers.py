@@ -149,6 +149,9 @@ def test_files_that_are_not_what_their_ending_says(tmp_path):
         (tmp_path / name).unlink()
     (tmp_path / "cut.parquet").write_bytes(whole[:-9])
     assert told(tmp_path / "cut.parquet") == ([], [("whole file", "damaged_file:Parquet file")])
+    FORMS["rows.jsonl.gz"](tmp_path / "cut.jsonl.gz", ROWS)
+    (tmp_path / "cut.jsonl.gz").write_bytes((tmp_path / "cut.jsonl.gz").read_bytes()[:-9])
+    assert told(tmp_path / "cut.jsonl.gz")[1][-1] == ("after the last row", "damaged_file:gzip file")
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "a.parquet").write_bytes(whole)
