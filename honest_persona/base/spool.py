@@ -61,12 +61,14 @@ class Spool(io.RawIOBase):
         return len(data)
 
     def view(self) -> "bytes | mmap.mmap":
-        """All that was written, after the `with` block."""
+        """All that was written, after the `with` block. The file has no name from now on."""
         if self._view is None:
             if isinstance(self._file, io.BytesIO):
                 self._view = self._file.getvalue()
             else:
+                assert self.path is not None
                 self._view = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+                self.path.unlink()  # the disk is free again when nobody reads the view any more
             self._file.close()
         return self._view
 

@@ -8,7 +8,7 @@ columns. Bad data never raises; rejections.py says in which order defects are co
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from honest_persona.base.errors import UserError
@@ -57,7 +57,21 @@ def load_records(dataset: str, selection: Selection) -> Loaded:
 
 
 def read_records(source: Source, selection: Selection) -> Loaded:
-    """The same of a source that was found; a name that it lacks keeps no record, and is no error."""
+    """The same of a source that was found; a name that it lacks keeps no record, and is no error.
+
+    The last result is kept: a config is checked against the records that its run then trains on.
+    """
+    key = source.state(), selection
+    if key not in _last:
+        _last.clear()
+        _last[key] = _read(source, selection)
+    return _last[key]
+
+
+_last: dict[Hashable, Loaded] = {}
+
+
+def _read(source: Source, selection: Selection) -> Loaded:
     rejections: list[Rejection] = []
     seen: set[str] = set()
     notes: Counter[str] = Counter()

@@ -8,6 +8,7 @@ A row becomes lists when it is asked for. Labels are not kept: they follow from 
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ _SCHEMA = pa.schema(
         "record_id": pa.string(),
     }
 )
-_AT_ONCE = 256
+_AT_ONCE = 64
 
 
 def training_rows(encoded: Iterable[tuple[str, Tokens]], in_memory_bytes: int = IN_MEMORY_BYTES) -> Dataset:
@@ -47,11 +48,24 @@ def training_rows(encoded: Iterable[tuple[str, Tokens]], in_memory_bytes: int = 
     with Spool(in_memory_bytes) as spool, pa.ipc.new_stream(spool, _SCHEMA) as stream:
         while chunk := list(islice(encoded, _AT_ONCE)):
             stream.write_table(_table(chunk))
-    if spool.path is None:
-        held: Any = InMemoryTable.from_buffer(pa.py_buffer(spool.view()))
-    else:
-        held = MemoryMappedTable.from_file(str(spool.path))
-    return Dataset(held).with_transform(_as_training_rows)
+    if spool.path is not None:
+        return rows_in(spool.path)
+    return Dataset(InMemoryTable.from_buffer(pa.py_buffer(spool.view()))).with_transform(_as_training_rows)
+
+
+def rows_in(file: Path) -> Dataset:
+    """Rows that `training_rows` or `file_of` wrote, perhaps in another process."""
+    return Dataset(MemoryMappedTable.from_file(str(file))).with_transform(_as_training_rows)
+
+
+def file_of(rows: Dataset) -> Path:
+    """The file that the rows lie in; rows in memory are written to one. Raises UserError: the disk is full."""
+    if rows.cache_files:
+        return Path(rows.cache_files[0]["filename"])
+    with Spool(in_memory_bytes=0) as spool, pa.ipc.new_stream(spool, rows.data.schema) as stream:
+        stream.write_table(rows.data.table)
+    assert spool.path is not None
+    return spool.path
 
 
 def training_row(record_id: str, tokens: Tokens) -> TrainingRow:

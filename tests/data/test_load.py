@@ -403,3 +403,22 @@ def test_the_sample_is_a_dataset_by_name():
 
 
 # NOIMPORT
+
+
+def test_a_large_file_is_read_once_for_its_names_and_once_for_its_records(tmp_path, monkeypatch):
+    """Also by a run, whose config was checked against the data before; and anew when the file has changed."""
+    monkeypatch.setattr(source, "KEPT_BYTES", 0)
+    opened = []
+    read = source._all_of
+    monkeypatch.setattr(source, "_all_of", lambda part: opened.append(part) or read(part))
+    path = tmp_path / "records.jsonl"
+    records = load_records(SAMPLE, Selection()).records
+    write_jsonl(records[:3], path)
+    opened.clear()
+    for _ in range(2):
+        assert len(load_records(str(path), Selection()).records) == 3
+    assert len(opened) == 2
+    assert len(load_records(str(path), Selection(seed=1)).records) == 3
+    assert len(opened) == 3, "another selection"
+    write_jsonl(records[:4], path)
+    assert len(load_records(str(path), Selection()).records) == 4

@@ -112,6 +112,11 @@ class Source:
         for part in followed(self.parts, "reading", "files") if len(self.parts) > 1 else self.parts:
             yield from _outcomes(part, self._is_kept)
 
+    def state(self) -> Hashable:
+        """Equal for sources that give the same outcomes: the files are the same, and unchanged."""
+        files = tuple((part, _stamp(part)) for part in self.parts)
+        return self.label, files, tuple(self.rejections), self.config, tuple(self.splits.items())
+
     @cached_property
     def summary(self) -> Summary:
         total = Summary()
