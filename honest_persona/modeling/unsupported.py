@@ -10,6 +10,7 @@ UNSUPPORTED = {
     "bert-generation": _LATER,
     "blt": "reads bytes, without a tokenizer",
     "cpmant": _LATER,
+    "emu3": "makes images",
     "gemma4_assistant": _DRAFTS,
     "gemma4_unified_assistant": _DRAFTS,
     "git": "reads an image before its text, and pads wrongly without one",
