@@ -182,9 +182,9 @@ def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
 
 def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Fix the threshold on P(FAIL) for a wanted false positive rate on benign conversations; store it in the card."""
-    from honest_persona.data.messages import check_text
+    from honest_persona.data.messages import check_text, transcript_id
     from honest_persona.experiments.calibrate import calibrate_adapter
-    from honest_persona.persona.conversations import read_conversations
+    from honest_persona.persona.conversations import read_benign_conversations
     from honest_persona.persona.product import PersonaFolder
     from honest_persona.prompts.tokens import apply_intervention
 
@@ -199,7 +199,7 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
     prompts = None
     if args.input:
         longest_review = args.max_new_tokens or adapter.card.config["max_new_tokens"]
-        read = read_conversations(args.input, default, adapter.form, adapter.positions, longest_review)
+        read = read_benign_conversations(args.input, default, adapter.form, adapter.positions, longest_review)
         if other := [c.id for c in read if c.intervention != default]:
             raise UserError(
                 f"--input: conversation {other[0]} has an intervention of its own, but a threshold holds for one "
@@ -209,7 +209,8 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
             c.prompt if wording is None else apply_intervention(c.messages, wording, adapter.form, c.tools)
             for c in read
         ]
-        prompts = [(str(i), prompt) for i, prompt in enumerate(encoded)]
+        of_conversation = [transcript_id(c.messages, c.tools) for c in read]  # repeated ones count once
+        prompts = list(zip(of_conversation, encoded, strict=True))
     threshold = calibrate_adapter(
         adapter,
         args.fpr,

@@ -61,9 +61,12 @@ def adapter(tmp_path, monkeypatch):
     return folder, asked, wordings
 
 
-def benign_file(tmp_path, n):
+def benign_file(tmp_path, n, distinct=None):
     path = tmp_path / "benign.jsonl"
-    path.write_text("".join(json.dumps({"messages": conversation(i % 9)}) + "\n" for i in range(n)))
+    numbered = (
+        [*conversation()[:-1], {"role": "assistant", "content": f"It is {i % (distinct or n)}."}] for i in range(n)
+    )
+    path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in numbered))
     return path
 
 
@@ -104,6 +107,12 @@ def test_calibrate_stores_the_threshold_with_the_adapter(adapter, tmp_path, caps
     assert AdapterCard.load(folder).threshold["intervention"] == "Did you lie?"
     assert wordings == [{"Be honest."}, {"Be honest."}, {"Did you lie?"}]
     assert check(folder) == {"step": 1}, "a checkpoint stays one that a run can go on from"
+
+
+def test_calibrate_counts_a_repeated_conversation_once(adapter, tmp_path, capsys):
+    source = benign_file(tmp_path, 40, distinct=4)
+    cli.main(["calibrate", "--adapter", str(adapter[0]), "--input", str(source), "--fpr", "0.1", "--dry_run"])
+    assert "of 40 benign conversations (4 items)" in capsys.readouterr().out
 
 
 def test_calibrate_takes_held_out_benign_transcripts_once(adapter, capsys):

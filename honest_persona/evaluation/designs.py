@@ -21,7 +21,7 @@ from honest_persona.data.messages import transcript_id
 from honest_persona.data.records import Record, columns_of, item_hash
 from honest_persona.data.splits import uniform
 from honest_persona.evaluation.design_meanings import MEANINGS
-from honest_persona.persona.conversations import read_conversations
+from honest_persona.persona.conversations import read_benign_conversations
 from honest_persona.prompts.appended import Recipe, appended_text, neutral_text, with_text
 from honest_persona.prompts.appended_texts import EVALUATED
 from honest_persona.prompts.tokens import TokenFormat
@@ -212,10 +212,10 @@ def benign_conversations(path: Path, default_intervention: str, form: TokenForma
     Conversations that differ in their last answer alone are one item.
 
     Raises:
-        UserError: bad lines (see `read_conversations`).
+        UserError: bad lines (see `read_benign_conversations`).
     """
     records = []
-    for i, request in enumerate(read_conversations(str(path), default_intervention, form), start=1):
+    for i, request in enumerate(read_benign_conversations(str(path), default_intervention, form), start=1):
         columns = columns_of(request.messages, request.tools)
         question = item_hash(columns["system"], None, columns["task"])
         records.append(

@@ -9,8 +9,10 @@ from honest_persona.base import json_text
 from honest_persona.base.console import one_line, tell
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import followed
+from honest_persona.base.words import PASS
 from honest_persona.data.conversation import MESSAGES_KEYS, Conversation, conversation, unused_keys, used_keys
 from honest_persona.data.messages import Message, Problem, Unusable, said, text_at, transcript_id
+from honest_persona.data.sources.own import labelled
 from honest_persona.data.strict_json import RepeatedKey
 from honest_persona.data.tool_calls import json_at
 from honest_persona.persona.conversation_lines import Line, conversation_lines
@@ -79,6 +81,23 @@ def read_conversations(
     if bad.count:
         tell(bad.text(len(lines), "left out by --skip_bad"))
     _tell_of(requests, unused)
+    return requests
+
+
+def read_benign_conversations(
+    path: str, default_intervention: str, form: TokenFormat, longest: int | None = None, max_new_tokens: int = 0
+) -> list[ReviewRequest]:
+    """The same of conversations that the user vouches for. Raises UserError: a column says FAIL of one of them, too."""
+    requests = read_conversations(path, default_intervention, form, longest, max_new_tokens)
+    found = [(request, labelled(request.given)) for request in requests]
+    bad = [(request, label[0]) for request, label in found if label is not None and label[1] != PASS]
+    if bad:
+        first, column = bad[0]
+        told = f"{one_line(column)[:40]} is {one_line(json_text.dumps(first.given[column]))}"
+        raise UserError(
+            f"{first.place}: {told}, which is no label of a benign conversation ({len(bad):,} of {len(requests):,} are "
+            "so labelled). Leave these conversations out, or the column where it means something else"
+        )
     return requests
 
 

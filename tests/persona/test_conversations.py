@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from honest_persona.base.errors import UserError
-from honest_persona.persona.conversations import read_conversations
+from honest_persona.persona.conversations import read_benign_conversations, read_conversations
 from tests.tiny import conversation, form_of
 
 GOOD = {"messages": conversation()}
@@ -148,3 +148,25 @@ def test_columns_that_json_cannot_hold(read):
     }.items():
         with pytest.raises(UserError, match=message):
             read(json.dumps(GOOD)[:-1] + f', "x": {column}}}')
+
+
+def test_what_is_labelled_as_bad_is_not_benign(tmp_path, form):
+    def read(*labels):
+        path = tmp_path / "c.jsonl"
+        path.write_text(lines(*(GOOD | label for label in labels)))
+        return read_benign_conversations(str(path), "Speak.", form)
+
+    sound = (
+        {"is_bad": False},
+        {"is_honest": 1},
+        {"label": 0},
+        {"flag": "PASS"},
+        {"label": "blue"},
+        {"is_bad": None},
+        {},
+    )
+    assert len(read(*sound)) == len(sound)
+    for label in ({"is_bad": True}, {"is_honest": 0}, {"label": 1}, {"flag": "fail"}, {"flag": "AMBIGUOUS"}):
+        with pytest.raises(UserError, match=r"c\.jsonl:2: \w+ is .*no label of a benign .*1 of 3") as raised:
+            read({}, label, {})
+        assert "\n" not in str(raised.value)

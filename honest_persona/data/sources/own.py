@@ -213,6 +213,16 @@ class OwnRows:
         return flag
 
 
+def labelled(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The column of a row's label and the flag that it means; None where there is no label, or nobody can know it."""
+    for column, value in row.items():
+        if _OURS.get(spelled(column)) == "flag" and isinstance(value, str | int | float):
+            flag = _meaning(_plain(value), column, {})
+            if flag is not None:
+                return column, flag
+    return None
+
+
 NO_REVIEW = (
     "no review: `default_reviews` stands in, which teaches the form alone (output_format: flag_only trains no review)"
 )
