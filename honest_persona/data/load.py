@@ -12,10 +12,12 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from honest_persona.base.errors import UserError
+from honest_persona.base.words import OWN
 from honest_persona.config.keys import RunConfig
 from honest_persona.data.kept import Records
 from honest_persona.data.records import Record
 from honest_persona.data.rejections import Candidate, Rejection
+from honest_persona.data.repeats import Repeats
 from honest_persona.data.selection import Selection, refusal, unknown_names
 from honest_persona.data.sources.find import find_source
 from honest_persona.data.sources.source import Source
@@ -75,6 +77,7 @@ def _read(source: Source, selection: Selection) -> Loaded:
     rejections: list[Rejection] = []
     seen: set[str] = set()
     notes: Counter[str] = Counter()
+    repeats = Repeats()
     read = 0
 
     def kept() -> Iterator[Record]:
@@ -88,6 +91,8 @@ def _read(source: Source, selection: Selection) -> Loaded:
                 if refused is None:
                     seen.add(outcome.values["id"])
                     notes.update(outcome.notes)
+                    if outcome.values["intervention_name"] == OWN and (note := repeats.note(outcome.values)):
+                        notes[note] += 1
                     yield Record.model_validate(outcome.values)
                     continue
                 outcome = outcome.reject(*refused)

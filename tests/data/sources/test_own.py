@@ -9,6 +9,7 @@ from honest_persona.config.own_rows import DEFAULT_REVIEWS
 from honest_persona.data.load import load_records
 from honest_persona.data.records import Record, item_hash
 from honest_persona.data.rejections import Rejection, remedy_for
+from honest_persona.data.repeats import OTHER_LABEL, SAME_LABEL
 from honest_persona.data.selection import Selection
 from honest_persona.data.sources.jsonl import write_jsonl
 from honest_persona.data.sources.own import EXAMPLE, NO_INTERVENTION, NO_REVIEW, NO_TOPIC, OwnRows, no_column
@@ -206,3 +207,11 @@ def test_such_records_survive_jsonl(tmp_path):
     renamed = Selection(rows=OwnRows.of({"columns": {"flag": "is_bad"}}))
     assert load_records(str(tmp_path / "copy.jsonl"), renamed).records == records, "as a sweep writes them"
     assert load_records(str(tmp_path / "copy.jsonl"), Selection()).records == records
+
+
+def test_a_conversation_that_stands_twice_is_told(tmp_path):
+    rows = [ROW, ROW, ROW | {"is_bad": False}, ROW | {"intervention": "Another question."}]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    notes = load_records(str(path), Selection()).notes
+    assert (notes[SAME_LABEL], notes[OTHER_LABEL]) == (1, 1)
