@@ -63,7 +63,7 @@ def source_of(
     if len(splits) == 1:
         parts = dict.fromkeys(splits)  # one split alone is divided by the seed
     files = [
-        FilePart(path, RowReader(READERS[bare_ending(path)], form_of(form, parts[split])))
+        FilePart(path, RowReader(READERS[bare_ending(path)], form_of(form, parts[split], split)))
         for split, paths in splits.items()
         for path in paths
     ]

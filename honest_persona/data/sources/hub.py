@@ -57,7 +57,7 @@ def read_hub(dataset: str, name: DatasetName, form: RowForm) -> Source:
             splits = _load(name.base, config)
     taken = chosen_split(dataset, splits, chosen)
     parts = parts_of(splits) if len(taken) > 1 else dict.fromkeys(taken)
-    files = [HubPart(name.base, config, split, form_of(form, parts[split])) for split in taken]
+    files = [HubPart(name.base, config, split, form_of(form, parts[split], split)) for split in taken]
     return Source(dataset, files, config=config, splits={split: parts[split] for split in taken})
 
 

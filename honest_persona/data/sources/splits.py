@@ -19,14 +19,20 @@ _AT_END = re.compile(rf"(?:.*[-._])?({_TRAIN}|{_HELD_OUT})(?:[-._]?\d+)?", re.IG
 
 @dataclass(frozen=True)
 class InSplit:
-    """A row form for rows of a split: what the split means is a row's `split`, where the row does not name its own."""
+    """A row form for rows of a split: what the split means is a row's `split`, where the row does not name its own.
+
+    Ids that are numbers begin anew in each split, so the split's name is put before them.
+    """
 
     form: RowForm
     part: str
+    split: str
 
     def __call__(self, row: Any, file: str, place: str) -> Outcome:
         if isinstance(row, dict) and not row.get("split"):
             row = {**row, "split": self.part}
+        if isinstance(row, dict) and type(row.get("id")) is int:
+            row = {**row, "id": f"{self.split}:{row['id']}"}
         return self.form(row, file, place)
 
 
@@ -49,8 +55,8 @@ def parts_of(splits: Mapping[str, Any]) -> dict[str, str | None]:
     return parts
 
 
-def form_of(form: RowForm, part: str | None) -> RowForm:
-    return form if part is None else InSplit(form, part)
+def form_of(form: RowForm, part: str | None, split: str) -> RowForm:
+    return form if part is None else InSplit(form, part, split)
 
 
 def _part(split: str) -> str | None:

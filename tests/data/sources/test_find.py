@@ -58,6 +58,15 @@ def test_what_save_to_disk_wrote(saved):
         load(f"{saved / 'one'}:train")
 
 
+def test_numbers_as_ids_begin_anew_in_each_split(tmp_path):
+    for split, rows in (("train", TRAIN), ("validation", TEST), ("test", TEST)):
+        numbered = [row | {"id": n, "task": f"{split} {n}"} for n, row in enumerate(rows)]
+        FORMS["rows.jsonl"](tmp_path / f"{split}.jsonl", numbered)
+    loaded = load(tmp_path)
+    assert (len(loaded.records), loaded.rejected) == (7, {})
+    assert [record.id for record in loaded.records if record.task == "test 1"] == ["test:1"]
+
+
 def test_a_saved_folder_with_parts_missing(saved, tmp_path):
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["train"]}')
     with pytest.raises(UserError, match=r"state\.json cannot be read \(FileNotFoundError\): save the dataset again"):
