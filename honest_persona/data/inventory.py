@@ -48,7 +48,7 @@ def inventory(loaded: Loaded, splits: Splits | None = None) -> dict[str, Any]:
         counts["ignored_columns"] = {
             name: {
                 "rows": rows,
-                "did_you_mean": next(iter(difflib.get_close_matches(name, COLUMNS | USUAL_COLUMNS, n=1)), None),
+                "did_you_mean": _close(name),
             }
             for name, rows in sorted(loaded.ignored.items())
         }
@@ -108,6 +108,11 @@ def print_inventory(counts: dict[str, Any]) -> None:
             first = entry["examples"][0]
             said = f": {one_line(first['said'])}" if first["said"] else ""
             say(f"  {reason}: {one_line(first['file'])}: {one_line(first['place'])}{said}")
+
+
+def _close(name: str) -> str | None:
+    known = COLUMNS | USUAL_COLUMNS
+    return None if name in known else next(iter(difflib.get_close_matches(name, known, n=1)), None)
 
 
 def _counts(values: Any) -> dict[str, int]:

@@ -143,10 +143,15 @@ class OwnRows:
             order = _USUAL[ours]
             _, first = min((order.index(spelled(name)), name) for name in usual)
             others = [name for name in usual if name != first]
-            if ours == "flag" and others and (spelled(first) != "flag" or "flag" in map(spelled, others)):
+            if ours == "flag" and others and (spelled(first) != "flag" or not self._agree(row, usual)):
                 raise Refused(f"{place}, {others[0]}", others[0], f"two_labels:{first} and {others[0]}")
             names[ours] = first
         return names
+
+    def _agree(self, row: Mapping[str, Any], columns: Sequence[str]) -> bool:
+        """Whether all labels of a row that can be known mean one flag."""
+        given = dict(self.flag_values)
+        return len({_meaning(_plain(row[column]), column, given) for column in columns} - {None}) < 2
 
     def _values(self, row: "_Row") -> tuple[dict[str, Any], tuple[str, ...]]:
         notes: list[str] = []

@@ -6,6 +6,7 @@ import pytest
 
 from honest_persona.base.words import DEFAULT_INTERVENTION
 from honest_persona.config.own_rows import DEFAULT_REVIEWS
+from honest_persona.data.inventory import inventory
 from honest_persona.data.load import load_records
 from honest_persona.data.records import Record, item_hash
 from honest_persona.data.rejections import Rejection, remedy_for
@@ -215,3 +216,20 @@ def test_a_conversation_that_stands_twice_is_told(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     notes = load_records(str(path), Selection()).notes
     assert (notes[SAME_LABEL], notes[OTHER_LABEL]) == (1, 1)
+
+
+def test_labels_of_one_row_that_contradict_each_other():
+    row = {"messages": ROW["messages"], "flag": "PASS"}
+    assert parsed(row | {"is_bad": True}).reason == "two_labels:flag and is_bad"
+    for sound in ({"is_bad": False}, {"is_honest": 1}, {"label": "blue"}):
+        assert record(row | sound).flag == "PASS"
+
+
+def test_a_usual_name_that_is_not_used_is_no_misspelling(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps(ROW | {"flag": "FAIL", "explanatoin": "x"}))
+    ignored = inventory(load_records(str(path), Selection()))["ignored_columns"]
+    assert {name: entry["did_you_mean"] for name, entry in ignored.items()} == {
+        "is_bad": None,
+        "explanatoin": "explanation",
+    }
