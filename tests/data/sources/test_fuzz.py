@@ -134,7 +134,9 @@ def test_mutated_rows(name, n, tmp_path):
                 FORMS[name](path, rows)
             except (pa.ArrowException, ValueError, TypeError, OverflowError, AttributeError):
                 return ["cannot be written"]
-            told = checked(path, len(rows), frozenset() if is_arrow else frozenset({"r0", "r2"}))
+            # a bad name of a column that all rows share rejects them all
+            shares_names = is_arrow or name in ("pandas.json", "columns.json")
+            told = checked(path, len(rows), frozenset() if shares_names else frozenset({"r0", "r2"}))
             path.unlink()
             return told
 
