@@ -188,7 +188,7 @@ def _messages_of(place: str, raw: Any) -> list[Message]:
     if not isinstance(raw, Mapping):
         raise Unusable(place, "not_an_object", f"is {said(raw)}, but must be an object with role and content")
     role_key = _first_of(raw, _ROLE_KEYS) or "role"
-    content_key = _first_of(raw, ("content", "value")) or "content"
+    content_key = _content_key(place, raw)
     given, content = raw.get(role_key), raw.get(content_key)
     role = role_of(raw)
     if role is None:
@@ -211,6 +211,15 @@ def _messages_of(place: str, raw: Any) -> list[Message]:
     if role == "user" and isinstance(content, list | tuple) and "tool_result" in map(_part_kind, content):
         return list(_turns_with_results(at, content))
     return [Message(role=role, content=_text_of(at, content))]
+
+
+def _content_key(place: str, raw: Mapping[str, Any]) -> str:
+    """The key of a message's content; an empty one gives way to the other."""
+    given = [key for key in ("content", "value") if raw.get(key) is not None]
+    full = [key for key in given if raw[key] not in ("", [])]
+    if len(full) > 1 and raw["content"] != raw["value"]:
+        raise Unusable(place, "two_values", "content and value have different texts; keep one of them")
+    return (full or given or ["content"])[0]
 
 
 def _answer(place: str, at: str, raw: Mapping[str, Any], content: Any) -> Message:

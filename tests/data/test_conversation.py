@@ -250,3 +250,11 @@ def test_a_callers_messages_have_all_problems_in_one_error():
     with pytest.raises(UserError, match="messages: is text, but must be a list"):
         checked_conversation("Hello.")
     assert checked_conversation(tuple(AGENT), (TOOL,)) == Conversation(AGENT, [TOOL])
+
+
+def test_a_text_beside_an_empty_one_is_not_lost():
+    answer = {"role": "assistant", "content": "It is 9."}
+    found = checked_conversation([{"role": "user", "content": "", "value": "What is 3 x 3?"}, answer])
+    assert found.messages[0]["content"] == "What is 3 x 3?"
+    with pytest.raises(UserError, match=r"messages\[0\]: content and value have different texts"):
+        checked_conversation([{"role": "user", "content": "What?", "value": "Why?"}, answer])
