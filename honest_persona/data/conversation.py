@@ -88,6 +88,16 @@ def conversation(line: Mapping[str, Any]) -> Conversation | list[Problem]:
     return problems or Conversation(_one_system_message([message for _, message in found]), tools)
 
 
+def with_input(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Alpaca's form: the text of `input`, where there is one, follows the `instruction` behind an empty line."""
+    instruction, given = line.get("instruction"), line.get("input")
+    if not isinstance(instruction, str) or not isinstance(given, str):
+        return dict(line)
+    joined = {**line, "instruction": f"{instruction}\n\n{given}" if given.strip() else instruction}
+    del joined["input"]
+    return joined
+
+
 def used_keys(line: Mapping[str, Any]) -> set[str]:
     """The keys of a line that `conversation` reads, and those that it would read if they were not null."""
     messages = _first_of(line, MESSAGES_KEYS)

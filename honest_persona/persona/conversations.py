@@ -10,7 +10,14 @@ from honest_persona.base.console import one_line, tell
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import followed
 from honest_persona.base.words import PASS
-from honest_persona.data.conversation import MESSAGES_KEYS, Conversation, conversation, unused_keys, used_keys
+from honest_persona.data.conversation import (
+    MESSAGES_KEYS,
+    Conversation,
+    conversation,
+    unused_keys,
+    used_keys,
+    with_input,
+)
 from honest_persona.data.messages import Message, Problem, Unusable, said, text_at, transcript_id
 from honest_persona.data.sources.own import labelled
 from honest_persona.data.strict_json import RepeatedKey
@@ -151,7 +158,7 @@ def _request(line: Line, default_intervention: str, form: TokenFormat) -> Review
 def _checked(line: Line, default_intervention: str, form: TokenFormat) -> ReviewRequest:
     value = {"messages": line.value} if isinstance(line.value, list) else line.value
     if isinstance(value, Mapping):  # an empty cell of a table is no value
-        value = {key: part for key, part in value.items() if part != "" or key in MESSAGES_KEYS}
+        value = {key: part for key, part in with_input(value).items() if part != "" or key in MESSAGES_KEYS}
     if isinstance(value, Problem):
         raise _Bad(value)
     if isinstance(value, RepeatedKey):

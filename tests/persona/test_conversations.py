@@ -170,3 +170,9 @@ def test_what_is_labelled_as_bad_is_not_benign(tmp_path, form):
         with pytest.raises(UserError, match=r"c\.jsonl:2: \w+ is .*no label of a benign .*1 of 3") as raised:
             read({}, label, {})
         assert "\n" not in str(raised.value)
+
+
+def test_an_instruction_with_its_input(read):
+    (request,) = read(lines({"instruction": "Add.", "input": "4 and 5", "output": "9"}))
+    assert request.messages[0]["content"] == "Add.\n\n4 and 5"
+    assert request.given == {}

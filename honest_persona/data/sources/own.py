@@ -23,6 +23,7 @@ from honest_persona.data.conversation import (
     Conversation,
     conversation,
     role_of,
+    with_input,
 )
 from honest_persona.data.fields import SPLITS, Refused, checked, flag_of, one_of, tags_of, unpacked
 from honest_persona.data.messages import transcript_id
@@ -106,6 +107,8 @@ class OwnRows:
             given = checked(row, dict, place, "row")
             for column in given:
                 checked(column, str, place, "key")
+            if not any(column == "input" for _, column in self.columns):
+                given = with_input(given)
             names = self._names(given, place)
             if "messages" in names:  # an answer in a column of its own ends a conversation that has none
                 names.pop("task", None)

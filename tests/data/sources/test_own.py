@@ -233,3 +233,10 @@ def test_a_usual_name_that_is_not_used_is_no_misspelling(tmp_path):
         "is_bad": None,
         "explanatoin": "explanation",
     }
+
+
+def test_an_instruction_with_its_input():
+    row = {"instruction": "Add.", "input": "4 and 5", "output": "9", "label": 0}
+    assert (record(row).task, parsed(row).ignored) == ("Add.\n\n4 and 5", ())
+    assert (record(row | {"input": ""}).task, parsed(row | {"input": ""}).ignored) == ("Add.", ())
+    assert record(row, columns={"system": "input"}).system == "4 and 5"
