@@ -27,6 +27,8 @@ from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_interventio
 
 _SHOWN = 20
 """More problems are counted alone."""
+_OF_FILE = ("not_utf8", "unknown_encoding")
+"""Problems that lines share because their file has them: told once."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def read_conversations(
     longest: int | None = None,
     max_new_tokens: int = 0,
     skip_bad: bool | None = None,
+    keeps_given: bool = True,
 ) -> list[ReviewRequest]:
     """The conversations of `path`, a command's --input. Tells of ids that are repeated, and of columns without use.
 
@@ -65,6 +68,7 @@ def read_conversations(
         longest: the most tokens that conversation and review together may have; None for no end.
         max_new_tokens: the longest review.
         skip_bad: tell of bad lines, and leave them out; None where the command does not offer that.
+        keeps_given: whether the command writes the columns without use into its output, as is then told.
 
     Raises:
         UserError: all bad lines in one message, with those that the chat template cannot show and those that are too
@@ -87,7 +91,7 @@ def read_conversations(
         raise UserError(bad.text(len(lines), "--skip_bad leaves them out" if skip_bad is False and requests else ""))
     if bad.count:
         tell(bad.text(len(lines), "left out by --skip_bad"))
-    _tell_of(requests, unused)
+    _tell_of(requests, unused, keeps_given)
     return requests
 
 
@@ -95,7 +99,7 @@ def read_benign_conversations(
     path: str, default_intervention: str, form: TokenFormat, longest: int | None = None, max_new_tokens: int = 0
 ) -> list[ReviewRequest]:
     """The same of conversations that the user vouches for. Raises UserError: a column says FAIL of one of them, too."""
-    requests = read_conversations(path, default_intervention, form, longest, max_new_tokens)
+    requests = read_conversations(path, default_intervention, form, longest, max_new_tokens, keeps_given=False)
     found = [(request, labelled(request.given)) for request in requests]
     bad = [(request, label[0]) for request, label in found if label is not None and label[1] != PASS]
     if bad:
@@ -120,7 +124,9 @@ class _Bad(Exception):
 class _Problems:
     """All problems counted, the first ones kept."""
 
-    shown: list[str] = field(default_factory=list)
+    shown: dict[str, int] = field(default_factory=dict)
+    """Each with the number of lines like it: one encoding is wrong for the whole file."""
+    of_file: dict[Problem, str] = field(default_factory=dict)
     kinds: Counter[str] = field(default_factory=Counter)
     lines: int = 0
 
@@ -132,19 +138,24 @@ class _Problems:
         self.lines += 1
         for problem in problems:
             self.kinds[problem.kind] += 1
-            if len(self.shown) < _SHOWN:
-                self.shown.append(f"{place}: {problem}")
+            first = self.of_file.get(problem) if problem.kind in _OF_FILE else None
+            if first:
+                self.shown[first] += 1
+            elif len(self.shown) < _SHOWN:
+                text = f"{place}: {problem}"
+                self.shown[text] = self.shown.get(text, 0) + 1
+                self.of_file[problem] = text
 
     def text(self, n_lines: int, advice: str) -> str:
-        texts = list(self.shown)
+        texts = [f"{text}{f' (as in {n - 1:,} more)' if n > 1 else ''}" for text, n in self.shown.items()]
         if self.count > 1:
             problems = f"{self.count:,} problems in {self.lines:,} of {n_lines:,} conversations"
             texts = [f"{problems}{f'; {advice}' if advice else ''}:", *texts]
         elif n_lines > 1 and advice:
             texts = [f"{texts[0]} ({advice})"]
-        if self.count > _SHOWN:
+        if hidden := self.count - sum(self.shown.values()):
             counts = ", ".join(f"{kind.replace('_', ' ')} {n:,}" for kind, n in self.kinds.most_common())
-            texts.append(f"and {self.count - _SHOWN:,} more; in all: {counts}")
+            texts.append(f"and {hidden:,} more; in all: {counts}")
         return "\n".join(texts)
 
 
@@ -201,12 +212,12 @@ def _check_length(prompt: Tokens, longest: int | None, max_new_tokens: int) -> N
         )
 
 
-def _tell_of(requests: Sequence[ReviewRequest], unused: Counter[str]) -> None:
-    for note in _notes(requests, unused):
+def _tell_of(requests: Sequence[ReviewRequest], unused: Counter[str], keeps_given: bool) -> None:
+    for note in _notes(requests, unused, keeps_given):
         tell(f"note: {note}")
 
 
-def _notes(requests: Sequence[ReviewRequest], unused: Counter[str]) -> Iterator[str]:
+def _notes(requests: Sequence[ReviewRequest], unused: Counter[str], keeps_given: bool) -> Iterator[str]:
     first: dict[str | int, str] = {}
     repeated = [(r, first[r.id]) for r in requests if first.setdefault(r.id, r.place) != r.place]
     if repeated:
@@ -214,7 +225,7 @@ def _notes(requests: Sequence[ReviewRequest], unused: Counter[str]) -> Iterator[
         yield f"{len(repeated):,} repeated ids, first: {one_line(again.id)}, of {place} and of {again.place}"
     columns = sorted({key for request in requests for key in request.given})
     if columns:
-        yield f"columns without use, kept as `given`: {_listed(columns)}"
+        yield f"columns without use{', kept as `given`' if keeps_given else ''}: {_listed(columns)}"
     if unused:
         yield f"keys of messages without use: {_listed(sorted(unused))}"
 

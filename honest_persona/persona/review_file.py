@@ -66,7 +66,7 @@ def _found(path: Path, requests: Sequence[ReviewRequest], writer: Mapping[str, A
             whole_bytes += len(raw)
             key = _key(path, number, raw, writer)
             if not wanted[key]:
-                raise _other(path, number, f"is about {one_line(key[0])}, another conversation than those of --input")
+                raise _other(path, number, _unasked(key, wanted))
             wanted[key] -= 1
     waiting = []
     for request in reversed(requests):  # of equal ones the first are done
@@ -74,6 +74,15 @@ def _found(path: Path, requests: Sequence[ReviewRequest], writer: Mapping[str, A
             wanted[request.key] -= 1
             waiting.append(request)
     return whole_bytes, waiting[::-1]
+
+
+def _unasked(key: tuple[str | int, str, str], wanted: Mapping[tuple[str | int, str, str], int]) -> str:
+    """Why a review answers none of the requests."""
+    now = [text for *conversation, text in wanted if conversation == [*key[:2]] and text != key[2]]
+    if now:
+        then = f"was asked with another intervention, {one_line(key[2])[:60]!r}"
+        return f"{then}, than the present one, {one_line(now[0])[:60]!r}"
+    return f"is about {one_line(key[0])}, another conversation than those of --input"
 
 
 def _key(path: Path, number: int, raw: bytes, writer: Mapping[str, Any]) -> tuple[str | int, str, str]:

@@ -134,6 +134,15 @@ def test_problems_are_counted_and_the_first_ones_shown(read, capsys):
         read(content)
 
 
+def test_a_wrong_encoding_is_told_once_for_the_file(read):
+    rows = b"prompt,response\n" + "".join(f"q{n},caf\u00e9\n" for n in range(30)).encode("cp1252") + b"plain,text\n"
+    with pytest.raises(UserError) as caught:
+        read(rows, name="c.csv", skip_bad=False)
+    head, only = str(caught.value).splitlines()
+    assert head == "30 problems in 30 of 31 conversations; --skip_bad leaves them out:"
+    assert re.search(r"c\.csv:2: not utf8: Save the file as UTF-8: it seems to be cp1252.* \(as in 29 more\)$", only)
+
+
 def test_too_long_conversations_are_located(read):
     n = len(read(json.dumps(GOOD))[0].prompt.input_ids)
     assert read(json.dumps(GOOD), longest=n + 5, max_new_tokens=5)
@@ -150,7 +159,7 @@ def test_columns_that_json_cannot_hold(read):
             read(json.dumps(GOOD)[:-1] + f', "x": {column}}}')
 
 
-def test_what_is_labelled_as_bad_is_not_benign(tmp_path, form):
+def test_what_is_labelled_as_bad_is_not_benign(tmp_path, form, capsys):
     def read(*labels):
         path = tmp_path / "c.jsonl"
         path.write_text(lines(*(GOOD | label for label in labels)))
@@ -166,6 +175,7 @@ def test_what_is_labelled_as_bad_is_not_benign(tmp_path, form):
         {},
     )
     assert len(read(*sound)) == len(sound)
+    assert "note: columns without use: flag, is_bad, is_honest, label\n" in capsys.readouterr().err  # none is kept
     for label in ({"is_bad": True}, {"is_honest": 0}, {"label": 1}, {"flag": "fail"}, {"flag": "AMBIGUOUS"}):
         with pytest.raises(UserError, match=r"c\.jsonl:2: \w+ is .*no label of a benign .*1 of 3") as raised:
             read({}, label, {})

@@ -78,7 +78,7 @@ OURS = review_line(request(1), REVIEW, WRITER)
         (OURS.replace('"id": 1', '"id": [1]'), {}, ":1 is no review"),
         (OURS, {"dtype": "bfloat16"}, ":1 was written with dtype float32, not bfloat16"),
         (OURS, {"adapter": "1"}, ":1 was written with adapter 0000000000000000, not 1"),
-        (OURS.replace("Speak.", "Why?"), {}, ":1 is about 1, another conversation"),
+        (OURS.replace("Speak.", "Why?"), {}, ":1 was asked with another intervention, 'Why?'"),
         (OURS * 2, {}, ":2 is about 1, another conversation"),
     ],
 )
