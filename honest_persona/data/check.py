@@ -108,7 +108,7 @@ def check_selection(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if not problems and Selection.KEYS.issubset(values):
         loaded = load_records(values["dataset"], Selection.of(values))
         for ours, theirs in (values.get("columns") or {}).items():
-            if loaded.records and loaded.notes.get(no_column(ours, theirs)) == len(loaded.records):
+            if theirs and loaded.records and loaded.notes.get(no_column(ours, theirs)) == len(loaded.records):
                 close = hint(theirs, loaded.ignored)
                 problems.append(("columns", f"{ours}: no row of {source.label!r} has a column {theirs!r}{close}"))
         if set(loaded.records.values("topic")) <= set(validation or ()):

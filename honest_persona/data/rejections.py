@@ -50,7 +50,7 @@ REMEDIES = {
     "no_flag": "Add a label (`is_bad`, `label`, `flag`), or name your column of labels: columns: {flag: ...}.",
     "two_labels": "Say which of {detail} is the label: columns: {flag: ...}.",
     "reserved_topic": "Give the topic another name: `all` stands for all topics together.",
-    "unknown_variant": "Use A or B as the variant.",
+    "unknown_variant": "Use A or B as the variant, or leave the column out: columns: {variant: null}.",
     "unknown_split": "Use train or validation, or leave `split` out for the seeded split by item.",
     "topic_mismatch": "Move the file to the folder of the topic it names, or correct its `topic` field.",
     "empty_response": "Generate the response again, or remove the inference.",

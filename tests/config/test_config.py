@@ -701,3 +701,24 @@ def test_the_home_folder_in_a_path(write, tmp_path, monkeypatch):
     assert config.trainer["deepspeed"] == f"{tmp_path}/ds.json"
     assert load_config(None, ["--target_model", "~/m", "--system_tag", "~/"]).model == f"{tmp_path}/m"
     assert load_config(None, ["--system_tag", "~/"]).system_tag == "~/"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ("{1: PASS, true: FAIL}", "1: PASS and true: FAIL contradict each other; 1, true and yes mean one flag"),
+        ("{no: PASS, 0.0: FAIL}", "no: PASS and 0.0: FAIL contradict"),
+        ("{true: FAIL, N: fail}", "true: FAIL and N: FAIL contradict"),
+        ("{Breach: FAIL, 'breach ': PASS}", "Breach: FAIL and breach : PASS contradict each other"),
+    ],
+)
+def test_labels_that_contradict_each_other(values, told):
+    problem = only_problem(None, ["--flag_values", values])
+    assert problem.startswith("--flag_values: ")
+    assert told in problem
+
+
+def test_labels_that_say_one_thing_several_times():
+    config = load_config(None, ["--flag_values", "{1: PASS, true: PASS, no: FAIL, breach: FAIL}"])
+    assert config.flag_values == {"1": "PASS", "true": "PASS", "no": "FAIL", "breach": "FAIL"}
+    assert load_config(None, ["--columns", "{variant: null, topic: null}"]).columns == {"variant": None, "topic": None}

@@ -14,7 +14,7 @@ from sys import intern
 from typing import Any
 
 from honest_persona.base.words import DEFAULT_INTERVENTION, FAIL, FLAGS, NOT_STATED, OWN, PASS, VARIANTS, other
-from honest_persona.config.own_rows import DEFAULT_REVIEWS
+from honest_persona.config.own_rows import DEFAULT_REVIEWS, FALSE, TRUE, plain_label
 from honest_persona.data.conversation import (
     ANSWERED_KEYS,
     ASKED_KEYS,
@@ -37,8 +37,6 @@ EXAMPLE = (
     '"is_bad": true, "explanation": "I had not checked it."}'
 )
 """A row that works."""
-
-_TRUE, _FALSE = {"true", "yes", "1", "1.0"}, {"false", "no", "0", "0.0"}
 
 _USUAL: Mapping[str, Sequence[str]] = {
     "messages": MESSAGES_KEYS,
@@ -78,10 +76,10 @@ _SPLIT_OF |= {"training": "train", "held_out": "validation", "heldout": "validat
 class OwnRows:
     """How rows of the user's own are read. Equal ones read alike."""
 
-    columns: tuple[tuple[str, str], ...] = ()
-    """(our name of a column, the user's)"""
+    columns: tuple[tuple[str, str | None], ...] = ()
+    """(our name of a column, the user's); None: rows have no such column, whatever they name so"""
     flag_values: tuple[tuple[str, str], ...] = ()
-    """(a label as `_plain` writes it, the flag that it means)"""
+    """(a label as `plain_label` writes it, the flag that it means)"""
     reviews: tuple[str, str] = (DEFAULT_REVIEWS[PASS], DEFAULT_REVIEWS[FAIL])
     """The review of a row that has a flag alone: for PASS and for FAIL."""
     intervention: str = DEFAULT_INTERVENTION
@@ -93,7 +91,7 @@ class OwnRows:
         reviews = values.get("default_reviews") or DEFAULT_REVIEWS
         return cls(
             tuple(sorted((values.get("columns") or {}).items())),
-            tuple(sorted((_plain(label), flag) for label, flag in (values.get("flag_values") or {}).items())),
+            tuple(sorted((plain_label(label), flag) for label, flag in (values.get("flag_values") or {}).items())),
             (reviews[PASS], reviews[FAIL]),
             values.get("default_intervention") or DEFAULT_INTERVENTION,
         )
@@ -104,6 +102,8 @@ class OwnRows:
             return parse_record_row(row, file, place)
         record_id, ignored = None, ()
         try:
+            if isinstance(row, list):
+                raise Refused(place, "row", "wrong_type:row", NO_NAMES)
             given = checked(row, dict, place, "row")
             for column in given:
                 checked(column, str, place, "key")
@@ -120,9 +120,11 @@ class OwnRows:
             reader = _Row(own, names, place)
             record_id = reader.name("id") or f"{Path(file).name}:{place}"
             values, notes = self._values(reader)
-            notes += tuple(intern(no_column(*pair)) for pair in self.columns if pair[1] not in given)
+            notes += tuple(intern(no_column(o, t)) for o, t in self.columns if t is not None and t not in given)
         except Refused as refused:
-            return refused.rejection(file, record_id)._replace(ignored=ignored)
+            is_pair = {"chosen", "rejected"} <= set(map(spelled, ignored)) and refused.reason in _NO_ANSWER
+            said = PAIR if is_pair else refused.said
+            return refused.rejection(file, record_id)._replace(ignored=ignored, said=said)
         candidate = Candidate(file, place, {"id": record_id, **values}, ignored=ignored, notes=notes)
         return without_defect(candidate)
 
@@ -136,7 +138,7 @@ class OwnRows:
         """Our names of the row's columns, and the user's. A column with null or an empty cell is absent."""
         mapped = dict(self.columns)
         taken = set(mapped.values())
-        names = {ours: theirs for ours, theirs in mapped.items() if _is_given(row, ours, theirs)}
+        names = {ours: theirs for ours, theirs in mapped.items() if theirs is not None and _is_given(row, ours, theirs)}
         found: dict[str, list[str]] = {}
         for name in row:
             ours = _OURS.get(spelled(name))
@@ -154,7 +156,7 @@ class OwnRows:
     def _agree(self, row: Mapping[str, Any], columns: Sequence[str]) -> bool:
         """Whether all labels of a row that can be known mean one flag."""
         given = dict(self.flag_values)
-        return len({_meaning(_plain(row[column]), column, given) for column in columns} - {None}) < 2
+        return len({_meaning(plain_label(row[column]), column, given) for column in columns} - {None}) < 2
 
     def _values(self, row: "_Row") -> tuple[dict[str, Any], tuple[str, ...]]:
         notes: list[str] = []
@@ -173,7 +175,7 @@ class OwnRows:
         if not topic:
             topic = OWN
             notes.append(NO_TOPIC)
-        variant = one_of((*VARIANTS, None), row.text("variant"), row.at("variant"), "variant")
+        variant = _variant(row)
         other_system = row.text("other_system")
         a, b = columns["system"], other_system
         if variant == "B":
@@ -187,7 +189,7 @@ class OwnRows:
             "topic": topic,
             "variant": variant,
             "other_system": other_system,
-            "model": row.text("model") or NOT_STATED,
+            "model": row.name("model") or NOT_STATED,
             "intervention_name": row.text("intervention_name") or OWN,
             "intervention": strip_marker(intervention or ""),
             "review": review,
@@ -206,14 +208,16 @@ class OwnRows:
             said = f"there is no label in the column {named!r}, which `columns` names" if named else ""
             raise Refused(row.place, "flag", "no_flag", said)
         value, column = row.own["flag"], row.names["flag"]
+        if isinstance(value, str) and not value.strip():
+            raise Refused(row.at("flag"), column, "no_flag", "the label is empty: write PASS or FAIL")
         if not isinstance(value, str | int | float):
             raise Refused(row.at("flag"), column, "wrong_type:flag")
-        label = _plain(value)
+        label = plain_label(value)
         flag = _meaning(label, column, dict(self.flag_values))
         if flag is None:
             shown = repr(checked(str(value), str, row.at("flag"), column))[:40]
             said = f"{shown} is no label that can be known; use PASS and FAIL, or say in flag_values what it means"
-            if label in _TRUE | _FALSE:
+            if label in TRUE | FALSE:
                 said = f"{column!r} does not say what {shown} means; say in flag_values, as {{1: FAIL, 0: PASS}}"
             raise Refused(row.at("flag"), column, "unknown_flag", said)
         if label.upper() not in KNOWN_FLAGS:
@@ -225,12 +229,21 @@ def labelled(row: Mapping[str, Any]) -> tuple[str, str] | None:
     """The column of a row's label and the flag that it means; None where there is no label, or nobody can know it."""
     for column, value in row.items():
         if _OURS.get(spelled(column)) == "flag" and isinstance(value, str | int | float):
-            flag = _meaning(_plain(value), column, {})
+            flag = _meaning(plain_label(value), column, {})
             if flag is not None:
                 return column, flag
     return None
 
 
+PAIR = (
+    "`chosen` and `rejected` are a pair of answers: make of it two rows, each with one answer and its own label: PASS "
+    "for the chosen one, FAIL for the rejected one only if the pair was made for honesty"
+)
+_NO_ANSWER = ("no_conversation", "bad_conversation:no_answer")
+NO_NAMES = (
+    "a row must be an object that names its columns, and this is a list; with pandas: "
+    'to_json(path, orient="records", lines=True)'
+)
 NO_REVIEW = (
     "no review: `default_reviews` stands in, which teaches the form alone (output_format: flag_only trains no review)"
 )
@@ -276,6 +289,17 @@ def _is_answered(messages: Any) -> bool:
     return isinstance(messages, list) and bool(messages) and role_of(messages[-1]) == "assistant"
 
 
+def _variant(row: _Row) -> str | None:
+    value = checked(row.own.get("variant"), object, row.at("variant"), "variant")
+    if value is not None and value not in VARIANTS:
+        said = (
+            f"{repr(value)[:40]} is neither A (a neutral system prompt) nor B (one with a hidden bias); where your "
+            "column means something else, leave it out: columns: {variant: null}"
+        )
+        raise Refused(row.at("variant"), row.names["variant"], "unknown_variant", said)
+    return value
+
+
 def _conversation_of(row: _Row) -> Conversation:
     own = row.own
     if "messages" in own:
@@ -301,12 +325,6 @@ def _conversation_of(row: _Row) -> Conversation:
     raise Refused(f"{row.place}, {where}", where, f"bad_conversation:{problem.kind}", problem.message)
 
 
-def _plain(label: Any) -> str:
-    """A label as it is compared: `True`, `true` and "True" are one, `1`, `1.0` and "1" another."""
-    text = str(label).strip().lower()
-    return text.removesuffix(".0") if text in ("1.0", "0.0") else text
-
-
 def _meaning(label: str, column: str, flag_values: Mapping[str, str]) -> str | None:
     """PASS or FAIL, AMBIGUOUS or ERROR; None where nobody can know."""
     if label in flag_values:
@@ -314,15 +332,15 @@ def _meaning(label: str, column: str, flag_values: Mapping[str, str]) -> str | N
     known = flag_of(label)
     if known in KNOWN_FLAGS:
         return known
-    if label in _TRUE | _FALSE:
-        for same, opposite in ((_TRUE, _FALSE), (_FALSE, _TRUE)):
+    if label in TRUE | FALSE:
+        for same, opposite in ((TRUE, FALSE), (FALSE, TRUE)):
             if label in same:
                 if given := [flag_values[name] for name in sorted(same) if name in flag_values]:
                     return given[0]
                 if given := [flag_values[name] for name in sorted(opposite) if name in flag_values]:
                     return other(given[0])
         is_good = true_is_good(column)
-        return None if is_good is None else PASS if is_good == (label in _TRUE) else FAIL
+        return None if is_good is None else PASS if is_good == (label in TRUE) else FAIL
     if label in FAIL_WORDS:
         return FAIL
     return PASS if label in PASS_WORDS else None

@@ -13,7 +13,16 @@ from honest_persona.data.rejections import Rejection, remedy_for
 from honest_persona.data.repeats import OTHER_LABEL, SAME_LABEL
 from honest_persona.data.selection import Selection
 from honest_persona.data.sources.jsonl import write_jsonl
-from honest_persona.data.sources.own import EXAMPLE, NO_INTERVENTION, NO_REVIEW, NO_TOPIC, OwnRows, no_column
+from honest_persona.data.sources.own import (
+    EXAMPLE,
+    NO_INTERVENTION,
+    NO_NAMES,
+    NO_REVIEW,
+    NO_TOPIC,
+    PAIR,
+    OwnRows,
+    no_column,
+)
 
 QUESTION, ANSWER = {"role": "user", "content": "Is it safe?"}, {"role": "assistant", "content": "Yes."}
 ROW = {"messages": [QUESTION, ANSWER], "is_bad": True, "explanation": "I had not checked."}
@@ -47,8 +56,8 @@ def test_a_conversation_with_a_label_is_a_record():
     [
         *[("is_bad", value, "FAIL") for value in (True, 1, 1.0, "true", "TRUE", "1", "yes", "bad", "FAIL", " Fail ")],
         *[("is_bad", value, "PASS") for value in (False, 0, 0.0, "false", "0", "no", "good", "pass")],
-        *[("is_honest", value, "PASS") for value in (True, 1, "yes", "honest")],
-        *[("is_honest", value, "FAIL") for value in (False, 0, "no", "dishonest")],
+        *[("is_honest", value, "PASS") for value in (True, 1, "yes", "Y", "honest")],
+        *[("is_honest", value, "FAIL") for value in (False, 0, "no", "N", "dishonest")],
         *[(column, value, "FAIL") for column in ("label", "flag") for value in (1, True, "deceptive", "unsafe")],
         *[(column, value, "PASS") for column in ("label", "flag") for value in (0, False, "benign", "safe")],
         ("safe", False, "FAIL"),
@@ -63,7 +72,7 @@ def test_labels_that_are_understood(column, value, flag):
     assert len(told) == (not is_word), "a reading of the package's own is told"
 
 
-@pytest.mark.parametrize("value", ["maybe", 2, 0.7, "good, mostly", "", -1, 10**30])
+@pytest.mark.parametrize("value", ["maybe", 2, 0.7, "good, mostly", "t", "ja", "WAHR", -1, 10**30])
 def test_labels_that_nobody_can_know(value):
     rejection = parsed({"messages": ROW["messages"], "label": value})
     assert (rejection.reason, rejection.place) == ("unknown_flag", "line 7, label")
@@ -182,6 +191,7 @@ def test_what_stands_in_is_told():
         ({"messages": [QUESTION]}, "line 7, messages[0].role", "bad_conversation:no_answer"),
         ({"messages": [QUESTION, ANSWER | {"content": 3}]}, "line 7, messages[1].content", "bad_conversation:not_text"),
         ({"is_bad": None}, "line 7", "no_flag"),
+        ({"is_bad": " "}, "line 7, is_bad", "no_flag"),
         ({"label": 0}, "line 7, is_bad", "two_labels:label and is_bad"),
         ({"is_bad": [1]}, "line 7, is_bad", "wrong_type:flag"),
         ({"explanation": 5}, "line 7, explanation", "wrong_type:explanation"),
@@ -240,3 +250,27 @@ def test_an_instruction_with_its_input():
     assert (record(row).task, parsed(row).ignored) == ("Add.\n\n4 and 5", ())
     assert (record(row | {"input": ""}).task, parsed(row | {"input": ""}).ignored) == ("Add.", ())
     assert record(row, columns={"system": "input"}).system == "4 and 5"
+
+
+def test_a_column_that_means_something_else_is_left_out():
+    for value in ("control", 1, True, ["x"]):
+        rejection = parsed(ROW | {"variant": value})
+        assert (rejection.reason, rejection.place) == ("unknown_variant", "line 7, variant")
+        assert "columns: {variant: null}" in rejection.said
+        own = parsed(ROW | {"variant": value, "topic": "x"}, columns={"variant": None, "topic": None})
+        assert (own.values["variant"], own.values["topic"]) == (None, "own")
+        assert own.ignored == ("variant", "topic")
+        assert not any(note.startswith("columns:") for note in own.notes)
+
+
+def test_a_model_may_be_a_number():
+    assert [record(ROW | {"model": model}).model for model in (3, 3.0, "m", "")] == ["3", "3", "m", "not stated"]
+
+
+def test_a_pair_of_answers_is_told_apart_from_a_row():
+    for row in ({"prompt": "Is it safe?"}, {"messages": [QUESTION], "label": 1}, {}):
+        pair = parsed({**row, "chosen": [QUESTION, ANSWER], "Rejected": [QUESTION, ANSWER]})
+        assert pair.said == PAIR
+    assert record(ROW | {"chosen": "x", "rejected": "y"}).flag == "FAIL"
+    assert parsed({"chosen": "x"}).said == ""
+    assert parsed([[QUESTION, ANSWER], 1]).said == NO_NAMES
