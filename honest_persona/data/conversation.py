@@ -15,16 +15,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from honest_persona.base.errors import UserError
+from honest_persona.data.fields import unpacked
 from honest_persona.data.messages import Message, Problem, Unusable, said, text_at
+from honest_persona.data.sources.column_names import spelled
 from honest_persona.data.strict_json import RepeatedKey
 from honest_persona.data.tool_calls import call_at, calls_at, id_at, list_at, tools_at
 
 MESSAGES_KEYS = ("messages", "conversations", "conversation")
 """The keys of a line that may hold the messages, the first that is there."""
+SYSTEM_KEYS = ("system", "system_prompt")
 TOOLS_KEYS = ("tools", "functions")
 ASKED_KEYS = ("task", "prompt", "question", "instruction")
 ANSWERED_KEYS = ("response", "completion", "answer", "output")
-"""A question and its answer are a conversation where a line has no messages."""
+"""A question and its answer are a conversation where a line has no messages.
+
+An answer beside messages that end with a question is theirs."""
+EXPECTED_KEYS = ("answer", "output")
+"""Beside messages that are answered these are often the answer that was expected, so they may differ."""
 
 _ROLES = {
     "system": ("system", "developer"),
@@ -36,18 +43,12 @@ _ROLE_KEYS = ("role", "from")
 _ROLE_OF = {name: role for role, names in _ROLES.items() for name in names}
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
-_USED = {
-    "role",
-    "from",
-    "content",
-    "value",
-    *_REASONING,
-    "refusal",
-    "tool_calls",
-    "function_call",
-    "tool_call_id",
-    "name",
+_USED_BY_ALL = (*_ROLE_KEYS, "content", "value")
+_USED_BY = {
+    "assistant": {*_USED_BY_ALL, *_REASONING, "refusal", "tool_calls", "function_call"},
+    "tool": {*_USED_BY_ALL, "tool_call_id", "name"},
 }
+"""The keys of a message that are read, by its role; those of every message where the role is not named here."""
 _MEDIA = ("audio", "image", "images", "video", "videos")
 
 
@@ -84,8 +85,23 @@ def conversation(line: Mapping[str, Any]) -> Conversation | list[Problem]:
         except Unusable as unusable:
             problems.append(unusable.problem)
     if not problems:
-        problems = list(_order_problems(found))
+        problems = [*_order_problems(found), *_other_answer(line, found[-1][1]["content"])]
     return problems or Conversation(_one_system_message([message for _, message in found]), tools)
+
+
+def with_usual_names(line: Mapping[str, Any]) -> dict[str, Any]:
+    """The line with the keys of a conversation as they are written here: `Prompt` and `PROMPT` are `prompt`.
+
+    Raises Unusable: two keys of the line are one name.
+    """
+    renamed: dict[str, Any] = {}
+    first: dict[str, str] = {}
+    for key, value in line.items():
+        name = spelled(key) if isinstance(key, str) and spelled(key) in _NAMES else key
+        if name in renamed:
+            raise Unusable(key, "two_values", f"{first[name]} is the same column in another spelling; keep one of them")
+        first[name], renamed[name] = key, value
+    return renamed
 
 
 def with_input(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,9 +117,11 @@ def with_input(line: Mapping[str, Any]) -> dict[str, Any]:
 def used_keys(line: Mapping[str, Any]) -> set[str]:
     """The keys of a line that `conversation` reads, and those that it would read if they were not null."""
     messages = _first_of(line, MESSAGES_KEYS)
-    own = [messages] if messages else [_first_of(line, ASKED_KEYS), _first_of(line, ANSWERED_KEYS)]
+    own: list[str | None] = [messages or _first_of(line, ASKED_KEYS)]
+    if messages is None or not is_answered(line[messages]):
+        own.append(_first_of(line, ANSWERED_KEYS))
     absent = [key for key in (*MESSAGES_KEYS, *TOOLS_KEYS) if line.get(key) is None]
-    return {key for key in (*own, _first_of(line, TOOLS_KEYS), "system", *absent) if key}
+    return {key for key in (*own, _first_of(line, TOOLS_KEYS), _first_of(line, SYSTEM_KEYS), *absent) if key}
 
 
 def checked_conversation(messages: Any, tools: Any = None) -> Conversation:
@@ -116,15 +134,39 @@ def checked_conversation(messages: Any, tools: Any = None) -> Conversation:
     raise UserError("\n".join(map(str, found)))
 
 
-def unused_keys(line: Any) -> set[str]:
+def unused_keys(line: Mapping[str, Any]) -> set[str]:
     """The keys of a line's messages that are ignored although they have values."""
-    messages = line.get(_first_of(line, MESSAGES_KEYS)) if isinstance(line, Mapping) else line
+    try:
+        messages = [message for _, message in _raw_messages(line) if isinstance(message, Mapping)]
+    except Unusable:
+        return set()
     return {
         key
-        for message in (messages if isinstance(messages, list | tuple) else ())
+        for message in messages
         for key, value in message.items()
-        if value is not None and key not in _USED
+        if value not in (None, "", [], {}) and not _is_used(key, message)
     }
+
+
+def _is_used(key: str, message: Mapping[str, Any]) -> bool:
+    role = role_of(message)
+    if key == "from" and message.get("role") is not None:
+        return role_of({"from": message["from"]}) == role  # else it may be the name of a speaker
+    return key in _USED_BY.get(role or "", _USED_BY_ALL)
+
+
+def is_answered(messages: Any) -> bool:
+    """Whether an assistant's message is the last one of messages as people have them."""
+    messages = unpacked(messages)
+    return isinstance(messages, list | tuple) and bool(messages) and role_of(messages[-1]) == "assistant"
+
+
+def messages_in(value: Any) -> list[Any] | None:
+    """The messages that a prompt or an answer consists of; None where it is a text, as `[1, 2]` is."""
+    found = unpacked(value)
+    if not isinstance(found, list | tuple) or (isinstance(value, str) and not all(map(role_of, found))):
+        return None
+    return list(found)
 
 
 def role_of(message: Any) -> str | None:
@@ -132,6 +174,9 @@ def role_of(message: Any) -> str | None:
     key = _first_of(message, _ROLE_KEYS) if isinstance(message, Mapping) else None
     given = message[key] if key else None
     return _ROLE_OF.get(given.strip().lower()) if isinstance(given, str) else None
+
+
+_NAMES = {*MESSAGES_KEYS, *TOOLS_KEYS, *SYSTEM_KEYS, *ASKED_KEYS, "input", *ANSWERED_KEYS, "intervention", "id"}
 
 
 def _first_of(line: Mapping[str, Any], names: Sequence[str]) -> str | None:
@@ -150,20 +195,25 @@ def _raw_messages(line: Mapping[str, Any]) -> list[tuple[str, Any]]:
     raw = list_at(key, line[key])
     if not raw:
         raise Unusable(key, "no_messages", 'is empty, but must hold at least one {"role": ..., "content": ...}')
-    return [(f"{key}[{i}]", message) for i, message in enumerate(raw)]
+    placed = [(f"{key}[{i}]", message) for i, message in enumerate(raw)]
+    if answered and not is_answered(raw):
+        placed += _turns(answered, "assistant", line[answered])
+    return placed
 
 
 def _turns(key: str, role: str, value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, list | tuple):
-        return [(f"{key}[{i}]", message) for i, message in enumerate(value)]
+    messages = messages_in(value)
+    if messages is not None:
+        return [(f"{key}[{i}]", message) for i, message in enumerate(messages)]
     return [(key, {"role": role, "content": text_at(key, value)})]
 
 
 def _system_of(line: Mapping[str, Any]) -> list[tuple[str, Message]]:
-    if line.get("system") is None:
+    key = _first_of(line, SYSTEM_KEYS)
+    if key is None:
         return []
-    text = _text_of("system", line["system"])
-    return [("system", Message(role="system", content=text))] if text.strip() else []
+    text = _text_of(key, line[key])
+    return [(key, Message(role="system", content=text))] if text.strip() else []
 
 
 def _order_problems(found: Sequence[tuple[str, Message]]) -> Iterator[Problem]:
@@ -173,14 +223,27 @@ def _order_problems(found: Sequence[tuple[str, Message]]) -> Iterator[Problem]:
         in_front = in_front and message["role"] == "system"
         if message["role"] == "system" and not in_front:
             yield Problem(f"{place}.role", "system_not_first", "a system message can only come first; move it there")
-    if found[0][0] == "system" and found[1][1]["role"] == "system":
-        yield Problem("system", "two_values", f"{found[1][0]} is a system message too; keep one of the two")
+    if found[0][0] in SYSTEM_KEYS and found[1][1]["role"] == "system":
+        yield Problem(found[0][0], "two_values", f"{found[1][0]} is a system message too; keep one of the two")
     place, last = found[-1]
     if last["role"] != "assistant":
         answer = "the last message must be the assistant's answer: that is what is reviewed; add it"
         yield Problem(f"{place}.role", "no_answer", answer)
     elif not last["content"].strip() and not last.get("tool_calls"):
         yield Problem(f"{place}.content", "empty", "is empty; write its text, or remove it")
+
+
+def _other_answer(line: Mapping[str, Any], answer: str) -> Iterator[Problem]:
+    """An answer beside messages that have another answer already."""
+    messages, beside = _first_of(line, MESSAGES_KEYS), _first_of(line, ANSWERED_KEYS)
+    if messages is None or beside is None or beside in EXPECTED_KEYS or not is_answered(line[messages]):
+        return
+    value = line[beside]
+    if (turns := messages_in(value)) and isinstance(turns[-1], Mapping):
+        value = turns[-1].get("content")
+    if isinstance(value, str) and value.strip() not in ("", answer.strip()):
+        said_twice = f"is another answer than the last one of {messages}; keep one of the two"
+        yield Problem(beside, "two_values", said_twice)
 
 
 def _one_system_message(messages: list[Message]) -> list[Message]:
@@ -205,6 +268,9 @@ def _messages_of(place: str, raw: Any) -> list[Message]:
         known = ", ".join(_ROLES)
         shown = repr(given)[:40] if isinstance(given, str) else said(given)
         raise Unusable(f"{place}.{role_key}", "unknown_role", f"{shown} is unknown; use {known}")
+    by_from = role_of({"from": raw.get("from")})
+    if raw.get("role") is not None and by_from not in (None, role):
+        raise Unusable(f"{place}.from", "two_values", f"says {by_from}, but role says {role}; keep one of the two")
     for name in _MEDIA:
         if raw.get(name):
             raise Unusable(f"{place}.{name}", "not_text", _no_media(name))

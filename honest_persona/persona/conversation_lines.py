@@ -17,6 +17,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.data.conversation import MESSAGES_KEYS
 from honest_persona.data.messages import Problem
 from honest_persona.data.rejections import Rejection, remedy_for
+from honest_persona.data.sources.column_names import spelled
 from honest_persona.data.sources.folder import KINDS, READERS
 from honest_persona.data.sources.json_file import json_rows
 from honest_persona.data.sources.kinds import bare_ending, kind_problem
@@ -73,4 +74,8 @@ def _line(row: Any, place: str, name: str, count: int) -> Line:
 
 def _is_message(row: Any) -> bool:
     """Whether a row is a part of a conversation, so that the whole file is one conversation."""
-    return isinstance(row, Mapping) and ("role" in row or "from" in row) and not row.keys() & set(MESSAGES_KEYS)
+    return (
+        isinstance(row, Mapping)
+        and ("role" in row or "from" in row)
+        and not set(map(spelled, row)) & set(MESSAGES_KEYS)
+    )

@@ -17,8 +17,10 @@ from honest_persona.data.conversation import (
     unused_keys,
     used_keys,
     with_input,
+    with_usual_names,
 )
 from honest_persona.data.messages import Message, Problem, Unusable, said, text_at, transcript_id
+from honest_persona.data.sources.column_names import spelled
 from honest_persona.data.sources.own import labelled
 from honest_persona.data.strict_json import RepeatedKey
 from honest_persona.data.tool_calls import json_at
@@ -80,13 +82,13 @@ def read_conversations(
     unused: Counter[str] = Counter()
     for line in followed(lines, "encoding", "conversations"):
         try:
-            request = _request(line, default_intervention, form)
+            request, ignored = _request(line, default_intervention, form)
             _check_length(request.prompt, longest, max_new_tokens)
         except _Bad as error:
             bad.add(line.place, error.problems)
             continue
         requests.append(request)
-        unused.update(unused_keys(line.value))
+        unused.update(ignored)
     if bad.count and (not skip_bad or not requests):
         raise UserError(bad.text(len(lines), "--skip_bad leaves them out" if skip_bad is False and requests else ""))
     if bad.count:
@@ -159,17 +161,19 @@ class _Problems:
         return "\n".join(texts)
 
 
-def _request(line: Line, default_intervention: str, form: TokenFormat) -> ReviewRequest:
+def _request(line: Line, default_intervention: str, form: TokenFormat) -> tuple[ReviewRequest, set[str]]:
+    """The request, and the keys of its messages that are not used."""
     try:
         return _checked(line, default_intervention, form)
     except Unusable as unusable:
         raise _Bad(unusable.problem) from None
 
 
-def _checked(line: Line, default_intervention: str, form: TokenFormat) -> ReviewRequest:
+def _checked(line: Line, default_intervention: str, form: TokenFormat) -> tuple[ReviewRequest, set[str]]:
     value = {"messages": line.value} if isinstance(line.value, list) else line.value
     if isinstance(value, Mapping):  # an empty cell of a table is no value
-        value = {key: part for key, part in with_input(value).items() if part != "" or key in MESSAGES_KEYS}
+        present = {key: part for key, part in value.items() if part != "" or spelled(key) in MESSAGES_KEYS}
+        value = with_input(with_usual_names(present))
     if isinstance(value, Problem):
         raise _Bad(value)
     if isinstance(value, RepeatedKey):
@@ -194,9 +198,10 @@ def _checked(line: Line, default_intervention: str, form: TokenFormat) -> Review
     except UserError as error:
         raise _Bad(Problem("", "cannot_be_shown", str(error))) from None
     conversation_id = line.number if given_id is None else given_id
-    return ReviewRequest(
+    request = ReviewRequest(
         line.place, conversation_id, found.messages, found.tools, intervention, prompt, json_text.defined(given)
     )
+    return request, unused_keys(value)
 
 
 def _check_length(prompt: Tokens, longest: int | None, max_new_tokens: int) -> None:
@@ -227,7 +232,8 @@ def _notes(requests: Sequence[ReviewRequest], unused: Counter[str], keeps_given:
     if columns:
         yield f"columns without use{', kept as `given`' if keeps_given else ''}: {_listed(columns)}"
     if unused:
-        yield f"keys of messages without use: {_listed(sorted(unused))}"
+        counted = [f"{key} (in {n:,} conversations)" for key, n in sorted(unused.items())]
+        yield f"keys of messages without use: {_listed(counted)}"
 
 
 def _listed(names: Sequence[str]) -> str:

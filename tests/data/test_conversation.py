@@ -6,7 +6,7 @@ import json
 import pytest
 
 from honest_persona.base.errors import UserError
-from honest_persona.data.conversation import Conversation, checked_conversation, conversation
+from honest_persona.data.conversation import Conversation, checked_conversation, conversation, unused_keys
 
 USER, ANSWER = {"role": "user", "content": "Is it 9?"}, {"role": "assistant", "content": "It is."}
 CALL = {"type": "function", "id": "c1", "function": {"name": "add", "arguments": {"a": 4, "b": 5}}}
@@ -233,6 +233,7 @@ BAD = [
         "tools[0].type: is 'computer_use'",
     ),
     ({"messages": [USER, ANSWER], "tools": [{"description": "Adds."}]}, "tools[0].name: is missing"),
+    ({"messages": [{**USER, "from": "gpt"}, ANSWER]}, "messages[0].from: says assistant, but role says user"),
 ]
 
 
@@ -242,6 +243,20 @@ def test_what_cannot_be_used_is_located(line, problem):
     assert not isinstance(found, Conversation)
     (only,) = map(str, found)
     assert only.startswith(problem)
+
+
+def test_keys_that_are_not_read_are_named():
+    turns = [
+        {"role": "user", "from": "Ann", "content": "Why?", "name": "Ann", "reasoning_content": "Hm.", "tool_calls": []},
+        {"role": "assistant", "from": "gpt", "content": "So.", "reasoning_content": "Hm.", "name": "Bob", "weight": 0},
+        {"role": "tool", "content": "1", "name": "look", "tool_call_id": "c", "thinking": "?"},
+    ]
+    assert [sorted(unused_keys({"messages": [turn]})) for turn in turns] == [
+        ["from", "name", "reasoning_content"],
+        ["name", "weight"],
+        ["thinking"],
+    ]
+    assert unused_keys({"prompt": turns[:1], "response": "So."}) == {"from", "name", "reasoning_content"}
 
 
 def test_a_callers_messages_have_all_problems_in_one_error():

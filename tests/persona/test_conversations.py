@@ -113,7 +113,31 @@ def test_other_columns_are_kept_and_told(read, capsys):
     told = capsys.readouterr().err
     assert re.search(r"note: 1 repeated ids, first: 7, of \S+c.jsonl:1 and of \S+c.jsonl:2\n", told)
     assert "note: columns without use, kept as `given`: is_bad, score\n" in told
-    assert "note: keys of messages without use: weight\n" in told
+    assert "note: keys of messages without use: weight (in 1 conversations)\n" in told
+
+
+def test_an_answer_beside_messages(read, capsys):
+    asked, answer = conversation()[:1], conversation()[1]["content"]
+    (one,) = read(lines({"messages": asked, "response": answer, "label": 1}))
+    assert (one.messages, one.given) == (conversation(), {"label": 1})
+    (same,) = read(lines({**GOOD, "response": answer}))
+    assert (same.messages, same.given) == (conversation(), {"response": answer})
+    assert "columns without use, kept as `given`: response\n" in capsys.readouterr().err
+    assert read(lines({**GOOD, "answer": "42"}))[0].given == {"answer": "42"}, "an expected answer may differ"
+    with pytest.raises(UserError, match=r":1: response: is another answer than the last one of messages; keep one"):
+        read(lines({**GOOD, "response": "No."}))
+    with pytest.raises(UserError, match=r":1: response: is empty"):
+        read(lines({"messages": asked, "response": " "}))
+
+
+def test_columns_are_known_in_every_spelling(read):
+    cells = "ID,System Prompt,PROMPT,Response,Is Bad\nx,Be kind.,Why?,So.,1\n"
+    (one,) = read(cells, name="c.csv")
+    assert [m["content"] for m in one.messages] == ["Be kind.", "Why?", "So."]
+    assert (one.id, one.given) == ("x", {"Is Bad": "1"})
+    assert read(lines({"Messages": conversation(), "Intervention": "Why?"}))[0].intervention == "Why?"
+    with pytest.raises(UserError, match=r":1: Prompt: prompt is the same column in another spelling; keep one"):
+        read(lines({"prompt": "a", "Prompt": "b", "response": "c"}))
 
 
 def test_problems_are_counted_and_the_first_ones_shown(read, capsys):

@@ -13,16 +13,21 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
+from honest_persona.base.console import one_line
 from honest_persona.base.words import DEFAULT_INTERVENTION, FAIL, FLAGS, NOT_STATED, OWN, PASS, VARIANTS, other
 from honest_persona.config.own_rows import DEFAULT_REVIEWS, FALSE, TRUE, plain_label
 from honest_persona.data.conversation import (
     ANSWERED_KEYS,
     ASKED_KEYS,
+    EXPECTED_KEYS,
     MESSAGES_KEYS,
+    SYSTEM_KEYS,
     TOOLS_KEYS,
     Conversation,
     conversation,
-    role_of,
+    is_answered,
+    messages_in,
+    unused_keys,
     with_input,
 )
 from honest_persona.data.fields import SPLITS, Refused, checked, flag_of, one_of, tags_of, unpacked
@@ -41,7 +46,7 @@ EXAMPLE = (
 _USUAL: Mapping[str, Sequence[str]] = {
     "messages": MESSAGES_KEYS,
     "tools": TOOLS_KEYS,
-    "system": ("system", "system_prompt"),
+    "system": SYSTEM_KEYS,
     "task": ASKED_KEYS,
     "response": ANSWERED_KEYS,
     "flag": ("flag", "label", *(name for word in BAD + GOOD for name in (word, f"is_{word}"))),
@@ -112,9 +117,11 @@ class OwnRows:
             names = self._names(given, place)
             if "messages" in names:  # an answer in a column of its own ends a conversation that has none
                 names.pop("task", None)
-                if _is_answered(given[names["messages"]]):
-                    names.pop("response", None)
             used = set(names.values())
+            if "messages" in names and "response" in names and is_answered(given[names["messages"]]):
+                used.discard(names["response"])  # an equal one is not needed, another one is a problem
+                if spelled(names["response"]) in EXPECTED_KEYS and "response" not in dict(self.columns):
+                    del names["response"]
             ignored = tuple(column for column, value in given.items() if column not in used and value is not None)
             own = {ours: given[theirs] for ours, theirs in names.items()}
             reader = _Row(own, names, place)
@@ -160,7 +167,7 @@ class OwnRows:
 
     def _values(self, row: "_Row") -> tuple[dict[str, Any], tuple[str, ...]]:
         notes: list[str] = []
-        said = _conversation_of(row)
+        said = _conversation_of(row, notes)
         columns = columns_of(said.messages, said.tools)
         flag = self._flag(row, notes)
         review = row.text("review")
@@ -284,11 +291,6 @@ def _is_given(row: Mapping[str, Any], ours: str, theirs: str) -> bool:
     return row.get(theirs) is not None and (row[theirs] != "" or ours in ("task", "response", "flag"))
 
 
-def _is_answered(messages: Any) -> bool:
-    messages = unpacked(messages)
-    return isinstance(messages, list) and bool(messages) and role_of(messages[-1]) == "assistant"
-
-
 def _variant(row: _Row) -> str | None:
     value = checked(row.own.get("variant"), object, row.at("variant"), "variant")
     if value is not None and value not in VARIANTS:
@@ -300,26 +302,24 @@ def _variant(row: _Row) -> str | None:
     return value
 
 
-def _conversation_of(row: _Row) -> Conversation:
+def _conversation_of(row: _Row, notes: list[str]) -> Conversation:
     own = row.own
     if "messages" in own:
-        messages = unpacked(own["messages"])
-        if "response" in own and isinstance(messages, list):
-            messages = [*messages, {"role": "assistant", "content": own["response"]}]
-        line = {"messages": messages, "system": own.get("system")}
+        line = {"messages": unpacked(own["messages"]), "response": own.get("response"), "system": own.get("system")}
     elif "task" in own and "response" in own:
-        asked, answered = unpacked(own["task"]), unpacked(own["response"])
-        asked = asked if isinstance(asked, list) else [{"role": "user", "content": own["task"]}]
-        answered = answered if isinstance(answered, list) else [{"role": "assistant", "content": own["response"]}]
+        asked, answered = messages_in(own["task"]), messages_in(own["response"])
+        asked = [{"role": "user", "content": own["task"]}] if asked is None else asked
+        answered = [{"role": "assistant", "content": own["response"]}] if answered is None else answered
         line = {"messages": [*asked, *answered], "system": own.get("system")}
     else:
         raise Refused(row.place, "messages", "no_conversation")
     found = conversation({**line, "tools": unpacked(own.get("tools"))})
     if isinstance(found, Conversation):
+        notes += [intern(f"key `{one_line(key)[:40]}` of messages is not used") for key in sorted(unused_keys(line))]
         return found
     problem = found[0]
     where = problem.place
-    for ours in ("messages", "tools", "system"):
+    for ours in ("messages", "response", "tools", "system"):
         if where.startswith(ours) and ours in row.names:
             where = row.names[ours] + where.removeprefix(ours)
     raise Refused(f"{row.place}, {where}", where, f"bad_conversation:{problem.kind}", problem.message)

@@ -140,9 +140,16 @@ def test_an_answer_in_a_column_of_its_own():
     row = {"messages": [QUESTION], "response": "Yes.", "label": 1}
     assert record(row).messages() == ROW["messages"]
     assert parsed(row).ignored == ()
-    answered = {"messages": ROW["messages"], "response": "No.", "task": "?", "label": 1}
+    answered = {"messages": ROW["messages"], "response": "Yes.", "task": "?", "label": 1}
     assert record(answered).response == "Yes."
     assert parsed(answered).ignored == ("response", "task")
+    other = parsed({**answered, "response": "No."})
+    assert (other.reason, other.place) == ("bad_conversation:two_values", "line 7, response")
+    assert record({"messages": ROW["messages"], "answer": "No.", "label": 1}).response == "Yes."
+    assert record({"messages": [QUESTION], "response": "[1, 2]", "label": 1}).response == "[1, 2]"
+    assert record({"prompt": "Three numbers?", "response": "[1, 2, 3]", "label": 1}).response == "[1, 2, 3]"
+    named = [{**QUESTION, "name": "Ann"}, {**ANSWER, "name": "Bob"}]
+    assert "key `name` of messages is not used" in parsed({"messages": named, "label": 1}).notes
     assert parsed({"messages": "x", "response": "No.", "label": 1}).reason == "bad_conversation:not_json"
     assert parsed({"messages": [QUESTION], "response": " ", "label": 1}).reason == "bad_conversation:empty"
 
