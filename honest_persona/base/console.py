@@ -71,6 +71,11 @@ def one_line(text: object) -> str:
     return text if text.isprintable() else "".join(map(_code, text))
 
 
+def counted(n: int, unit: str) -> str:
+    """As `1 row` and `2,000 rows`."""
+    return f"{n:,} {unit}" if n == 1 else f"{n:,} {unit}s"
+
+
 def _code(character: str) -> str:
     kind = unicodedata.category(character)
     if kind not in ("Cc", "Cf", "Cs", "Zl", "Zp") or character in _JOINERS:

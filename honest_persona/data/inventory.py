@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from honest_persona.base.console import Column, Table, one_line, say, show
-from honest_persona.base.words import NOT_STATED, OWN
+from honest_persona.base.console import Column, Table, counted, one_line, say, show
+from honest_persona.base.words import NOT_STATED, OWN, other
 from honest_persona.data.kept import Records
 from honest_persona.data.load import Loaded
 from honest_persona.data.rejections import Rejection, remedy_for
@@ -54,6 +54,8 @@ def inventory(loaded: Loaded, splits: Splits | None = None) -> dict[str, Any]:
         }
     if splits is not None:
         counts["splits"] = {name: _part(part) for name, part in splits._asdict().items()}
+        if note := one_flag(splits):
+            counts["one_flag"] = note
     return counts
 
 
@@ -62,7 +64,7 @@ def print_inventory(counts: dict[str, Any]) -> None:
     rejected = sum(counts["rejected"].values())
     say(
         f"read {counts['read']:,} = kept {counts['kept']:,} + rejected {rejected:,}; "
-        f"what is kept has {counts['items']:,} items"
+        f"what is kept has {counted(counts['items'], 'item')}"
     )
     without = set(counts["by_variant"]) <= {NO_VARIANT}
     if "config" in counts:
@@ -87,6 +89,8 @@ def print_inventory(counts: dict[str, Any]) -> None:
             topics = ", ".join(map(one_line, part["by_topic"]))
             table.add(split, f"{part['records']:,}", f"{part['items']:,}", topics)
         show(table)
+    if "one_flag" in counts:
+        say(f"\n{counts['one_flag']}")
     if "notes" in counts:
         table = Table("", [Column("how rows are read", "prose"), Column("rows")])
         for note, rows in list(counts["notes"].items())[:_SHOWN_NOTES]:
@@ -108,6 +112,14 @@ def print_inventory(counts: dict[str, Any]) -> None:
             first = entry["examples"][0]
             said = f": {one_line(first['said'])}" if first["said"] else ""
             say(f"  {reason}: {one_line(first['file'])}: {one_line(first['place'])}{said}")
+
+
+def one_flag(splits: Splits) -> str | None:
+    """The sentence about training records that all have one flag; None: they have both, or there are none."""
+    flags = sorted(set(splits.train.values("flag")))
+    if len(flags) != 1:
+        return None
+    return f"all training records are {flags[0]}: from them no flag can be learnt; add rows of {other(flags[0])}"
 
 
 def _close(name: str) -> str | None:

@@ -16,13 +16,14 @@ from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 
 from honest_persona.base.collectives import from_rank_0, held_by_all
-from honest_persona.base.console import hand_out, one_line, say
+from honest_persona.base.console import counted, hand_out, one_line, say
 from honest_persona.base.errors import RankError, UserError
 from honest_persona.base.interrupts import if_interrupted
 from honest_persona.base.number_format import fastest_format
 from honest_persona.base.ranks import is_launched, rank
 from honest_persona.config.keys import CHECKPOINTS_DIR, RunConfig
 from honest_persona.config.persona import Persona
+from honest_persona.data.inventory import one_flag
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import CARD_FILE
@@ -245,20 +246,23 @@ def _save(trainer: ResumableRun, run: _Run) -> None:
 def _tell_data(material: Material, seq_len: int) -> None:
     if (loaded := material.loaded) is not None:
         parts = [
-            f"{name} {len(records):,} records of {len(set(records.values('item_id'))):,} items"
+            f"{name} {counted(len(records), 'record')} of {counted(len(set(records.values('item_id'))), 'item')}"
             for name, records in material.splits._asdict().items()
             if records or name != "unused"
         ]
         counts = f"kept {len(loaded.records):,} + rejected {sum(loaded.rejected.values()):,}; {'; '.join(parts)}"
         say(f"data: read {loaded.read:,} = {counts} (`python -m honest_persona data` shows the reasons)")
         if loaded.notes:
-            say("data: " + "; ".join(f"{one_line(note)} ({rows:,} rows)" for note, rows in loaded.notes.items()))
-        if len(flags := set(material.splits.train.values("flag"))) == 1:
-            say(f"data: all training records are {flags.pop()}: from them no flag can be learnt; add rows of the other")
+            say(
+                "data: "
+                + "; ".join(f"{one_line(note)} ({counted(rows, 'row')})" for note, rows in loaded.notes.items())
+            )
+        if note := one_flag(material.splits):
+            say(f"data: {note}")
         held_out = len(set((material.splits.within + material.splits.across).values("item_id")))
         if held_out < _FEW_ITEMS:
             say(
-                f"data: {held_out} items are held out: "
+                f"data: {counted(held_out, 'item')} {'is' if held_out == 1 else 'are'} held out: "
                 + ("nothing shows what this training teaches" if not held_out else "their figures say next to nothing")
                 + "; give more rows, a larger val_item_frac, or rows with `split: validation`"
             )

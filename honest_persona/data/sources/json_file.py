@@ -1,20 +1,24 @@
-"""A JSON file of rows: an array, an object that holds one, one row, or objects one after another."""
+"""A JSON file of rows: an array, an object that holds one, a table of pandas, or objects one after another."""
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from honest_persona.base.progress import Progress
 from honest_persona.data.rejections import Rejection
+from honest_persona.data.sources.column_names import spelled
 from honest_persona.data.sources.jsonl import jsonl_rows
+from honest_persona.data.sources.own import USUAL_COLUMNS
 from honest_persona.data.sources.source import shown
 from honest_persona.data.sources.text import encoding_problem, first_damage, text_lines, whole_text
 from honest_persona.data.strict_json import first_value
 
 _WRAPPERS = ("data", "rows", "records", "examples", "items", "samples")
 _WRAPPED = re.compile(r'\s*\{\s*"(?:' + "|".join(_WRAPPERS) + r')"\s*:\s*\[')
+_TABLE = re.compile(r'\s*\{\s*"(?:[^"\\]|\\.)*"\s*:\s*[\[{]')
+"""The start of an object that may be a whole table, as `to_json` of pandas writes it by default."""
 _SPACE = re.compile(r"[ \t\n\r\ufeff]*")
 _MCHARS = 10**6
 
@@ -34,12 +38,13 @@ def json_rows(path: Path) -> Iterator[tuple[Any, str]]:
 
 
 def lines_rows(path: Path) -> Iterator[tuple[Any, str]]:
-    """JSON Lines, and what people call so: an array, or objects over several lines. Raises OSError."""
+    """JSON Lines, and what people call so: an array, a table, or objects over several lines. Raises OSError."""
     lines = (line for line in text_lines(path) if line.strip())
     first, second = next(lines, ""), next(lines, "")
     lines.close()
     is_array = first.lstrip().startswith("[") and (not second or not _is_json(first))
-    yield from (json_rows if is_array or first.strip() == "{" else jsonl_rows)(path)
+    is_table = not second and _TABLE.match(first)
+    yield from (json_rows if is_array or is_table or first.strip() == "{" else jsonl_rows)(path)
 
 
 def _is_lines(text: str, all_by_themselves: bool = False) -> bool:
@@ -70,7 +75,7 @@ def _objects(text: str, at: int, file: str) -> Iterator[tuple[Any, str]]:
         rest = _SPACE.match(text, end).end()  # type: ignore[union-attr]
         if at == first and rest == len(text) and isinstance(value, dict):
             rows = [value[name] for name in _WRAPPERS if isinstance(value.get(name), list)]
-            found = _of_columns(value) or (rows[0] if len(rows) == 1 else None)
+            found = _of_table(value) or (rows[0] if len(rows) == 1 else None)
             if found is not None:
                 yield from ((row, f"[{index}]") for index, row in enumerate(found))
                 return
@@ -78,16 +83,36 @@ def _objects(text: str, at: int, file: str) -> Iterator[tuple[Any, str]]:
         at = rest
 
 
-def _of_columns(value: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The rows of a table by columns, as `to_json` of pandas and `to_dict` of datasets write it; None: it is none."""
+def _of_table(value: dict[str, Any]) -> list[Any] | None:
+    """The rows of a table as `to_json` of pandas and `to_dict` of datasets write it; None: the object is none."""
+    names, data = value.get("columns"), value.get("data")
+    if isinstance(names, list) and isinstance(data, list) and value.keys() <= {"columns", "index", "data"}:  # "split"
+        is_row = all(isinstance(row, list) and len(row) == len(names) for row in data)
+        is_named = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+        return [dict(zip(names, row, strict=True)) for row in data] if is_row and is_named else None
     columns = list(value.values())
+    if columns and all(isinstance(row, dict) and row for row in columns) and _by_index(value):
+        return columns
     if len(columns) < 2:
         return None
     if all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        if any(isinstance(cell, dict) and ("role" in cell or "from" in cell) for column in columns for cell in column):
+            return None  # one row: the list is its conversation
         return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
     if all(isinstance(column, dict) and column.keys() == columns[0].keys() for column in columns):
         return [{name: column[key] for name, column in value.items()} for key in columns[0]]
     return None
+
+
+def _by_index(table: dict[str, dict[str, Any]]) -> bool:
+    """Whether an object of objects holds rows by their index, and not columns by their names."""
+    names = {name for row in table.values() for name in row}
+    are_numbers = all(map(str.isdecimal, table)) and not any(map(str.isdecimal, names))
+    return are_numbers or (_has_usual(names) and not _has_usual(table))
+
+
+def _has_usual(names: Iterable[str]) -> bool:
+    return not USUAL_COLUMNS.isdisjoint(map(spelled, names))
 
 
 def _array(text: str, at: int, file: str, is_whole: bool) -> Iterator[tuple[Any, str]]:

@@ -48,6 +48,13 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
 
 
+def _split(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """As `to_json(orient="split")` of pandas."""
+    columns = _columns(rows)
+    table = [list(row) for row in zip(*columns.values(), strict=True)]
+    return {"columns": list(columns), "index": list(range(len(rows))), "data": table}
+
+
 FORMS: dict[str, Callable[[Path, Any], Any]] = {
     "rows.jsonl": _text("utf-8", as_jsonl),
     "rows.NDJSON": _text("utf-8-sig", as_jsonl),
@@ -64,6 +71,11 @@ FORMS: dict[str, Callable[[Path, Any], Any]] = {
     "wrapped.json": _text("utf-8", lambda rows: json.dumps({"data": rows, "version": 1})),
     "wrapped_late.json": _text("utf-8", lambda rows: json.dumps({"version": 1, "rows": rows})),
     "pandas.json": _text("utf-8", lambda rows: json.dumps({c: dict(enumerate(v)) for c, v in _columns(rows).items()})),
+    "pandas.jsonl": _text("utf-8", lambda rows: json.dumps({c: dict(enumerate(v)) for c, v in _columns(rows).items()})),
+    "split.json": _text("utf-8", lambda rows: json.dumps(_split(rows))),
+    "split.jsonl": _text("utf-8", lambda rows: json.dumps(_split(rows))),
+    "index.json": _text("utf-8", lambda rows: json.dumps(dict(enumerate(rows)))),
+    "named.json": _text("utf-8", lambda rows: json.dumps({f"r{n}": row for n, row in enumerate(rows)}, indent=1)),
     "columns.json": _text("utf-8", lambda rows: json.dumps(_columns(rows))),
     "lines.json": _text("utf-8", as_jsonl),
     "rows.csv": _text("utf-8-sig", as_csv),

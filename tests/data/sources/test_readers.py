@@ -168,3 +168,11 @@ def test_jsonl_is_not_held_as_a_whole(tmp_path):
     rows = jsonl_rows(path)
     assert next(rows)[0]["id"] == "r0"
     rows.close()
+
+
+@pytest.mark.parametrize("name", ["one.json", "one.jsonl"])
+def test_one_conversation_with_as_many_tools_as_messages_is_no_table(name, tmp_path):
+    messages = [{"role": "user", "content": "Is it safe?"}, {"role": "assistant", "content": "Yes."}]
+    (tmp_path / name).write_text(json.dumps({"messages": messages, "tools": [{}, {}]}))
+    (rejection,) = load(tmp_path / name).rejections
+    assert rejection.place.startswith("line 1")
