@@ -7,7 +7,7 @@ import pytest
 
 from honest_persona.base.errors import UserError
 from honest_persona.modeling import builtin
-from honest_persona.modeling.load import embedding_rows, get_model
+from honest_persona.modeling.load import get_model
 from honest_persona.modeling.shipped import FACTS_FILE, verify_files
 
 
@@ -23,7 +23,6 @@ def organism(tmp_path, monkeypatch):
 def test_the_organism_loads_under_its_name():
     model, tokenizer = get_model("builtin:organism")
     assert model.config.name_or_path == tokenizer.name_or_path == "builtin:organism"
-    assert embedding_rows("builtin:organism") == model.get_input_embeddings().weight.shape[0]
     sizes = [p.stat().st_size for p in builtin.FOLDERS["builtin:organism"].parent.rglob("*") if p.is_file()]
     assert sum(sizes) < 25_000_000
 
