@@ -151,7 +151,7 @@ class Column:
     tier: int = 0
     """Columns of the highest tier are left out first; columns of tier 0 always stay."""
     of: str = ""
-    """The figure that a heading such as "95 %" belongs to; for the line that names the columns left out."""
+    """The figure in front that a heading such as "95 %" belongs to; the line that names columns left out says it."""
 
 
 @dataclass
@@ -162,7 +162,7 @@ class Table:
     elsewhere: str = ""
     """Where to find the columns that a narrow terminal has no room for."""
     blocks: bool = False
-    """Columns that do not fit follow below, after a copy of the first column; for tables of one kind of figure."""
+    """Columns that do not fit follow below, after a copy of the first column; for figures that are in no file."""
     rows: list[tuple[tuple[str, ...], bool]] = field(default_factory=list)
     """Cells, and whether they are printed bold. A row with one cell is the heading of a section."""
 
@@ -233,14 +233,23 @@ def _kept(columns: Sequence[Column], natural: Sequence[int], room: int) -> list[
 
 
 def _blocks(columns: Sequence[Column], natural: Sequence[int], room: int) -> list[list[int]] | None:
-    """The columns in blocks, each with the first column in front; None where one block is enough."""
+    """The columns in blocks, each with the first column in front; None where one block is enough.
+
+    A column that belongs to a figure stands beside the figure.
+    """
+    units: list[list[int]] = []
+    for i in range(1, len(columns)):
+        if columns[i].of and units:
+            units[-1].append(i)
+        else:
+            units.append([i])
     first = _least(columns[0], natural[0], _SHORT_NAME)
     blocks = [[0]]
-    for i in range(1, len(columns)):
-        least = [_least(columns[j], natural[j], _SHORT_NAME) for j in (*blocks[-1][1:], i)]
+    for unit in units:
+        least = [_least(columns[j], natural[j], _SHORT_NAME) for j in (*blocks[-1][1:], *unit)]
         if len(blocks[-1]) > 1 and _total([first, *least]) > room:
             blocks.append([0])
-        blocks[-1].append(i)
+        blocks[-1] += unit
     return blocks if len(blocks) > 1 else None
 
 

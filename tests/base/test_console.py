@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from honest_persona.base.console import Column, Table, hand_out, one_line, say, show, tell, visible
+from honest_persona.base.console import Column, Table, counted, hand_out, one_line, say, show, tell, visible
 from honest_persona.data.inventory import inventory, print_inventory
 from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
@@ -111,6 +111,13 @@ def test_columns_of_one_kind_go_on_below(results):
     assert "left out" not in shown
 
 
+def test_an_interval_stands_beside_its_figure(results):
+    lines = printed(print_detectors, results.rows, columns=60).splitlines()
+    headings = [re.split(r"\s{2,}", line.strip()) for line in lines if line.startswith("detector")]
+    assert len(headings) > 1
+    assert all(heading[1] != "95 %" for heading in headings)
+
+
 def test_where_it_is_piped_the_width_does_not_hang_on_the_terminal(results, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     shown = printed(print_table, results, "title")
@@ -167,3 +174,7 @@ def test_a_terminal_breaks_lines_between_words(monkeypatch):
     assert lines[-1] == '{"text": "' + "one line " * 6 + '"}', "what programs read is not broken"
     assert all(len(line) <= 40 for line in lines[:-1] if line != "x" * 50)
     assert printed(say, text, columns=40) == text + "\n", "nor is a file's line"
+
+
+def test_one_thing_and_several():
+    assert [counted(n, "row") for n in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]

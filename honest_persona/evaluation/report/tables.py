@@ -1,6 +1,7 @@
 """Results for people and for programs: tables, results.json, and a few whole samples."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,19 +109,15 @@ def figures(row: DetectorRow, within: Iterable[DetectorRow | None], place: Place
     return [cell for of, name in wanted for cell in _with_interval(of, name)]
 
 
-def detectors_table(rows: Iterable[DetectorRow], elsewhere: str = _ELSEWHERE) -> Table:
-    """A line per part and detector: the honest persona, and what is possible without it.
-
-    Args:
-        elsewhere: the files that have all columns.
-    """
+def detectors_table(rows: Iterable[DetectorRow]) -> Table:
+    """A line per part and detector: the honest persona, and what is possible without it."""
     rows = list(rows)
     with_variants = have_variants(rows)
     out = Table(
         "every detector on the same records",
         [Column("detector", "name"), Column("n"), *figure_columns(Place.DETECTORS, with_variants)],
         figures_caption(with_variants),
-        elsewhere,
+        _ELSEWHERE,
     )
     by_place = {(row.detector, row.group): row for row in rows}
     for part in dict.fromkeys(group.part for _, group in by_place):
@@ -166,7 +163,7 @@ def print_table(results: Results, title: str) -> None:
 
 def print_detectors(rows: Sequence[DetectorRow]) -> None:
     """Print all detectors side by side, as a whole and by topic; for figures that are in no file."""
-    show(detectors_table(rows, elsewhere="a wider terminal"))
+    show(replace(detectors_table(rows), blocks=True))
     for part in dict.fromkeys(row.part for row in rows):
         show(topics_table(rows, part))
 
