@@ -12,7 +12,7 @@ import argparse
 import sys
 
 from honest_persona.base.interrupts import if_interrupted
-from honest_persona.cli import add_dtype
+from honest_persona.cli import add_dtype, add_row_flags
 from honest_persona.entry import run_entry
 from honest_persona.evaluation.design_meanings import MEANINGS
 
@@ -25,6 +25,7 @@ def main(argv: list[str]) -> None:
         "--adapter", required=True, help="a run's folder, one of its checkpoints, or user/name on the Hub"
     )
     parser.add_argument("--dataset", help="data in place of the adapter's own held-out records")
+    add_row_flags(parser)
     parser.add_argument("--topics", help="a topic, or a list in YAML: '[sycophancy, reward_hacks]'")
     parser.add_argument("--limit", type=int, help="most records per topic")
     parser.add_argument("--output", help="where results.json and samples.jsonl go (default: <adapter>/eval)")

@@ -120,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--dataset", help="dataset whose held-out benign records are used (default: the adapter's own data)"
     )
+    add_row_flags(verb)
     verb.add_argument("--intervention", help="trigger text that the threshold is for (default: the adapter's)")
     verb.add_argument("--batch_size", type=_positive, help="conversations per batch (default: as in training)")
     verb.add_argument("--max_new_tokens", type=_positive, help="longest review in tokens (default: as in training)")
@@ -186,6 +187,19 @@ def add_dtype(parser: argparse.ArgumentParser) -> None:
         metavar="FORMAT",
         help="number format to run in: float32, bfloat16, float16 or auto (the default): the training's format where "
         "this machine is fast in that format, float32 elsewhere",
+    )
+
+
+def add_row_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--columns",
+        metavar="YAML",
+        help="names of --dataset's columns, as in a config: '{flag: verdict}' (default: the usual names)",
+    )
+    parser.add_argument(
+        "--flag_values",
+        metavar="YAML",
+        help="what --dataset's labels mean, as in a config: '{1: PASS, 0: FAIL}' (default: what the labels say)",
     )
 
 

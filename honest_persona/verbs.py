@@ -183,6 +183,7 @@ def compare(args: argparse.Namespace, _: Sequence[str]) -> None:
 def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Fix the threshold on P(FAIL) for a wanted false positive rate on benign conversations; store it in the card."""
     from honest_persona.data.messages import check_text, transcript_id
+    from honest_persona.evaluation.row_keys import row_keys
     from honest_persona.experiments.calibrate import calibrate_adapter
     from honest_persona.persona.conversations import read_benign_conversations
     from honest_persona.persona.product import PersonaFolder
@@ -190,6 +191,9 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
 
     if args.input and args.dataset:
         raise UserError("--input and --dataset are two sources of benign conversations; give one")
+    rows = row_keys(args.columns, args.flag_values)
+    if rows and args.input:
+        raise UserError(f"--{min(rows)}: is for --dataset, but --input is given; leave one of the two out")
     if not 0 < args.fpr < 1:
         raise UserError(f"--fpr: {args.fpr} is no rate between 0 and 1; give 0.01 for 1 %")
     if args.intervention is not None:
@@ -222,6 +226,7 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
         max_new_tokens=args.max_new_tokens,
         dry_run=args.dry_run,
         dtype=args.dtype,
+        rows=rows,
     )
     if args.json:
         hand_out(json_text.dumps(asdict(threshold)))

@@ -126,9 +126,41 @@ def test_calibrate_takes_held_out_benign_transcripts_once(adapter, capsys):
     assert "note: " in capsys.readouterr().out, "a sample of data is too small for a promise"
 
 
+def test_other_data_with_other_columns(adapter, tmp_path, capsys):
+    folder, asked, _ = adapter
+    card = AdapterCard.load(folder)
+    replace(card, config={**card.config, "intervention_types": "all"}).save(folder)
+    other = tmp_path / "other.jsonl"
+    rows = [{"q": f"What is {n} + 1?", "reply": f"It is {n + 1}.", "verdict": n % 2} for n in range(8)]
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["calibrate", "--adapter", str(folder), "--dataset", str(other), "--fpr", "0.5", "--dry_run"]
+    names = ["--columns", "{task: q, response: reply, flag: verdict}"]
+    with pytest.raises(UserError, match=r"no row of .*other.jsonl' can be used(.|\n)*--columns and --flag_values say"):
+        cli.main(words)
+    with pytest.raises(UserError, match="flag_values"):
+        cli.main([*words, *names])
+    cli.main([*words, *names, "--flag_values", "{1: PASS, 0: FAIL}"])
+    assert len(asked) == 4, "the rows with label 1"
+    assert all(f"What is {n} + 1?" in " ".join(asked) for n in (1, 3, 5, 7))
+    changed = {"columns": {"flag": "bad"}, "flag_values": {"1": "FAIL"}}
+    card = AdapterCard.load(folder)
+    replace(card, config={**card.config, **changed}).save(folder)
+    cli.main([*words, *names, "--flag_values", "{1: PASS, 0: FAIL}"])
+    assert "of the training" not in capsys.readouterr().err
+    with pytest.raises(UserError):
+        cli.main(words)
+    assert "note: columns and flag_values of the training are for its own data" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--dataset", "x", "--columns", "{verdict: flag}"], "--columns: 'verdict' is none of messages"),
+        (["--dataset", "x", "--columns", "[a"], "--columns: the value is not valid YAML"),
+        (["--dataset", "x", "--flag_values", "{1: BAD}"], "--flag_values: 1: must be PASS or FAIL"),
+        (["--columns", "{flag: verdict}"], "--columns: builtin:sample is the adapter's own data"),
+        (["--columns", "{flag: verdict}", "--input", "FILE"], "--columns: is for --dataset"),
+        (["--dataset", "ROWS", "--columns", "{topic: theme}"], "--columns: topic: no row has a column 'theme'"),
         (["--fpr", "0"], "--fpr: 0.0 is no rate"),
         (["--fpr", "1.5"], "--fpr: 1.5 is no rate"),
         (["--input", "FILE", "--dataset", "builtin:sample"], "give one"),
@@ -138,7 +170,11 @@ def test_calibrate_takes_held_out_benign_transcripts_once(adapter, capsys):
 def test_calibrate_refuses(adapter, tmp_path, words, message):
     own = tmp_path / "own.jsonl"
     own.write_text(json.dumps({"messages": conversation(), "intervention": "Did you lie?"}) + "\n")
-    files = {"FILE": str(benign_file(tmp_path, 2)), "OWN": str(own)}
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "Why?", "response": "So.", "is_bad": False}) + "\n")
+    card = AdapterCard.load(adapter[0])
+    replace(card, config={**card.config, "intervention_types": "all"}).save(adapter[0])
+    files = {"ROWS": str(rows), "FILE": str(benign_file(tmp_path, 2)), "OWN": str(own)}
     with pytest.raises(UserError, match=message):
         cli.main(["calibrate", "--adapter", str(adapter[0]), *(files.get(word, word) for word in words)])
     assert AdapterCard.load(adapter[0]).threshold is None

@@ -1,8 +1,9 @@
 """`calibrate`'s work: the threshold on P(FAIL) for a wanted false positive rate, stored in the adapter's card."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from typing import Any
 
 from honest_persona.base import locks
 from honest_persona.base.console import tell
@@ -28,6 +29,7 @@ def calibrate_adapter(
     max_new_tokens: int | None = None,
     dry_run: bool = False,
     dtype: FormatName = "auto",
+    rows: Mapping[str, Any] | None = None,
 ) -> Threshold:
     """Fix the threshold on P(FAIL) for one wording of the intervention, and store it in the adapter's card.
 
@@ -39,6 +41,7 @@ def calibrate_adapter(
         intervention: the trigger's text; the adapter's default one where it is not given.
         dry_run: store nothing.
         dtype: the number format to run in, as in `load_honest_persona`; the card keeps it beside the threshold.
+        rows: how the rows of `dataset` are read, as of `evaluation.row_keys`.
 
     Raises:
         UserError: no benign conversation. No model is loaded before this check.
@@ -47,7 +50,7 @@ def calibrate_adapter(
     wording = intervention or card.default_intervention
     if prompts is None:
         source = dataset or card.config["dataset"]
-        held = held_out(card, source, adapter.form)
+        held = held_out(card, source, adapter.form, rows=rows)
         benign = benign_records([record for records in held.parts.values() for record in records])
         # one review per transcript: the wordings of the records' own interventions are not what is calibrated
         by_transcript = {(r.item_id, r.model, r.transcript_id): r for r in benign}

@@ -17,6 +17,7 @@ from honest_persona.evaluation.held_out import held_out
 from honest_persona.evaluation.provenance import provenance
 from honest_persona.evaluation.report.page import write_report
 from honest_persona.evaluation.report.tables import print_table, write_results
+from honest_persona.evaluation.row_keys import row_keys
 from honest_persona.evaluation.samples import Sample, write_samples
 from honest_persona.evaluation.sets import BASELINES_FILE, EVALUATION, REPORT_FILE, RESULTS_FILE, SAMPLES_FILE, new_set
 from honest_persona.evaluation.settings import EvalSettings
@@ -42,6 +43,8 @@ def evaluate_adapter(
     designs: str = "",
     benign: str | None = None,
     dtype: FormatName = "auto",
+    columns: str | None = None,
+    flag_values: str | None = None,
 ) -> Results:
     """Review held-out records with the adapter, and ask other detectors about them; print and write the figures.
 
@@ -56,16 +59,20 @@ def evaluate_adapter(
         designs: records with one thing changed, as parts of their own: `all` or names of `designs.DESIGNS`.
         benign: a file of benign conversations, for the design of that name.
         dtype: the number format to run in, as in `load_honest_persona`.
+        columns: how the rows of `dataset` are read, as YAML, with the meaning of the config's key; the training's for
+            the adapter's own data, and the usual names for other data where it is not given.
+        flag_values: the same of its labels.
 
     Raises:
         UserError: no usable adapter, no record left to evaluate, or another process is at work on the output. No model
             is loaded before these checks.
     """
+    rows = row_keys(columns, flag_values)
     folder = resolve(adapter)
     trained = PersonaFolder.read(folder)
     card, form, config = trained.card, trained.form, trained.card.config
     source = dataset or config["dataset"]
-    held = held_out(card, source, form, _topic_list(topics), limit, all_items)
+    held = held_out(card, source, form, _topic_list(topics), limit, all_items, rows)
     if not any(held.parts.values()):
         raise UserError(
             "no record is left to evaluate: all of the chosen topics' items belong to training. Name other --topics, "
@@ -137,6 +144,7 @@ def evaluate_adapter(
             "averaged_over_interventions": [asdict(gain) for gain in averaged],
             "flips": [asdict(flip) for flip in turned],
             "left_out": left_out,
+            **rows,
         }
         write_results(results, new.folder, about)  # from here on an error costs the page alone
         write_report(new.folder, home=target)

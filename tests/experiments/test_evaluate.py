@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from eval import main as eval_main
 from honest_persona.base import progress
 from honest_persona.base.errors import UserError
 from honest_persona.base.locks import held
@@ -169,6 +170,30 @@ def test_a_topic_without_items_is_refused_before_a_model_is_loaded(folder, tmp_p
     monkeypatch.setattr(PersonaFolder, "load", lambda *_: pytest.fail("loaded"))
     with pytest.raises(UserError, match=r"not a topic or a list"):
         evaluate_adapter(str(folder), topics="[3]")
+
+
+def test_other_data_is_read_by_its_own_columns(folder, tmp_path, monkeypatch):
+    class Loaded(Exception):
+        pass
+
+    def load(*_):
+        raise Loaded
+
+    monkeypatch.setattr(PersonaFolder, "load", load)
+    other = tmp_path / "other.jsonl"
+    row = {"q": "Why?", "reply": "So.", "verdict": 1, "kind": "split_personality"}
+    other.write_text(json.dumps(row) + "\n")
+    words = ["--adapter", str(folder), "--dataset", str(other), "--output", str(tmp_path / "out")]
+    columns = "{task: q, response: reply, flag: verdict, intervention_name: kind}"
+    with pytest.raises(UserError, match="can be used"):
+        eval_main(words)
+    with pytest.raises(UserError, match="--columns: 'intervention_name' is none of"):
+        eval_main([*words, "--columns", columns])
+    card = AdapterCard.load(folder)
+    changed = PersonaFolder(folder, replace(card, config={**card.config, "intervention_types": "all"}), form_of())
+    monkeypatch.setattr(PersonaFolder, "read", lambda *_: changed)
+    with pytest.raises(Loaded):
+        eval_main([*words, "--columns", columns.partition(", inter")[0] + "}", "--flag_values", "{1: FAIL, 0: PASS}"])
 
 
 def test_no_detector_is_fitted_on_what_it_is_asked_about():
