@@ -232,7 +232,7 @@ def _notes(requests: Sequence[ReviewRequest], unused: Counter[str], keeps_given:
     if columns:
         yield f"columns without use{', kept as `given`' if keeps_given else ''}: {_listed(columns)}"
     if unused:
-        counted = [f"{key} (in {n:,} conversations)" for key, n in sorted(unused.items())]
+        counted = [f"{key} (in {n:,} conversation{'s' * (n != 1)})" for key, n in sorted(unused.items())]
         yield f"keys of messages without use: {_listed(counted)}"
 
 

@@ -113,7 +113,7 @@ def test_other_columns_are_kept_and_told(read, capsys):
     told = capsys.readouterr().err
     assert re.search(r"note: 1 repeated ids, first: 7, of \S+c.jsonl:1 and of \S+c.jsonl:2\n", told)
     assert "note: columns without use, kept as `given`: is_bad, score\n" in told
-    assert "note: keys of messages without use: weight (in 1 conversations)\n" in told
+    assert "note: keys of messages without use: weight (in 1 conversation)\n" in told
 
 
 def test_an_answer_beside_messages(read, capsys):
