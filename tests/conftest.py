@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -37,6 +38,16 @@ def _shared(name: str) -> Path:
     if not path.is_dir():
         pytest.skip(f"needs the test data in {path}, which is not part of the package")
     return path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _the_tiny_tokenizer_stays_as_it_is():
+    """All tests of a process share it: a test that changes it must copy it first."""
+    yield
+    if (module := sys.modules.get("honest_persona.modeling.builtin")) and module.tiny_tokenizer.cache_info().currsize:
+        tokenizer = module.tiny_tokenizer()
+        assert tokenizer.chat_template == module._CHAT_TEMPLATE
+        assert len(tokenizer) == module._VOCABULARY
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from honest_persona.base.grouping import grouped
+from honest_persona.base.words import ACROSS, WITHIN
 from honest_persona.data.kept import Records
 from honest_persona.data.records import Record
 
@@ -54,10 +55,8 @@ def split_records(
         held_out = uniform(seed, "held_out_item", str(cluster)) < val_item_frac
         if split is not None:
             held_out = split == "validation"
-        if item in across_items:
-            part = "unused" if split == "train" else "across"
-        else:
-            part = "within" if held_out else "train"
+        trained = WITHIN if held_out else "train"
+        part = ("unused" if split == "train" else ACROSS) if item in across_items else trained
         places[part].append(place)
     return Splits(**{part: records.take(chosen) for part, chosen in places.items()})
 

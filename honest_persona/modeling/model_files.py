@@ -6,11 +6,11 @@
 Looks at names, sizes and headers alone, so that a download that broke off is told before the data are read.
 """
 
-import json
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.modeling.adapters.folder import CARD_FILE
 
@@ -78,7 +78,7 @@ def _check_config(model: str, folder: Path) -> None:
     if not path.is_file():
         raise UserError(f"model: {model!r} has no {CONFIG}{_instead(folder)}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_text.loads(path.read_text(encoding="utf-8"), undefined=True)
     except ValueError as error:
         raise UserError(
             f"model: {CONFIG} of {model!r} is not JSON ({error}): it is damaged, or another file was saved under its "
@@ -138,7 +138,7 @@ def _weights(model: str, folder: Path) -> list[Path]:
 
 def _shards(model: str, index: Path) -> list[Path]:
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(json_text.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"model: {index.name} of {model!r} is not the index of weights that it should be; download it again"
@@ -169,7 +169,7 @@ def _broken_safetensors(path: Path) -> str | None:
         if size < 8 or length > size - 8:
             return f"is no whole safetensors file ({size:,} bytes)"
         try:
-            header = json.loads(file.read(length))
+            header = json_text.loads(file.read(length))
             ends = _ends(value for name, value in header.items() if name != "__metadata__")
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             return "has no header of a safetensors file"

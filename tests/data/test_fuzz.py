@@ -27,7 +27,7 @@ from honest_persona.data.sources.jsonl import write_jsonl
 from honest_persona.persona.conversations import read_conversations
 from honest_persona.persona.parsing import Ending, Review
 from honest_persona.persona.review_file import review_line
-from honest_persona.prompts.tokens import encode_record
+from honest_persona.prompts.tokens import TokenFormat, encode_record
 from tests.data.sources.test_parsing import BATCH, ROW
 from tests.families import TEMPLATES
 from tests.fuzz import fuzz, written
@@ -199,8 +199,9 @@ def test_a_folder_of_two_kinds_is_refused(tmp_path):
 @pytest.mark.parametrize("n", [60, pytest.param(500, marks=pytest.mark.slow)])
 def test_mutated_conversations(n, tmp_path):
     """For `review --input` and `calibrate --input`. Of 500, 110 were accepted and 390 refused."""
-    form = form_of()
-    form.tokenizer.chat_template = (TEMPLATES / "qwen3.jinja").read_text(encoding="utf-8")
+    tokenizer = copy.deepcopy(form_of().tokenizer)  # the tiny tokenizer is shared by all tests of a process
+    tokenizer.chat_template = (TEMPLATES / "qwen3.jinja").read_text(encoding="utf-8")
+    form = TokenFormat.of(tokenizer, form_of().persona)
     turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Is it so?"}]
     sound = {"messages": [*turns, {"role": "assistant", "content": "It is."}], "id": "a", "intervention": "Be honest."}
     call = {"id": "1", "function": {"name": "look", "arguments": {"at": "door", "n": 2}}}

@@ -1,10 +1,10 @@
 """Arrow files, and the folders that `save_to_disk` of datasets writes: Dataset and DatasetDict."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import Progress
 from honest_persona.data.rejections import Rejection
@@ -64,8 +64,8 @@ def _saved(dataset: str, folder: Path) -> list[Path]:
 
 def _json(dataset: str, path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = json_text.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(
             f"dataset {dataset!r}: {shown(path)} cannot be read ({type(error).__name__}): save the dataset again with "
             "save_to_disk"

@@ -1,10 +1,10 @@
 """The names of labels that datasets keeps as numbers (ClassLabel): which number is which stands beside the rows."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from honest_persona.base import json_text
 from honest_persona.data.rejections import Outcome
 from honest_persona.data.sources.source import RowForm
 
@@ -29,8 +29,8 @@ def names_of(features: Any) -> dict[str, tuple[str, ...]]:
 def names_in(schema: "pa.Schema") -> dict[str, tuple[str, ...]]:
     """By what datasets writes into the schema of a Parquet or Arrow file."""
     try:
-        return names_of(json.loads((schema.metadata or {})[_METADATA])["info"]["features"])
-    except (KeyError, ValueError, TypeError, RecursionError):
+        return names_of(json_text.loads((schema.metadata or {})[_METADATA])["info"]["features"])
+    except (KeyError, ValueError, TypeError):
         return {}  # not written by datasets
 
 

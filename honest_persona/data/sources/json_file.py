@@ -13,7 +13,7 @@ from honest_persona.data.sources.jsonl import jsonl_rows
 from honest_persona.data.sources.own import USUAL_COLUMNS
 from honest_persona.data.sources.source import shown
 from honest_persona.data.sources.text import encoding_problem, first_damage, text_lines, whole_text
-from honest_persona.data.strict_json import first_value
+from honest_persona.data.strict_json import first_value, loads
 
 _WRAPPERS = ("data", "rows", "records", "examples", "items", "samples")
 _WRAPPED = re.compile(r'\s*\{\s*"(?:' + "|".join(_WRAPPERS) + r')"\s*:\s*\[')
@@ -60,7 +60,7 @@ def _is_lines(text: str, all_by_themselves: bool = False) -> bool:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text, parse_int=float)
+        loads(text)
     except (ValueError, RecursionError):
         return False
     return True
