@@ -136,6 +136,10 @@ SAME_FORM = {
         [{"role": "system", "content": "S"}, USER, ANSWER],
     ),
     "a prompt and its completion": ({"prompt": [USER, ANSWER, USER], "completion": [ANSWER]}, [USER, ANSWER] * 2),
+    "texts that look like lists": (
+        {"prompt": "[]", "response": "[]"},
+        [{"role": "user", "content": "[]"}, {"role": "assistant", "content": "[]"}],
+    ),
     "messages as Python writes them": ({"messages": str([USER, ANSWER])}, [USER, ANSWER]),
     "messages as JSON": ({"messages": json.dumps([USER, ANSWER])}, [USER, ANSWER]),
 }
@@ -175,6 +179,7 @@ BAD = [
     ({}, "messages: is missing"),
     ({"prompt": "x"}, "messages: is missing"),
     ({"prompt": "x", "output": " "}, "output: is empty"),
+    ({"prompt": [], "completion": [], "system": "S"}, "prompt: is empty, as completion is"),
     ({"prompt": "x", "completion": [{"role": "critic"}]}, "completion[0].role: 'critic' is unknown"),
     ({"messages": []}, "messages: is empty"),
     ({"messages": "hello"}, "messages: is text that is no valid JSON"),

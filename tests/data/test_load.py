@@ -402,9 +402,6 @@ def test_the_sample_is_a_dataset_by_name():
     assert len(load_records(SAMPLE, Selection()).records) > 100
 
 
-# NOIMPORT
-
-
 def test_a_large_file_is_read_once_for_its_names_and_once_for_its_records(tmp_path, monkeypatch):
     """Also by a run, whose config was checked against the data before; and anew when the file has changed."""
     monkeypatch.setattr(source, "KEPT_BYTES", 0)
