@@ -187,7 +187,6 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
     from honest_persona.experiments.calibrate import calibrate_adapter
     from honest_persona.persona.conversations import read_benign_conversations
     from honest_persona.persona.product import PersonaFolder
-    from honest_persona.prompts.tokens import apply_intervention
 
     if args.input and args.dataset:
         raise UserError("--input and --dataset are two sources of benign conversations; give one")
@@ -199,29 +198,24 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
     if args.intervention is not None:
         check_text("--intervention", args.intervention)
     adapter = PersonaFolder.read(Path(args.adapter))
-    default, wording = adapter.card.default_intervention, args.intervention
+    wording = args.intervention or adapter.card.default_intervention
     prompts = None
     if args.input:
         longest_review = args.max_new_tokens or adapter.card.config["max_new_tokens"]
-        read = read_benign_conversations(args.input, default, adapter.form, adapter.positions, longest_review)
-        if other := [c.id for c in read if c.intervention != default]:
+        read = read_benign_conversations(args.input, wording, adapter.form, adapter.positions, longest_review)
+        if other := [c.id for c in read if c.intervention != wording]:
             raise UserError(
                 f"--input: conversation {other[0]} has an intervention of its own, but a threshold holds for one "
                 "wording. Remove it from the line; --intervention sets it for all"
             )
-        encoded = [
-            c.prompt if wording is None else apply_intervention(c.messages, wording, adapter.form, c.tools)
-            for c in read
-        ]
-        of_conversation = [transcript_id(c.messages, c.tools) for c in read]  # repeated ones count once
-        prompts = list(zip(of_conversation, encoded, strict=True))
+        prompts = [(transcript_id(c.messages, c.tools), c.prompt) for c in read]  # repeated ones count once
     threshold = calibrate_adapter(
         adapter,
         args.fpr,
         prompts,
         args.input,
         args.dataset,
-        args.intervention,
+        wording,
         batch_size=args.batch_size,
         max_new_tokens=args.max_new_tokens,
         dry_run=args.dry_run,

@@ -135,8 +135,9 @@ def is_held_here(folder: Path) -> bool:
 
 @contextmanager
 def held_file(path: Path, what: str, remedy: str) -> Iterator[None]:
-    """Own one file that is written piece by piece; the lock stands beside the file."""
-    with _locked(path.with_name(f".{path.name}.lock"), path, what, remedy, 0.0):
+    """Own one file that is written piece by piece; the lock stands beside the file, not beside a link to it."""
+    file = path.resolve()
+    with _locked(file.with_name(f".{file.name}.lock"), path, what, remedy, 0.0):
         yield
 
 

@@ -10,6 +10,7 @@ from honest_persona.evaluation.report.tables import (
     figure_columns,
     figures,
     figures_caption,
+    have_variants,
     headline_figures,
     headlines,
 )
@@ -26,12 +27,9 @@ def print_sweep(content: Mapping[str, Any]) -> None:
         show(_matrix(content["folds"]))
 
 
-def _have_variants(content: Mapping[str, Any]) -> bool:
-    return any(row["variant"] != ALL for fold in content["folds"] for row in fold["rows"])
-
-
 def _folds_table(content: Mapping[str, Any]) -> Table:
-    variants = VARIANTS if _have_variants(content) else ()
+    every = (DetectorRow(**row) for fold in content["folds"] for row in fold["rows"])
+    variants = VARIANTS if have_variants(every) else ()
     first = [Column("fold", "name"), Column("part", "name"), Column("n"), Column("items", tier=2)]
     columns = [*first, *figure_columns(with_variants=bool(variants))]
     caption = figures_caption(bool(variants))

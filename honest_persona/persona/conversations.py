@@ -50,9 +50,10 @@ class ReviewRequest:
     """The line's other columns."""
 
     @property
-    def key(self) -> tuple[str | int, str, str]:
-        """Requests with one key have the same id, conversation and question."""
-        return self.id, transcript_id(self.messages, self.tools), self.intervention
+    def key(self) -> tuple[str | int, str, str, str]:
+        """Requests with one key have the same id, conversation, question and other columns."""
+        given = json_text.dumps(self.given, sort_keys=True)
+        return self.id, transcript_id(self.messages, self.tools), self.intervention, given
 
 
 def read_conversations(

@@ -18,6 +18,7 @@ from honest_persona.persona.conversations import ReviewRequest
 from honest_persona.persona.parsing import Review
 
 _REVIEW_FIELDS = ("text", "flag", "p_fail", "above_threshold", "ending")
+_Key = tuple[str | int, str, str, str]
 _TORN = b'{"id": '
 """How a line begins that a killed process has left unfinished."""
 
@@ -25,7 +26,7 @@ _TORN = b'{"id": '
 def review_line(request: ReviewRequest, review: Review, writer: Mapping[str, Any]) -> str:
     """A line of JSON. `writer` says with what it was written: adapter, longest review, number format."""
     said = {name: getattr(review, name) for name in _REVIEW_FIELDS}
-    conversation_id, conversation, intervention = request.key
+    conversation_id, conversation, intervention, _ = request.key
     about = {"intervention": intervention, "conversation": conversation, "given": request.given}
     return json_text.dumps({"id": conversation_id, **said, **about, **writer}) + "\n"
 
@@ -60,7 +61,7 @@ def _found(path: Path, requests: Sequence[ReviewRequest], writer: Mapping[str, A
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             if not raw.endswith(b"\n"):
-                if number == 1 and not (_TORN.startswith(raw) or raw.startswith(_TORN)):
+                if not (_TORN.startswith(raw) or raw.startswith(_TORN)):
                     raise _other(path, number, "is no review")
                 break
             whole_bytes += len(raw)
@@ -76,19 +77,25 @@ def _found(path: Path, requests: Sequence[ReviewRequest], writer: Mapping[str, A
     return whole_bytes, waiting[::-1]
 
 
-def _unasked(key: tuple[str | int, str, str], wanted: Mapping[tuple[str | int, str, str], int]) -> str:
+def _unasked(key: _Key, wanted: Mapping[_Key, int]) -> str:
     """Why a review answers none of the requests."""
-    now = [text for *conversation, text in wanted if conversation == [*key[:2]] and text != key[2]]
-    if now:
+    alike = [other for other in wanted if other[1] == key[1] and other != key]
+    same = [other for other in alike if other[0] == key[0]]
+    if same and same[0][2] != key[2]:
         then = f"was asked with another intervention, {one_line(key[2])[:60]!r}"
-        return f"{then}, than the present one, {one_line(now[0])[:60]!r}"
+        return f"{then}, than the present one, {one_line(same[0][2])[:60]!r}"
+    if same:
+        return f"is about {one_line(key[0])}, which had other values in its columns without use (`given`)"
+    if alike:
+        return f"has the id {one_line(key[0])}, but the conversation now has the id {one_line(alike[0][0])}"
     return f"is about {one_line(key[0])}, another conversation than those of --input"
 
 
-def _key(path: Path, number: int, raw: bytes, writer: Mapping[str, Any]) -> tuple[str | int, str, str]:
+def _key(path: Path, number: int, raw: bytes, writer: Mapping[str, Any]) -> _Key:
     try:
         line = json_text.loads(raw)
         conversation_id, conversation, intervention = (line[name] for name in ("id", "conversation", "intervention"))
+        given = json_text.dumps(line["given"], sort_keys=True)
         differing = [name for name, value in writer.items() if line[name] != value]
     except (ValueError, KeyError, TypeError):
         raise _other(path, number, "is no review") from None
@@ -96,7 +103,7 @@ def _key(path: Path, number: int, raw: bytes, writer: Mapping[str, Any]) -> tupl
         raise _other(path, number, f"was written with {name} {one_line(line[name])[:40]}, not {writer[name]}")
     if not all(isinstance(part, str | int) for part in (conversation_id, conversation, intervention)):
         raise _other(path, number, "is no review")
-    return conversation_id, conversation, intervention
+    return conversation_id, conversation, intervention, given
 
 
 def _other(path: Path, number: int, reason: str) -> UserError:

@@ -74,11 +74,14 @@ OURS = review_line(request(1), REVIEW, WRITER)
         ("hello\n", {}, ":1 is no review"),
         ("hello", {}, ":1 is no review"),
         (OURS + '{"id": 2}\n', {}, ":2 is no review"),
+        (OURS + "my notes", {}, ":2 is no review"),
         (OURS + "\n", {}, ":2 is no review"),
         (OURS.replace('"id": 1', '"id": [1]'), {}, ":1 is no review"),
         (OURS, {"dtype": "bfloat16"}, ":1 was written with dtype float32, not bfloat16"),
         (OURS, {"adapter": "1"}, ":1 was written with adapter 0000000000000000, not 1"),
         (OURS.replace("Speak.", "Why?"), {}, ":1 was asked with another intervention, 'Why?'"),
+        (OURS.replace('"topic": "t"', '"topic": "u"'), {}, ":1 is about 1, which had other values in its columns"),
+        (OURS.replace('"id": 1', '"id": 2'), {}, ":1 has the id 2, but the conversation now has the id 1"),
         (OURS * 2, {}, ":2 is about 1, another conversation"),
     ],
 )
@@ -90,3 +93,17 @@ def test_another_file_is_not_touched(tmp_path, content, writer, reason):
     assert reason in str(caught.value)
     assert path.read_text() == content
     assert [p.name for p in tmp_path.iterdir()] == ["o.jsonl"], "the lock is gone"
+
+
+def test_one_process_at_a_time_whatever_the_name(tmp_path):
+    path, link = tmp_path / "o.jsonl", tmp_path / "link.jsonl"
+    link.symlink_to(path)
+    with review_file(path, [request(1)], WRITER) as (out, _):
+        for name in (path, link):
+            with (
+                pytest.raises(UserError, match=f"{name.name} is in use by a review.*name another --output"),
+                review_file(name, [request(1)], WRITER),
+            ):
+                pass
+        out.write(OURS)
+    assert go_on(link, [request(1)]) == []

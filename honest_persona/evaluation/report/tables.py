@@ -48,8 +48,9 @@ def rows_of_topics(results: Results) -> list[list[str]]:
     for group, row in rows.items():
         if group != Group(row.part, row.topic):
             continue
-        within = [_rate(rows.get(group._replace(variant=v)), LEAD) for v in VARIANTS]
+        within = []
         if with_variants:
+            within = [_rate(rows.get(group._replace(variant=v)), LEAD) for v in VARIANTS]
             within.append(_number(row.variant_only_balanced_accuracy))
         out.append(
             [
@@ -59,7 +60,7 @@ def rows_of_topics(results: Results) -> list[list[str]]:
                 str(row.n_items),
                 _rate(row, LEAD),
                 _interval(row, LEAD),
-                *(within if with_variants else ()),
+                *within,
                 *(_rate(row, metric.name) for metric in _others()),
             ]
         )
