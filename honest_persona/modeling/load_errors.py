@@ -9,6 +9,7 @@ What transformers, tokenizers, safetensors and the Hub raise becomes a UserError
 import difflib
 import pickle
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,11 +30,14 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
+import honest_persona
 from honest_persona.base.errors import UserError
 
 Part = Literal["model", "config", "tokenizer", "quantization"]
 
 _NO_ROOM = re.compile(r"out of memory|can't allocate memory|DefaultCPUAllocator", re.IGNORECASE)
+_ATTENTION = re.compile(r"attn_implementation|(flash|flex)[ _-]?att|attention implementation|`kernels`", re.IGNORECASE)
+_PACKAGE = Path(honest_persona.__file__).parent
 _TOKENIZER_KIND = re.compile(
     r"untagged enum (\w+?)(?:Untagged|Wrapper)?\b|Unknown tokenizer version|Error parsing line"
 )
@@ -42,6 +46,8 @@ _TOKENIZER_KIND = re.compile(
 @contextmanager
 def told(part: Part, model: str, revision: str | None = None, attention: str | None = None) -> Iterator[None]:
     """Inside, whatever the libraries raise becomes a UserError that says what `model` lacks.
+
+    What this package's own code raises there stays as it is: a fault of ours is not a damaged model.
 
     Args:
         attention: the attention kernel that was asked for.
@@ -52,7 +58,15 @@ def told(part: Part, model: str, revision: str | None = None, attention: str | N
         raise
     # the tokenizers library raises Exception itself, and transformers raises all kinds of errors for odd content
     except Exception as error:
+        if _is_own(error):
+            raise
         raise UserError(f"model: {_reason(part, model, revision, attention, error)}") from error
+
+
+def _is_own(error: Exception) -> bool:
+    """Whether code of this package raised the error, or called a function in a way that the function does not take."""
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    return Path(frame.f_code.co_filename).is_relative_to(_PACKAGE)
 
 
 def _reason(part: Part, model: str, revision: str | None, attention: str | None, error: Exception) -> str:
@@ -136,7 +150,7 @@ def _of_the_machine(part: Part, model: str, attention: str | None, error: Except
             f"{model!r} does not fit into memory: {_brief(error)}. Take a smaller model, load_in_4bit: true, or "
             "ZeRO-3 over several GPUs (deepspeed: ds_configs/zero3.json)"
         )
-    if attention is not None and (attention.casefold() in text.casefold() or "attn" in text or "attention" in text):
+    if attention is not None and (attention.casefold() in text.casefold() or _ATTENTION.search(text)):
         return (
             f"the model of {model!r} cannot be loaded with attn_implementation: {attention} ({_brief(error)}). "
             "Leave attn_implementation out, or take sdpa or eager"

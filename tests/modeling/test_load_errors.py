@@ -101,18 +101,29 @@ def test_a_mistyped_folder_and_a_file(folder, tmp_path):
         ),
         (MemoryError(), r"does not fit into memory: MemoryError"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), r"does not fit into memory"),
-        (ImportError("FlashAttention2 has been toggled on, but flash_attn is missing"), r"attn_implementation: flash"),
+        (
+            ImportError("FlashAttention2 has been toggled on, but it cannot be used"),
+            r"attn_implementation: flash.* Leave",
+        ),
+        (ImportError("`kernels` is not installed"), r"attn_implementation: flash"),
+        (ValueError("must be divisible by num_attention_heads"), r"A value of its config\.json is not one that"),
         (ImportError("this needs `pip install timm`"), r"needs a package that is not installed: this needs"),
         (ImportError(), r"needs a package that is not installed: ImportError"),
         (KeyError("magic"), r"cannot be loaded: KeyError 'magic'"),
     ],
 )
 def test_other_reasons(error, expected):
-    attention = "flash_attention_2" if "Flash" in str(error) else None
-    with pytest.raises(UserError, match=expected), told("model", "some/model", attention=attention):
+    with pytest.raises(UserError, match=expected), told("model", "some/model", attention="flash_attention_2"):
         raise error
 
 
 def test_a_users_error_stays_as_it_is():
     with pytest.raises(UserError, match=r"^as it is$"), told("model", "some/model"):
         raise UserError("as it is")
+
+
+def test_a_fault_of_this_package_is_not_told_as_a_damaged_model(folder, monkeypatch):
+    load.load_base(str(folder))
+    monkeypatch.setattr(load, "auto_class", lambda: None)
+    with pytest.raises(TypeError, match="takes 0 positional arguments"):
+        load.load_base(str(folder))
