@@ -51,6 +51,11 @@ class BaseModel:
     """What the weights must be, where an adapter's card says so."""
     lora: "Lora | None" = None
 
+    @property
+    def root(self) -> "BaseModel":
+        """The model whose own files hold the config and the weights, without the LoRA adapter."""
+        return self if self.lora is None else self.lora.base
+
 
 @dataclass(frozen=True)
 class Lora:

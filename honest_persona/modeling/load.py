@@ -60,11 +60,11 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
         UserError: no such model, it brings no tokenizer, or one that cannot be used.
     """
     base = base_of(model, revision)
-    if base.lora is None:
-        return read_tokenizer(base.name, base.revision)
-    own = any((base.lora.folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
-    place = BaseModel(str(base.lora.folder)) if own else base.lora.base
-    return read_tokenizer(place.name, place.revision)
+    if base.lora is not None and any(
+        (base.lora.folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")
+    ):
+        return read_tokenizer(str(base.lora.folder))
+    return read_tokenizer(base.root.name, base.root.revision)
 
 
 def read_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -125,12 +125,11 @@ def load_base(
     choose_kernels()
     config = check_loadable(model, revision, bits)
     base = base_of(model, revision)
-    if base.lora is not None:
-        part = base.lora.base
-        whole = _read_base(part, load_model_config(part.name, part.revision), torch.float32, attn_implementation, None)
-        loaded = merged(whole, base.lora, model, dtype)
-    else:
+    if base.lora is None:
         loaded = _read_base(base, config, dtype, attn_implementation, bits)
+    else:
+        whole = _read_base(base.root, config, torch.float32, attn_implementation, None)
+        loaded = merged(whole, base.lora, model, dtype)
     loaded.config.name_or_path = base.name
     return loaded
 
@@ -193,17 +192,16 @@ def load_model_config(model: str, revision: str | None = None) -> PreTrainedConf
     Raises:
         UserError: no such model, a damaged config, or not a causal language model.
     """
-    base = base_of(model, revision)
-    part = base if base.lora is None else base.lora.base
-    source = source_of(part.name)
+    root = base_of(model, revision).root
+    source = source_of(root.name)
     if source == TINY:
         return tiny_config()
     if Path(source).is_dir():
-        check_config_file(part.name, Path(source))
-    with told("config", part.name, part.revision):
-        config = AutoConfig.from_pretrained(source, revision=part.revision, trust_remote_code=False)
+        check_config_file(root.name, Path(source))
+    with told("config", root.name, root.revision):
+        config = AutoConfig.from_pretrained(source, revision=root.revision, trust_remote_code=False)
         config.get_text_config().vocab_size  # noqa: B018
-    _check_generates(part.name, config)
+    _check_generates(root.name, config)
     return config
 
 
@@ -228,12 +226,11 @@ def check_loadable(model: str, revision: str | None = None, bits: Bits | None = 
             `bits` that cannot be had here.
     """
     config, base = load_model_config(model, revision), base_of(model, revision)
-    part = base if base.lora is None else base.lora.base
-    source = source_of(part.name)
+    source = source_of(base.root.name)
     if source != TINY:
         if Path(source).is_dir():
-            check_weight_files(part.name, Path(source))
-        check_quantized(part.name, config)
+            check_weight_files(base.root.name, Path(source))
+        check_quantized(base.root.name, config)
     elif bits:
         raise UserError(f"load_in_{bits}bit: {TINY} is made on the spot; only models that are read are quantized")
     check_bits(bits, config)

@@ -31,13 +31,11 @@ def check_quantized(model: str, config: PreTrainedConfig) -> None:
         return
     content: dict[str, Any] = found if isinstance(found, dict) else found.to_dict()
     with told("quantization", model):
-        known = AutoHfQuantizer.supports_quant_method(content)
-    if not known:
-        raise UserError(
-            f"model: {model!r} is quantized by the method {content.get('quant_method')!r}, which this transformers "
-            "does not know. Take the original model, without quantization_config"
-        )
-    with told("quantization", model):
+        if not AutoHfQuantizer.supports_quant_method(content):
+            raise UserError(
+                f"model: {model!r} is quantized by the method {content.get('quant_method')!r}, which this transformers "
+                "does not know. Take the original model, without quantization_config"
+            )
         AutoHfQuantizer.from_config(found, pre_quantized=True).validate_environment(device_map=None, weights_only=True)
 
 

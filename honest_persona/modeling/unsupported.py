@@ -1,4 +1,4 @@
-"""Architectures that cannot review, each with its reason; and those that read images too, and can."""
+"""Architectures that cannot review, each with its reason; and architectures that read images too, and can review."""
 
 _SPEECH = "writes speech or music, not text"
 _PADDING = "gives other answers where rows of several lengths are padded to one batch"
