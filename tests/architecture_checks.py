@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 import warnings
-from contextlib import nullcontext
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -226,7 +226,7 @@ def check_reviews(base: PreTrainedModel, scope: AdapterScope) -> None:
     for batches, frozen in (([prompts], True), ([prompts], False), ([[prompt] for prompt in prompts], False)):
         texts, probabilities = [], []
         for batch in batches:
-            with batch_of(model, batch, form, frozen) as run, nullcontext():
+            with batch_of(model, batch, form, frozen) as run:
                 texts += (new := run.write(8))
                 probabilities += run.p_fail([row[:4] for row in new])
         written.append(texts)
@@ -264,9 +264,13 @@ result. Routers that draw noise in training draw none here.
 """
 
 
+def packages(version_of: Callable[[str], str]) -> str:
+    """The packages that the table depends on, with their versions."""
+    return ", ".join(f"{name} {version_of(name).partition('+')[0]}" for name in _PACKAGES)
+
+
 def page(rows: list[Row]) -> str:
-    packages = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in _PACKAGES)
-    return _HEAD.format(packages=packages) + "".join(f"{row.line()}\n" for row in rows)
+    return _HEAD.format(packages=packages(version)) + "".join(f"{row.line()}\n" for row in rows)
 
 
 def main() -> None:
@@ -278,11 +282,12 @@ def main() -> None:
     for kind in sys.argv[1:] or ARCHITECTURES:
         try:
             rows.append(row_of(kind))
+            print(rows[-1].line(), flush=True)
         except Exception as error:  # the other architectures are still to be tried
-            wrong.append(f"{kind}: {type(error).__name__}: {error}")
-        print(rows[-1].line() if not wrong or not wrong[-1].startswith(f"{kind}:") else wrong[-1], flush=True)
+            wrong.append(kind)
+            print(f"{kind}: {type(error).__name__}: {error}", flush=True)
     if wrong:
-        sys.exit(f"wrong, and not refused: {len(wrong)}")
+        sys.exit(f"wrong, and not refused: {', '.join(wrong)}")
     if not sys.argv[1:]:
         PAGE.write_text(page(rows), encoding="utf-8")
 
