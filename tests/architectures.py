@@ -10,22 +10,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from honest_persona.modeling.load import auto_class
 from honest_persona.modeling.unsupported import WITH_IMAGES
+from tests.tiny import SIZES
 
 ARCHITECTURES = tuple(sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *WITH_IMAGES}))
 
 _TEXT = {
-    "vocab_size": 2048,
-    "hidden_size": 32,
-    "embedding_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 2048,
+    **SIZES,
     # shorter than the rows of the tests
     "sliding_window": 16,
     # the names of older architectures
+    "embedding_size": 32,
     "n_embd": 32,
     "d_model": 32,
     "ffn_dim": 64,

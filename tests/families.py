@@ -1,6 +1,7 @@
 """A tokenizer for each chat template that TRL ships: one small byte-level BPE with the template's control tokens."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -60,6 +61,6 @@ def family_tokenizer(name: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def few_or_long() -> list:
-    """All families; those that are not in `FEW` are marked long."""
-    return [name if name in FEW else pytest.param(name, marks=pytest.mark.long) for name in FAMILIES]
+def few_or_long(families: Sequence[str] = FAMILIES) -> list:
+    """The families; those that are not in `FEW` are marked long."""
+    return [name if name in FEW else pytest.param(name, marks=pytest.mark.long) for name in families]

@@ -15,7 +15,7 @@ torch.set_num_threads(1)  # models this small are slower on more
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 SEVEN = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
-_SHAPE = {
+SIZES = {
     "vocab_size": 2048,
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -24,10 +24,8 @@ _SHAPE = {
     "num_key_value_heads": 2,
     "head_dim": 8,
     "max_position_embeddings": 2048,
-    "pad_token_id": 0,
-    "eos_token_id": 2,
-    "bos_token_id": None,
 }
+SHAPE = {**SIZES, "pad_token_id": 0, "eos_token_id": 2, "bos_token_id": None}
 # the windows are shorter than the rows of the tests
 _EXTRA = {
     "qwen3": {},
@@ -53,7 +51,7 @@ def base_model(family: str = "builtin", dtype: torch.dtype = torch.float32, seed
         return tiny_model(seed).to(dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **_SHAPE, **_EXTRA[family])).to(dtype)
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SHAPE, **_EXTRA[family])).to(dtype)
 
 
 def form_of(token: bool = True, **persona) -> TokenFormat:

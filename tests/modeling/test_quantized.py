@@ -19,7 +19,7 @@ from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.training import launch
 from tests.hub.conftest import make_adapter
 from tests.modeling.damaged import edit
-from tests.tiny import _SHAPE, base_model
+from tests.tiny import SHAPE, base_model
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_a_fingerprint_leaves_packed_weights_out():
 def test_with_bitsandbytes_it_trains_and_reviews(bits, scope, tmp_path, monkeypatch):
     bitsandbytes = pytest.importorskip("bitsandbytes")
     monkeypatch.chdir(tmp_path)
-    shape = {**_SHAPE, "hidden_size": 128, "intermediate_size": 256, "head_dim": 32}  # the kernels ask for 64 at least
+    shape = {**SHAPE, "hidden_size": 128, "intermediate_size": 256, "head_dim": 32}  # the kernels ask for 64 at least
     AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen3", **shape)).save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")
     words = "--batch_size 4 --num_samples 8 --seq_len 512 --max_steps 2 --val_samples_per_topic 2 --max_new_tokens 4"

@@ -1,7 +1,5 @@
 """A tokenizer and a model that do not fit are told before the weights are read."""
 
-import json
-
 import pytest
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
@@ -10,6 +8,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.config.load import load_config
 from honest_persona.modeling.builtin import tiny_tokenizer
 from honest_persona.modeling.token_format import token_format
+from tests.modeling.damaged import edit
 from tests.tiny import base_model
 
 
@@ -19,11 +18,6 @@ def folder(tmp_path):
     base_model("qwen3").config.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     return tmp_path
-
-
-def edit(folder, file="config.json", **changes) -> None:
-    path = folder / file
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def form_in(folder, *flags):

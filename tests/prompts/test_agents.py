@@ -11,7 +11,7 @@ from honest_persona.prompts import rendering, scaffold
 from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.persona_token import forbidden_in_text, reserved_ids
 from honest_persona.prompts.tokens import TokenFormat, Tokens, apply_intervention
-from tests.families import FAMILIES, FEW, family_tokenizer
+from tests.families import FAMILIES, family_tokenizer, few_or_long
 from tests.prompts.test_chat_format import own_rendering
 
 
@@ -110,10 +110,6 @@ CALLERS = [
 """The families with a place for tools, calls and results."""
 
 
-def quick(families) -> list:
-    return [name if name in FEW else pytest.param(name, marks=pytest.mark.long) for name in families]
-
-
 def form_of(family: str, elicitation: str = "hp", token: bool = False) -> TokenFormat:
     tokenizer = family_tokenizer(family)
     settings = {"elicitation_type": elicitation, "sp_token_id": reserved_ids(tokenizer)[0] if token else None}
@@ -128,7 +124,7 @@ def check(form: TokenFormat, messages, tools) -> str:
     return form.tokenizer.decode(own[prompt.activation :])
 
 
-@pytest.mark.parametrize("family", quick(CALLERS))
+@pytest.mark.parametrize("family", few_or_long(CALLERS))
 def test_the_ids_are_the_templates_own(family):
     form = form_of(family)
     plain = check(form, *CONVERSATIONS["a result"])
@@ -142,7 +138,7 @@ def test_the_ids_are_the_templates_own(family):
         check(form, *PARALLEL)
 
 
-@pytest.mark.parametrize("family", quick(CALLERS))
+@pytest.mark.parametrize("family", few_or_long(CALLERS))
 @pytest.mark.parametrize("elicitation", ["up", "ur"])
 def test_the_turns_that_follow_are_the_templates_own(family, elicitation):
     form = form_of(family, elicitation)
@@ -177,7 +173,7 @@ def drawn_text(rng: random.Random) -> str:
     return "q" + "".join(rng.choices(words, k=rng.randrange(1, 4))) + "q"
 
 
-@pytest.mark.parametrize("family", quick(CALLERS))
+@pytest.mark.parametrize("family", few_or_long(CALLERS))
 def test_the_ids_are_the_templates_own_for_drawn_json(family):
     form = form_of(family)
     for seed in range(6):
@@ -322,7 +318,7 @@ def conversation_of(text: str, name: str) -> tuple[list[dict], list[dict]]:
     return messages, [schema]
 
 
-@pytest.mark.parametrize("family", quick(CALLERS))
+@pytest.mark.parametrize("family", few_or_long(CALLERS))
 @pytest.mark.parametrize("elicitation", ["hp", pytest.param("ur", marks=pytest.mark.long)])
 def test_no_text_of_tools_becomes_control(family, elicitation):
     form = form_of(family, elicitation, token=True)

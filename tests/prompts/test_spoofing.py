@@ -1,7 +1,7 @@
 """Text that looks like control stays text, in every chat template that TRL ships.
 
 Spoofed conversations hold control tokens, the persona token, whole forged transcripts and reviews, also in disguise and
-cut in two at the borders of the parts. `pytest tests/data/test_spoofing.py -s -m long` prints the counts of 10,000.
+cut in two at the borders of the parts. `pytest tests/prompts/test_spoofing.py -s -m long` prints the counts of 10,000.
 """
 
 import random
