@@ -32,17 +32,19 @@ _LOW_RANK = "projects the gradients of large matrices, and an adapter's matrices
 _IN_BACKWARD = "changes the weights within the backward pass, so gradients cannot be accumulated, clipped or checked"
 _LOST = "keeps a part of its state where no checkpoint finds it, so a resumed run silently goes another way"
 _REFUSED: Mapping[str, str] = {
-    **dict.fromkeys(("galore_adamw", "galore_adamw_8bit", "galore_adafactor", "apollo_adamw"), _LOW_RANK),
-    "galore_adamw_layerwise": _LOW_RANK,
-    "galore_adamw_8bit_layerwise": _LOW_RANK,
-    "galore_adafactor_layerwise": _LOW_RANK,
-    "apollo_adamw_layerwise": _LOW_RANK,
+    **{
+        f"{name}{layerwise}": _LOW_RANK
+        for name in ("galore_adamw", "galore_adamw_8bit", "galore_adafactor", "apollo_adamw")
+        for layerwise in ("", "_layerwise")
+    },
     "lomo": _IN_BACKWARD,
     "adalomo": _IN_BACKWARD,
     "grokadamw": _LOST,
     "stable_adamw": _LOST,
-    "adamw_torch_4bit": "keeps its state in tensors of torchao, which a checkpoint without pickles cannot hold",
-    "adamw_torch_8bit": "keeps its state in tensors of torchao, which a checkpoint without pickles cannot hold",
+    **dict.fromkeys(
+        ("adamw_torch_4bit", "adamw_torch_8bit"),
+        "keeps its state in tensors of torchao, which a checkpoint without pickles cannot hold",
+    ),
     **dict.fromkeys(
         ("schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd"),
         "trains other weights than the ones it ends with, and heavy logs and checkpoints would hold the wrong ones",
@@ -110,7 +112,7 @@ def _optim_args(optimizer: Any, text: str | None) -> str | None:
         if not _fits(value, known[key]):
             return f"{key} must be {known[key]}{' of at least 0' if known[key] == _NUMBER else ''}, got {value!r}"
         found[key] = value
-    if found.get("nesterov", "").lower() in ("true", "1", "yes") and not float(found.get("momentum", 0)):
+    if found.get("nesterov", "").lower() == "true" and not float(found.get("momentum", 0)):
         return "nesterov needs a momentum above 0, as momentum=0.9, nesterov=true"
     return None
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from datasets import Dataset
 
+from honest_persona.base.console import counted
 from honest_persona.base.errors import UserError
 from honest_persona.base.tensors import integers
 from honest_persona.base.words import ACROSS, WITHIN
@@ -54,7 +55,7 @@ def prepare(config: RunConfig, form: TokenFormat) -> Material:
     found = [showable(part, form) for part in splits]
     splits = Splits(*(part.records for part in found))
     refused, why = sum(part.refused for part in found), next((part.why for part in found if part.why), "")
-    not_shown = f"{refused:,} records, which the chat template cannot show; first: {why}" if refused else ""
+    not_shown = f"{counted(refused, 'record')}, which the chat template cannot show; first: {why}" if refused else ""
     # before `limit_records`, so that a row is the same in a run on some records and in a run on all records
     shown = augmented(splits.train, config.augment, config.augment_frac, form, config.seed)
     chosen = limit_records(shown, config.num_samples, config.seed)
@@ -62,7 +63,7 @@ def prepare(config: RunConfig, form: TokenFormat) -> Material:
         raise UserError(f"no record is left to train on; left out are {not_shown}")
     if not chosen and (n := len(splits.within)):
         raise UserError(
-            f"no record is left to train on: all {n} of the trained topics are held out; lower "
+            f"no record is left to train on: all {n} records of the trained topics are held out; lower "
             "val_item_frac, or give rows with `split: train`"
         )
     if not chosen:

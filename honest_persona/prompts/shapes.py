@@ -89,7 +89,6 @@ class Shape(NamedTuple):
     leaves: list[Leaf]
     skeleton: str
     """JSON {"messages", "tools"} with markers."""
-    form: Form
 
 
 def shape_of(
@@ -130,7 +129,7 @@ class _Maker:
             self.names = {number: key for number, key in self.names.items() if number < n}
             self.schema_names_stay = False
             shown = [self._tool(tool) for tool in tools]
-        return Shape(*self._sorted(json_text.dumps({"messages": messages, "tools": shown})), self.form)
+        return Shape(*self._sorted(json_text.dumps({"messages": messages, "tools": shown})))
 
     def _sorted(self, skeleton: str) -> tuple[list[Leaf], str]:
         """Some templates sort by name, so the markers of names must sort as the names do."""
