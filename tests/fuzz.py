@@ -5,10 +5,14 @@ import copy
 import json
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from honest_persona.data.load import Loaded
+from honest_persona.data.rejections import remedy_for
 
 NAN = float("nan")
 NESTED: list = []
@@ -62,6 +66,21 @@ def fuzz(n: int, strategy: st.SearchStrategy, check: Callable[[Any], list[str]])
     print(f"\n{dict(counts)}")
     assert counts["examples"] >= n
     return counts
+
+
+def read_from(loaded: Loaded, path: Path, read: int | None, intact: set[str]) -> list[str]:
+    """Checks what is promised of all that is read; tells what became of the rows beside the intact ones."""
+    assert read in (None, loaded.read), "nothing is passed over"
+    assert loaded.read == len(loaded.records) + len(loaded.rejections)
+    assert intact <= {record.id for record in loaded.records}, "a bad row stops no other"
+    for rejection in loaded.rejections:
+        assert rejection.file.startswith(str(path))
+        assert rejection.place
+        assert remedy_for(rejection.reason).endswith(".")
+        assert "{detail}" not in remedy_for(rejection.reason)
+    "\n".join(f"{r.file}: {r.place}: {r.reason}: {r.said}" for r in loaded.rejections).encode()
+    reasons = ["rejected: " + rejection.reason.partition(":")[0] for rejection in loaded.rejections]
+    return [*reasons, *["rejected"] * len(reasons), *["kept"] * (len(loaded.records) - len(intact))]
 
 
 def places(value: Any, here: tuple = ()) -> list[tuple]:

@@ -28,8 +28,9 @@ def _folder_of(pid: int) -> Path:
         if _is_left_behind(folder):
             shutil.rmtree(folder, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    file = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR)
+    file = os.open(folder / "new", os.O_CREAT | os.O_RDWR)
     fcntl.flock(file, fcntl.LOCK_EX)  # until the process ends, however it ends
+    (folder / "new").rename(folder / _LOCK)  # other processes see it locked
     atexit.register(_remove, folder, pid)
     return folder
 

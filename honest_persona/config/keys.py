@@ -96,7 +96,7 @@ class RunConfig(PersonaKeys):
     """resume the run of this name from its newest whole checkpoint"""
 
     dataset: Annotated[str, Field(min_length=1)] = "builtin:sample"
-    """stage-3 folder, JSONL file or Hub id"""
+    """file or folder of rows, stage-3 folder, or Hub id (docs/data.md)"""
     columns: Columns = Field(default_factory=dict)
     """rows of your own: our name of a column -> yours, as {flag: is_bad, review: explanation} (docs/data.md)"""
     flag_values: FlagValues = Field(default_factory=dict)

@@ -46,11 +46,7 @@ def inventory(loaded: Loaded, splits: Splits | None = None) -> dict[str, Any]:
         counts["splits_of_the_dataset"] = dict(loaded.splits)
     if loaded.ignored:
         counts["ignored_columns"] = {
-            name: {
-                "rows": rows,
-                "did_you_mean": _close(name),
-            }
-            for name, rows in sorted(loaded.ignored.items())
+            name: {"rows": rows, "did_you_mean": _close(name)} for name, rows in sorted(loaded.ignored.items())
         }
     if splits is not None:
         counts["splits"] = {name: _part(part) for name, part in splits._asdict().items()}

@@ -1,8 +1,8 @@
 """Reads a dataset, wherever it lies, as records; locates and counts every intervention that is not used.
 
 A dataset is one of the package (`builtin:sample`, `builtin:organism`), a folder `<dir>/<topic>/batch_*.json` of stage-3
-files, a `.jsonl` file of records (or a folder of such files), or the id of a dataset on the Hub with a Record's
-columns. Bad data never raises; rejections.py says in which order defects are counted.
+files, a file or a folder of rows, or the id of a dataset on the Hub. Bad data never raises; rejections.py says in which
+order defects are counted.
 
     loaded = load_records("builtin:sample", Selection(topics=("sycophancy",)))
 """

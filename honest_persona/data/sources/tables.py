@@ -21,28 +21,27 @@ def table_rows(
     names = [str(name) for name in batch.schema.names]
     repeated = [name for name, n in Counter(names).items() if n > 1]
     classes = names_in(batch.schema)
-    rows: list[Any] | None
-    try:
-        rows = _rows(batch)
-    except Exception:  # Arrow raises errors of many kinds for damaged values; the rows are tried one by one
-        rows = None
+    rows = _rows(batch)
     for index in range(batch.num_rows):
         here = place(first + index)
         if repeated:
             yield RepeatedKey(repeated[0]), here
             continue
-        try:
-            row = rows[index] if rows is not None else _rows(batch.slice(index, 1))[0]
-        except Exception:  # as above
+        found = rows[index : index + 1] if rows is not None else _rows(batch.slice(index, 1))
+        if found is None:
             yield Rejection(file, here, "row", "unreadable_row"), here
             continue
-        row = {name: plain(value) for name, value in row.items() if not name.startswith(_PANDAS_INDEX)}
+        row = {name: plain(value) for name, value in found[0].items() if not name.startswith(_PANDAS_INDEX)}
         yield named(row, classes) if classes else row, here
 
 
-def _rows(batch: "pa.RecordBatch | pa.Table") -> list[dict[str, Any]]:
-    batch.validate(full=True)
-    return batch.to_pylist()
+def _rows(batch: "pa.RecordBatch | pa.Table") -> list[dict[str, Any]] | None:
+    """None: a value is damaged, or has no counterpart in Python."""
+    try:
+        batch.validate(full=True)
+        return batch.to_pylist()
+    except Exception:  # Arrow raises errors of many kinds for such values, and nothing of the package runs here
+        return None
 
 
 def plain(value: Any) -> Any:
