@@ -8,7 +8,8 @@ from typing import Any
 from honest_persona.data.rejections import KNOWN_FLAGS, Rejection
 from honest_persona.data.strict_json import RepeatedKey, has_surrogates, loads
 
-_DEEPEST = 100
+DEEPEST = 100
+"""Levels of nesting that values may have; what reads and writes JSON stops at about a thousand."""
 SPLITS = (None, "train", "validation")
 
 
@@ -41,7 +42,7 @@ def checked_throughout(value: Any, place: str, field: str) -> Any:
         checked(part, object, place, field)
         if isinstance(part, float) and not math.isfinite(part):
             raise Refused(place, field, f"not_finite:{field}")
-        if depth > _DEEPEST:
+        if depth > DEEPEST:
             raise Refused(place, field, f"nested_too_deep:{field}")
         if isinstance(part, dict):
             inside += [(checked(key, str, place, field), depth + 1) for key in part]

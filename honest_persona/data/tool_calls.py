@@ -5,12 +5,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from honest_persona.data.fields import unpacked
+from honest_persona.data.fields import DEEPEST, unpacked
 from honest_persona.data.messages import Unusable, said, text_at
 from honest_persona.data.strict_json import RepeatedKey, loads
-
-_DEEPEST = 100
-"""Levels of nesting that arguments and schemas may have; what reads and writes JSON stops at about a thousand."""
 
 
 def calls_at(place: str, value: Any) -> list[dict[str, Any]]:
@@ -93,8 +90,8 @@ def json_at(place: str, value: Any, may_be_nan: bool = False) -> None:
     while waiting:
         here, part, depth = waiting.pop()
         inside: Iterable[tuple[str, Any]] = ()
-        if depth > _DEEPEST:
-            raise Unusable(place, "too_deep", f"is nested more than {_DEEPEST} levels deep; make it flatter")
+        if depth > DEEPEST:
+            raise Unusable(place, "too_deep", f"is nested more than {DEEPEST} levels deep; make it flatter")
         if isinstance(part, Mapping):
             for key in part:
                 text_at(f"{here}, a key", key, may_be_empty=True)

@@ -37,6 +37,7 @@ def test_what_was_written(in_memory_bytes, pieces, in_file):
     assert made.size_bytes == 10 * pieces
     assert made.view()[:] == bytes(range(10 * pieces))
     assert made.view() is made.view()
+    assert not in_file or not made.path.exists(), "the disk is free again when the view is gone"
 
 
 def test_nothing_written():
@@ -77,7 +78,11 @@ def test_a_full_disk_is_told_with_a_remedy(monkeypatch, n_bytes):
 _OWNER = """
 import os, signal, sys
 from honest_persona.base.scratch import scratch_folder
-print(scratch_folder(), flush=True)
+folder = scratch_folder()
+if os.fork() == 0:
+    sys.exit()  # a forked process leaves the folder of its parent
+os.wait()
+print(folder, flush=True)
 assert scratch_folder() == scratch_folder()
 (scratch_folder() / "data").write_text("x")
 sys.stdin.readline()

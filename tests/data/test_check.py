@@ -49,11 +49,14 @@ def test_topics_of_a_file_are_those_of_its_own_dataset(tmp_path, capsys):
         ["--dataset", str(mine), "--validation_topics", "[gone]"],
         [*other, "--validation_topics", "gone"],
     ):
+        assert fitted_arguments(str(hp), argv) == argv
         with pytest.raises(UserError, match="topic 'gone' is not in"):
             load_run_config(str(hp), argv)
     with pytest.raises(UserError, match="topic 'gone' is not in"):
         load_run_config(str(hp), ["--dataset", str(mine), "--train_topics", "gone", "--validation_topics", "[]"])
     assert fitted_arguments(str(hp), ["--seed", "1"]) == ["--seed", "1"]
+    with pytest.raises(UserError, match="'flagg' is none of"):
+        load_run_config(str(hp), [*other, "--columns", "{flagg: x}"])
     assert fitted_arguments(str(hp), ["--dataset", "no/such/path.jsonl"]) == ["--dataset", "no/such/path.jsonl"]
 
 
@@ -99,6 +102,8 @@ def test_a_named_column_that_no_row_has(tmp_path):
     assert list(check_selection(values(path, columns={"review": "why"}, intervention_types="all"))) == []
     ((key, message),) = check_selection(values(path, columns={"review": "whyy"}, intervention_types="all"))
     assert (key, "review: no row of" in message, "did you mean 'why'" in message) == ("columns", True, True)
+    rows_file(path, own_rows(why="I lied.") + own_rows(whyy="I lied.", topic="other"))
+    assert list(check_selection(values(path, columns={"review": "whyy"}, intervention_types="all"))) == []
 
 
 def test_default_types_take_what_data_without_them_has(tmp_path):

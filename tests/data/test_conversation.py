@@ -232,6 +232,10 @@ BAD = [
         {"messages": answer(content=[{"type": "tool_use", "name": "add"}, {"type": "text", "text": "Then."}])},
         "messages[1].content[1]: is text after a call",
     ),
+    (
+        {"messages": calls({"function": {"name": "add", "arguments": '{"a": ' + "[" * 101 + "]" * 101 + "}"}})},
+        "messages[1].tool_calls[0].function.arguments: is nested more than 100 levels deep",
+    ),
     ({"messages": [USER, ANSWER], "tools": "add"}, "tools: is text that is no valid JSON"),
     (
         {"messages": [USER, ANSWER], "tools": [{"type": "computer_use", "name": "c"}]},

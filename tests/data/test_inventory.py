@@ -22,6 +22,7 @@ def test_records_of_one_flag_are_told(labels, told, tmp_path):
     shown = printed(print_inventory, counts)
     assert counts.get("one_flag") == one_flag(splits)
     assert (told is not None) == ("no flag can be learnt" in shown)
+    assert "unused" not in shown, "no record has a split of its own"
     if told:
         assert f"all training records are {told}: from them" in shown
     assert one_flag(split_records(loaded.records, ["own"], 0.0, 0)) is None, "nothing to learn from"

@@ -30,7 +30,6 @@ READERS: Mapping[str, Callable[[Path], Iterator[tuple[Any, str]]]] = {
 }
 KINDS = ".jsonl, .json, .csv, .tsv, .parquet or .arrow"
 _ABOUT_DATA = {"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "metadata.json"}
-_DEEPEST = 3
 _MOST_FILES = 100_000
 
 
@@ -79,8 +78,6 @@ def _files(dataset: str, root: Path) -> list[Path]:
         here = Path(folder)
         like_files = [name for name in folders if bare_ending(here / name) in READERS]
         folders[:] = sorted(name for name in folders if name[0] not in "._" and name not in like_files)
-        if len(here.relative_to(root).parts) >= _DEEPEST:
-            folders.clear()
         for name in sorted([*names, *like_files]):
             if bare_ending(here / name) in READERS and name[0] != "." and name not in _ABOUT_DATA:
                 found.append(here / name)

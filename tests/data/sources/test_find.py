@@ -9,6 +9,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.data.inventory import inventory, print_inventory
 from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
+from honest_persona.data.sources import folder
 from honest_persona.data.sources.naming import dataset_name
 from tests.data.sources.made import FORMS
 from tests.data.sources.test_readers import ROWS
@@ -67,6 +68,12 @@ def test_numbers_as_ids_begin_anew_in_each_split(tmp_path):
     assert [record.id for record in loaded.records if record.task == "test 1"] == ["test:1"]
 
 
+def test_a_row_names_its_own_split_first(tmp_path):
+    FORMS["rows.jsonl"](tmp_path / "train.jsonl", [ROWS[0], ROWS[1] | {"split": "validation"}])
+    FORMS["rows.jsonl"](tmp_path / "test.jsonl", TEST)
+    assert parts(tmp_path) == {"r0": "train", "r1": "validation", "r3": "validation", "r4": "validation"}
+
+
 def test_a_saved_folder_with_parts_missing(saved, tmp_path):
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["train"]}')
     with pytest.raises(UserError, match=r"state\.json cannot be read \(FileNotFoundError\): save the dataset again"):
@@ -123,7 +130,7 @@ def test_a_hub_dataset_with_splits_and_configs(monkeypatch):
     both = datasets.DatasetDict(train=datasets.Dataset.from_list(TRAIN), validation=datasets.Dataset.from_list(TEST))
 
     def load_dataset(name, config=None):
-        if config not in ("one", None if name == "owner/plain" else "one"):
+        if config != "one" and (config is not None or name != "owner/plain"):
             raise ValueError("Config name is missing. Please pick one among the available configs: ['one', 'two']")
         return both
 
@@ -131,6 +138,7 @@ def test_a_hub_dataset_with_splits_and_configs(monkeypatch):
     assert parts("owner/plain") == BOTH
     assert parts("owner/plain:train") == {"r0": None, "r1": None, "r2": None}
     assert parts("owner/several:one") == BOTH
+    assert parts("owner/plain:one") == BOTH, "no split of this name"
     assert parts("owner/several:one:validation") == {"r3": None, "r4": None}
     with pytest.raises(UserError, match=r"Please pick one among.*name one, as owner/several:CONFIG"):
         load("owner/several")
@@ -140,14 +148,20 @@ def test_a_hub_dataset_with_splits_and_configs(monkeypatch):
         load("owner/several:one:dev")
 
 
-def test_a_folder_of_files(tmp_path):
+def test_a_folder_of_files(tmp_path, monkeypatch):
     for number, row in enumerate(ROWS):
         FORMS["rows.csv"](tmp_path / f"part_{number}.csv", [row])
     assert parts(tmp_path) == dict.fromkeys(BOTH)
     (tmp_path / "train.csv").write_bytes((tmp_path / "part_0.csv").read_bytes())
     (tmp_path / "notes.txt").write_text("not data")
+    deep = tmp_path / "a" / "b" / "c" / "d"
+    deep.mkdir(parents=True)
+    FORMS["rows.csv"](deep / "part.csv", [ROWS[0] | {"id": "deep"}])
     loaded = load(tmp_path)
-    assert (len(loaded.records), loaded.rejected) == (5, {"duplicate_id": 1})
+    assert (len(loaded.records), loaded.rejected) == (6, {"duplicate_id": 1})
+    monkeypatch.setattr(folder, "_MOST_FILES", 7)
+    with pytest.raises(UserError, match="holds more than 7 files: give the folder of the data"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(

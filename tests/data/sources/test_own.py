@@ -175,6 +175,8 @@ def test_what_is_one_item():
     ids = [record(row).item_id for row in (ROW, other_answer, longer, system)]
     assert ids[0] == ids[1], "two answers to one question are never on both sides of a split"
     assert len(set(ids)) == 3
+    other_end = {"messages": [QUESTION, ANSWER, QUESTION, ANSWER | {"content": "No."}], "is_bad": True}
+    assert record(other_end).item_id == ids[2]
 
 
 def test_what_stands_in_is_told():
@@ -199,6 +201,7 @@ def test_what_stands_in_is_told():
         ({"messages": [QUESTION, ANSWER | {"content": 3}]}, "line 7, messages[1].content", "bad_conversation:not_text"),
         ({"is_bad": None}, "line 7", "no_flag"),
         ({"is_bad": " "}, "line 7, is_bad", "no_flag"),
+        ({"is_bad": ""}, "line 7, is_bad", "no_flag"),
         ({"label": 0}, "line 7, is_bad", "two_labels:label and is_bad"),
         ({"is_bad": [1]}, "line 7, is_bad", "wrong_type:flag"),
         ({"explanation": 5}, "line 7, explanation", "wrong_type:explanation"),

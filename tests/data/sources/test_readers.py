@@ -104,9 +104,17 @@ def test_rows_of_a_table_that_are_no_rows(tmp_path):
     assert told(path) == ([], [(f"lines {n} to {n + 1}", "repeated_key:review") for n in (2, 4)])
 
 
-def test_a_null_character_in_a_table_is_text(tmp_path):
-    (tmp_path / "n.csv").write_text(as_csv([ROWS[0] | {"review": "a\0b"}]), newline="")
-    assert load(tmp_path / "n.csv").records[0].review == "a\0b"
+def test_a_null_character_and_a_long_text_in_a_table_are_text(tmp_path):
+    for review in ("a\0b", "long" * 50_000):
+        (tmp_path / "n.csv").write_text(as_csv([ROWS[0] | {"review": review}]), newline="")
+        assert load(tmp_path / "n.csv").records[0].review == review
+
+
+def test_lines_of_files_put_together_and_a_number_without_end(tmp_path):
+    (tmp_path / "cat.jsonl").write_bytes(b"".join(b"\xef\xbb\xbf" + row + b"\n" for row in JSON[:2]))
+    assert told(tmp_path / "cat.jsonl") == (["r0", "r1"], [])
+    (tmp_path / "long.jsonl").write_bytes(JSON[0][:-1] + b', "score": ' + b"9" * 5000 + b"}")
+    assert told(tmp_path / "long.jsonl") == (["r0"], [])
 
 
 def test_a_damaged_value_of_parquet_rejects_its_row_alone(tmp_path):
@@ -118,9 +126,20 @@ def test_a_damaged_value_of_parquet_rejects_its_row_alone(tmp_path):
 
 
 def test_nulls_that_arrow_adds_inside_objects_are_none(tmp_path):
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning_content": "c"}]
-    FORMS["rows.parquet"](tmp_path / "t.parquet", [ROWS[0] | {"turns": turns}])
-    assert load(tmp_path / "t.parquet").records[0].turns == tuple(turns)
+    given = [{"at": "door"}, {"to": "gate"}]
+    calls = [{"tool_calls": [{"function": {"name": "go", "arguments": arguments}}]} for arguments in given]
+    rows = [row | {"answer_fields": fields} for row, fields in zip(ROWS, calls, strict=False)]
+    FORMS["rows.parquet"](tmp_path / "t.parquet", rows)
+    found = [
+        record.answer_fields["tool_calls"][0]["function"]["arguments"]
+        for record in load(tmp_path / "t.parquet").records
+    ]
+    assert found == given
+
+
+def test_the_index_that_pandas_adds_is_no_column(tmp_path):
+    FORMS["rows.parquet"](tmp_path / "t.parquet", [row | {"__index_level_0__": 3, "score": 1} for row in ROWS])
+    assert load(tmp_path / "t.parquet").ignored == {"score": 5}
 
 
 def test_files_that_are_not_what_their_ending_says(tmp_path):
