@@ -26,3 +26,10 @@ def test_records_of_one_flag_are_told(labels, told, tmp_path):
     if told:
         assert f"all training records are {told}: from them" in shown
     assert one_flag(split_records(loaded.records, ["own"], 0.0, 0)) is None, "nothing to learn from"
+
+
+def test_records_that_are_in_no_part_are_told(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"task": "Is it?", "response": "Yes.", "label": 1, "split": "train"}))
+    loaded = load_records(str(path), Selection())
+    assert "unused" in printed(print_inventory, inventory(loaded, split_records(loaded.records, ["own"], 0.0, 0)))
