@@ -43,7 +43,7 @@ newest:
 
 # without the tests that start processes, train, or read all the real data
 quick: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO_AT_A_TIME) -m "not slow and not long"
 
 # how fast, on this machine: half an hour on two cores
 bench: setup

@@ -25,6 +25,12 @@ UNTRAINABLE_FLAGS = ("AMBIGUOUS", "ERROR")
 """Known, and not trained on."""
 KNOWN_FLAGS = FLAGS + UNTRAINABLE_FLAGS
 
+NOT_CHOSEN = (
+    *("topic_not_selected", "model_not_selected", "intervention_type_not_selected"),
+    *("flag_not_trainable", "tag", "outside_topic_share"),
+)
+"""Groups 2 to 5 but for duplicates: the row is sound."""
+
 REMEDIES = {
     "malformed_json": "Mend the JSON at this place, or restore the file from its source.",
     "unreadable_file": "Make it a file that can be read (no folder, no broken link, permitted), or remove it.",

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from honest_persona.base.console import one_line
 from honest_persona.base.errors import UserError
 from honest_persona.base.words import ACROSS, WITHIN
 from honest_persona.data.check import check_selection
 from honest_persona.data.load import load_records
 from honest_persona.data.records import Record
+from honest_persona.data.rejections import NOT_CHOSEN
 from honest_persona.data.selection import Selection, hint
 from honest_persona.data.sources.own import no_column
 from honest_persona.data.splits import sample_per_topic, split_records
@@ -24,8 +26,8 @@ class HeldOut(NamedTuple):
     """Records of the trained topics on the other side of the split by item."""
     records: Sequence[Record]
     """All of the data."""
-    not_shown: str = ""
-    """What was left out because the chat template cannot show it; empty for nothing."""
+    left_out: Sequence[str]
+    """Rows that cannot be used, and records that the chat template cannot show; each with their number and a reason."""
 
 
 def held_out(
@@ -39,7 +41,10 @@ def held_out(
 ) -> HeldOut:
     """A dataset's records as they are to be evaluated; arguments as in `evaluate_adapter`, `rows` as of `row_keys`.
 
-    Records that the chat template of `form` cannot show are left out. Raises UserError: no row can be used.
+    Rows that cannot be used, and records that the chat template of `form` cannot show, are left out.
+
+    Raises:
+        UserError: no row can be used.
     """
     keys = keys_for(card, dataset, rows or {})
     settings = RunSettings(card.config).over(
@@ -53,7 +58,14 @@ def held_out(
         if loaded.records and theirs and loaded.notes.get(no_column(ours, theirs)) == len(loaded.records):
             raise UserError(f"--columns: {ours}: no row has a column {theirs!r}{hint(theirs, loaded.ignored)}")
     records, refused, why = showable(loaded.records, form)
-    not_shown = f"{refused:,} records, which the chat template cannot show; first: {why}" if refused else ""
+    left_out = [f"{refused:,} records, which the chat template cannot show; first: {why}"] if refused else []
+    unusable = [rejection for rejection in loaded.rejections if rejection.reason.partition(":")[0] not in NOT_CHOSEN]
+    if unusable:
+        first = unusable[0]
+        left_out.append(
+            f"{len(unusable):,} of {loaded.read:,} rows of the data, which cannot be used; first: "
+            f"{one_line(first.file)}, {one_line(first.place)}: {first.reason.partition(':')[0]}"
+        )
     new_topics: set[str] = set(records.values("topic")) - set(card.trained_topics)
     splits = split_records(records, new_topics, card.config["val_item_frac"], card.config["seed"])
     within = splits.within + splits.train if all_items else splits.within
@@ -61,4 +73,4 @@ def held_out(
     parts = {WITHIN: within, ACROSS: across}
     n = limit if limit is not None else len(records)
     chosen = {part: sample_per_topic(of, n, card.config["seed"]) for part, of in parts.items()}
-    return HeldOut(chosen, splits.train, records, not_shown)
+    return HeldOut(chosen, splits.train, records, left_out)

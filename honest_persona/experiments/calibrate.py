@@ -51,6 +51,8 @@ def calibrate_adapter(
     if prompts is None:
         source = dataset or card.config["dataset"]
         held = held_out(card, source, adapter.form, rows=rows)
+        for what in held.left_out:
+            tell(f"left out: {what}")
         benign = benign_records([record for records in held.parts.values() for record in records])
         # one review per transcript: the wordings of the records' own interventions are not what is calibrated
         by_transcript = {(r.item_id, r.model, r.transcript_id): r for r in benign}

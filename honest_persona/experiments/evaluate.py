@@ -117,7 +117,7 @@ def evaluate_adapter(
         alike = {part: [record for record in of if record.id in reviewed] for part, of in held.parts.items()}
         others, left_out = _others(Asked(persona, held.train, alike, settings, config["seed"]), baselines)
         left_out += [f"{part}: {reason}" for part, reason in reasons.items()]
-        left_out += [f"left out: {held.not_shown}"] if held.not_shown else []
+        left_out += [f"left out: {what}" for what in held.left_out]
         if source != config["dataset"] and not all_items and held.train:
             left_out.append(
                 f"left out: {len(held.train):,} records of trained topics, whose items the split gives to training; "

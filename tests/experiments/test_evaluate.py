@@ -172,6 +172,16 @@ def test_a_topic_without_items_is_refused_before_a_model_is_loaded(folder, tmp_p
         evaluate_adapter(str(folder), topics="[3]")
 
 
+def test_rows_that_are_damaged_are_told(tmp_path):
+    form, path = form_of(), tmp_path / "other.jsonl"
+    row = json.dumps({"prompt": "Why?", "response": "So.", "is_bad": True})
+    path.write_text(row + "\n" + row[:-9] + "\n" + row.replace("true", '"AMBIGUOUS"') + "\n")
+    card = card_of(form, config={**card_of(form).config, "intervention_types": "all"})
+    assert held_out(card, str(path), form).left_out == [
+        f"1 of 3 rows of the data, which cannot be used; first: {path}, line 2, column 39: malformed_json"
+    ]
+
+
 def test_other_data_is_read_by_its_own_columns(folder, tmp_path, monkeypatch):
     class Loaded(Exception):
         pass

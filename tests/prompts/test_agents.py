@@ -219,8 +219,12 @@ def test_arguments_that_are_the_json_of_an_object():
         form = form_of(family)
         given = apply_intervention([user("Rain?"), answer("", as_text)], "Speak.", form)
         assert given == apply_intervention([user("Rain?"), answer("", OSLO)], "Speak.", form)
-    with_text = [user("Rain?"), answer("", call("weather", '{"place": "Oslo"}'))]
-    form = form_of("deepseekv3")  # whose template wants the JSON
+
+
+@pytest.mark.parametrize(("family", "content"), [("deepseekv3", ""), ("deepseek_r1_distill", None)])
+def test_templates_that_want_the_json_of_arguments_or_null_for_no_text(family, content):
+    with_text = [user("Rain?"), answer(content, call("weather", '{"place": "Oslo"}'))]
+    form = form_of(family)
     prompt = apply_intervention([user("Rain?"), answer("", OSLO)], "Speak.", form)
     own = form.tokenizer(own_rendering(form.tokenizer, with_text, None), add_special_tokens=False)["input_ids"]
     assert own[: prompt.activation] == prompt.input_ids[: prompt.activation]

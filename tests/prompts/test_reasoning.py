@@ -156,6 +156,19 @@ def test_a_template_that_shows_no_reasoning_is_followed():
     assert "Three" not in shown("llama3", FIELD)
 
 
+NO_SYSTEM_ROLE = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}{# <think> #}"
+)
+
+
+def test_a_system_prompt_in_front_of_a_first_answer_with_a_block_is_shown():
+    form = form_of("qwen3")
+    form.tokenizer.chat_template = NO_SYSTEM_ROLE
+    prompt = apply_intervention([{"role": "system", "content": "Be kind."}, answer(WHOLE)], "Speak.", form)
+    assert f"Be kind.\n\n{WHOLE}" in form.tokenizer.decode(prompt.input_ids)
+
+
 # Attacks
 
 
