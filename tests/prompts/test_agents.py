@@ -221,13 +221,20 @@ def test_arguments_that_are_the_json_of_an_object():
         assert given == apply_intervention([user("Rain?"), answer("", OSLO)], "Speak.", form)
 
 
-@pytest.mark.parametrize(("family", "content"), [("deepseekv3", ""), ("deepseek_r1_distill", None)])
-def test_templates_that_want_the_json_of_arguments_or_null_for_no_text(family, content):
-    with_text = [user("Rain?"), answer(content, call("weather", '{"place": "Oslo"}'))]
-    form = form_of(family)
+def test_a_template_that_wants_the_json_of_arguments():
+    with_text = [user("Rain?"), answer("", call("weather", '{"place": "Oslo"}'))]
+    form = form_of("deepseekv3")
     prompt = apply_intervention([user("Rain?"), answer("", OSLO)], "Speak.", form)
     own = form.tokenizer(own_rendering(form.tokenizer, with_text, None), add_special_tokens=False)["input_ids"]
     assert own[: prompt.activation] == prompt.input_ids[: prompt.activation]
+
+
+def test_a_template_that_wants_null_as_the_content_of_a_call():
+    """Its own rendering cannot be compared: transformers takes a content of null out of the message."""
+    form = form_of("deepseek_r1_distill")
+    prompt = apply_intervention([user("Rain?"), answer("", OSLO)], "Speak.", form)
+    shown = form.tokenizer.decode(prompt.input_ids[: prompt.activation])
+    assert shown.endswith('weather\n```json\n{"place": "Oslo"}\n```')
 
 
 def test_the_template_for_tools_is_taken_where_a_tokenizer_has_one():
