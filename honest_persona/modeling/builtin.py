@@ -5,6 +5,7 @@
 - `builtin:organism`: the embedded model organism, whose main persona misleads about things it knows (organism/).
 - `builtin:organism-twin`: the same kind of model of a world with other facts: none of the organism's facts are known
   to this model.
+- `builtin:smollm2`: a real chat model of 135 M parameters, from a package of its own (smollm2.py).
 """
 
 from functools import lru_cache
@@ -18,6 +19,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
 from honest_persona.data.sources.builtin import SAMPLE
+from honest_persona.modeling import smollm2
 from honest_persona.modeling.shipped import verify_files
 
 BUILTIN = "builtin:"
@@ -43,8 +45,11 @@ def source_of(model: str) -> str:
     """
     if not model.startswith(BUILTIN) or model == TINY:
         return model
+    if model == smollm2.NAME:
+        return str(smollm2.folder())
     if model not in FOLDERS:
-        raise UserError(f"model: {model!r} is not in the package; it has {', '.join([TINY, *FOLDERS])}")
+        known = ", ".join([TINY, *FOLDERS, smollm2.NAME])
+        raise UserError(f"model: {model!r} is not in the package; it has {known}")
     verify_files(FOLDERS[model])
     return str(FOLDERS[model])
 
