@@ -7,7 +7,7 @@ Every intervention is counted once, under the first reason that applies, in this
    unknown_split, empty_response, empty_intervention, empty_review, unknown_flag, variant_b_without_prompt; and what
    rejects a whole line, row, file or folder: malformed_json, malformed_csv, wrong_number_of_cells, unreadable_row,
    not_utf8, unknown_encoding, damaged_text, unreadable_file, empty_file, git_lfs_pointer, another_kind, damaged_file,
-   topic_mismatch, topic_without_files.
+   unpacks_too_large, topic_mismatch, topic_without_files.
 2. What the run did not ask for: topic_not_selected, model_not_selected, intervention_type_not_selected.
 3. What cannot train: flag_not_trainable:AMBIGUOUS and :ERROR.
 4. Quality filters: tag:<the first of tags_to_filter that the record carries>.
@@ -38,6 +38,7 @@ REMEDIES = {
     "git_lfs_pointer": "Run `git lfs pull` in its folder: this is a pointer of Git LFS, not the file.",
     "another_kind": "This is a {detail}, whatever its ending says: unpack it, download it again or rename it.",
     "damaged_file": "Restore the file from its source: the part that stands here is no readable {detail}.",
+    "unpacks_too_large": "Unpack the file and look at it: its text is longer than {detail}, which no batch is.",
     "unreadable_row": "Write the row again: a value in it is damaged, or has no counterpart in Python.",
     "malformed_csv": "Put texts with quotes, delimiters or line ends in quotes, and write each quote inside as two.",
     "wrong_number_of_cells": "Give the row as many cells as the header has; texts with delimiters stand in quotes.",
@@ -76,6 +77,7 @@ REMEDIES = {
 """The remedy for each reason; `{detail}` stands for the text after the colon of a reason such as `missing_field:T`."""
 OF_FILES = {"malformed_json", "malformed_csv", "wrong_number_of_cells", "unreadable_row", "not_utf8", "damaged_text"}
 OF_FILES |= {"unknown_encoding", "unreadable_file", "empty_file", "git_lfs_pointer", "another_kind", "damaged_file"}
+OF_FILES |= {"unpacks_too_large"}
 """Reasons that say nothing about the form of rows."""
 
 

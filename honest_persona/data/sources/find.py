@@ -5,7 +5,7 @@ from pathlib import Path
 
 from honest_persona.base.errors import UserError
 from honest_persona.data.rejections import remedy_for
-from honest_persona.data.sources.builtin import BUILTIN
+from honest_persona.data.sources.builtin import BUILTIN, builtin_folder
 from honest_persona.data.sources.folder import KINDS, READERS, read_folder, source_of
 from honest_persona.data.sources.hub import read_hub
 from honest_persona.data.sources.kinds import REMEDIES, bare_ending, kind_problem
@@ -13,7 +13,7 @@ from honest_persona.data.sources.naming import DatasetName, dataset_name
 from honest_persona.data.sources.own import OwnRows
 from honest_persona.data.sources.source import RowForm, Source
 from honest_persona.data.sources.splits import chosen_split
-from honest_persona.data.sources.stage3 import read_stage3
+from honest_persona.data.sources.stage3 import batch_files, read_stage3
 
 _HEAD_BYTES = 2**16
 
@@ -25,9 +25,7 @@ def find_source(dataset: str, form: RowForm | None = None) -> Source:
     """
     form = form or OwnRows()
     if dataset.startswith("builtin:"):
-        if dataset not in BUILTIN:
-            raise UserError(f"dataset {dataset!r} is not known; the builtin datasets are {', '.join(BUILTIN)}")
-        return read_stage3(dataset, BUILTIN[dataset])
+        return read_stage3(dataset, builtin_folder(dataset))
     name = dataset_name(dataset)
     path = name.path
     if os.path.isdir(path):  # and not path.is_dir(), which raises for a name that is too long
@@ -40,14 +38,14 @@ def find_source(dataset: str, form: RowForm | None = None) -> Source:
         return read_hub(dataset, name, form)
     raise UserError(
         f"dataset {dataset!r} does not exist: give a {KINDS} file or a folder of such files, a folder "
-        f"<dir>/<topic>/batch_*.json, a Hub id owner/name, or {' or '.join(BUILTIN)}"
+        f"<dir>/<topic>/batch_*.json, a Hub id owner/name, or one of the package's: {', '.join(BUILTIN)}"
     )
 
 
 def _folder(dataset: str, name: DatasetName, form: RowForm) -> Source:
     path = name.path
-    if not any(path.glob("*/batch_*.json")):
-        if any(path.glob("batch_*.json")) and not any(path.glob("*.jsonl")):
+    if not any(batch_files(folder) for folder in path.glob("*/")):
+        if batch_files(path) and not any(path.glob("*.jsonl")):
             raise UserError(f"dataset {dataset!r} has no topic folder with batch files: give its parent folder")
         return read_folder(dataset, name, form)
     if lines := sorted(path.glob("*.jsonl")):

@@ -1,4 +1,4 @@
-"""Reads a folder `<dir>/<topic>/batch_*.json` of stage-3 files, and locates every defect."""
+"""Reads a folder `<dir>/<topic>/batch_*.json` of stage-3 files, packed ones too, and locates every defect."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +9,17 @@ from honest_persona.base.words import VARIANTS
 from honest_persona.data.fields import SPLITS, Refused, checked, flag_of, get, one_of, optional_text, tags_of
 from honest_persona.data.records import item_hash, strip_marker
 from honest_persona.data.rejections import Candidate, Outcome, Rejection, without_defect
+from honest_persona.data.sources.kinds import kind_problem
 from honest_persona.data.sources.source import FilePart, Source, decode, shown
-from honest_persona.data.sources.text import whole_text
+from honest_persona.data.sources.text import COMPRESSED, TooLarge, whole_text
+
+MOST_CHARS = 256 * 2**20
+"""In a packed batch file when it is unpacked: hundreds of times what a batch of the reference has."""
+
+
+def batch_files(folder: Path) -> list[Path]:
+    """The batch files of a topic's folder, sorted by name."""
+    return sorted(path for ending in ("", *COMPRESSED) for path in folder.glob(f"batch_*.json{ending}"))
 
 
 def read_stage3(dataset: str, root: Path) -> Source:
@@ -18,9 +27,9 @@ def read_stage3(dataset: str, root: Path) -> Source:
         folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         raise UserError(f"dataset {dataset!r} cannot be read: {error.strerror}; check its permissions") from error
-    files = {folder: sorted(folder.glob("batch_*.json")) for folder in folders}
+    files = {folder: batch_files(folder) for folder in folders}
     if not any(files.values()):
-        hint = "give its parent folder" if any(root.glob("batch_*.json")) else "it must hold <topic>/batch_*.json"
+        hint = "give its parent folder" if batch_files(root) else "it must hold <topic>/batch_*.json"
         raise UserError(f"dataset {dataset!r} has no topic folder with batch files: {hint}")
     rejections = [
         Rejection(shown(folder), "folder", "topic", "topic_without_files")
@@ -28,14 +37,26 @@ def read_stage3(dataset: str, root: Path) -> Source:
         if not batches
     ]
     parts = [FilePart(batch, _read_batch) for batches in files.values() for batch in batches]
-    batch_files = {shown(folder.name): len(batches) for folder, batches in files.items()}
-    return Source(dataset, parts, batch_files, rejections)
+    return Source(dataset, parts, {shown(folder.name): len(batches) for folder, batches in files.items()}, rejections)
 
 
 def _read_batch(path: Path) -> Iterator[Outcome]:
     file = shown(path)
-    batch = decode(whole_text(path), file)
+    batch = _unpacked(path, file) if path.suffix.lower() in COMPRESSED else decode(whole_text(path), file)
     yield from [batch] if isinstance(batch, Rejection) else parse_batch(batch, file, shown(path.parent.name))
+
+
+def _unpacked(path: Path, file: str) -> Any:
+    """The parsed JSON of a packed file, or a Rejection. Raises OSError: the file cannot be read."""
+    problem = kind_problem(path)
+    if not problem:
+        try:
+            return decode(whole_text(path, MOST_CHARS), file)
+        except TooLarge:
+            problem = f"unpacks_too_large:{MOST_CHARS // 2**20} MB"
+        except OSError:  # it could be read: its bytes are damaged
+            problem = f"damaged_file:{COMPRESSED[path.suffix.lower()]} file"
+    return Rejection(file, "whole file", "file", problem)
 
 
 def parse_batch(batch: Any, file: str, topic: str) -> list[Outcome]:
@@ -94,7 +115,7 @@ def _parse_inference(
             for key in (model, variant, name):
                 checked(key, str, here, "key")
             # As in the reference's own files, with the topic in front: file names may repeat among topics.
-            record_id = f"{topic}__{Path(file).stem}__idx{index}__{model.replace('/', '_')}_{variant}__{name}"
+            record_id = f"{topic}__{_stem(file)}__idx{index}__{model.replace('/', '_')}_{variant}__{name}"
             checked(intervention, dict, here, "interventions")
             record_id = optional_text(intervention, "id_string", here) or record_id
             one_of(VARIANTS, variant, place, "variant")
@@ -111,6 +132,12 @@ def _parse_inference(
             yield refused.rejection(file, record_id)
         else:
             yield without_defect(Candidate(file, here, origin | texts | spoken, place))
+
+
+def _stem(file: str) -> str:
+    """The file's name without its endings: a packed batch gives its records the same ids as the plain one."""
+    path = Path(file)
+    return (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).stem
 
 
 def _item_texts(item: dict, variant: str, place: str) -> dict[str, Any]:

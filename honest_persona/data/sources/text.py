@@ -66,10 +66,19 @@ def text_lines(path: Path, newline: str = "\n") -> Iterator[str]:
                 progress.advance(max(0, min(text.buffer.tell() // _MB, total) - progress.done))
 
 
-def whole_text(path: Path) -> str:
-    """The text of a file. Raises OSError."""
+class TooLarge(Exception):
+    """A text has more characters than its reader takes."""
+
+
+def whole_text(path: Path, most_chars: int | None = None) -> str:
+    """The text of a file; no more than `most_chars` and one are ever unpacked. Raises OSError, TooLarge."""
     with opened_text(path, newline="") as text:
-        return text.read()
+        if most_chars is None:
+            return text.read()
+        found = text.read(most_chars + 1)
+    if len(found) > most_chars:
+        raise TooLarge
+    return found
 
 
 def encoding_of(head: bytes) -> str:
