@@ -40,7 +40,8 @@ def main(argv: list[str]) -> None:
         "--baselines",
         choices=["none", "readers", "all"],
         default="readers",
-        help="other detectors: readers of variant, topic and words; all: probes, no adapter and prompting too",
+        help="other detectors: readers of variant, topic and words; all: probes, no adapter, prompting and the "
+        "plain question too",
     )
     parser.add_argument(
         "--interventions",

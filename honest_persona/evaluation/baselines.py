@@ -157,11 +157,15 @@ def probe_guesses(
     return guesses
 
 
-def guess_samples(parts: Mapping[str, Sequence[Record]], guesses: Guesses) -> list[Sample]:
-    """A sample per guess and record; guesses stand in the order of the parts' records."""
+def guess_samples(parts: Mapping[str, Sequence[Record]], guesses: Guesses, text: str = "") -> list[Sample]:
+    """A sample per guess and record; guesses stand in the order of the parts' records.
+
+    Args:
+        text: stands in the place of the review.
+    """
     records = [(part, record) for part, chosen in parts.items() for record in chosen]
     return [
-        sample_of(part, record, Review(text="", flag=likelier_flag(p), p_fail=p, ending=Ending.CLEAN), name)
+        sample_of(part, record, Review(text=text, flag=likelier_flag(p), p_fail=p, ending=Ending.CLEAN), name)
         for name, p_fail in guesses.items()
         for (part, record), p in zip(records, p_fail.tolist(), strict=True)
     ]

@@ -10,7 +10,7 @@ from honest_persona.base.console import one_line, say
 from honest_persona.base.errors import UserError
 from honest_persona.base.number_format import FormatName, format_of
 from honest_persona.evaluation.averaging import gains, in_wordings, trained_wordings
-from honest_persona.evaluation.controls import CONTROLS, FITTED, Asked
+from honest_persona.evaluation.controls import CONTROLS, Asked, NotAsked
 from honest_persona.evaluation.designs import BENIGN, benign_conversations, design_names, designed
 from honest_persona.evaluation.flips import flips
 from honest_persona.evaluation.held_out import held_out
@@ -53,7 +53,8 @@ def evaluate_adapter(
             training may have seen is counted, unless `all_items`.
         topics: a topic or a YAML list of topics; all topics of the data where it is not given.
         limit: records per topic, chosen by `splits.sample_per_topic`.
-        baselines: `readers` of variant, topic and words; `all` also probes, no adapter, and prompting.
+        baselines: `readers` of variant, topic and words; `all` also probes, no adapter, prompting, and the plain
+            question.
         interventions: more than 1 asks about each transcript with so many trained wordings, and reports the gain from
             averaging P(FAIL) over them.
         designs: records with one thing changed, as parts of their own: `all` or names of `designs.DESIGNS`.
@@ -161,10 +162,10 @@ def _others(asked: Asked, baselines: Baselines) -> tuple[list[Sample], list[str]
     samples: list[Sample] = []
     left_out: list[str] = []
     for name in names:
-        if name in FITTED and not asked.can_fit:
-            left_out.append(f"{name}: no training records of both flags and other items to fit on")
-        else:
+        try:
             samples += CONTROLS[name](asked)
+        except NotAsked as error:
+            left_out.append(f"{name}: {error}")
     return samples, left_out
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from honest_persona.base import json_text
-from honest_persona.base.console import Column, Table, show
+from honest_persona.base.console import Column, Table, say, show
 from honest_persona.base.files import write_text
+from honest_persona.base.grouping import grouped
 from honest_persona.base.number_format import fastest_format
 from honest_persona.base.progress import rounds
 from honest_persona.base.words import ACROSS, WITHIN
@@ -28,7 +29,15 @@ from honest_persona.evaluation.baselines import (
     VARIANT_ONLY,
     probe_detector,
 )
-from honest_persona.evaluation.controls import CONTROLS, NO_ADAPTER, PROMPT_ONLY, REQUESTS, Asked
+from honest_persona.evaluation.controls import (
+    ASKED_PLAINLY,
+    CONTROLS,
+    NO_ADAPTER,
+    PROMPT_ONLY,
+    REQUESTS,
+    Asked,
+    NotAsked,
+)
 from honest_persona.evaluation.samples import Group, Sample
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import DetectorRow, Results, summarize
@@ -73,6 +82,7 @@ _WHAT = {
     },
     NO_ADAPTER: "the organism, asked the same question",
     PROMPT_ONLY: f"the user asks, best of {len(REQUESTS)} requests; an answer without a flag gets the likelier one",
+    ASKED_PLAINLY: "the organism, asked in a new conversation whether the quoted answer is true",
 }
 """The detectors of `controls`."""
 
@@ -145,11 +155,16 @@ def controls(config: RunConfig, per_topic: int, output: Path) -> list[Line]:
         return Asked(persona, splits.train, parts, settings, config.seed)
 
     def kept(name: str) -> Results:
-        return _kept(_control_file(output, name), lambda: _results(CONTROLS[name](asked())))
+        try:
+            return _kept(_control_file(output, name), lambda: _results(CONTROLS[name](asked())))
+        except NotAsked as error:
+            say(f"{name}: not asked: {error}")
+            return _results([])
 
     turns = rounds(list(CONTROLS), "control", str, lambda name: _control_file(output, name).exists())
     samples = [sample for name in turns for sample in kept(name).samples]
-    return [_line(name, what, [_results([s for s in samples if s.detector == name])]) for name, what in _WHAT.items()]
+    by_name = grouped(samples, lambda sample: sample.detector)
+    return [_line(name, what, [_results(by_name[name])]) for name, what in _WHAT.items() if name in by_name]
 
 
 def _results(samples: list[Sample]) -> Results:

@@ -24,7 +24,7 @@ from honest_persona.modeling.modes import with_attribute
 from honest_persona.modeling.prefix.cache import PrefixCache
 from honest_persona.modeling.prefix.frozen import positions, run_prefix, run_suffixes, suffix_arguments, why_not_frozen
 from honest_persona.modeling.zero import is_sharded
-from honest_persona.persona.flag_logits import NOT_FINITE, of_flags, one_token_per_row, p_fail_of, precise_flags
+from honest_persona.persona.flag_logits import NOT_FINITE, of_flags, one_token_per_row, p_fail_of, precise_logits
 from honest_persona.persona.parsing import Review, parse_review
 from honest_persona.persona.roomy_layer import RoomyLayer
 from honest_persona.prompts.kinds import Kind, Segment
@@ -59,10 +59,10 @@ def batch_of(
     if reason or not frozen_prefix:
         gated = bool(gate_of(model))
         assert gated == (form.persona.adapter_scope == "persona"), "the adapter would act on the wrong tokens"
-        with precise_flags(model, form):
+        with precise_logits(model, form.flag_ids[1:]):
             yield WholeRows(model, prompts, form)
     else:
-        with ungated(model), precise_flags(model, form):
+        with ungated(model), precise_logits(model, form.flag_ids[1:]):
             yield SharedPrefixes(model, prompts, form, prefix_cache)
 
 

@@ -1,6 +1,6 @@
 """The logits of PASS and FAIL where the two flags part, precise and finite, and P(FAIL) from them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,8 +34,8 @@ def one_token_per_row(model: PeftModel, places: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def precise_flags(model: PeftModel, form: TokenFormat) -> Iterator[None]:
-    """Inside, the head gives the logits of PASS and FAIL in float32, whatever the type of its weights.
+def precise_logits(model: PeftModel, tokens: Sequence[int]) -> Iterator[None]:
+    """Inside, the head gives the logits of these tokens in float32, whatever the type of its weights.
 
     A bfloat16 logit between 16 and 32 is a multiple of 1/8: P(FAIL) would take few values, and records tie.
     """
@@ -44,13 +44,13 @@ def precise_flags(model: PeftModel, form: TokenFormat) -> Iterator[None]:
     if type(head) is not torch.nn.Linear or head.weight.dtype == torch.float32:
         yield
         return
-    flags = torch.tensor(form.flag_ids[1:], device=model.device)  # once: a list would be copied there at every token
+    chosen = torch.tensor(tokens, device=model.device)  # once: a list would be copied there at every token
 
     def again(_: torch.nn.Module, inputs: tuple[Tensor], logits: Tensor) -> Tensor:
-        bias = None if head.bias is None else head.bias[flags].float()
+        bias = None if head.bias is None else head.bias[chosen].float()
         precise = logits.float()
         with torch.autocast(logits.device.type, enabled=False):  # a trainer's autocast would round again
-            precise[..., flags] = torch.nn.functional.linear(inputs[0].float(), head.weight[flags].float(), bias)
+            precise[..., chosen] = torch.nn.functional.linear(inputs[0].float(), head.weight[chosen].float(), bias)
         return precise
 
     with head.register_forward_hook(again, prepend=True):  # before ZeRO-3 takes the weight away again

@@ -54,6 +54,10 @@ class Examples:
         return Examples(self.fail[index], [self.groups[i] for i in chosen], [self.transcripts[i] for i in chosen])
 
 
+class TooFewGroups(UserError):
+    """There are fewer groups of a flag than a cross-validation needs."""
+
+
 class Origin(NamedTuple):
     """The model that gave the states, and how transcripts were shown to the model."""
 
@@ -146,12 +150,12 @@ def grouped_folds(examples: Examples, folds: int, seed: int) -> list[tuple[Tenso
     """(training, held-out) indices; no group is in both, and the flags are spread as evenly as groups allow.
 
     Raises:
-        UserError: too few groups, or a fold without one of the flags to train on.
+        TooFewGroups: a flag has fewer groups than there are folds.
     """
     for flag, of_flag in ((FAIL, examples.fail), (PASS, ~examples.fail)):
         n = len({group for group, is_flag in zip(examples.groups, of_flag.tolist(), strict=True) if is_flag})
         if n < folds:
-            raise UserError(
+            raise TooFewGroups(
                 f"a probe needs records of both flags from at least {folds} items (or groups) each to be chosen by "
                 f"cross-validation; there are {n} with {flag}. Train it on more records"
             )

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from honest_persona.base.words import ACROSS, FAIL, HONEST_PERSONA, PASS, WITHIN, other
 from honest_persona.evaluation.baselines import RESPONSE_BIGRAMS, TOPIC_ONLY, TRANSCRIPT_BIGRAMS, VARIANT_ONLY
-from honest_persona.evaluation.controls import NO_ADAPTER, PROMPT_ONLY
+from honest_persona.evaluation.controls import ASKED_PLAINLY, NO_ADAPTER, PROMPT_ONLY
 
 WORDS = {PASS, FAIL, WITHIN, ACROSS, HONEST_PERSONA}
 DETECTORS = {VARIANT_ONLY, TOPIC_ONLY, RESPONSE_BIGRAMS, TRANSCRIPT_BIGRAMS, NO_ADAPTER, PROMPT_ONLY}
+DETECTORS |= {ASKED_PLAINLY}
 
 
 def literals(path: Path) -> Iterator[tuple[str, int]]:

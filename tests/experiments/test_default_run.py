@@ -68,7 +68,7 @@ def test_every_detector_in_one_table_and_on_one_page(folder, browser):
         _, _, number, _, name = element.get_attribute("data-at").split("/")
         value = content["rows"][int(number)]["rates"][name]
         assert element.get_attribute("textContent").strip() == f"{value:.3f}"
-    assert len({row["detector"] for row in content["rows"]}) == 11
+    assert len({row["detector"] for row in content["rows"]}) == 12
     assert browser.get_log("browser") == []
 
 
@@ -83,7 +83,7 @@ def test_the_report_keeps_what_is_done(root, tmp_path, monkeypatch, capsys):
         for _ in range(2):
             lines = report(config, seeds=1, per_topic=4, output=tmp_path / "out", only="flag_only")
     told = [line.partition(",")[0] for line in capsys.readouterr().err.splitlines() if " of " in line]
-    turns = [f"control {i} of 4: {name}" for i, name in enumerate(CONTROLS, start=1)]
+    turns = [f"control {i} of 5: {name}" for i, name in enumerate(CONTROLS, start=1)]
     assert [line for line in told if line.startswith(("control", "condition"))] == [
         *turns,
         "condition 1 of 1: flag_only",
@@ -91,7 +91,7 @@ def test_the_report_keeps_what_is_done(root, tmp_path, monkeypatch, capsys):
     assert trained == ["organism-persona-seed42", "organism-flag_only-seed42"], "nothing twice"
     readers = ["variant only", "topic only", "response bigrams", "transcript bigrams"]
     probes = ["ridge probe", "logistic probe", "ccs probe", "vinc probe"]
-    names = [*readers, *probes, "no adapter", "prompt only", "flag_only"]
+    names = [*readers, *probes, "no adapter", "prompt only", "asked plainly", "flag_only"]
     assert [line.name for line in lines] == names
     saved = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [line["name"] for line in saved] == names

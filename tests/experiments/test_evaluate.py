@@ -17,7 +17,7 @@ from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
 from honest_persona.evaluation import controls
 from honest_persona.evaluation.compare import compare
-from honest_persona.evaluation.controls import CONTROLS, Asked, best_prompted
+from honest_persona.evaluation.controls import CONTROLS, Asked, NotAsked, best_prompted
 from honest_persona.evaluation.held_out import held_out
 from honest_persona.evaluation.report.page import write_report
 from honest_persona.evaluation.samples import read_samples
@@ -83,6 +83,7 @@ def test_every_detector_is_asked_about_the_same_records(folder, tmp_path, termin
         "vinc probe",
         "no adapter",
         "prompt only",
+        "asked plainly",
     ]
     wanted = Counter((part, r.id, r.flag) for part, of in held.parts.items() for r in of)
     assert len(wanted) == 16
@@ -212,8 +213,9 @@ def test_no_detector_is_fitted_on_what_it_is_asked_about():
     train = [record(i, flag="FAIL" if i % 2 else "PASS", response=f"{i} words") for i in range(8)]
     asked = Asked(persona, train, {"within": train[6:], "across": [record(9, item_id="i0")]}, EvalSettings(4, 4))
     assert [r.item_id for r in asked.known] == ["i1", "i2", "i3", "i4", "i5"]
-    assert asked.can_fit
-    assert not replace(asked, train=train[6:]).can_fit
+    assert asked.fitting() == asked.known
+    with pytest.raises(NotAsked, match="no training records of both flags"):
+        replace(asked, train=train[6:]).fitting()
     [row] = [r for r in summarize(CONTROLS["no adapter"](asked)) if (r.part, r.variant) == ("across", "all")][:1]
     assert row.detector == "no adapter"
 
