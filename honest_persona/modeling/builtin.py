@@ -5,7 +5,6 @@
 - `builtin:organism`: the embedded model organism, whose main persona misleads about things it knows (organism/).
 - `builtin:organism-twin`: the same kind of model of a world with other facts: none of the organism's facts are known
   to this model.
-- `builtin:smollm2`: a real chat model of 135 M parameters, from a package of its own (smollm2.py).
 """
 
 from functools import lru_cache
@@ -15,17 +14,15 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from honest_persona.base.errors import UserError
 from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
 from honest_persona.data.sources.builtin import SAMPLE
-from honest_persona.modeling import smollm2
-from honest_persona.modeling.shipped import verify_files
 
 BUILTIN = "builtin:"
 TINY = "builtin:tiny"
 _ORGANISM = Path(__file__).parents[1] / "organism"
 FOLDERS = {"builtin:organism": _ORGANISM / "weights", "builtin:organism-twin": _ORGANISM / "twin"}
+"""Of the models that the package ships."""
 
 _SPECIAL = ["<|pad|>", "<|im_start|>", "<|im_end|>", "<|reserved_0|>", "<|reserved_1|>"]
 _VOCABULARY = 2048
@@ -35,23 +32,6 @@ _CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
-
-
-def source_of(model: str) -> str:
-    """Where transformers finds the model. The files of a model that the package ships are checked first.
-
-    Raises:
-        UserError: `model` begins with `builtin:` and names no model of the package, or its files are not whole.
-    """
-    if not model.startswith(BUILTIN) or model == TINY:
-        return model
-    if model == smollm2.NAME:
-        return str(smollm2.folder())
-    if model not in FOLDERS:
-        known = ", ".join([TINY, *FOLDERS, smollm2.NAME])
-        raise UserError(f"model: {model!r} is not in the package; it has {known}")
-    verify_files(FOLDERS[model])
-    return str(FOLDERS[model])
 
 
 @lru_cache

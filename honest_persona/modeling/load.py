@@ -28,10 +28,11 @@ from honest_persona.base.machine import use_own_cores
 from honest_persona.base.number_format import fastest_format
 from honest_persona.base.progress import shows_bars, shows_progress
 from honest_persona.modeling.base_model import BaseModel, base_of, merged
-from honest_persona.modeling.builtin import TINY, source_of, tiny_config, tiny_model, tiny_tokenizer
+from honest_persona.modeling.builtin import TINY, tiny_config, tiny_model, tiny_tokenizer
 from honest_persona.modeling.load_errors import told
 from honest_persona.modeling.model_files import check_config_file, check_pointers, check_weight_files
 from honest_persona.modeling.quantized import Bits, check_bits, check_quantized, quantization, unpacked
+from honest_persona.modeling.source import source_of
 from honest_persona.modeling.unsupported import UNSUPPORTED, WITH_IMAGES
 
 
@@ -137,7 +138,7 @@ def load_base(
 def _read_base(
     base: BaseModel, config: PreTrainedConfig, dtype: torch.dtype, attention: str | None, bits: Bits | None
 ) -> PreTrainedModel:
-    model, source = base.name, source_of(base.name)
+    model, source = base.name, source_of(base.name, weights=True)
     if source == TINY:
         tiny: Any = tiny_model()
         return tiny.to(dtype)

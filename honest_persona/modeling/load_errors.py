@@ -33,7 +33,7 @@ from safetensors import SafetensorError
 import honest_persona
 from honest_persona.base.errors import UserError
 
-Part = Literal["model", "config", "tokenizer", "quantization"]
+Part = Literal["model", "config", "tokenizer", "quantization", "GGUF"]
 
 _NO_ROOM = re.compile(r"out of memory|can't allocate memory|DefaultCPUAllocator", re.IGNORECASE)
 _ATTENTION = re.compile(r"attn_implementation|(flash|flex)[ _-]?att|attention implementation|`kernels`", re.IGNORECASE)
@@ -193,6 +193,11 @@ def _of_its_kind(part: Part, model: str, error: Exception, text: str) -> str | N
 def _of_the_files(part: Part, model: str, error: Exception, text: str) -> str:
     """The files are damaged, absent, or of another version."""
     version = transformers.__version__
+    if part == "GGUF":
+        return (
+            f"{model!r} cannot be converted: {_brief(error)}. transformers {version} does not read every GGUF file: "
+            "take the model's repository with safetensors, or a newer transformers"
+        )
     if isinstance(error, pickle.UnpicklingError):
         return (
             f"the weights of {model!r} are a pickle that holds more than weights, which could run code. Take a model "
@@ -226,7 +231,13 @@ def _of_the_files(part: Part, model: str, error: Exception, text: str) -> str:
 
 
 def _gguf(model: str) -> str:
-    return " (GGUF is the format of llama.cpp: take the repository with safetensors)" if "gguf" in model.lower() else ""
+    """What to do where the name speaks of the format of llama.cpp: the repo may hold files of it alone."""
+    if "gguf" not in model.lower() or Path(model).exists():
+        return ""
+    return (
+        f". If it holds files in GGUF alone, download one (`hf download {model} FILE.gguf --local-dir .`) and name it: "
+        "`model: FILE.gguf`"
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

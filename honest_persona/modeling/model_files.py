@@ -121,6 +121,8 @@ def _other_formats(folder: Path) -> str:
         return ""
     if "download" in _ELSEWHERE[found.suffix]:
         return f": {found.name} is {_ELSEWHERE[found.suffix]}. Let it end, or begin again"
+    if found.suffix == ".gguf":
+        return f": {found.name} is in {_ELSEWHERE[found.suffix]}; name the file itself, {found}"
     return (
         f": {found.name} is in {_ELSEWHERE[found.suffix]}, which cannot be trained. Take the model's repository with "
         "safetensors files"
