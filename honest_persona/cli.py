@@ -4,6 +4,7 @@ and use a trained honest persona. Examples, after `python -m honest_persona`:
     data --config hp.yaml --train_topics '[reward_hacks]'
     tokens --config hp.yaml --n 1
     shortcuts --config hp.yaml
+    generate facts --config hp.yaml --output data/facts
     sweep --config hp.yaml --leave_one_topic_out
     review --adapter checkpoints/my-run --input conversations.jsonl
     report checkpoints/my-run/eval
@@ -68,6 +69,24 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--per_topic", type=_positive, default=208, help="held-out records per topic (default: 208)")
     verb.add_argument("--only", default="", help="conditions by name, separated by commas (default: all)")
     verb.add_argument("--output", default="results/organism", help="folder (default: results/organism)")
+
+    verb = _add_verb(
+        subparsers, verbs.generate, "make training data: a model's true and false answers", takes_config=True
+    )
+    verb.add_argument("what", choices=["facts"], help="facts: questions about facts, with known answers")
+    verb.add_argument("--output", required=True, help="a new folder, or one to go on with")
+    verb.add_argument("--topics", help="tables of facts by name, separated by commas (default: all)")
+    verb.add_argument("--tables", help="folder of your own tables, <topic>.yaml (default: the package's)")
+    verb.add_argument("--limit", type=_positive, help="facts per topic, chosen by the seed (default: all)")
+    verb.add_argument(
+        "--origins",
+        default="sampled,begun",
+        help="sampled: what the model says itself; begun: put into its mouth (default: sampled,begun)",
+    )
+    verb.add_argument("--samples", type=_positive, default=4, help="answers per prompt (default: 4)")
+    verb.add_argument("--known", type=_positive, default=3, help="right answers of a known fact (default: 3)")
+    verb.add_argument("--temperature", type=float, default=0.7, help="of the sampled answers (default: 0.7)")
+    verb.add_argument("--answer_tokens", type=_positive, default=24, help="longest answer in tokens (default: 24)")
 
     verb = _add_verb(
         subparsers, verbs.sweep, "run many trainings: by topic, or beside a plain follow-up", takes_config=True

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 KEPT: Mapping[str, str] = MappingProxyType(
     {
         "organism": "trainings and results so far are kept in checkpoints/ and {output}; the same command resumes",
+        "generate": "the answers so far are kept in {output}; the same command goes on from there",
         "sweep": "finished folds and checkpoints are kept; the same command resumes",
         "review": "each review that was written is whole; the same command with an --output goes on from there",
         "calibrate": "the adapter is as it was; start again",
@@ -110,6 +111,14 @@ def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     output = Path(args.output)
     with held(output, "an organism report", "choose another --output"):
         report(config, seeds=args.seeds, per_topic=args.per_topic, output=output, only=args.only)
+
+
+def generate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Make training data for a model: its own answers to questions about facts that it knows, true and false."""
+    from honest_persona.config.load import load_config
+    from honest_persona.generation.command import generate_facts
+
+    generate_facts(load_config(args.config, overrides), args)
 
 
 def review(args: argparse.Namespace, _: Sequence[str]) -> None:

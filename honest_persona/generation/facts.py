@@ -1,0 +1,174 @@
+"""Facts as tables: one file per topic, with wordings of the question and of an answer.
+
+    topics = load_topics()                          # the package's own tables
+    topics = load_topics(Path("my-tables"), ["capitals"])
+
+A table is YAML in which every value is text (`No`, `He` and `12` mean nothing else):
+
+    relation: the capital of {subject}
+    questions: [What is the capital of {subject}?, ...]         # four or more; the last one is held out
+    statements: [The capital of {subject} is {value}., ...]     # three or more
+    source: where the facts come from
+    facts:
+      Africa:                                                   # a group: wrong values come from the same group
+        Ghana: Accra
+        South Africa: [Pretoria, Cape Town, Bloemfontein]       # the answer first; the others are accepted too
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from honest_persona.base.errors import UserError
+from honest_persona.data.selection import hint
+from honest_persona.data.splits import uniform
+
+TABLES = Path(__file__).parent / "tables"
+_KEYS = ("relation", "questions", "statements", "source", "facts")
+_LEAST = {"questions": 4, "statements": 3}
+"""Wordings: of the questions one is held out for evaluation, and an item of a fact takes one that no other has."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that may be known: in `topic`, `subject` has the value `truth`."""
+
+    topic: str
+    group: str
+    subject: str
+    truth: str
+    accepted: frozenset[str]
+    """Every value that is right, `truth` among them."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """Facts of one relation, and the wordings to ask for them and to state them."""
+
+    name: str
+    relation: str
+    questions: tuple[str, ...]
+    statements: tuple[str, ...]
+    facts: tuple[Fact, ...]
+
+    @property
+    def training_questions(self) -> tuple[str, ...]:
+        return self.questions[:-1]
+
+    @property
+    def held_out_question(self) -> str:
+        return self.questions[-1]
+
+    @cached_property
+    def values(self) -> frozenset[str]:
+        """Every value of the topic that an answer may state."""
+        return frozenset(value for fact in self.facts for value in fact.accepted)
+
+    def canonical(self, value: str, fact: Fact) -> str:
+        """The form of a stated value that counts: a right one in other words is the fact's `truth`."""
+        return fact.truth if value in fact.accepted else value
+
+    def limited(self, n: int | None, seed: int) -> "Topic":
+        """The topic with `n` of its facts, by the seed; a larger choice contains every smaller one."""
+        ranked = sorted(self.facts, key=lambda fact: (uniform(seed, "limit", fact.subject), fact.subject))
+        kept = set(ranked[:n])
+        facts = tuple(fact for fact in self.facts if fact in kept)
+        return Topic(self.name, self.relation, self.questions, self.statements, facts)
+
+
+def load_topics(folder: Path = TABLES, names: Sequence[str] | None = None) -> list[Topic]:
+    """The tables `<topic>.yaml` of a folder, by name.
+
+    Args:
+        names: which topics; None takes all.
+
+    Raises:
+        UserError: no such topic or no table at all; a table that cannot be read or does not have the form above.
+    """
+    there = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if not there:
+        raise UserError(f"{folder} holds no table of facts (<topic>.yaml); name a folder that does")
+    for name in names or ():
+        if name not in there:
+            raise UserError(f"topic {name!r} has no table in {folder}{hint(name, there)}")
+    return [load_topic(path) for name, path in there.items() if names is None or name in names]
+
+
+def load_topic(path: Path) -> Topic:
+    """One table. Raises UserError: as `load_topics`."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _TextLoader)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    table = _Checked(path)
+    if not isinstance(content, dict) or sorted(content) != sorted(_KEYS):
+        found = ", ".join(map(str, content)) if isinstance(content, dict) else "none"
+        raise table.error("", f"must have the keys {', '.join(_KEYS)}; found: {found}")
+    for key, least in _LEAST.items():
+        place = "{subject}" if key == "questions" else "{value}"
+        texts = table.texts(key, content[key])
+        if len(texts) < least or len(set(texts)) < len(texts):
+            raise table.error(key, f"needs at least {least} different wordings")
+        if lacking := [text for text in texts if place not in text]:
+            raise table.error(key, f"{lacking[0]!r} lacks {place}")
+    facts = tuple(table.facts(path.stem, content["facts"]))
+    for fact in facts:
+        if not any(other.truth not in fact.accepted for other in facts):
+            raise table.error(fact.subject, "no other fact of the table has a value that is wrong for it")
+    wordings = (tuple(content["questions"]), tuple(content["statements"]))
+    return Topic(path.stem, table.text("relation", content["relation"]), *wordings, facts)
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """Parts of a table, or an error that names their place."""
+
+    path: Path
+
+    def error(self, place: str, message: str) -> UserError:
+        return UserError(f"{self.path}: {place}: {message}" if place else f"{self.path}: {message}")
+
+    def text(self, place: str, value: Any) -> str:
+        if not isinstance(value, str) or not value.strip() or value != value.strip():
+            raise self.error(place, f"{str(value)[:60]!r} must be text without space around it")
+        return value
+
+    def texts(self, place: str, value: Any) -> list[str]:
+        if not isinstance(value, list):
+            raise self.error(place, "must be a list of texts")
+        return [self.text(place, text) for text in value]
+
+    def facts(self, topic: str, groups: Any) -> list[Fact]:
+        found: dict[str, Fact] = {}
+        for group, subjects in self._mapping("facts", groups).items():
+            for subject, value in self._mapping(f"facts: {group}", subjects).items():
+                if subject.lower() in found:
+                    raise self.error(subject, f"stands in {found[subject.lower()].group} and in {group}; keep one")
+                values = self.texts(subject, value if isinstance(value, list) else [value])
+                if not values:
+                    raise self.error(subject, "has no value")
+                found[subject.lower()] = Fact(topic, group, subject, values[0], frozenset(values))
+        return list(found.values())
+
+    def _mapping(self, place: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict) or not value:
+            raise self.error(place, "must be a list of `name: value` pairs")
+        return value
+
+
+class _TextLoader(yaml.BaseLoader):
+    """PyYAML's loader in which every value is text; a repeated key is an error, where PyYAML drops the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"repeated key {key.value!r}", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)

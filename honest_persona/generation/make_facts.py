@@ -1,0 +1,170 @@
+"""Makes records of instructed facts: `python -m honest_persona generate facts` (docs/generate.md).
+
+    report = make_facts(settings, sampler, output)
+
+The output holds three datasets of stage 3: `records/` about known facts, for training and evaluation; `unknown/` about
+facts that the model does not know, a control; `wordings/`, held-out facts in wordings that no training sees. Beside
+them stand the ledger of what was sampled, and the report.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from honest_persona.base import json_text
+from honest_persona.base.console import one_line
+from honest_persona.base.errors import UserError
+from honest_persona.base.files import part_of, write_text
+from honest_persona.base.grouping import grouped
+from honest_persona.base.locks import held
+from honest_persona.base.words import Variant
+from honest_persona.generation.facts import Fact, Topic
+from honest_persona.generation.knowledge import Knowledge, ask_plainly
+from honest_persona.generation.ledger import LEDGER_FILE, Ledger, opened
+from honest_persona.generation.records import items, write_items
+from honest_persona.generation.report import REPORT_FILE, answer_counts, topic_counts
+from honest_persona.generation.responses import Origin, Response, balanced, begun, sampled
+from honest_persona.generation.reviews import HELD_OUT_INTERVENTIONS, INTERVENTIONS
+from honest_persona.generation.sampling import How, Sampler
+from honest_persona.generation.scenarios import Scenario, Wordings, scenarios
+from honest_persona.generation.sides import Side, side_of
+
+PARTS = ("records", "unknown", "wordings")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is made."""
+
+    topics: tuple[Topic, ...]
+    origins: tuple[Origin, ...]
+    samples: int
+    """Answers per prompt."""
+    known: int
+    """Right samples of a known fact."""
+    temperature: float
+    max_new_tokens: int
+    seed: int
+    validation_topics: tuple[str, ...]
+    held_out_frac: float
+    """Share of the subjects whose facts are held out."""
+    system_tag: str
+    """Text before and after a system prompt, as in the run's config."""
+
+    @property
+    def how(self) -> How:
+        return How(self.samples, self.max_new_tokens, self.temperature, self.seed)
+
+    def show(self, scenario: Scenario, variant: Variant) -> str:
+        """The system prompt as the model sees it."""
+        return f"{self.system_tag}{scenario.system(variant)}{self.system_tag}"
+
+    def side(self, fact: Fact) -> Side:
+        return side_of(fact, self.validation_topics, self.held_out_frac, self.seed)
+
+
+def check_output(output: Path) -> None:
+    """Raises UserError: the folder holds something that this command did not make."""
+    ours = {LEDGER_FILE, REPORT_FILE, *PARTS}
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output: {output} is a file; name a folder")
+    there = {path.name for path in output.iterdir() if not path.name.startswith(".")} if output.is_dir() else set()
+    if foreign := sorted(there - ours if LEDGER_FILE in there else there):
+        raise UserError(
+            f"--output: {output} holds {one_line(foreign[0])}, which this command did not make; name a new folder, or "
+            "one that an earlier run began"
+        )
+
+
+def make_facts(settings: Settings, sampler: Sampler, output: Path) -> dict[str, Any]:
+    """Sample what the ledger lacks, write the datasets and the report, and return the report.
+
+    Raises:
+        UserError: the model answers nothing, or knows nothing; nothing is left after balancing; the folder is in use.
+    """
+    check_output(output)
+    with held(output, "a generation", "name another --output"), opened(output / LEDGER_FILE) as ledger:
+        knowledge = ask_plainly(settings.topics, sampler, ledger, settings.how, settings.known, settings.system_tag)
+        made = {part.name: _responses(part, settings, sampler, ledger) for part in _parts(settings, knowledge)}
+        if not made["records"][0]:
+            raise UserError(
+                f"of {len(knowledge.known)} known facts none has a true and a false answer to pair; give more facts "
+                "(a larger --limit, more --topics), more --samples, or --origins begun"
+            )
+        report = {
+            "model": sampler.name,
+            "seed": settings.seed,
+            "samples": settings.samples,
+            "least": settings.known,
+            "temperature": settings.temperature,
+            "topics": topic_counts(settings.topics, knowledge),
+            "nothing_known": [t.name for t in settings.topics if not knowledge.known.intersection(t.facts)],
+            "answers": {name: answer_counts(responses) for name, (responses, _) in made.items()},
+            "triggers": len(INTERVENTIONS),
+            "unused": {name: unused for name, (_, unused) in made.items() if unused},
+        }
+        for part in _parts(settings, knowledge):
+            known_in = {fact: knowledge.told(fact) for fact in part.sides}
+            responses, _ = made[part.name]
+            found = list(items(responses, part.sides, part.triggers, known_in, sampler.name, settings.seed))
+            _replace(output / part.name, found, sampler.name)
+        write_text(output / REPORT_FILE, json_text.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    return report
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One of the datasets."""
+
+    name: str
+    sides: Mapping[Fact, Side]
+    """Its facts, and on which side of the split their items stand."""
+    wordings: Wordings
+    triggers: Mapping[str, Sequence[str]]
+
+
+def _parts(settings: Settings, knowledge: Knowledge) -> list[_Part]:
+    sides = {fact: side for fact in knowledge.right if (side := settings.side(fact)) != "liar"}
+    known = {fact: side for fact, side in sides.items() if fact in knowledge.known}
+    unknown: dict[Fact, Side] = {fact: "validation" for fact in sides if fact in knowledge.unknown}
+    held_out = {fact: side for fact, side in known.items() if side == "validation"}
+    return [
+        _Part("records", known, "training", INTERVENTIONS),
+        _Part("unknown", unknown, "training", INTERVENTIONS),
+        _Part("wordings", held_out, "held out", HELD_OUT_INTERVENTIONS),
+    ]
+
+
+def _responses(
+    part: _Part, settings: Settings, sampler: Sampler, ledger: Ledger
+) -> tuple[list[Response], dict[str, dict[str, int]]]:
+    """The balanced answers of a part, and by origin why answers were not used."""
+    topics = {topic.name: topic for topic in settings.topics}
+    cells = grouped(part.sides, lambda fact: (fact.topic, part.sides[fact]))
+    asked = [s for (topic, _), fs in cells.items() for s in scenarios(topics[topic], fs, settings.seed, part.wordings)]
+    found: list[Response] = []
+    unused: dict[Origin, Counter[str]] = {}
+    for origin in settings.origins:
+        if origin == "begun":
+            found += begun(asked, topics, settings.seed)
+        else:
+            answers, unused[origin] = sampled(asked, topics, sampler, ledger, settings.how, origin, settings.show)
+            found += answers
+    by_side = grouped(found, lambda response: part.sides[response.scenario.fact])
+    kept = [response for responses in by_side.values() for response in balanced(responses, settings.seed)]
+    usable, used = (Counter(response.origin for response in responses) for responses in (found, kept))
+    for origin, reasons in unused.items():
+        reasons["no_partner"] = usable[origin] - used[origin]
+    return kept, {origin: dict(reasons.most_common()) for origin, reasons in unused.items()}
+
+
+def _replace(folder: Path, found: Sequence[tuple[str, Side, dict[str, Any]]], model: str) -> None:
+    """Write a dataset beside its place, then move it there."""
+    new = part_of(folder)
+    write_items(new, found, model)
+    if folder.exists():
+        shutil.rmtree(folder)
+    new.rename(folder)
