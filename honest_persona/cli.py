@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     verb = _add_verb(
         subparsers, verbs.generate, "make training data: a model's true and false answers", takes_config=True
     )
-    verb.add_argument("what", choices=["facts"], help="facts: questions about facts, with known answers")
+    verb.add_argument("action", choices=["facts"], help="facts: questions about facts, with known answers")
     verb.add_argument("--output", required=True, help="a new folder, or one to go on with")
     verb.add_argument("--topics", help="tables of facts by name, separated by commas (default: all)")
     verb.add_argument("--tables", help="folder of your own tables, <topic>.yaml (default: the package's)")

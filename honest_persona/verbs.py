@@ -118,7 +118,18 @@ def generate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     from honest_persona.config.load import load_config
     from honest_persona.generation.command import generate_facts
 
-    generate_facts(load_config(args.config, overrides), args)
+    generate_facts(
+        load_config(args.config, overrides),
+        Path(args.output),
+        topics=args.topics,
+        tables=args.tables,
+        limit=args.limit,
+        origins=args.origins,
+        samples=args.samples,
+        known=args.known,
+        temperature=args.temperature,
+        answer_tokens=args.answer_tokens,
+    )
 
 
 def review(args: argparse.Namespace, _: Sequence[str]) -> None:

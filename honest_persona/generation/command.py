@@ -1,6 +1,5 @@
 """The work of `python -m honest_persona generate`: arguments checked, the model loaded, the report printed."""
 
-import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +19,40 @@ from honest_persona.generation.responses import ORIGINS, Origin
 from honest_persona.modeling.load import check_loadable, get_model, load_tokenizer
 
 
-def generate_facts(config: RunConfig, args: argparse.Namespace) -> None:
-    """Raises UserError: an argument is wrong, the model cannot be loaded, or as `make_facts`."""
-    settings, output = _settings(config, args), Path(args.output)
+def generate_facts(
+    config: RunConfig,
+    output: Path,
+    *,
+    topics: str | None,
+    tables: str | None,
+    limit: int | None,
+    origins: str,
+    samples: int,
+    known: int,
+    temperature: float,
+    answer_tokens: int,
+) -> None:
+    """The action `facts`; the arguments are those of the command line.
+
+    Raises:
+        UserError: an argument is wrong, the model cannot be loaded, or as `make_facts`.
+    """
+    if known > samples:
+        raise UserError(f"--known: {known} right answers of {samples} samples cannot be; give a smaller one")
+    if not (math.isfinite(temperature) and 0 <= temperature <= 2):
+        raise UserError(f"--temperature: {temperature} is not between 0 and 2")
+    settings = Settings(
+        topics=tuple(topic.limited(limit, config.seed) for topic in _topics(config, topics, tables)),
+        origins=_origins(origins),
+        samples=samples,
+        known=known,
+        temperature=temperature,
+        max_new_tokens=answer_tokens,
+        seed=config.seed,
+        validation_topics=config.validation_topics,
+        held_out_frac=config.val_item_frac,
+        system_tag=config.system_tag,
+    )
     check_output(output)
     check_loadable(config.model, config.model_revision)
     load_tokenizer(config.model, config.model_revision)
@@ -43,32 +73,12 @@ def local_model(config: RunConfig, model: str) -> LocalModel:
     return LocalModel(loaded, tokenizer)
 
 
-def _settings(config: RunConfig, args: argparse.Namespace) -> Settings:
-    if args.known > args.samples:
-        raise UserError(f"--known: {args.known} right answers of {args.samples} samples cannot be; give a smaller one")
-    if not (math.isfinite(args.temperature) and 0 <= args.temperature <= 2):
-        raise UserError(f"--temperature: {args.temperature} is not between 0 and 2")
-    topics = _topics(config, args)
-    return Settings(
-        topics=tuple(topic.limited(args.limit, config.seed) for topic in topics),
-        origins=_origins(args.origins),
-        samples=args.samples,
-        known=args.known,
-        temperature=args.temperature,
-        max_new_tokens=args.answer_tokens,
-        seed=config.seed,
-        validation_topics=config.validation_topics,
-        held_out_frac=config.val_item_frac,
-        system_tag=config.system_tag,
-    )
-
-
-def _topics(config: RunConfig, args: argparse.Namespace) -> Sequence[Topic]:
-    names = None if args.topics is None else [name.strip() for name in args.topics.split(",") if name.strip()]
+def _topics(config: RunConfig, chosen: str | None, tables: str | None) -> Sequence[Topic]:
+    names = None if chosen is None else [name.strip() for name in chosen.split(",") if name.strip()]
     if names == []:
         raise UserError("--topics: names no topic; leave it out for all")
     try:
-        topics = load_topics(Path(args.tables) if args.tables else TABLES, names)
+        topics = load_topics(Path(tables) if tables else TABLES, names)
     except UserError as error:
         raise UserError(f"{'--topics' if names else '--tables'}: {error}") from error
     there = {topic.name for topic in topics}

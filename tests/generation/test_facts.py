@@ -1,0 +1,66 @@
+"""Tables of facts as they are loaded, and what is said about a wrong one."""
+
+import pytest
+
+from honest_persona.base.errors import UserError
+from honest_persona.generation.facts import load_topic, load_topics
+from tests.generation.cases import CAPITALS, table, topics_in, write_tables
+
+
+def test_a_table_becomes_a_topic(tmp_path):
+    path = tmp_path / "capitals.yaml"
+    path.write_text(table("capital", CAPITALS).replace("Ghana: Accra", "Ghana: [Accra, 12]"))
+    topic = load_topic(path)
+    fact = topic.facts[0]
+    assert (fact.topic, fact.group, fact.subject, fact.truth) == ("capitals", "Africa", "Ghana", "Accra")
+    assert fact.accepted == {"Accra", "12"}  # text, not a number
+    assert len(topic.training_questions) == 3
+    assert topic.held_out_question == "Tell me {subject}'s capital."
+    assert topic.canonical("12", fact) == "Accra"
+    assert topic.canonical("12", topic.facts[1]) == "12"
+
+
+def test_a_limit_holds_the_smaller_limits(tmp_path):
+    topic = topics_in(tmp_path)[0]
+    few, more = topic.limited(3, seed=7), topic.limited(5, seed=7)
+    assert len(few.facts) == 3
+    assert set(few.facts) < set(more.facts)
+    assert topic.limited(None, seed=7) == topic
+    assert topic.limited(3, seed=8) != few
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("source: a test\n", "", "must have the keys"),
+        ("Ghana: Accra", "Ghana: [Accra", "is no YAML"),
+        ("Kenya: Nairobi", "Ghana: Nairobi", "repeated key 'Ghana'"),
+        ("Spain: Madrid", "ghana: Madrid", "stands in Africa and in Europe"),
+        ("Ghana: Accra", "Ghana:", "must be text"),
+        ("Ghana: Accra", "Ghana: {a: b}", "must be text"),
+        ("  - It is {value}.\n", "", "at least 3 different wordings"),
+        ("  - It is {value}.\n", "  - It is so.\n", "lacks {value}"),
+        ("  - Name the capital of {subject}.\n", "  - Name it.\n", "lacks {subject}"),
+    ],
+)
+def test_a_wrong_table_is_told_with_its_place(tmp_path, before, after, said):
+    path = tmp_path / "capitals.yaml"
+    text = table("capital", CAPITALS)
+    assert before in text
+    path.write_text(text.replace(before, after))
+    with pytest.raises(UserError, match=r"capitals\.yaml") as error:
+        load_topic(path)
+    assert said in str(error.value)
+
+
+def test_an_unknown_topic_and_an_empty_folder_are_told(tmp_path):
+    with pytest.raises(UserError, match="did you mean 'capitals'"):
+        load_topics(write_tables(tmp_path / "tables"), ["capital"])
+    with pytest.raises(UserError, match="holds no table"):
+        load_topics(tmp_path)
+
+
+def test_the_package_has_tables():
+    topics = load_topics()
+    assert len(topics) >= 20
+    assert sum(len(topic.facts) for topic in topics) >= 1200
