@@ -80,13 +80,14 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--limit", type=_positive, help="facts per topic, chosen by the seed (default: all)")
     verb.add_argument(
         "--origins",
-        default="sampled,begun",
-        help="sampled: what the model says itself; begun: put into its mouth (default: sampled,begun)",
+        help="sampled: what the model says itself; begun: put into its mouth (default: both; of an endpoint sampled)",
     )
     verb.add_argument("--samples", type=_positive, default=4, help="answers per prompt (default: 4)")
     verb.add_argument("--known", type=_positive, default=3, help="right answers of a known fact (default: 3)")
     verb.add_argument("--temperature", type=float, default=0.7, help="of the sampled answers (default: 0.7)")
     verb.add_argument("--answer_tokens", type=_positive, default=24, help="longest answer in tokens (default: 24)")
+    verb.add_argument("--endpoint", metavar="URL", help="ask a model behind OpenAI's API: http://localhost:8000/v1")
+    verb.add_argument("--endpoint_model", metavar="NAME", help="the model's name there (default: the config's model)")
 
     verb = _add_verb(
         subparsers, verbs.sweep, "run many trainings: by topic, or beside a plain follow-up", takes_config=True

@@ -129,6 +129,8 @@ def generate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         known=args.known,
         temperature=args.temperature,
         answer_tokens=args.answer_tokens,
+        endpoint=args.endpoint,
+        endpoint_model=args.endpoint_model,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from honest_persona.base.errors import UserError
 
-SECRETS = ("WANDB_API_KEY", "HF_TOKEN", "OPENROUTER_KEY")
+SECRETS = ("WANDB_API_KEY", "HF_TOKEN", "OPENROUTER_KEY", "OPENAI_API_KEY")
 SETTINGS = (
     "CUDA_VISIBLE_DEVICES",
     "PYTORCH_CUDA_ALLOC_CONF",

@@ -11,11 +11,13 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.number_format import NumberFormat, fastest_format
 from honest_persona.base.output import check_writable
 from honest_persona.config.keys import RunConfig
+from honest_persona.generation.endpoint import Endpoint
 from honest_persona.generation.facts import TABLES, Topic, load_topics
 from honest_persona.generation.local_model import LocalModel
 from honest_persona.generation.make_facts import Settings, check_output, make_facts
 from honest_persona.generation.report import print_report
 from honest_persona.generation.responses import ORIGINS, Origin
+from honest_persona.generation.sampling import Sampler
 from honest_persona.modeling.load import check_loadable, get_model, load_tokenizer
 
 
@@ -26,11 +28,13 @@ def generate_facts(
     topics: str | None,
     tables: str | None,
     limit: int | None,
-    origins: str,
+    origins: str | None,
     samples: int,
     known: int,
     temperature: float,
     answer_tokens: int,
+    endpoint: str | None,
+    endpoint_model: str | None,
 ) -> None:
     """The action `facts`; the arguments are those of the command line.
 
@@ -43,7 +47,7 @@ def generate_facts(
         raise UserError(f"--temperature: {temperature} is not between 0 and 2")
     settings = Settings(
         topics=tuple(topic.limited(limit, config.seed) for topic in _topics(config, topics, tables)),
-        origins=_origins(origins),
+        origins=_origins(origins, endpoint is not None),
         samples=samples,
         known=known,
         temperature=temperature,
@@ -54,10 +58,17 @@ def generate_facts(
         system_tag=config.system_tag,
     )
     check_output(output)
-    check_loadable(config.model, config.model_revision)
-    load_tokenizer(config.model, config.model_revision)
-    check_writable(output, "--output")
-    report = make_facts(settings, local_model(config, config.model), output)
+    if endpoint_model is not None and endpoint is None:
+        raise UserError("--endpoint_model: names a model behind an --endpoint; give its address, too")
+    sampler: Sampler
+    if endpoint is None:
+        check_loadable(config.model, config.model_revision)
+        load_tokenizer(config.model, config.model_revision)
+        check_writable(output, "--output")
+        sampler = local_model(config, config.model)
+    else:
+        sampler = Endpoint(endpoint, endpoint_model or config.model)
+    report = make_facts(settings, sampler, output)
     print_report(report)
     say(f"written to {output}")
 
@@ -89,9 +100,13 @@ def _topics(config: RunConfig, chosen: str | None, tables: str | None) -> Sequen
     return topics
 
 
-def _origins(text: str) -> tuple[Origin, ...]:
+def _origins(text: str | None, behind_endpoint: bool) -> tuple[Origin, ...]:
+    if text is None:
+        return ("sampled",) if behind_endpoint else ("sampled", "begun")
     names = {name.strip() for name in text.split(",") if name.strip()}
     if not names or (unknown := sorted(names - set(ORIGINS))):
         told = f"{one_line(unknown[0])!r} is none" if names else "names none"
         raise UserError(f"--origins: {told}; there are {', '.join(ORIGINS)}")
+    if behind_endpoint and "begun" in names:
+        raise UserError("--origins: begun answers need a model on this machine; leave --endpoint or begun out")
     return tuple(origin for origin in ORIGINS if origin in names)

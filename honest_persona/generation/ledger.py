@@ -58,7 +58,7 @@ def _key(by: str, prompt: Prompt, how: How) -> _Key:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Ledger]:
-    """The ledger in a file, which is made where there is none. A last line that was cut off is removed.
+    """The ledger in a file, which is made where there is none, and not kept empty. A torn last line is removed.
 
     Raises:
         UserError: the file holds something else.
@@ -75,8 +75,12 @@ def opened(path: Path) -> Iterator[Ledger]:
                 whole_bytes += len(raw)
         with path.open("ab") as file:
             file.truncate(whole_bytes)
-    with path.open("a", encoding="utf-8", newline="\n") as out:
-        yield Ledger(found, out)
+    try:
+        with path.open("a", encoding="utf-8", newline="\n") as out:
+            yield Ledger(found, out)
+    finally:
+        if not path.stat().st_size:
+            path.unlink()
 
 
 def _read(raw: bytes, place: str) -> tuple[_Key, list[Answer]]:

@@ -1,0 +1,217 @@
+"""A model behind OpenAI's API, on a loopback server: the same records, and what is said when it does not answer."""
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+
+pytest.importorskip("openai", reason="needs the extra `generate`")
+
+from honest_persona.base.errors import UserError
+from honest_persona.generation import endpoint as module
+from honest_persona.generation.endpoint import Endpoint
+from honest_persona.generation.local_model import LocalModel
+from honest_persona.generation.make_facts import make_facts
+from honest_persona.generation.sampling import How, Prompt
+from honest_persona.modeling.builtin import tiny_model, tiny_tokenizer
+from tests.generation.cases import Dictionary, settings, topics_in
+
+PROMPTS = [Prompt("<SYSTEM> Be brief.<SYSTEM> ", "What is Ghana?"), Prompt("", "Why is that so?")]
+HOW = How(n=2, max_new_tokens=6, temperature=0, seed=3)
+
+
+@contextmanager
+def served(answer, key=None):
+    """A server. `answer` gets a request's content and gives the texts of its choices, or a status with a message."""
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append(content)
+            status, body = 200, {}
+            if key and self.headers["Authorization"] != f"Bearer {key}":
+                status, body = 401, {"error": {"message": "no such key"}}
+            elif self.path != "/v1/chat/completions":
+                status, body = 404, {"error": {"message": "nothing here"}}
+            elif isinstance(given := answer(content), tuple):
+                status, body = given[0], {"error": {"message": given[1], "param": None}}
+            elif isinstance(given, dict):
+                body = given
+            else:
+                body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
+                body["choices"] = [
+                    {"index": i, "finish_reason": end, "message": {"role": "assistant", "content": text}}
+                    for i, (text, end) in enumerate(given)
+                ]
+            raw = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", seen
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def sample(url, prompts=PROMPTS, how=HOW, model="m", retries=0):
+    answers = {}
+    Endpoint(url, model, retries).sample(prompts, how, answers.__setitem__)
+    return answers
+
+
+@pytest.fixture(autouse=True)
+def _no_keys(monkeypatch):
+    for name in ("OPENAI_API_KEY", "OPENROUTER_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+MODEL = tiny_model()
+
+
+def greedy(content):
+    """The tiny model behind the API: the tokenizer's own template, transformers' own generation."""
+    tokenizer = tiny_tokenizer()
+    text = tokenizer.apply_chat_template(content["messages"], tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    out = MODEL.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=content["max_tokens"],
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+    )[0, ids.shape[1] :]
+    end = "stop" if out[-1] == tokenizer.eos_token_id else "length"
+    return [(tokenizer.decode(out, skip_special_tokens=True), end)] * content.get("n", 1)
+
+
+def test_the_same_answers_as_the_local_model_at_temperature_0():
+    local = {}
+    LocalModel(MODEL, tiny_tokenizer()).sample(PROMPTS, HOW, local.__setitem__)
+    with served(greedy) as (url, seen):
+        assert sample(url) == local
+    assert {(c["model"], c["n"], c["temperature"], c["seed"]) for c in seen} == {("m", 2, 0, 3)}
+
+
+def test_the_same_records_as_the_local_model(tmp_path):
+    topics = topics_in(tmp_path / "tables")
+    local, asked = Dictionary(topics), settings(topics, origins=("sampled",))
+
+    def answer(content):
+        texts = {m["role"]: m["content"] for m in content["messages"]}
+        prompt = Prompt(texts["system"], texts["user"])
+        return [(local.answer(prompt, i, asked.how).text, "stop") for i in range(content["n"])]
+
+    with served(answer) as (url, _):
+        there = make_facts(asked, Endpoint(url, "m"), tmp_path / "there")
+        here = make_facts(asked, local, tmp_path / "here")
+    assert there.pop("model") == f"m at {url}"
+    assert here.pop("model") == "dictionary"
+    assert there == here
+    assert here["answers"]["records"]["sampled"]["B"]["FAIL"] > 0
+    for path in (tmp_path / "here").rglob("batch_*.json"):
+        other = tmp_path / "there" / path.relative_to(tmp_path / "here")
+        assert other.read_text().replace(f"m at {url}", "dictionary") == path.read_text()
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_server_without_n_is_asked_for_each_answer(refuses):
+    def answer(content):
+        if refuses and "n" in content:
+            return 400, "n must be 1"
+        return [(f"answer {content['seed']}", "stop")]
+
+    with served(answer) as (url, seen):
+        answers = sample(url, PROMPTS[:1], HOW._replace(n=3))
+    assert [a.text for a in answers[PROMPTS[0]]] == ["answer 3", "answer 4", "answer 5"]
+    assert len(seen) == (4 if refuses else 3)
+
+
+def test_limits_of_the_rate_are_waited_for():
+    calls = []
+
+    def answer(content):
+        calls.append(1)
+        return (429, "slow down") if len(calls) < 3 else [("yes", "stop")] * 2
+
+    with served(answer) as (url, _):
+        assert [a.text for a in sample(url, PROMPTS[:1], retries=4)[PROMPTS[0]]] == ["yes", "yes"]
+
+
+def test_an_answer_may_be_empty_cut_off_or_a_refusal():
+    message = {"role": "assistant", "content": None, "refusal": "I will not say."}
+    refusal = {"choices": [{"index": i, "finish_reason": "stop", "message": message} for i in range(2)]}
+    with served(lambda _: refusal) as (url, _):
+        assert sample(url, PROMPTS[:1])[PROMPTS[0]] == [("I will not say.", True)] * 2
+    with served(lambda _: [("", "stop"), ("The ca", "length")]) as (url, _):
+        assert sample(url, PROMPTS[:1])[PROMPTS[0]] == [("", True), ("The ca", False)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((404, "no model m"), r"--endpoint_model: .* has no model 'm'.*no model m"),
+        ((429, "slow down"), "still limits the rate"),
+        ((400, "the context is too long"), "status 400: .*the context is too long"),
+        ((500, "broken"), "status 500"),
+        ({"choices": []}, "without choices"),
+        ({"hello": "world"}, "without choices"),
+        ({"choices": [{"index": 0}]}, "does not answer as OpenAI's API does"),
+    ],
+)
+def test_what_a_server_refuses_is_told(answer, said):
+    with served(lambda _: answer) as (url, _), pytest.raises(UserError, match=said):
+        sample(url)
+
+
+def test_a_key_comes_from_the_environment_and_is_not_shown(monkeypatch):
+    with served(lambda _: [("yes", "stop")] * 2, key="sk-secret-of-this-test-0001") as (url, _):
+        with pytest.raises(UserError, match=r"wants a key; set OPENAI_API_KEY \(environment or env\.json\)"):
+            sample(url)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-another-key-of-this-test")
+        with pytest.raises(UserError, match="refuses the key in OPENAI_API_KEY") as error:
+            sample(url)
+        assert "sk-another" not in str(error.value)
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-this-test-0001")
+        assert len(sample(url)) == 2
+    monkeypatch.setenv("OPENROUTER_KEY", "sk-or")
+    assert Endpoint("https://openrouter.ai/api/v1", "m").client.api_key == "sk-or"
+
+
+def test_a_server_out_of_reach_and_a_wrong_address_are_told():
+    with served(lambda _: []) as (url, _):
+        pass
+    with pytest.raises(UserError, match="is out of reach"):
+        sample(url)
+    with served(lambda _: []) as (url, _), pytest.raises(UserError, match=r"lacks its end \(/v1\)"):
+        sample(url.removesuffix("/v1"))
+    for address in ("localhost:8000", "ftp://host/v1", "http://", ""):
+        with pytest.raises(UserError, match="is no address such as"):
+            Endpoint(address, "m")
+
+
+def test_what_was_answered_before_an_error_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "REQUESTS", 1)
+    monkeypatch.setattr(module, "RETRIES", 0)
+    topics = topics_in(tmp_path / "tables")
+    calls = []
+
+    def answer(content):
+        calls.append(1)
+        return (500, "broken") if len(calls) > 5 else [("It is Accra.", "stop")] * 4
+
+    with served(answer) as (url, _), pytest.raises(UserError, match="status 500"):
+        make_facts(settings(topics, origins=("sampled",)), Endpoint(url, "m", 0), tmp_path / "out")
+    assert len((tmp_path / "out" / "ledger.jsonl").read_text().splitlines()) == 5
