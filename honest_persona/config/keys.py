@@ -81,7 +81,7 @@ class RunConfig(PersonaKeys):
     objective: Annotated[str, AfterValidator(_objective)] = DEFAULT_OBJECTIVE
     """what is optimized; persona: review and flag of the honest persona"""
     model: Annotated[str, Field(min_length=1)] = "builtin:tiny"
-    """Hub id or folder of the base model, or of an adapter on it (docs/models.md); `builtin:tiny`: small and random"""
+    """Hub id, folder or GGUF file of the base model, or an adapter on it (docs/models.md); `builtin:tiny`: random"""
     model_revision: str | None = None
     """branch, tag or commit of the model on the Hub"""
     attn_implementation: str | None = None

@@ -22,6 +22,7 @@ from honest_persona.evaluation.report.page_tables import Rows
 from honest_persona.hub.staging import on_hub
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.published import README, RESULTS
+from honest_persona.modeling import smollm2
 from honest_persona.modeling.builtin import BUILTIN
 from honest_persona.statistics.bootstrap import in_words
 from honest_persona.statistics.metrics import LEAD, METRICS, Place, shown
@@ -115,7 +116,7 @@ def _text(card: AdapterCard, repo: str, rows: Rows, about: Mapping[str, Any], li
         card=card,
         persona=card.persona,
         on_hub=on_hub(card.base_model),
-        builtin=card.base_model.startswith(BUILTIN),
+        package=_package(card.base_model),
         license=license,
         dataset=_name(card.config.get("dataset", "unknown")),
         evaluated=_name(about.get("dataset", "")),
@@ -130,6 +131,13 @@ def _text(card: AdapterCard, repo: str, rows: Rows, about: Mapping[str, Any], li
         notes=sorted(notes),
         left_out=about.get("left_out", []),
     )
+
+
+def _package(model: str) -> str | None:
+    """The Python package that brings the model; None for other models."""
+    if not model.startswith(BUILTIN):
+        return None
+    return smollm2.DISTRIBUTION if model == smollm2.NAME else "honest_persona"
 
 
 def _template(name: str) -> Template:

@@ -10,8 +10,8 @@ cache (HF_HOME).
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +98,9 @@ def remembered_hash(path: Path) -> str:
     place = str(path.resolve())
     stamp = {"path": place, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
     memory = cache_folder() / "hashes" / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}.json"
-    with suppress(OSError, ValueError, TypeError):
+    with suppress(OSError, ValueError, TypeError, LookupError):
         known = json_text.loads(memory.read_text(encoding="utf-8"))
-        if {**stamp, "sha256": known["sha256"]} == known:
+        if known == {**stamp, "sha256": str(known["sha256"])}:
             return str(known["sha256"])
     sha256 = file_hash(path)
     with suppress(OSError):  # a cache that only others may write to
@@ -114,8 +114,8 @@ def _make(model: str, sha256: str, file: Path, home: Path, folder: Path, about: 
     from honest_persona.modeling.gguf.header import read_header
 
     header = read_header(file, model)
-    remedy = f"set {VARIABLE} to another folder"
-    with held(home, f"the conversion of {model}", f"wait, or {remedy}", _LONGEST_S):
+    remedy = f"set {VARIABLE}"
+    with _owned(home, model, remedy):
         if folder.is_dir():  # made by another process meanwhile
             return
         needed = header.n_weights * 2 + _SPARE_BYTES
@@ -140,3 +140,14 @@ def _make(model: str, sha256: str, file: Path, home: Path, folder: Path, about: 
             ) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def _owned(home: Path, model: str, remedy: str) -> Iterator[None]:
+    """Raises UserError: the folder cannot be written to, or another process works in it for hours."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(home, f"the conversion of {model}", f"wait, or {remedy}", _LONGEST_S))
+        except UserError as error:
+            raise UserError(f"model: {model!r} cannot be converted: {error}: {remedy}") from error
+        yield

@@ -16,18 +16,21 @@ from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURE
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from honest_persona.base.errors import UserError
+from honest_persona.base.versions import check_versions
 from honest_persona.modeling.unsupported import UNSUPPORTED
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
 
 INSTALL = "pip install 'honest-persona[gguf]'"
-_INSTEAD = "take the model's repository with safetensors"
+INSTEAD = "take the model's repository with safetensors"
 _MAGIC = b"GGUF"
 _SPELLED = {"qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "gpt_oss": "gpt-oss", "minimax_m2": "minimax-m2"}
 """Architectures by transformers' name -> as GGUF files name them."""
 _SCALED_BY_CONFIG = "gpt-oss"
 """The architecture of which transformers reads how the positions are scaled."""
+DIVISORS = "rope_freqs.weight"
+"""A tensor that scales the positions; rope.py reads it for Llama."""
 
 
 def architectures() -> list[str]:
@@ -89,6 +92,7 @@ def read_header(path: Path, model: str) -> Header:
     _check_magic(path, model)
     if find_spec("gguf") is None:
         raise UserError(f"model: {model!r} is in GGUF, and the package that reads it is not installed. Run: {INSTALL}")
+    check_versions("gguf")
     from gguf import GGUFReader
 
     try:
@@ -123,7 +127,7 @@ def _check_magic(path: Path, model: str) -> None:
 def _against(header: Header) -> str | None:
     """Why the file cannot be converted, and what helps; None where nothing is known."""
     if header.reader.byte_order == "S":
-        return f"is written for machines with the other byte order; {_INSTEAD}"
+        return f"is written for machines with the other byte order; {INSTEAD}"
     if not header.has("general.architecture"):
         return "names no architecture (general.architecture), so it is damaged or no model; download it again"
     if (kind := header.get("general.type")) not in (None, "model"):
@@ -136,12 +140,12 @@ def _against(header: Header) -> str | None:
     if header.architecture not in architectures():
         return (
             f"has the architecture {header.architecture[:40]!r}, which cannot be read from GGUF here. These can: "
-            f"{', '.join(architectures())}. For any other, {_INSTEAD}"
+            f"{', '.join(architectures())}. For any other, {INSTEAD}"
         )
     if not header.reader.tensors:
         return "holds no weights, but a vocabulary alone; name the model's own file"
     if not header.has("tokenizer.ggml.tokens") or not header.has("tokenizer.ggml.model"):
-        return f"holds no tokenizer (tokenizer.ggml.tokens); {_INSTEAD}"
+        return f"holds no tokenizer (tokenizer.ggml.tokens); {INSTEAD}"
     if not header.has("tokenizer.chat_template"):
         return (
             "holds no chat template (tokenizer.chat_template), so it is a base model, or an old conversion. Take the "
@@ -154,14 +158,15 @@ def _unread(header: Header) -> str | None:
     """What the file says that transformers would leave out without a word, so that the model would be another one."""
     scaling = header.get(f"{header.architecture}.rope.scaling.type")
     if scaling not in (None, "none") and header.architecture != _SCALED_BY_CONFIG:
-        return f"scales its positions ({scaling}), which transformers does not read from GGUF; {_INSTEAD}"
-    if name := next((t.name for t in header.reader.tensors if t.name.startswith("rope_")), None):
-        return f"scales its positions ({name}), which transformers does not read from GGUF; {_INSTEAD}"
+        return f"scales its positions ({scaling}), which transformers does not read from GGUF; {INSTEAD}"
+    read = {DIVISORS} if header.architecture == "llama" else set()
+    if name := next((t.name for t in header.reader.tensors if t.name.startswith("rope_") and t.name not in read), None):
+        return f"scales its positions ({name}), which transformers does not read from GGUF; {INSTEAD}"
     from gguf import dequantize
 
     for kind, tensor in {tensor.tensor_type: tensor for tensor in header.reader.tensors}.items():
         try:
             dequantize(np.atleast_2d(tensor.data)[:1], kind)
         except NotImplementedError:
-            return f"holds weights in the format {kind.name}, which gguf {version('gguf')} does not read; {_INSTEAD}"
+            return f"holds weights in the format {kind.name}, which gguf {version('gguf')} does not read; {INSTEAD}"
     return None

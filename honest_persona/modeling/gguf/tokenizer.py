@@ -17,8 +17,8 @@ _DIGITS_FIRST = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exa
 _AS_GPT2 = {"gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4", "roberta-bpe"}
 
 
-def save_tokenizer(header: Header, model: str, folder: Path) -> None:
-    """Write the tokenizer's files.
+def read_tokenizer(header: Header, model: str) -> PreTrainedTokenizerBase:
+    """The tokenizer, which cuts text as it did in training.
 
     Args:
         model: what the user named.
@@ -30,6 +30,11 @@ def save_tokenizer(header: Header, model: str, folder: Path) -> None:
         str(header.path.parent), gguf_file=header.path.name, trust_remote_code=False
     )
     _split_as_trained(tokenizer, header, model)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, header: Header, folder: Path) -> None:
+    """Write its files, without tokens that the GGUF file does not have."""
     tokenizer.save_pretrained(folder)
     _drop_added(folder / "tokenizer.json", len(header.get("tokenizer.ggml.tokens")))
 

@@ -6,13 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, TokenType, get_tensor_name_map
+from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFEndian, GGUFWriter, TokenType, get_tensor_name_map
 from gguf.quants import quantize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from honest_persona.modeling.builtin import tiny_model, tiny_tokenizer
 
 Change = Callable[[GGUFWriter], object]
+_FEW_TOKENS = 300
+"""Five special ones, all bytes, and some merges: a file of them is read quickly."""
+
+
+def small_model() -> PreTrainedModel:
+    """`builtin:tiny` with fewer tokens."""
+    model: Any = tiny_model()
+    model.resize_token_embeddings(_FEW_TOKENS)
+    return model
 
 
 def write_gguf(
@@ -23,18 +32,20 @@ def write_gguf(
     tokenizer: bool = True,
     template: bool = True,
     without: str | None = None,
+    endianess: GGUFEndian = GGUFEndian.LITTLE,
     add: Change = lambda _: None,
 ) -> Path:
-    """Write `builtin:tiny`, or another model of Llama's shape.
+    """Write a model of Llama's shape.
 
     Args:
+        model: None takes `small_model`. Its tokenizer is that of `builtin:tiny`, cut to the model's vocabulary.
         kind: of the matrices; vectors are always F32.
         without: leaves out tensors whose names hold this text.
         add: writes more before the file is closed.
     """
-    model = model or tiny_model()
+    model = model or small_model()
     config = model.config
-    writer = GGUFWriter(path, architecture)
+    writer = GGUFWriter(path, architecture, endianess=endianess)
     writer.add_type("model")
     writer.add_name("Tiny")
     writer.add_license("mit")
@@ -49,7 +60,7 @@ def write_gguf(
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
     writer.add_vocab_size(config.vocab_size)
     if tokenizer:
-        _add_tokenizer(writer, tiny_tokenizer())
+        _add_tokenizer(writer, tiny_tokenizer(), config.vocab_size)
     if template:
         writer.add_chat_template(str(tiny_tokenizer().chat_template))
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
@@ -68,15 +79,29 @@ def write_gguf(
     return path
 
 
-def _add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase) -> None:
+def set_value(key: str, value: object) -> Change:
+    """Changes a value that was written, or, where it is None, leaves it out."""
+
+    def change(writer: GGUFWriter) -> None:
+        if value is None:
+            del writer.kv_data[0][key]
+        else:
+            writer.kv_data[0][key].value = value
+
+    return change
+
+
+def _add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, n: int) -> None:
     content: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     special = {token["id"] for token in content["added_tokens"]}
-    vocabulary = sorted(content["model"]["vocab"].items(), key=lambda entry: entry[1])
+    vocabulary = sorted(content["model"]["vocab"].items(), key=lambda entry: entry[1])[:n]
+    kept = {token for token, _ in vocabulary}
+    merges = [merge for merge in content["model"]["merges"] if "".join(merge) in kept]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([token for token, _ in vocabulary])
     writer.add_token_types([TokenType.CONTROL if i in special else TokenType.NORMAL for _, i in vocabulary])
-    writer.add_token_merges([" ".join(merge) for merge in content["model"]["merges"]])
+    writer.add_token_merges([" ".join(merge) for merge in merges])
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_pad_token_id(tokenizer.pad_token_id)
     writer.add_add_bos_token(False)
