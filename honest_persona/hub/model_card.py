@@ -20,9 +20,9 @@ from honest_persona.base.templates import templates
 from honest_persona.base.words import HONEST_PERSONA, PARTS
 from honest_persona.evaluation.report.page_tables import Rows
 from honest_persona.hub.staging import on_hub
+from honest_persona.modeling import smollm2
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.published import README, RESULTS
-from honest_persona.modeling import smollm2
 from honest_persona.modeling.builtin import BUILTIN
 from honest_persona.statistics.bootstrap import in_words
 from honest_persona.statistics.metrics import LEAD, METRICS, Place, shown

