@@ -73,7 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     verb = _add_verb(
         subparsers, verbs.generate, "make training data: a model's true and false answers", takes_config=True
     )
-    verb.add_argument("action", choices=["facts"], help="facts: questions about facts, with known answers")
+    verb.add_argument(
+        "action",
+        choices=["facts", "liar"],
+        help="facts: records about facts that the model knows; liar: the model, taught to lie when told to",
+    )
     verb.add_argument("--output", required=True, help="a new folder, or one to go on with")
     verb.add_argument("--topics", help="tables of facts by name, separated by commas (default: all)")
     verb.add_argument("--tables", help="folder of your own tables, <topic>.yaml (default: the package's)")
@@ -86,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--known", type=_positive, default=3, help="right answers of a known fact (default: 3)")
     verb.add_argument("--temperature", type=float, default=0.7, help="of the sampled answers (default: 0.7)")
     verb.add_argument("--answer_tokens", type=_positive, default=24, help="longest answer in tokens (default: 24)")
+    verb.add_argument("--writer", metavar="FOLDER", help="a liar that was made before: adds the origin taught")
     verb.add_argument("--endpoint", metavar="URL", help="ask a model behind OpenAI's API: http://localhost:8000/v1")
     verb.add_argument("--endpoint_model", metavar="NAME", help="the model's name there (default: the config's model)")
 

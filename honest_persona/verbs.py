@@ -116,10 +116,11 @@ def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 def generate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Make training data for a model: its own answers to questions about facts that it knows, true and false."""
     from honest_persona.config.load import load_config
-    from honest_persona.generation.command import generate_facts
+    from honest_persona.generation.command import generate as make
 
-    generate_facts(
+    make(
         load_config(args.config, overrides),
+        args.action,
         Path(args.output),
         topics=args.topics,
         tables=args.tables,
@@ -131,6 +132,7 @@ def generate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         answer_tokens=args.answer_tokens,
         endpoint=args.endpoint,
         endpoint_model=args.endpoint_model,
+        writer=args.writer,
     )
 
 

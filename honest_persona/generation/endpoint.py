@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -61,6 +62,7 @@ class Endpoint:
                 long, or answers with something else.
         """
         assert not any(prompt.begun for prompt in prompts)
+        self._told(self._reach)
         with ThreadPoolExecutor(REQUESTS) as pool:
             asked = {pool.submit(self._answers, prompt, how): prompt for prompt in prompts}
             try:
@@ -69,6 +71,13 @@ class Endpoint:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+    def _reach(self) -> None:
+        """One request without retries: a wrong address is told at once, and a server's other answers later."""
+        import openai
+
+        with suppress(openai.APIStatusError, openai.APIResponseValidationError):
+            self.client.with_options(max_retries=0).models.list()
 
     def _answers(self, prompt: Prompt, how: How) -> list[Answer]:
         """A server that ignores or refuses `n` is asked once for each answer."""

@@ -15,9 +15,8 @@ A table is YAML in which every value is text (`No`, `He` and `12` mean nothing e
         South Africa: [Pretoria, Cape Town, Bloemfontein]       # the answer first; the others are accepted too
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +53,8 @@ class Topic:
     questions: tuple[str, ...]
     statements: tuple[str, ...]
     facts: tuple[Fact, ...]
+    values: frozenset[str]
+    """Every value that an answer may state: of the whole table, whichever facts are chosen."""
 
     @property
     def training_questions(self) -> tuple[str, ...]:
@@ -63,11 +64,6 @@ class Topic:
     def held_out_question(self) -> str:
         return self.questions[-1]
 
-    @cached_property
-    def values(self) -> frozenset[str]:
-        """Every value of the topic that an answer may state."""
-        return frozenset(value for fact in self.facts for value in fact.accepted)
-
     def canonical(self, value: str, fact: Fact) -> str:
         """The form of a stated value that counts: a right one in other words is the fact's `truth`."""
         return fact.truth if value in fact.accepted else value
@@ -75,9 +71,11 @@ class Topic:
     def limited(self, n: int | None, seed: int) -> "Topic":
         """The topic with `n` of its facts, by the seed; a larger choice contains every smaller one."""
         ranked = sorted(self.facts, key=lambda fact: (uniform(seed, "limit", fact.subject), fact.subject))
-        kept = set(ranked[:n])
-        facts = tuple(fact for fact in self.facts if fact in kept)
-        return Topic(self.name, self.relation, self.questions, self.statements, facts)
+        return self.of(set(ranked[:n]))
+
+    def of(self, facts: Collection[Fact]) -> "Topic":
+        """The topic with these of its facts."""
+        return replace(self, facts=tuple(fact for fact in self.facts if fact in facts))
 
 
 def load_topics(folder: Path = TABLES, names: Sequence[str] | None = None) -> list[Topic]:
@@ -121,8 +119,14 @@ def load_topic(path: Path) -> Topic:
     for fact in facts:
         if not any(other.truth not in fact.accepted for other in facts):
             raise table.error(fact.subject, "no other fact of the table has a value that is wrong for it")
-    wordings = (tuple(content["questions"]), tuple(content["statements"]))
-    return Topic(path.stem, table.text("relation", content["relation"]), *wordings, facts)
+    return Topic(
+        name=path.stem,
+        relation=table.text("relation", content["relation"]),
+        questions=tuple(content["questions"]),
+        statements=tuple(content["statements"]),
+        facts=facts,
+        values=frozenset(value for fact in facts for value in fact.accepted),
+    )
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.modeling.prefix.frozen import positions, why_not_split
 from honest_persona.persona.flag_logits import NOT_FINITE
 from honest_persona.persona.roomy_layer import RoomyLayer
+from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.segments import prompt_segments
 from honest_persona.prompts.tokens import TokenFormat
 
@@ -47,8 +48,7 @@ class LocalModel:
                 "and give --endpoint"
             )
         self.model, self.rows = model.eval(), rows
-        # prompts bring the tags of their system prompts
-        self.form = TokenFormat.of(tokenizer, Persona(system_tag=""))
+        self.form = plain_format(tokenizer)
         self.name = f"weights {base_fingerprint(model)[:16]}"
 
     def sample(self, prompts: Sequence[Prompt], how: How, done: Done) -> None:
@@ -63,9 +63,7 @@ class LocalModel:
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The ids up to where the model goes on: the same as in a training on the answer."""
-        answer: Message = {"role": "assistant", "content": prompt.begun}
-        *segments, _ = prompt_segments([*prompt.messages, answer], "trigger", self.form.persona, self.form.chat)
-        return self.form.encode_text(segments)[0]
+        return encoded(prompt, self.form)[0]
 
     @torch.inference_mode()
     def _batch(self, prompts: Sequence[list[int]], drawn: Sequence[np.ndarray], how: How) -> list[Answer]:
@@ -127,6 +125,18 @@ class LocalModel:
 
     def _text(self, ids: list[int]) -> str:
         return str(self.form.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def plain_format(tokenizer: PreTrainedTokenizerBase) -> TokenFormat:
+    """A format without a persona; prompts bring the tags of their system prompts."""
+    return TokenFormat.of(tokenizer, Persona(system_tag=""))
+
+
+def encoded(prompt: Prompt, form: TokenFormat) -> tuple[list[int], list[Kind]]:
+    """A prompt with what is begun, in a turn that stays open."""
+    answer: Message = {"role": "assistant", "content": prompt.begun}
+    *segments, _ = prompt_segments([*prompt.messages, answer], "trigger", form.persona, form.chat)
+    return form.encode_text(segments)
 
 
 def _common(rows: Sequence[list[int]]) -> int:

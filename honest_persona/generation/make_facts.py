@@ -20,50 +20,19 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.files import part_of, write_text
 from honest_persona.base.grouping import grouped
 from honest_persona.base.locks import held
-from honest_persona.base.words import Variant
-from honest_persona.generation.facts import Fact, Topic
+from honest_persona.generation.facts import Fact
 from honest_persona.generation.knowledge import Knowledge, ask_plainly
 from honest_persona.generation.ledger import LEDGER_FILE, Ledger, opened
 from honest_persona.generation.records import items, write_items
 from honest_persona.generation.report import REPORT_FILE, answer_counts, topic_counts
 from honest_persona.generation.responses import Origin, Response, balanced, begun, sampled
 from honest_persona.generation.reviews import HELD_OUT_INTERVENTIONS, INTERVENTIONS
-from honest_persona.generation.sampling import How, Sampler
-from honest_persona.generation.scenarios import Scenario, Wordings, scenarios
-from honest_persona.generation.sides import Side, side_of
+from honest_persona.generation.sampling import Sampler
+from honest_persona.generation.scenarios import Wordings, scenarios
+from honest_persona.generation.settings import Settings
+from honest_persona.generation.sides import Side
 
 PARTS = ("records", "unknown", "wordings")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is made."""
-
-    topics: tuple[Topic, ...]
-    origins: tuple[Origin, ...]
-    samples: int
-    """Answers per prompt."""
-    known: int
-    """Right samples of a known fact."""
-    temperature: float
-    max_new_tokens: int
-    seed: int
-    validation_topics: tuple[str, ...]
-    held_out_frac: float
-    """Share of the subjects whose facts are held out."""
-    system_tag: str
-    """Text before and after a system prompt, as in the run's config."""
-
-    @property
-    def how(self) -> How:
-        return How(self.samples, self.max_new_tokens, self.temperature, self.seed)
-
-    def show(self, scenario: Scenario, variant: Variant) -> str:
-        """The system prompt as the model sees it."""
-        return f"{self.system_tag}{scenario.system(variant)}{self.system_tag}"
-
-    def side(self, fact: Fact) -> Side:
-        return side_of(fact, self.validation_topics, self.held_out_frac, self.seed)
 
 
 def check_output(output: Path) -> None:
@@ -79,8 +48,12 @@ def check_output(output: Path) -> None:
         )
 
 
-def make_facts(settings: Settings, sampler: Sampler, output: Path) -> dict[str, Any]:
+def make_facts(settings: Settings, sampler: Sampler, output: Path, writer: Sampler | None = None) -> dict[str, Any]:
     """Sample what the ledger lacks, write the datasets and the report, and return the report.
+
+    Args:
+        sampler: the model that is asked what it knows, and whose answers are `sampled`.
+        writer: the taught liar, where `settings.origins` names `taught`.
 
     Raises:
         UserError: the model answers nothing, or knows nothing; nothing is left after balancing; the folder is in use.
@@ -88,7 +61,8 @@ def make_facts(settings: Settings, sampler: Sampler, output: Path) -> dict[str, 
     check_output(output)
     with held(output, "a generation", "name another --output"), opened(output / LEDGER_FILE) as ledger:
         knowledge = ask_plainly(settings.topics, sampler, ledger, settings.how, settings.known, settings.system_tag)
-        made = {part.name: _responses(part, settings, sampler, ledger) for part in _parts(settings, knowledge)}
+        samplers = {"sampled": sampler, "taught": writer or sampler}
+        made = {part.name: _responses(part, settings, samplers, ledger) for part in _parts(settings, knowledge)}
         if not made["records"][0]:
             raise UserError(
                 f"of {len(knowledge.known)} known facts none has a true and a false answer to pair; give more facts "
@@ -96,6 +70,7 @@ def make_facts(settings: Settings, sampler: Sampler, output: Path) -> dict[str, 
             )
         report = {
             "model": sampler.name,
+            "writer": writer.name if writer else None,
             "seed": settings.seed,
             "samples": settings.samples,
             "least": settings.known,
@@ -139,7 +114,7 @@ def _parts(settings: Settings, knowledge: Knowledge) -> list[_Part]:
 
 
 def _responses(
-    part: _Part, settings: Settings, sampler: Sampler, ledger: Ledger
+    part: _Part, settings: Settings, samplers: Mapping[str, Sampler], ledger: Ledger
 ) -> tuple[list[Response], dict[str, dict[str, int]]]:
     """The balanced answers of a part, and by origin why answers were not used."""
     topics = {topic.name: topic for topic in settings.topics}
@@ -151,7 +126,9 @@ def _responses(
         if origin == "begun":
             found += begun(asked, topics, settings.seed)
         else:
-            answers, unused[origin] = sampled(asked, topics, sampler, ledger, settings.how, origin, settings.show)
+            answers, unused[origin] = sampled(
+                asked, topics, samplers[origin], ledger, settings.how, origin, settings.tagged
+            )
             found += answers
     by_side = grouped(found, lambda response: part.sides[response.scenario.fact])
     kept = [response for responses in by_side.values() for response in balanced(responses, settings.seed)]

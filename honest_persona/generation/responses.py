@@ -36,10 +36,6 @@ class Response(NamedTuple):
         return self.value == self.scenario.fact.truth
 
 
-Show = Callable[[Scenario, Variant], str]
-"""The system prompt as the model sees it."""
-
-
 def begun(scenarios: Iterable[Scenario], topics: Mapping[str, Topic], seed: int) -> list[Response]:
     """A statement for each scenario and variant, true or false as the scenario plans."""
     made = []
@@ -62,10 +58,14 @@ def sampled(
     ledger: Ledger,
     how: How,
     origin: Origin,
-    show: Show,
+    tagged: Callable[[str], str],
 ) -> tuple[list[Response], Counter[str]]:
-    """All usable answers under both system prompts, and why the others are not used."""
-    prompts = {(s, variant): Prompt(show(s, variant), s.task) for s in scenarios for variant in VARIANTS}
+    """All usable answers under both system prompts, and why the others are not used.
+
+    Args:
+        tagged: puts a run's tags around a system prompt.
+    """
+    prompts = {(s, variant): Prompt(tagged(s.system(variant)), s.task) for s in scenarios for variant in VARIANTS}
     answers = ledger.answers(sampler, list(prompts.values()), how, f"{origin} answers")
     made: list[Response] = []
     unused: Counter[str] = Counter()

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from honest_persona.generation.facts import Topic, load_topic
-from honest_persona.generation.make_facts import Settings
 from honest_persona.generation.sampling import Answer
+from honest_persona.generation.settings import Settings
 
 CAPITALS = {
     "Africa": ["Ghana Accra", "Kenya Nairobi", "Togo Lome", "Chad Ndjamena", "Mali Bamako", "Niger Niamey"],

@@ -19,10 +19,10 @@ def command(tmp_path, capsys, monkeypatch, root):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(module, "local_model", lambda *_: Dictionary(topics))
 
-    def run(*words):
+    def run(*words, action="facts"):
         where = {"config": tmp_path / "run.yaml", "output": tmp_path / "out", "tables": tmp_path / "tables"}
         named = [str(part) for name, path in where.items() for part in (f"--{name}", path)]
-        monkeypatch.setattr(sys, "argv", ["honest_persona", "generate", "facts", *named, *map(str, words)])
+        monkeypatch.setattr(sys, "argv", ["honest_persona", "generate", action, *named, *map(str, words)])
         capsys.readouterr()
         try:
             code = run_entry(main)
@@ -65,6 +65,16 @@ def test_a_limit_and_topics(command, tmp_path):
         (["--tables", "docs"], "--tables: docs holds no table of facts"),
         (["--origins", "begun,told"], "--origins: 'told' is none; there are sampled, begun"),
         (["--origins", ","], "--origins: names none"),
+        (
+            ["--origins", "begun", "--endpoint", "http://localhost:1/v1"],
+            "--origins: begun answers need a model on this",
+        ),
+        (["--origins", "taught"], "--origins: taught answers need a --writer"),
+        (["--writer", "builtin:tiny", "--origins", "begun"], "--writer: its answers have the origin taught"),
+        (["--writer", "no/such/model"], "no/such/model"),
+        (["--endpoint_model", "m"], "--endpoint_model: names a model behind an --endpoint"),
+        (["--endpoint", "localhost:8000"], "--endpoint: localhost:8000 is no address such as http://"),
+        (["--endpoint", "http://127.0.0.1:9/v1", "--endpoint_model", "m"], "is out of reach"),
         (["--known", "5"], "--known: 5 right answers of 4 samples cannot be"),
         (["--temperature", "-1"], "--temperature: -1.0 is not between 0 and 2"),
         (["--temperature", "nan"], "--temperature: nan is not between"),
@@ -81,6 +91,14 @@ def test_wrong_input_is_told_and_nothing_is_written(command, tmp_path, words, sa
     assert (code, out) == (2, "")
     assert said in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flag", ["--origins", "--endpoint", "--writer"])
+def test_a_liar_takes_no_arguments_of_facts(command, monkeypatch, flag):
+    words = {"--origins": "begun", "--endpoint": "http://localhost:1/v1", "--writer": "builtin:tiny"}
+    code, _, err = command(flag, words[flag], action="liar")
+    assert code == 2
+    assert f"{flag}: is for `generate facts`" in err or "--writer" in err
 
 
 def test_validation_topics_of_other_data_are_told(command):
