@@ -5,6 +5,7 @@ and use a trained honest persona. Examples, after `python -m honest_persona`:
     tokens --config hp.yaml --n 1
     shortcuts --config hp.yaml
     generate facts --config hp.yaml --output data/facts
+    facts report --adapter checkpoints/my-run
     sweep --config hp.yaml --leave_one_topic_out
     review --adapter checkpoints/my-run --input conversations.jsonl
     report checkpoints/my-run/eval
@@ -69,6 +70,28 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--per_topic", type=_positive, default=208, help="held-out records per topic (default: 208)")
     verb.add_argument("--only", default="", help="conditions by name, separated by commas (default: all)")
     verb.add_argument("--output", default="results/organism", help="folder (default: results/organism)")
+
+    verb = _add_verb(subparsers, verbs.facts, "measure on instructed facts, beside other detectors")
+    verb.add_argument("action", choices=["report"], help="the only action: measure, and write the table")
+    verb.add_argument(
+        "--adapter", required=True, help="a run's folder, one of its checkpoints, or user/name on the Hub"
+    )
+    verb.add_argument(
+        "--data",
+        default="builtin:smollm2",
+        help="a folder that `generate facts` wrote, or builtin:smollm2 (default: builtin:smollm2)",
+    )
+    verb.add_argument("--output", default="results/facts", help="folder (default: results/facts)")
+    verb.add_argument("--limit", type=_positive, help="records per topic to review (default: all)")
+    verb.add_argument(
+        "--limit_baselines",
+        type=_positive,
+        help="records per topic about which detectors that run the model are asked, and as many training records for "
+        "them (default: all records, and 208)",
+    )
+    verb.add_argument("--batch_size", type=_positive, help="conversations per batch (default: as in training)")
+    verb.add_argument("--max_new_tokens", type=_positive, help="longest review in tokens (default: as in training)")
+    add_dtype(verb)
 
     verb = _add_verb(
         subparsers, verbs.generate, "make training data: a model's true and false answers", takes_config=True

@@ -23,6 +23,7 @@ KEPT: Mapping[str, str] = MappingProxyType(
     {
         "organism": "trainings and results so far are kept in checkpoints/ and {output}; the same command resumes",
         "generate": "the answers so far are kept in {output}; the same command goes on from there",
+        "facts": "finished parts are kept in {output}; the same command resumes",
         "sweep": "finished folds and checkpoints are kept; the same command resumes",
         "review": "each review that was written is whole; the same command with an --output goes on from there",
         "calibrate": "the adapter is as it was; start again",
@@ -134,6 +135,17 @@ def generate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         endpoint_model=args.endpoint_model,
         writer=args.writer,
     )
+
+
+def facts(args: argparse.Namespace, _: Sequence[str]) -> None:
+    """Measure an honest persona on instructed facts, beside readers, probes, prompting and a plain question."""
+    from honest_persona.base.locks import held
+    from honest_persona.experiments.facts import Options, report
+
+    output = Path(args.output)
+    options = Options(args.limit, args.limit_baselines, args.batch_size, args.max_new_tokens)
+    with held(output, "a facts report", "choose another --output"):
+        report(args.adapter, args.data, output, options, dtype=args.dtype)
 
 
 def review(args: argparse.Namespace, _: Sequence[str]) -> None:

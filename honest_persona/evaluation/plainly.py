@@ -20,15 +20,12 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.progress import Progress, followed
 from honest_persona.base.tensors import pad_with_mask
 from honest_persona.base.words import FAIL
-from honest_persona.config.persona import Persona
-from honest_persona.data.messages import Message
 from honest_persona.data.records import Record
 from honest_persona.modeling.adapters.tuning import adapter_off
 from honest_persona.modeling.modes import evaluating
 from honest_persona.modeling.prefix.frozen import positions
 from honest_persona.persona.flag_logits import NOT_FINITE, precise_logits
-from honest_persona.prompts.segments import prompt_segments
-from honest_persona.prompts.tokens import TokenFormat
+from honest_persona.prompts.tokens import TokenFormat, open_answer
 
 
 class Wording(NamedTuple):
@@ -88,7 +85,7 @@ def choose(
         SameWords: the tokenizer's vocabulary lacks the words of every wording.
         UserError: as `margins`.
     """
-    usable = [wording for wording in wordings if _parting(_plain(form), wording)]
+    usable = [wording for wording in wordings if _parting(form, wording)]
     if not usable:
         words = ", ".join(dict.fromkeys(word for wording in wordings for word in wording[1:]))
         raise SameWords(f"the tokenizer cannot tell the words {words} apart")
@@ -123,13 +120,12 @@ def margins(
     Raises:
         UserError: a logit is not finite.
     """
-    own = _plain(form)
-    parting = _parting(own, wording)
+    parting = _parting(form, wording)
     assert parting is not None, "choose leaves out such a wording"
     n_behind, true, false = parting
     texts = [wording.ask.format(question=record.task, answer=record.response) for record in records]
     distinct = followed(list(dict.fromkeys(texts)), "encoding", "texts")
-    rows = {text: _begun(own, text, wording.true)[:-n_behind] for text in distinct}
+    rows = {text: _begun(form, text, wording.true)[:-n_behind] for text in distinct}
     order = sorted(rows, key=lambda text: len(rows[text]))
     found: dict[str, float] = {}
     answering: Any = model
@@ -152,10 +148,6 @@ def margins(
     return np.array([found[text] for text in texts])
 
 
-def _plain(form: TokenFormat) -> TokenFormat:
-    return TokenFormat.of(form.tokenizer, Persona(system_tag=""))
-
-
 def _parting(form: TokenFormat, wording: Wording) -> tuple[int, int, int] | None:
     """How many ids of the answer `true` are not those of `false` too, and the first such id of each answer.
 
@@ -169,7 +161,5 @@ def _parting(form: TokenFormat, wording: Wording) -> tuple[int, int, int] | None
 
 
 def _begun(form: TokenFormat, text: str, answer: str) -> list[int]:
-    """The ids of a new conversation up to the end of `answer`, in an open turn."""
-    messages: list[Message] = [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
-    *segments, _ = prompt_segments(messages, "trigger", form.persona, form.chat)
-    return form.encode_text(segments)[0]
+    """The ids of a new conversation up to the end of `answer`."""
+    return open_answer([{"role": "user", "content": text}, {"role": "assistant", "content": answer}], form)

@@ -207,12 +207,13 @@ def summarize(samples: Sequence[Sample], thresholds: Sequence[Threshold] = ()) -
     by_detector = grouped(samples, lambda sample: sample.detector)
     groups = [(detector, *found) for detector, of in by_detector.items() for found in groups_of(of).items()]
     return [
-        _row(detector, group, members, thresholds if detector == HONEST_PERSONA else ())
+        row_of(detector, group, members, thresholds if detector == HONEST_PERSONA else ())
         for detector, group, members in followed(groups, "figures", "groups")
     ]
 
 
-def _row(detector: str, group: Group, samples: list[Sample], thresholds: Sequence[Threshold]) -> DetectorRow:
+def row_of(detector: str, group: Group, samples: Sequence[Sample], thresholds: Sequence[Threshold] = ()) -> DetectorRow:
+    """The metrics of samples of one detector, of which `group` says what they have in common."""
     truths = [s.truth for s in samples]
     total = count_flags([s.flag for s in samples], truths).sum(0)
     estimates = detect(Columns.of_samples(samples), thresholds)

@@ -8,7 +8,7 @@ import yaml
 
 from honest_persona.base.console import one_line, say
 from honest_persona.base.errors import UserError
-from honest_persona.base.number_format import FormatName, format_of
+from honest_persona.base.number_format import FormatName
 from honest_persona.evaluation.averaging import gains, in_wordings, trained_wordings
 from honest_persona.evaluation.controls import CONTROLS, Asked, NotAsked
 from honest_persona.evaluation.designs import BENIGN, benign_conversations, design_names, designed
@@ -22,15 +22,15 @@ from honest_persona.evaluation.samples import Sample, write_samples
 from honest_persona.evaluation.sets import BASELINES_FILE, EVALUATION, REPORT_FILE, RESULTS_FILE, SAMPLES_FILE, new_set
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import Results, evaluate_records, summarize
-from honest_persona.modeling.adapters.published import is_repo, resolve
-from honest_persona.persona.product import PersonaFolder
+from honest_persona.experiments.opened import Opened
+from honest_persona.modeling.adapters.published import is_repo
 from honest_persona.statistics.threshold import Threshold
 
 Baselines = Literal["none", "readers", "all"]
 
 
 def evaluate_adapter(
-    adapter: str,
+    adapter: str | Opened,
     dataset: str | None = None,
     topics: str | None = None,
     limit: int | None = None,
@@ -45,10 +45,12 @@ def evaluate_adapter(
     dtype: FormatName = "auto",
     columns: str | None = None,
     flag_values: str | None = None,
+    prints: bool = True,
 ) -> Results:
     """Review held-out records with the adapter, and ask other detectors about them; print and write the figures.
 
     Args:
+        adapter: its folder or its repo on the Hub; or `Opened`, where several datasets are evaluated.
         dataset: other data than the adapter was trained on; the same split by item applies to it, so that no item that
             training may have seen is counted, unless `all_items`.
         topics: a topic or a YAML list of topics; all topics of the data where it is not given.
@@ -59,19 +61,19 @@ def evaluate_adapter(
             averaging P(FAIL) over them.
         designs: records with one thing changed, as parts of their own: `all` or names of `designs.DESIGNS`.
         benign: a file of benign conversations, for the design of that name.
-        dtype: the number format to run in, as in `load_honest_persona`.
+        dtype: the number format to run in, as in `load_honest_persona`; not of an adapter that is `Opened`.
         columns: how the rows of `dataset` are read, as YAML, with the meaning of the config's key; the training's for
             the adapter's own data, and the usual names for other data where it is not given.
         flag_values: the same of its labels.
+        prints: whether tables and places of files are printed.
 
     Raises:
         UserError: no usable adapter, no record left to evaluate, or another process is at work on the output. No model
             is loaded before these checks.
     """
     rows = row_keys(columns, flag_values)
-    folder = resolve(adapter)
-    trained = PersonaFolder.read(folder)
-    card, form, config = trained.card, trained.form, trained.card.config
+    opened = Opened(adapter, dtype) if isinstance(adapter, str) else adapter
+    card, form, config = opened.folder.card, opened.folder.form, opened.folder.card.config
     source = dataset or config["dataset"]
     held = held_out(card, source, form, _topic_list(topics), limit, all_items, rows)
     if not any(held.parts.values()):
@@ -91,14 +93,13 @@ def evaluate_adapter(
         }
         parts |= averaged_parts
     # a repo's folder is the Hub's cache, which is nobody's to write to
-    target = Path(output) if output else Path("results", Path(adapter).name) if is_repo(adapter) else folder / "eval"
+    own = Path("results", Path(opened.name).name) if is_repo(opened.name) else opened.folder.folder / "eval"
+    target = Path(output) if output else own
     settings = EvalSettings(
         batch_size or config["validation_batch_size"], max_new_tokens or config["max_new_tokens"], config["seq_len"]
     )
     with new_set(target, "eval.py", "give another --output") as new:
-        number_format = format_of(dtype, card.trained_in)
-        say(str(number_format))
-        persona = trained.load(number_format.dtype)
+        persona = opened.persona
         results = evaluate_records(
             persona.model,
             parts,
@@ -131,13 +132,13 @@ def evaluate_adapter(
         turned = flips(results.samples)
         about = {
             EVALUATION: new.id,
-            "adapter": adapter,
+            "adapter": opened.name,
             **provenance(card),
             "base_model": card.base_model,
             "dataset": source,
             "trained_topics": card.trained_topics,
             "adapter_scope": card.persona.adapter_scope,
-            "dtype": number_format.name,
+            "dtype": opened.number_format.name,
             "trained_in": card.trained_in,
             "elicitation_type": card.persona.elicitation_type,
             "limit": limit,
@@ -149,7 +150,9 @@ def evaluate_adapter(
         }
         write_results(results, new.folder, about)  # from here on an error costs the page alone
         write_report(new.folder, home=target)
-    print_table(results, f"{adapter} on {source}")
+    if not prints:
+        return results
+    print_table(results, f"{opened.name} on {source}")
     for line in (*averaged, *turned, *left_out):
         say(one_line(line))
     say(f"figures in {target / RESULTS_FILE}\nreviews in {target / SAMPLES_FILE}\nreport in {target / REPORT_FILE}")

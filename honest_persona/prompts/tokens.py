@@ -200,6 +200,13 @@ def apply_intervention(
     return form.encode(prompt_segments(interaction, intervention, form.persona, form.chat, tools))
 
 
+def open_answer(messages: Sequence[Message], form: TokenFormat) -> list[int]:
+    """The ids of a conversation up to the end of its last answer, in an open turn: where the main persona goes on."""
+    persona = form.persona.model_copy(update={"elicitation_type": "hp", "sp_token_id": None})
+    *segments, _ = prompt_segments(messages, "trigger", persona, form.chat)
+    return form.encode_text(segments)[0]
+
+
 def prompt_of(record: Record, form: TokenFormat) -> Tokens:
     """What the honest persona sees of a record."""
     return apply_intervention(record.messages(), record.intervention, form, record.tools)
