@@ -3,13 +3,15 @@
     report = make_facts(settings, sampler, output)
 
 The output holds three datasets of stage 3: `records/` about known facts, for training and evaluation; `unknown/` about
-facts that the model does not know, a control; `wordings/`, held-out facts in wordings that no training sees. Beside
-them stand the ledger of what was sampled, and the report.
+facts that the model does not know, a control; `wordings/`, held-out facts in wordings that no training sees. `denied/`
+holds rows: the held-out records, in which the model stands by its answer. Beside them stand the ledger of what was
+sampled, and the report.
 """
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,10 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.files import part_of, write_text
 from honest_persona.base.grouping import grouped
 from honest_persona.base.locks import held
+from honest_persona.data.load import load_records
+from honest_persona.data.selection import Selection
+from honest_persona.data.sources.jsonl import write_jsonl
+from honest_persona.generation.denied import denied
 from honest_persona.generation.facts import Fact
 from honest_persona.generation.knowledge import Knowledge, ask_plainly
 from honest_persona.generation.ledger import LEDGER_FILE, Ledger, opened
@@ -33,11 +39,12 @@ from honest_persona.generation.settings import Settings
 from honest_persona.generation.sides import Side
 
 PARTS = ("records", "unknown", "wordings")
+DENIED = "denied"
 
 
 def check_output(output: Path) -> None:
     """Raises UserError: the folder holds something that this command did not make."""
-    ours = {LEDGER_FILE, REPORT_FILE, *PARTS}
+    ours = {LEDGER_FILE, REPORT_FILE, DENIED, *PARTS}
     if output.exists() and not output.is_dir():
         raise UserError(f"--output: {output} is a file; name a folder")
     there = {path.name for path in output.iterdir() if not path.name.startswith(".")} if output.is_dir() else set()
@@ -85,7 +92,11 @@ def make_facts(settings: Settings, sampler: Sampler, output: Path, writer: Sampl
             known_in = {fact: knowledge.told(fact) for fact in part.sides}
             responses, _ = made[part.name]
             found = list(items(responses, part.sides, part.triggers, known_in, sampler.name, settings.seed))
-            _replace(output / part.name, found, sampler.name)
+            with _replaced(output / part.name) as new:
+                write_items(new, found, sampler.name)
+        with _replaced(output / DENIED) as new:
+            known = load_records(str(output / "records"), Selection()).records
+            write_jsonl(denied(known, settings.seed), new / f"{DENIED}.jsonl")
         write_text(output / REPORT_FILE, json_text.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return report
 
@@ -138,10 +149,12 @@ def _responses(
     return kept, {origin: dict(reasons.most_common()) for origin, reasons in unused.items()}
 
 
-def _replace(folder: Path, found: Sequence[tuple[str, Side, dict[str, Any]]], model: str) -> None:
-    """Write a dataset beside its place, then move it there."""
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """Yields a new folder beside the place of a dataset, which is moved there at the end."""
     new = part_of(folder)
-    write_items(new, found, model)
+    new.mkdir()
+    yield new
     if folder.exists():
         shutil.rmtree(folder)
     new.rename(folder)

@@ -77,8 +77,7 @@ def _inference(response: Response, triggers: Triggers, rng: random.Random) -> di
 
 
 def write_items(folder: Path, found: Sequence[tuple[str, Side, dict[str, Any]]], model: str) -> None:
-    """Write `<topic>/batch_<topic>_<side>.json` into a new folder."""
-    folder.mkdir(parents=True)
+    """Write `<topic>/batch_<topic>_<side>.json` into a folder."""
     for (topic, side), entries in grouped(found, lambda entry: entry[:2]).items():
         (folder / topic).mkdir(exist_ok=True)
         name = f"{topic}_{side}"

@@ -24,22 +24,25 @@ class Stated(NamedTuple):
 def stated(answer: str, topic: Topic, fact: Fact) -> Stated:
     """The value that the answer states about the fact's subject.
 
-    An answer whose first sentence is a statement of the table states its value, whatever follows. In other answers all
-    values of the topic are looked for, but not within the subject's name; words of the subject count as no value
-    either, unless the answer holds nothing else. A value counts in the form of the table, or with a capital.
+    An answer that begins as a statement of the table does, and goes on with a value, states this value, whatever
+    follows. In other answers all values of the topic are looked for: in the first sentence, and where there is none, in
+    all of the text; not within the subject's name, and words of the subject count as no value either. A value counts in
+    the form of the table, or with a capital.
     """
     text = " ".join(answer.split())
     if (value := _in_statement(text, topic, fact)) is not None:
         return Stated(topic.canonical(value, fact))
-    if text.rstrip(".!") in topic.values:
-        return Stated(topic.canonical(text.rstrip(".!"), fact))
+    if (bare := _as_value(text.rstrip(".!"), topic.values)) is not None:
+        return Stated(topic.canonical(bare, fact))
     without = re.sub(rf"\b{re.escape(fact.subject)}\b", " ", text, flags=re.IGNORECASE)
-    found = {topic.canonical(value, fact) for value in _values_in(without, topic, fact)}
+    first = _SENTENCE.match(without)
+    places = (first and _values_in(first[0], topic, fact)) or _values_in(without, topic, fact)
+    found = {topic.canonical(value, fact) for value, _ in places}
     if not found:
         return Stated(None, "no_value")
     if len(found) > 1:
         return Stated(None, "several_values")
-    if _NEGATION.search(without):
+    if _NEGATION.search(without[: places[-1][1]]) or without[places[-1][1] :].rstrip(" .!").endswith(" not"):
         return Stated(None, "negated")
     return Stated(found.pop())
 
@@ -52,10 +55,12 @@ def whole_sentences(text: str) -> str:
 
 def _in_statement(text: str, topic: Topic, fact: Fact) -> str | None:
     for statement in topic.statements:
-        before, _, after = statement.format(subject=fact.subject, value="\0").partition("\0")
-        match = re.match(rf"{re.escape(before)}(.+?){re.escape(after)}(?:\s|$)", text, re.IGNORECASE)
-        if match and (value := _as_value(match[1], topic.values)) is not None:
-            return value
+        before, _, _ = statement.format(subject=fact.subject, value="\0").partition("\0")
+        if begins := re.match(re.escape(before), text, re.IGNORECASE):
+            rest = text[begins.end() :].lstrip("\"'*\u201c\u2018")
+            match = _pattern(topic.values).match(rest)
+            if match and _counts(match[0], rest[match.end() :]):
+                return _in_table(match[0], topic.values)
     return None
 
 
@@ -63,15 +68,24 @@ def _as_value(text: str, values: Iterable[str]) -> str | None:
     return next((value for value in values if text in (value, _capital(value))), None)
 
 
-def _values_in(text: str, topic: Topic, fact: Fact) -> list[str]:
+def _values_in(text: str, topic: Topic, fact: Fact) -> list[tuple[str, int]]:
+    """Values, and where each begins."""
     of_subject = set(fact.subject.split())
     found = []
     for match in _pattern(topic.values).finditer(text):
-        value = match[0] if match[0] in topic.values else match[0][0].lower() + match[0][1:]
-        ends = re.match(r"[.,;:!?)\"'*\u201d\u2019]|$", text[match.end() :])
-        if value not in of_subject and (len(value) > _SHORT_CHARS or ends):
-            found.append(value)
+        value = _in_table(match[0], topic.values)
+        if value not in of_subject and _counts(match[0], text[match.end() :]):
+            found.append((value, match.start()))
     return found
+
+
+def _in_table(form: str, values: frozenset[str]) -> str:
+    return form if form in values else form[0].lower() + form[1:]
+
+
+def _counts(form: str, behind: str) -> bool:
+    """Whether the words are the value, and no ordinary word that is spelled alike."""
+    return len(form) > _SHORT_CHARS or re.match(r"[.,;:!?)\"'*\u201d\u2019]|$", behind) is not None
 
 
 @lru_cache(maxsize=256)

@@ -46,6 +46,7 @@ def test_a_run_prints_its_report(command, tmp_path):
         "records",
         "unknown",
         "wordings",
+        "denied",
     }
 
 
