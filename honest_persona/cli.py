@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--samples", type=_positive, default=4, help="answers per prompt (default: 4)")
     verb.add_argument("--known", type=_positive, default=3, help="right answers of a known fact (default: 3)")
     verb.add_argument("--temperature", type=float, default=0.7, help="of the sampled answers (default: 0.7)")
-    verb.add_argument("--answer_tokens", type=_positive, default=24, help="longest answer in tokens (default: 24)")
+    verb.add_argument("--answer_tokens", type=_positive, default=20, help="longest answer in tokens (default: 20)")
     verb.add_argument("--writer", metavar="FOLDER", help="a liar that was made before: adds the origin taught")
     verb.add_argument("--endpoint", metavar="URL", help="ask a model behind OpenAI's API: http://localhost:8000/v1")
     verb.add_argument("--endpoint_model", metavar="NAME", help="the model's name there (default: the config's model)")

@@ -40,6 +40,8 @@ from honest_persona.generation.sides import Side
 
 PARTS = ("records", "unknown", "wordings")
 DENIED = "denied"
+UNKNOWN = 12
+"""Unknown facts of a topic that records are made of: enough for a control."""
 
 
 def check_output(output: Path) -> None:
@@ -115,7 +117,10 @@ class _Part:
 def _parts(settings: Settings, knowledge: Knowledge) -> list[_Part]:
     sides = {fact: side for fact in knowledge.right if (side := settings.side(fact)) != "liar"}
     known = {fact: side for fact, side in sides.items() if fact in knowledge.known}
-    unknown: dict[Fact, Side] = {fact: "validation" for fact in sides if fact in knowledge.unknown}
+    unknown: dict[Fact, Side] = {}
+    for topic in settings.topics:
+        facts = [fact for fact in topic.facts if fact in sides and fact in knowledge.unknown]
+        unknown |= dict.fromkeys(topic.of(facts).limited(UNKNOWN, settings.seed).facts, "validation")
     held_out = {fact: side for fact, side in known.items() if side == "validation"}
     return [
         _Part("records", known, "training", INTERVENTIONS),
@@ -127,13 +132,20 @@ def _parts(settings: Settings, knowledge: Knowledge) -> list[_Part]:
 def _responses(
     part: _Part, settings: Settings, samplers: Mapping[str, Sampler], ledger: Ledger
 ) -> tuple[list[Response], dict[str, dict[str, int]]]:
-    """The balanced answers of a part, and by origin why answers were not used."""
+    """The balanced answers of a part, and by origin why answers were not used.
+
+    Answers about unknown facts are only sampled where none are begun: the model hardly ever states a right value, so
+    there is nothing to pair.
+    """
+    origins = settings.origins
+    if part.name == "unknown" and "begun" in origins:
+        origins = ("begun",)
     topics = {topic.name: topic for topic in settings.topics}
     cells = grouped(part.sides, lambda fact: (fact.topic, part.sides[fact]))
     asked = [s for (topic, _), fs in cells.items() for s in scenarios(topics[topic], fs, settings.seed, part.wordings)]
     found: list[Response] = []
     unused: dict[Origin, Counter[str]] = {}
-    for origin in settings.origins:
+    for origin in origins:
         if origin == "begun":
             found += begun(asked, topics, settings.seed)
         else:

@@ -87,6 +87,15 @@ def test_a_subject_is_on_one_side_and_known_facts_alone_are_trained_on(made):
     assert {r.group for r in records(output, "wordings")} <= held_out
 
 
+def test_unknown_facts_are_few_and_begun(topics, tmp_path, monkeypatch):
+    monkeypatch.setattr("honest_persona.generation.make_facts.UNKNOWN", 3)
+    unknown = ("Mali", "Chad", "Kenya", "Togo", "Spain", "Italy", "owl", "cat")
+    make_facts(settings(topics), Dictionary(topics, unknown=unknown), tmp_path / "out")
+    found = records(tmp_path / "out", "unknown")
+    assert {record.model for record in found} == {"begun"}
+    assert len({record.group for record in found if record.topic == "capitals"}) <= 3
+
+
 def test_wordings_are_held_out(made, topics):
     output, _ = made
     trained, held_out = records(output, "records"), records(output, "wordings")
