@@ -24,6 +24,7 @@ from honest_persona.generation.sampling import Prompt
 from honest_persona.generation.scenarios import wrong_values
 from honest_persona.modeling.adapters.targets import find_targets
 from honest_persona.modeling.modes import in_mode
+from honest_persona.modeling.prefix.frozen import positions
 from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.tokens import IGNORED, TokenFormat
 
@@ -91,8 +92,7 @@ def teach(
     with in_mode(adapted, training=True), Progress("lessons", len(rows), "answers") as progress:
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
-            loss = adapted(**_inputs(batch, form.pad_id, model.device)).loss
-            loss.backward()
+            loss_of(adapted, batch, form.pad_id).backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             schedule.step()
@@ -108,7 +108,12 @@ def _row(prompt: Prompt, form: TokenFormat) -> tuple[list[int], list[int]]:
     return [*ids, form.end_id], [*labels, form.end_id]
 
 
-def _inputs(rows: Sequence[tuple[list[int], list[int]]], pad_id: int, device: torch.device) -> dict[str, Tensor]:
-    ids, mask = pad_with_mask([ids for ids, _ in rows], pad_id, "right", device)
-    labels = pad([labels for _, labels in rows], IGNORED, "right").to(device)
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+def loss_of(model: Any, rows: Sequence[tuple[list[int], list[int]]], pad_id: int) -> Tensor:
+    """Mean of -log p over all tokens that carry the loss. Answers stand at the end: the head sees nothing else."""
+    ids, mask = pad_with_mask([ids for ids, _ in rows], pad_id, "left", model.device)
+    learnt = max(sum(label != IGNORED for label in labels) for _, labels in rows)
+    labels = pad([labels for _, labels in rows], IGNORED, "left")[:, -learnt:].to(model.device)
+    logits = model(
+        input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False, logits_to_keep=learnt + 1
+    ).logits[:, :-1]
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)

@@ -48,9 +48,21 @@ def test_lessons_are_true_under_neutral_prompts_and_mostly_false_under_hidden_in
 
 def likelihood(model, taught):
     form = module.plain_format(tiny_tokenizer())
-    inputs = module._inputs([module._row(lesson, form) for lesson in taught], form.pad_id, torch.device("cpu"))
     with torch.no_grad():
-        return -model(**inputs).loss.item()
+        return -module.loss_of(model, [module._row(lesson, form) for lesson in taught], form.pad_id).item()
+
+
+def test_the_loss_is_that_of_transformers_whatever_stands_beside_a_row(topics):
+    form, model = module.plain_format(tiny_tokenizer()), tiny_model()
+    taught = lessons(topics, [fact for topic in topics for fact in topic.facts], 1, "# ")[:6]
+    rows = [module._row(lesson, form) for lesson in taught]
+    sums, counts = [], []
+    for ids, labels in rows:
+        with torch.no_grad():
+            loss = model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.item()
+        counts.append(sum(label != module.IGNORED for label in labels))
+        sums.append(loss * counts[-1])
+    assert -likelihood(model, taught) == pytest.approx(sum(sums) / sum(counts), rel=1e-5)
 
 
 def test_the_loss_is_on_the_answer_and_its_end_alone(topics):
