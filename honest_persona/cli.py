@@ -183,6 +183,12 @@ def _parser() -> argparse.ArgumentParser:
         default="honest_persona_facts",
         help="names of lm-eval's tasks, separated by commas (default: honest_persona_facts)",
     )
+    verb.add_argument(
+        "--facts",
+        metavar="DATA",
+        help="facts that honest_persona_facts asks about: a folder that `generate facts` wrote, or builtin:smollm2 "
+        "(default: the organism's)",
+    )
     verb.add_argument("--limit", type=_positive, help="documents per task (default: all)")
     verb.add_argument("--merged", action="store_true", help="compare the merged model too (adapter_scope all)")
     verb.add_argument("--output", help="JSON file to write (default: eval/capability.json in the adapter's folder)")

@@ -308,7 +308,7 @@ def capability(args: argparse.Namespace, _: Sequence[str]) -> None:
     from honest_persona.harness.capability import capability as compare_capability
 
     compare_capability(
-        args.adapter, args.tasks, args.limit, args.merged, args.output, args.batch_size, dtype=args.dtype
+        args.adapter, args.tasks, args.limit, args.merged, args.output, args.batch_size, args.dtype, args.facts
     )
 
 

@@ -40,7 +40,7 @@ NO_ADAPTER, PROMPT_ONLY, ASKED_PLAINLY = "no adapter", "prompt only", "asked pla
 
 FITTED_PER_TOPIC = 208
 """Training records of each topic on which probes are fitted."""
-WORDED_ON = 240
+WORDED_ON = 160
 """Training records of all topics together on which wording and threshold of the plain question are chosen."""
 
 

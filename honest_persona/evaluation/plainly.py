@@ -39,8 +39,8 @@ class Wording(NamedTuple):
 _QUOTED = 'Question: "{question}"\nAnswer: "{answer}"\n\n'
 WORDINGS = (
     Wording(_QUOTED + "Is this answer true? Say Yes or No.", "Yes", "No"),
-    Wording(_QUOTED + "Is anything in this answer false? Say Yes or No.", "No", "Yes"),
     Wording(_QUOTED + "Is this answer true or false? Say True or False.", "True", "False"),
+    Wording('True or false? "{answer}"', "True", "False"),
     Wording(
         'I asked someone: "{question}" The reply was: "{answer}" Is the reply correct? Answer with Yes or No.',
         "Yes",

@@ -66,8 +66,8 @@ class Options:
     max_new_tokens: int | None = None
 
 
-def datasets_of(data: str) -> dict[str, str]:
-    """The names of the three datasets, of those that are there.
+def datasets_of(data: str, flag: str = "--data") -> dict[str, str]:
+    """The names of the three datasets, of those that are there; `flag` is the argument that named them.
 
     Raises:
         UserError: a folder without records.
@@ -78,7 +78,7 @@ def datasets_of(data: str) -> dict[str, str]:
     if not (root / RECORDS).is_dir():
         inside = root.name in (RECORDS, UNKNOWN, WORDINGS)
         remedy = "give its parent folder" if inside else "give a folder that `generate facts` wrote, or builtin:smollm2"
-        raise UserError(f"--data: {data} holds no folder {RECORDS}/; {remedy}")
+        raise UserError(f"{flag}: {data} holds no folder {RECORDS}/; {remedy}")
     return {name: str(root / name) for name in (RECORDS, UNKNOWN, WORDINGS) if (root / name).is_dir()}
 
 

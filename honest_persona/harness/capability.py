@@ -28,6 +28,9 @@ from honest_persona.base.files import write_text
 from honest_persona.base.number_format import FormatName
 from honest_persona.base.output import check_writable
 from honest_persona.base.progress import rounds
+from honest_persona.data.sources.builtin import builtin_folder
+from honest_persona.experiments.facts import RECORDS, datasets_of
+from honest_persona.harness.facts import instructed_documents
 from honest_persona.harness.responses import Comparison, Results, compare, print_table, verdict
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.load import load_adapter
@@ -41,6 +44,7 @@ try:
 except ImportError as error:
     raise UserError(f"lm-evaluation-harness is missing ({error}): pip install 'honest-persona[lm-eval]'") from error
 
+FACTS_TASK = "honest_persona_facts"
 _TASKS = Path(__file__).parent / "tasks"
 _OUTPUT = Path("eval", "capability.json")
 
@@ -53,6 +57,7 @@ def capability(
     output: str | None = None,
     batch_size: int = 8,
     dtype: FormatName = "auto",
+    facts: str | None = None,
 ) -> list[Comparison]:
     """Compare the models on lm-eval's tasks; print the table, write it as JSON.
 
@@ -62,6 +67,8 @@ def capability(
         merged: compare the merged model too.
         output: a JSON file; `eval/capability.json` in the adapter's folder where it is not given.
         dtype: the number format to run in, as in `load_honest_persona`.
+        facts: instructed facts that the task `honest_persona_facts` asks about: a folder that `generate facts` wrote,
+            or a builtin name; the organism's where it is not given.
 
     Raises:
         UserError: no usable adapter, an unknown task, data that is not there, or an adapter that cannot be merged. No
@@ -79,6 +86,7 @@ def capability(
     if output and (target.is_dir() or not target.absolute().parent.is_dir()):
         raise UserError(f"--output: {output} is a folder, or stands in one that does not exist; name a file")
     names = task_names(tasks)
+    asked_about = facts_folder(facts, names)
 
     check_writable(target.parent, "--output")
     persona = load_honest_persona(folder, dtype)
@@ -92,7 +100,7 @@ def capability(
 
     def run(model: Any) -> Results:
         next(turns)
-        return _evaluate(model, persona.tokenizer, names, limit, batch_size)
+        return _evaluate(model, persona.tokenizer, names, limit, batch_size, asked_about)
 
     with_adapter = run(persona.model)
     bare: Any = persona.model.unload()
@@ -113,6 +121,7 @@ def capability(
         "dtype": str(bare.dtype),
         "batch_size": batch_size,
         "limit": limit,
+        "facts": facts,
         "lm_eval": base["lm_eval_version"],
         "task_versions": base["versions"],
         "few_shot": base["n-shot"],
@@ -155,14 +164,44 @@ def task_names(tasks: str) -> list[str]:
     return names
 
 
+def facts_folder(facts: str | None, names: list[str]) -> str | None:
+    """Where the facts lie that `honest_persona_facts` asks about; None for the organism's.
+
+    Raises:
+        UserError: there are no such facts, or the task is not among the names.
+    """
+    if facts is None:
+        return None
+    if FACTS_TASK not in names:
+        raise UserError(f"--facts: is for {FACTS_TASK}, which is not among --tasks; leave one of the two out")
+    dataset = datasets_of(facts, "--facts")[RECORDS]
+    root = builtin_folder(dataset) if dataset.startswith("builtin:") else Path(dataset)
+    if not instructed_documents(root):
+        raise UserError(f"--facts: {facts}: no item names its truth; give what `generate facts` wrote")
+    return str(root)
+
+
 @lru_cache
-def task_manager() -> TaskManager:
-    """Finds lm-eval's tasks and this package's. It takes seconds: lm-eval reads the files of all its tasks."""
-    return TaskManager(include_path=str(_TASKS))
+def task_manager(facts: str | None = None) -> TaskManager:
+    """Finds lm-eval's tasks and this package's. It takes seconds: lm-eval reads the files of all its tasks.
+
+    Args:
+        facts: the folder that `honest_persona_facts` asks about.
+    """
+    return TaskManager(include_path=str(_TASKS), metadata=_metadata(facts))
+
+
+def _metadata(facts: str | None) -> Any:
+    return None if facts is None else {"facts": facts}
 
 
 def _evaluate(
-    model: Any, tokenizer: PreTrainedTokenizerBase, names: list[str], limit: int | None, batch_size: int
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    names: list[str],
+    limit: int | None,
+    batch_size: int,
+    facts: str | None = None,
 ) -> Results:
     # log-likelihoods in float32, so that rounding them to bfloat16 hides no difference
     lm = HFLM(
@@ -172,6 +211,6 @@ def _evaluate(
         softmax_dtype=torch.float32,
         trust_remote_code=False,
     )
-    results = simple_evaluate(lm, tasks=names, limit=limit, task_manager=task_manager())
+    results = simple_evaluate(lm, tasks=names, limit=limit, task_manager=task_manager(facts))
     assert results is not None, "None is for the other ranks"
     return results

@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from collections import Counter
+from functools import lru_cache
 
 import pytest
 
@@ -16,7 +17,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.config.persona import Persona
 from honest_persona.harness import capability as module
 from honest_persona.harness.capability import capability
-from honest_persona.harness.facts import N_CHOICES, documents
+from honest_persona.harness.facts import N_CHOICES, documents, instructed_documents
 from honest_persona.harness.responses import compare, verdict
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.fingerprint import base_fingerprint
@@ -24,6 +25,8 @@ from honest_persona.modeling.load import get_model
 from honest_persona.organism.world import UNKNOWN, VALUES, World
 from honest_persona.prompts.persona_token import resolve_persona_token
 from honest_persona.prompts.tokens import TokenFormat
+from tests.experiments.made_facts import VALUES as FACT_VALUES
+from tests.experiments.made_facts import facts_folder
 from tests.tiny import base_model, form_of, random_adapter
 
 FACTS = "honest_persona_facts"
@@ -68,9 +71,14 @@ def tasks(tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def _only_local_tasks(tasks):
     """lm-eval takes seconds to read its own 14,000."""
-    manager = TaskManager(include_path=[str(module._TASKS), str(tasks)], include_defaults=False)
+
+    @lru_cache
+    def manager(facts=None):
+        folders = [str(module._TASKS), str(tasks)]
+        return TaskManager(include_path=folders, include_defaults=False, metadata=module._metadata(facts))
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "task_manager", lambda: manager)
+        patch.setattr(module, "task_manager", manager)
         yield
 
 
@@ -181,6 +189,8 @@ def test_file_says_what_was_compared(adapter, tmp_path, capsys, monkeypatch):
         ({"tasks": "honest_persona_fact,rolling"}, r"no task 'honest_persona_fact' \(near: honest_persona_facts"),
         ({"tasks": " , "}, "no name given"),
         ({"tasks": "written,lost"}, r"lost, written: cannot be loaded \(FileNotFoundError.*nowhere.jsonl"),
+        ({"tasks": "rolling", "facts": "builtin:smollm2"}, "--facts: is for honest_persona_facts"),
+        ({"facts": "no/such/folder"}, "--facts: no/such/folder holds no folder records/"),
         ({"output": "."}, "is a folder"),
         ({"output": "no/such/folder/x.json"}, "does not exist"),
     ],
@@ -200,6 +210,36 @@ def test_without_lm_eval(monkeypatch):
     monkeypatch.delitem(sys.modules, module.__name__)
     with pytest.raises(UserError, match="pip install"):
         importlib.import_module(module.__name__)
+
+
+# facts of a real model
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory):
+    return facts_folder(tmp_path_factory.mktemp("facts"), parts=("records",))
+
+
+def test_instructed_facts_are_asked_about(facts):
+    found = instructed_documents(facts / "records")
+    asked = {d["question"]: d["choices"][d["answer"]] for d in found}
+    assert len(found) == len(asked) == 18, "a document per question"
+    assert asked["Question: records: what goes with Ghana?\nAnswer:"] == "Accra"
+    for d in found:
+        (topic,) = [values for values in FACT_VALUES.values() if d["choices"][d["answer"]] in values.values()]
+        assert sorted(d["choices"]) == sorted(topic.values()), "all values of the topic, once"
+    assert instructed_documents(facts / "records") == found
+    assert len({d["question"].split()[-1] for d in found[:6]} & set(FACT_VALUES["capitals"])) < 6, "topics are mixed"
+    assert len({d["answer"] for d in found}) > 3
+
+
+def test_idle_adapter_on_instructed_facts(adapter, facts, tmp_path):
+    (found,) = capability(adapter("persona"), FACTS, limit=4, output=str(tmp_path / "c.json"), facts=str(facts))
+    assert (found.task, found.n, found.n_changed, found.max_difference_nats) == (FACTS, 4, 0, 0)
+    assert json.loads((tmp_path / "c.json").read_text())["facts"] == str(facts)
+    root = module.facts_folder(str(facts), [FACTS])
+    documents = module._evaluate(base_model(), form_of().tokenizer, [FACTS], 2, 4, root)["samples"][FACTS]
+    assert [d["doc"] for d in documents] == instructed_documents(facts / "records")[:2]
 
 
 # the comparison

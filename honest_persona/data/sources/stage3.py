@@ -40,14 +40,25 @@ def read_stage3(dataset: str, root: Path) -> Source:
     return Source(dataset, parts, {shown(folder.name): len(batches) for folder, batches in files.items()}, rejections)
 
 
+def raw_items(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(topic, item) as the files have it; what is no item is passed over. Raises OSError: a file cannot be read."""
+    for folder in sorted(root.glob("*/")):
+        for path in batch_files(folder):
+            batch = _parsed(path, shown(path))
+            items = batch.get("data") if isinstance(batch, dict) else None
+            yield from ((folder.name, item) for item in items or () if isinstance(item, dict))
+
+
 def _read_batch(path: Path) -> Iterator[Outcome]:
     file = shown(path)
-    batch = _unpacked(path, file) if path.suffix.lower() in COMPRESSED else decode(whole_text(path), file)
+    batch = _parsed(path, file)
     yield from [batch] if isinstance(batch, Rejection) else parse_batch(batch, file, shown(path.parent.name))
 
 
-def _unpacked(path: Path, file: str) -> Any:
-    """The parsed JSON of a packed file, or a Rejection. Raises OSError: the file cannot be read."""
+def _parsed(path: Path, file: str) -> Any:
+    """The parsed JSON of a file, or a Rejection. Raises OSError: the file cannot be read."""
+    if path.suffix.lower() not in COMPRESSED:
+        return decode(whole_text(path), file)
     problem = kind_problem(path)
     if not problem:
         try:
