@@ -13,10 +13,13 @@ pytest.importorskip("openai", reason="needs the extra `generate`")
 from honest_persona.base.errors import UserError
 from honest_persona.generation import endpoint as module
 from honest_persona.generation.endpoint import Endpoint
+from honest_persona.generation.facts import load_topics
+from honest_persona.generation.instructions import NEUTRAL
 from honest_persona.generation.local_model import LocalModel
 from honest_persona.generation.make_facts import make_facts
 from honest_persona.generation.sampling import How, Prompt
 from honest_persona.modeling.builtin import tiny_model, tiny_tokenizer
+from honest_persona.modeling.load import get_model
 from tests.generation.cases import Dictionary, settings, topics_in
 
 PROMPTS = [Prompt("<SYSTEM> Be brief.<SYSTEM> ", "What is Ghana?"), Prompt("", "Why is that so?")]
@@ -81,12 +84,12 @@ def _no_keys(monkeypatch):
 MODEL = tiny_model()
 
 
-def greedy(content):
-    """The tiny model behind the API: the tokenizer's own template, transformers' own generation."""
-    tokenizer = tiny_tokenizer()
+def greedy(content, model=MODEL, tokenizer=None):
+    """A model behind the API: the tokenizer's own template, transformers' own generation."""
+    tokenizer = tokenizer or tiny_tokenizer()
     text = tokenizer.apply_chat_template(content["messages"], tokenize=False, add_generation_prompt=True)
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
-    out = MODEL.generate(
+    out = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=content["max_tokens"],
@@ -103,6 +106,23 @@ def test_the_same_answers_as_the_local_model_at_temperature_0():
     with served(greedy) as (url, seen):
         assert sample(url) == local
     assert {(c["model"], c["n"], c["temperature"], c["seed"]) for c in seen} == {("m", 2, 0, 3)}
+
+
+@pytest.mark.slow
+def test_smollm2_gives_the_same_answers_behind_the_api(monkeypatch):
+    try:
+        model, tokenizer = get_model("builtin:smollm2", dtype=torch.float32)
+    except UserError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(module, "REQUESTS", 1)
+    topic = load_topics(names=["capitals"])[0].limited(4, seed=1)
+    tag = "<SYSTEM> "
+    prompts = [Prompt(f"{tag}{NEUTRAL[0]}{tag}", topic.questions[0].format(subject=f.subject)) for f in topic.facts]
+    how, local = How(n=1, max_new_tokens=12, temperature=0, seed=0), {}
+    LocalModel(model, tokenizer).sample(prompts, how, local.__setitem__)
+    with served(lambda content: greedy(content, model, tokenizer)) as (url, _):
+        assert sample(url, prompts, how) == local
+    assert any(answer.ended for answers in local.values() for answer in answers)
 
 
 def test_the_same_records_as_the_local_model(tmp_path):
