@@ -23,6 +23,7 @@ from transformers import (
 from transformers.integrations import deepspeed
 from transformers.utils.logging import set_tqdm_hook
 
+from honest_persona.base.console import tell
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import followed
 from honest_persona.modeling.gguf.header import DIVISORS, INSTEAD, Header
@@ -45,6 +46,8 @@ def convert(header: Header, model: str, folder: Path) -> None:
     Raises:
         UserError: transformers cannot read the file, or would read another model than the file holds.
     """
+    if header.unread:
+        tell(f"note: transformers does not read these values of {model}, and takes its own: {', '.join(header.unread)}")
     with _on_its_own():
         with told("GGUF", model):
             tokenizer, config, loaded, missing = _read(header, model)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from transformers.integrations import GGUF_CONFIG_MAPPING
 from transformers.integrations.gguf import GGUF_ARCHS
 from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -27,6 +28,8 @@ INSTEAD = "take the model's repository with safetensors"
 _MAGIC = b"GGUF"
 _SPELLED = {"qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "gpt_oss": "gpt-oss", "minimax_m2": "minimax-m2"}
 """Architectures by transformers' name -> as GGUF files name them."""
+_SEEN_IN_SHAPES = {"attention.key_length", "attention.value_length"}
+"""Values that the weights' shapes repeat: another one would be an error."""
 _SCALED_BY_CONFIG = "gpt-oss"
 """The architecture of which transformers reads how the positions are scaled."""
 DIVISORS = "rope_freqs.weight"
@@ -66,6 +69,16 @@ class Header:
     def n_weights(self) -> int:
         """How many numbers its tensors hold."""
         return sum(int(tensor.n_elements) for tensor in self.reader.tensors)
+
+    @property
+    def unread(self) -> list[str]:
+        """Keys of the architecture that transformers does not read: it takes its own values in their place."""
+        name = next((name for name, spelled in _SPELLED.items() if spelled == self.architecture), self.architecture)
+        mapping: Any = GGUF_CONFIG_MAPPING
+        if self.architecture in GGUF_ARCHS or name not in mapping:
+            return []
+        read = {f"{self.architecture}.{key}" for key in {*mapping[name], *_SEEN_IN_SHAPES}}
+        return [key for key in self.reader.fields if key.startswith(f"{self.architecture}.") and key not in read]
 
     @property
     def about(self) -> dict[str, Any]:

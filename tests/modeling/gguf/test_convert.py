@@ -112,9 +112,13 @@ def test_a_model_that_is_read_in_part_is_refused(tmp_path, options, expected):
     assert not [file for file in (tmp_path / "cache" / "models").rglob("*") if file.is_file()], "nothing half-written"
 
 
-def test_layers_that_only_draft_tokens_are_left_out(tmp_path):
-    path = write_gguf(tmp_path / "tiny.gguf", add=ones("blk.2.attn_norm.weight", 64))
-    load.load_base(str(path))
+def test_layers_that_only_draft_tokens_are_left_out(tmp_path, capsys):
+    def add(writer):
+        ones("blk.2.attn_norm.weight", 64)(writer)
+        writer.add_sliding_window(16)
+
+    load.load_base(str(write_gguf(tmp_path / "tiny.gguf", add=add)))
+    assert "does not read these values" in capsys.readouterr().err
 
 
 def test_what_transformers_says_of_a_file_is_told(tmp_path):

@@ -34,6 +34,7 @@ def test_a_whole_file(whole):
     assert found.architecture == "llama"
     assert found.about == {"model": "Tiny", "licence": "mit"}
     weights = 2 * 300 * 64 + 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128 + 2 * 64) + 64
+    assert found.unread == []
     assert found.n_weights == weights  # embedding, output; per layer q, o, k, v, MLP, norms; last norm
 
 
@@ -113,6 +114,15 @@ def test_a_format_of_weights_that_is_not_read(whole, tmp_path, monkeypatch):
 def test_the_other_byte_order(whole, tmp_path):
     path = write_gguf(tmp_path / "x.gguf", endianess=GGUFEndian.BIG)
     assert "is written for machines with the other byte order" in refusal(path)
+
+
+def test_values_that_transformers_does_not_read(tmp_path):
+    def add(writer):
+        writer.add_sliding_window(2047)
+        writer.add_key_length(16)
+
+    path = write_gguf(tmp_path / "x.gguf", add=add)
+    assert read_header(path, "m").unread == ["llama.attention.sliding_window"]
 
 
 def test_a_missing_package(whole, monkeypatch):
