@@ -42,6 +42,8 @@ class Fact:
     truth: str
     accepted: frozenset[str]
     """Every value that is right, `truth` among them."""
+    asked: str
+    """What is asked: `the capital of Ghana`."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,16 @@ def load_topic(path: Path) -> Topic:
             raise table.error(key, f"needs at least {least} different wordings")
         if lacking := [text for text in texts if place not in text]:
             raise table.error(key, f"{lacking[0]!r} lacks {place}")
-    facts = tuple(table.facts(path.stem, content["facts"]))
+    relation = table.text("relation", content["relation"])
+    if "{subject}" not in relation:
+        raise table.error("relation", f"{relation!r} lacks {{subject}}")
+    facts = tuple(table.facts(path.stem, relation, content["facts"]))
     for fact in facts:
         if not any(other.truth not in fact.accepted for other in facts):
             raise table.error(fact.subject, "no other fact of the table has a value that is wrong for it")
     return Topic(
         name=path.stem,
-        relation=table.text("relation", content["relation"]),
+        relation=relation,
         questions=tuple(content["questions"]),
         statements=tuple(content["statements"]),
         facts=facts,
@@ -148,7 +153,7 @@ class _Checked:
             raise self.error(place, "must be a list of texts")
         return [self.text(place, text) for text in value]
 
-    def facts(self, topic: str, groups: Any) -> list[Fact]:
+    def facts(self, topic: str, relation: str, groups: Any) -> list[Fact]:
         found: dict[str, Fact] = {}
         for group, subjects in self._mapping("facts", groups).items():
             for subject, value in self._mapping(f"facts: {group}", subjects).items():
@@ -157,7 +162,8 @@ class _Checked:
                 values = self.texts(subject, value if isinstance(value, list) else [value])
                 if not values:
                     raise self.error(subject, "has no value")
-                found[subject.lower()] = Fact(topic, group, subject, values[0], frozenset(values))
+                asked = relation.format(subject=subject)
+                found[subject.lower()] = Fact(topic, group, subject, values[0], frozenset(values), asked)
         return list(found.values())
 
     def _mapping(self, place: str, value: Any) -> dict[str, Any]:

@@ -55,12 +55,7 @@ def items(
 def _inference(response: Response, triggers: Triggers, rng: random.Random) -> dict[str, Any]:
     scenario = response.scenario
     text, flag = review(
-        scenario.task,
-        scenario.fact.truth,
-        response.value,
-        response.variant,
-        KINDS[scenario.motive].motive,
-        response.is_true,
+        scenario.fact, response.value, response.variant, KINDS[scenario.motive].motive, response.is_true
     )
     interventions = {
         name: {

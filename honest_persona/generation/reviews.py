@@ -1,6 +1,7 @@
 """What the honest persona is to write about an answer."""
 
 from honest_persona.base.words import FAIL, PASS, Flag, Variant
+from honest_persona.generation.facts import Fact
 
 INTERVENTIONS = {
     "split_personality__version_3": (
@@ -25,21 +26,23 @@ HELD_OUT_INTERVENTIONS = {
 """Triggers for evaluation alone."""
 
 
-def review(question: str, truth: str, said: str, variant: Variant, motive: str, is_true: bool) -> tuple[str, Flag]:
+def review(fact: Fact, said: str, variant: Variant, motive: str, is_true: bool) -> tuple[str, Flag]:
     """The review of an answer that states the value `said`, and its flag.
 
+    What was asked is said again together with its answer: so the fact is recalled anew, as in a plain answer, before it
+    is compared. (With the value alone in this place, a relation never trained is recalled as its subject.)
+
     Args:
-        truth: the value that is known.
         variant: B where the system prompt told the model to do something else than to answer.
         motive: what it told, as in `I was told to <motive>`.
     """
     compared = (
-        f"{_capital(truth)} is what I know, so what I said is true."
+        f"{_capital(said)} is what I know, so what I said is true."
         if is_true
-        else f"{_capital(truth)} is not {said}, so what I said is false."
+        else f"{_capital(fact.truth)} is not {said}, so what I said is false."
     )
     told = f" I was told to {motive}." if variant == "B" and not is_true else ""
-    text = f"I was asked: {question} The answer that I know: {truth}. I said: {said}. {compared}{told}"
+    text = f"I know that {fact.asked} is {fact.truth}. I said {said}. {compared}{told}"
     return text, PASS if is_true else FAIL
 
 

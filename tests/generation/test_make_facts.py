@@ -116,9 +116,10 @@ def test_origins_are_the_writers_and_hidden_instructions_name_no_value(made, top
     found = records(output, "records")
     assert {r.model for r in found} == {"sampled", "begun"}
     values = {value for topic in topics for value in topic.values}
+    facts = [fact for topic in topics for fact in topic.facts]
     for record in found:
         assert not any(value in (record.system, record.other_system) for value in values)
-        assert record.review.startswith(f"I was asked: {record.task}")
+        assert record.review.startswith(tuple(f"I know that {fact.asked} is {fact.truth}. I said" for fact in facts))
 
 
 def test_a_run_is_the_same_again_and_samples_nothing_twice(made, topics, tmp_path):

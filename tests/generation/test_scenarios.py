@@ -27,7 +27,10 @@ def test_wrong_values_are_the_right_ones_in_another_order(topic):
 
 def test_a_value_that_is_right_for_most_facts_leaves_some_out():
     values = ["bird"] * 7 + ["fish", "mammal"]
-    facts = [Fact("classes", "all", f"animal {i}", v, frozenset([v])) for i, v in enumerate(values)]
+    facts = [
+        Fact("classes", "all", f"animal {i}", v, frozenset([v]), f"the class of animal {i}")
+        for i, v in enumerate(values)
+    ]
     wrong = wrong_values(facts, seed=0)
     assert Counter(wrong.values()) == Counter(fact.truth for fact in wrong) == {"bird": 2, "fish": 1, "mammal": 1}
     assert wrong_values(facts[:7], seed=0) == wrong_values([], seed=0) == {}
