@@ -32,6 +32,7 @@ from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.unchanged import Unchanged, compare_answers
 from honest_persona.experiments.evaluate import evaluate_adapter
 from honest_persona.experiments.facts_table import (
+    AFTER_DENIAL,
     OF_DESIGNS,
     OTHER_WORDINGS,
     SAME_RECORDS,
@@ -45,8 +46,8 @@ from honest_persona.experiments.facts_table import (
 from honest_persona.experiments.opened import Opened
 from honest_persona.modeling.adapters.folder import identity_of
 
-RECORDS, UNKNOWN, WORDINGS = "records", "unknown", "wordings"
-"""The subfolders of instructed facts."""
+RECORDS, UNKNOWN, WORDINGS, DENIED = "records", "unknown", "wordings", "denied"
+"""The subfolders of instructed facts; the last one is not shipped."""
 READERS = "readers"
 """The control that needs no model; it is asked about all records."""
 UNCHANGED_N = 32
@@ -79,7 +80,7 @@ def datasets_of(data: str, flag: str = "--data") -> dict[str, str]:
         inside = root.name in (RECORDS, UNKNOWN, WORDINGS)
         remedy = "give its parent folder" if inside else "give a folder that `generate facts` wrote, or builtin:smollm2"
         raise UserError(f"{flag}: {data} holds no folder {RECORDS}/; {remedy}")
-    return {name: str(root / name) for name in (RECORDS, UNKNOWN, WORDINGS) if (root / name).is_dir()}
+    return {name: str(root / name) for name in (RECORDS, UNKNOWN, WORDINGS, DENIED) if (root / name).is_dir()}
 
 
 def report(adapter: str, data: str, output: Path, options: Options, dtype: FormatName = "auto") -> FactsReport:
@@ -104,6 +105,7 @@ def report(adapter: str, data: str, output: Path, options: Options, dtype: Forma
         [
             *lines_of(records),
             *lines_of(samples.get(WORDINGS, []), {HONEST_PERSONA: OTHER_WORDINGS}),
+            *lines_of(samples.get(DENIED, []), {HONEST_PERSONA: AFTER_DENIAL}),
             *lines_of(both_parts(samples.get(UNKNOWN, [])), {HONEST_PERSONA: UNKNOWN_FACTS}),
             *lines_of(_same_records(records, others), {HONEST_PERSONA: SAME_RECORDS}),
             *lines_of(others),

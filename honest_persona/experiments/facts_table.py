@@ -18,7 +18,7 @@ from honest_persona.evaluation.unchanged import Unchanged
 from honest_persona.statistics.bootstrap import in_words
 from honest_persona.statistics.metrics import AUROC, LEAD, METRICS
 
-UNKNOWN_FACTS, OTHER_WORDINGS = "unknown facts", "other wordings"
+UNKNOWN_FACTS, OTHER_WORDINGS, AFTER_DENIAL = "unknown facts", "other wordings", "after a denial"
 OF_DESIGNS = {"other_system": "prompts swapped", "no_system": "no system prompt"}
 SAME_RECORDS = "the same records"
 """Conditions of the honest persona. The last one: the records about which the other detectors were asked."""

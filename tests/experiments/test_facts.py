@@ -163,6 +163,8 @@ def test_names_of_the_datasets(tmp_path):
         datasets_of(str(tmp_path))
     facts_folder(tmp_path, parts=("records", "unknown"))
     assert list(datasets_of(str(tmp_path))) == ["records", "unknown"]
+    (tmp_path / "denied").mkdir()
+    assert list(datasets_of(str(tmp_path))) == ["records", "unknown", "denied"]
     with pytest.raises(UserError, match="give its parent folder"):
         datasets_of(str(tmp_path / "records"))
 
