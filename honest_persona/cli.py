@@ -84,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", default="results/facts", help="folder (default: results/facts)")
     verb.add_argument("--limit", type=_positive, help="records per topic to review (default: all)")
     verb.add_argument(
+        "--limit_controls",
+        type=_positive,
+        help="the same with other prompts or wordings, after denials, and of unknown facts (default: all)",
+    )
+    verb.add_argument(
         "--limit_baselines",
         type=_positive,
         help="records per topic about which detectors that run the model are asked, and as many training records for "

@@ -143,7 +143,7 @@ def facts(args: argparse.Namespace, _: Sequence[str]) -> None:
     from honest_persona.experiments.facts import Options, report
 
     output = Path(args.output)
-    options = Options(args.limit, args.limit_baselines, args.batch_size, args.max_new_tokens)
+    options = Options(args.limit, args.limit_controls, args.limit_baselines, args.batch_size, args.max_new_tokens)
     with held(output, "a facts report", "choose another --output"):
         report(args.adapter, args.data, output, options, dtype=args.dtype)
 

@@ -48,6 +48,8 @@ from honest_persona.modeling.adapters.folder import identity_of
 
 RECORDS, UNKNOWN, WORDINGS, DENIED = "records", "unknown", "wordings", "denied"
 """The subfolders of instructed facts; the last one is not shipped."""
+CHANGED = "changed"
+"""The part of held-out records with another system prompt, or none."""
 READERS = "readers"
 """The control that needs no model; it is asked about all records."""
 UNCHANGED_N = 32
@@ -61,6 +63,8 @@ class Options:
 
     limit: int | None = None
     """Records per topic that the honest persona reviews; None takes all."""
+    limit_controls: int | None = None
+    """The same of all but the held-out records as they are: other prompts and wordings, denials, unknown facts."""
     limit_baselines: int | None = None
     """Records per topic about which the detectors that need the model are asked, and on which they are fitted."""
     batch_size: int | None = None
@@ -96,7 +100,8 @@ def report(adapter: str, data: str, output: Path, options: Options, dtype: Forma
     _check_state(output / _STATE, work.identity)
     samples = dict(work.samples())
     others = [sample for name in samples if name not in work.held for sample in samples[name]]
-    by_part = grouped(samples[RECORDS], lambda sample: sample.part)
+    changed = [sample for sample in samples[CHANGED] if ":" in sample.part]
+    by_part = grouped([*samples[RECORDS], *changed], lambda sample: sample.part)
     parts = [f"{part}{design}" for design in ("", *(f": {name}" for name in OF_DESIGNS)) for part in PARTS]
     records = [sample for part in parts for sample in by_part.get(part, [])]
     about = {"adapter": adapter, "base_model": opened.folder.card.base_model, "data": data, **work.identity}
@@ -131,19 +136,23 @@ class _Work:
     """The parts of a report, each done once: by an earlier run that was interrupted, or now."""
 
     def __init__(self, opened: Opened, datasets: Mapping[str, str], output: Path, options: Options) -> None:
-        self.opened, self.datasets, self.output, self.options = opened, datasets, output, options
+        self.opened, self.output, self.options = opened, output, options
         self.left_out = [f"{name}: the data has no such folder" for name in (UNKNOWN, WORDINGS) if name not in datasets]
         self.held: dict[str, HeldOut] = {}
         self._read: dict[str, list[Sample]] = {}
-        for name, dataset in datasets.items():
-            folder = opened.folder
-            held = held_out(folder.card, dataset, folder.form, limit=options.limit, all_items=name == UNKNOWN)
+        self.datasets = {RECORDS: datasets[RECORDS], CHANGED: datasets[RECORDS], **datasets}
+        for name, dataset in self.datasets.items():
+            folder, limit = opened.folder, self._limit(name)
+            held = held_out(folder.card, dataset, folder.form, limit=limit, all_items=name == UNKNOWN)
             if any(held.parts.values()):
                 self.held[name] = held
             elif name == RECORDS:
                 raise UserError(f"--data: {dataset} has no held-out record: all items of all topics belong to training")
             else:
                 self.left_out.append(f"{name}: no held-out record")
+
+    def _limit(self, name: str) -> int | None:
+        return self.options.limit if name == RECORDS else self.options.limit_controls
 
     @cached_property
     def settings(self) -> EvalSettings:
@@ -167,6 +176,7 @@ class _Work:
                 data.update(json_text.dumps([name, part, [(r.id, r.transcript_id, r.flag) for r in records]]).encode())
         return {
             "limit": self.options.limit,
+            "limit_controls": self.options.limit_controls,
             "limit_baselines": self.options.limit_baselines,
             "max_new_tokens": self.settings.max_new_tokens,
             "dtype": self.opened.number_format.name,
@@ -222,13 +232,13 @@ class _Work:
             evaluate_adapter(
                 self.opened,
                 self.datasets[name],
-                limit=self.options.limit,
+                limit=self._limit(name),
                 output=str(folder),
                 batch_size=self.settings.batch_size,
                 max_new_tokens=self.settings.max_new_tokens,
                 all_items=name == UNKNOWN,
                 baselines="readers" if name == RECORDS else "none",
-                designs=",".join(OF_DESIGNS) if name == RECORDS else "",
+                designs=",".join(OF_DESIGNS) if name == CHANGED else "",
                 prints=False,
             )
         content = read_set(folder)

@@ -196,7 +196,7 @@ def test_a_report_is_made_once_and_resumes(made, tmp_path, monkeypatch, capsys):
     output = tmp_path / "out"
     monkeypatch.setattr(controls, "REQUESTS", controls.REQUESTS[:1])
     monkeypatch.setattr(plainly, "WORDINGS", plainly.WORDINGS[:1])
-    loads, options = [], Options(limit=16, limit_baselines=8)
+    loads, options = [], Options(limit=16, limit_controls=12, limit_baselines=8)
     load = PersonaFolder.load
     monkeypatch.setattr(PersonaFolder, "load", lambda *of: loads.append(of) or load(*of))
     evaluate = module.evaluate_adapter
@@ -218,12 +218,14 @@ def test_a_report_is_made_once_and_resumes(made, tmp_path, monkeypatch, capsys):
 
     n = {(line.condition, line.row.part): line.row.n for line in reversed(found.lines)}
     # two trained topics and one that was not, 16 records each; 8 of each for detectors that run the model
-    for condition in (HONEST_PERSONA, "prompts swapped", "no system prompt", OTHER_WORDINGS, "response bigrams"):
+    for condition in (HONEST_PERSONA, "response bigrams"):
         assert (n[condition, WITHIN], n[condition, ACROSS]) == (32, 16)
+    for condition in ("prompts swapped", "no system prompt", OTHER_WORDINGS):
+        assert (n[condition, WITHIN], n[condition, ACROSS]) == (24, 12)
     for condition in (SAME_RECORDS, "ridge probe", "vinc probe", "no adapter", "prompt only", "asked plainly"):
         assert (n.get((condition, WITHIN)), n.get((condition, ACROSS))) in [(16, 8), (None, None)]
     assert n["asked plainly", WITHIN] == 16
-    assert n[UNKNOWN_FACTS, ALL] == 48
+    assert n[UNKNOWN_FACTS, ALL] == 36
     cells = {line.cell for line in found.lines if (line.condition, line.row.part) == (HONEST_PERSONA, WITHIN)}
     assert cells == {ALL, "begun, A", "begun, B", "sampled, A", "sampled, B"}
     assert found.bars[-1].status == "met"
