@@ -17,7 +17,8 @@ def topic_counts(topics: Sequence[Topic], knowledge: Knowledge) -> dict[str, dic
     counts = {}
     for topic in topics:
         right = [knowledge.right[fact] for fact in topic.facts]
-        known, unknown = sum(r >= knowledge.least for r in right), right.count(0)
+        known = sum(fact in knowledge.known for fact in topic.facts)
+        unknown = sum(fact in knowledge.unknown for fact in topic.facts)
         counts[topic.name] = {
             "facts": len(right),
             "known": known,
@@ -44,7 +45,9 @@ def print_report(report: dict[str, Any]) -> None:
     for topic, counts in report["topics"].items():
         table.add(topic, *(f"{counts[name]:,}" for name in figures))
     table.add("all", *(f"{sum(counts[name] for counts in report['topics'].values()):,}" for name in figures), bold=True)
-    table.caption = f"known: right in at least {report['least']} of {report['samples']} samples; unknown: in none"
+    table.caption = (
+        f"known: right in {report['least']} of {report['samples']} samples; unknown: wrong so often, right in none"
+    )
     show(table)
     table = Table("answers", [Column("origin", "name"), Column("variant"), *map(Column, FLAGS)])
     for part, origins in report["answers"].items():

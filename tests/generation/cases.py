@@ -51,7 +51,7 @@ class Dictionary:
     """Knows the tables by heart; under a system prompt that it takes for an instruction to lie it sometimes lies.
 
     Args:
-        unknown: subjects that it knows nothing about.
+        unknown: subjects of which it always states the same wrong value.
         lies: of `n` samples under a hidden instruction, so many are false.
     """
 
@@ -71,7 +71,7 @@ class Dictionary:
     def answer(self, prompt, i, how):
         subject = next(s for s in self.truths if re.search(rf"\b{s}\b", prompt.task))
         if subject in self.unknown:
-            return Answer("I am not sure about that.", True)
+            return Answer(f"It is {self.of_topic[subject][0]}.", True)
         value = self.truths[subject]
         neutral = "assistant" in prompt.system or "question" in prompt.system or "reply" in prompt.system
         if not neutral and i < self.lies:

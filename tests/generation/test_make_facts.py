@@ -1,5 +1,6 @@
 """The whole path from tables of facts to stage-3 records, with a model that is a dictionary."""
 
+import io
 import json
 import os
 import signal
@@ -15,11 +16,12 @@ from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
 from honest_persona.data.splits import split_records
 from honest_persona.generation.instructions import HELD_OUT_NEUTRAL, KINDS, NEUTRAL
-from honest_persona.generation.ledger import LEDGER_FILE
+from honest_persona.generation.knowledge import ask_plainly
+from honest_persona.generation.ledger import LEDGER_FILE, Ledger
 from honest_persona.generation.make_facts import PARTS, make_facts
 from honest_persona.generation.report import print_report
 from honest_persona.generation.reviews import HELD_OUT_INTERVENTIONS, INTERVENTIONS
-from honest_persona.generation.sampling import Answer
+from honest_persona.generation.sampling import Answer, How
 from tests.generation.cases import Dictionary, settings, topics_in
 
 
@@ -224,3 +226,17 @@ make_facts(settings(topics), Killed(topics), Path({str(tmp_path)!r}) / "out")
         settings(topics), whole, tmp_path / "whole"
     )
     assert len(resumed.asked) == len(whole.asked) - 30
+
+
+def test_an_answer_that_states_nothing_leaves_a_fact_out(topics):
+    model = Dictionary(topics, unknown=("Mali",))
+    rambles = model.answer
+    model.answer = lambda prompt, i, how: (
+        Answer("That depends.", True) if "Chad" in prompt.task else rambles(prompt, i, how)
+    )
+    how = How(4, 16, 0.7, 1)
+    found = ask_plainly(topics, model, Ledger({}, io.StringIO()), how, 3, "")
+    by_name = {fact.subject: fact for topic in topics for fact in topic.facts}
+    assert by_name["Mali"] in found.unknown
+    assert by_name["Chad"] not in found.unknown | found.known
+    assert by_name["Kenya"] in found.known
