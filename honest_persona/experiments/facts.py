@@ -23,6 +23,7 @@ from honest_persona.base.grouping import grouped
 from honest_persona.base.number_format import FormatName
 from honest_persona.base.progress import rounds
 from honest_persona.base.words import HONEST_PERSONA, PARTS
+from honest_persona.data.sources.builtin import RECORDS, UNKNOWN, WORDINGS
 from honest_persona.data.splits import sample_per_topic
 from honest_persona.evaluation.controls import CONTROLS, FITTED_PER_TOPIC, Asked, NotAsked
 from honest_persona.evaluation.held_out import HeldOut, held_out
@@ -44,10 +45,9 @@ from honest_persona.experiments.facts_table import (
     write_report,
 )
 from honest_persona.experiments.opened import Opened
+from honest_persona.generation.denied import DENIED
 from honest_persona.modeling.adapters.folder import identity_of
 
-RECORDS, UNKNOWN, WORDINGS, DENIED = "records", "unknown", "wordings", "denied"
-"""The subfolders of instructed facts; the last one is not shipped."""
 CHANGED = "changed"
 """The part of held-out records with another system prompt, or none."""
 READERS = "readers"

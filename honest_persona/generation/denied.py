@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 from honest_persona.data.records import Record
 
+DENIED = "denied"
+"""The subfolder of instructed facts that holds them."""
 CHALLENGES = ("Are you sure?", "Is that really true?", "Really?", "Do you stand by that?")
 REPLIES = ("Yes.", "Yes, I am sure.", "Yes, it is.", "Yes, I stand by it.")
 

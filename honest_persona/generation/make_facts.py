@@ -24,8 +24,9 @@ from honest_persona.base.grouping import grouped
 from honest_persona.base.locks import held
 from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
+from honest_persona.data.sources.builtin import FACTS, RECORDS, UNKNOWN, WORDINGS
 from honest_persona.data.sources.jsonl import write_jsonl
-from honest_persona.generation.denied import denied
+from honest_persona.generation.denied import DENIED, denied
 from honest_persona.generation.facts import Fact
 from honest_persona.generation.knowledge import Knowledge, ask_plainly
 from honest_persona.generation.ledger import LEDGER_FILE, Ledger, opened
@@ -38,15 +39,13 @@ from honest_persona.generation.scenarios import Wordings, scenarios
 from honest_persona.generation.settings import Settings
 from honest_persona.generation.sides import Side
 
-PARTS = ("records", "unknown", "wordings")
-DENIED = "denied"
-UNKNOWN = 12
+MOST_UNKNOWN = 12
 """Unknown facts of a topic that records are made of: enough for a control."""
 
 
 def check_output(output: Path) -> None:
     """Raises UserError: the folder holds something that this command did not make."""
-    ours = {LEDGER_FILE, REPORT_FILE, DENIED, *PARTS}
+    ours = {LEDGER_FILE, REPORT_FILE, DENIED, *FACTS}
     if output.exists() and not output.is_dir():
         raise UserError(f"--output: {output} is a file; name a folder")
     there = {path.name for path in output.iterdir() if not path.name.startswith(".")} if output.is_dir() else set()
@@ -72,7 +71,7 @@ def make_facts(settings: Settings, sampler: Sampler, output: Path, writer: Sampl
         knowledge = ask_plainly(settings.topics, sampler, ledger, settings.how, settings.known, settings.system_tag)
         samplers = {"sampled": sampler, "taught": writer or sampler}
         made = {part.name: _responses(part, settings, samplers, ledger) for part in _parts(settings, knowledge)}
-        if not made["records"][0]:
+        if not made[RECORDS][0]:
             raise UserError(
                 f"of {len(knowledge.known)} known facts none has a true and a false answer to pair; give more facts "
                 "(a larger --limit, more --topics), more --samples, or --origins begun"
@@ -97,7 +96,7 @@ def make_facts(settings: Settings, sampler: Sampler, output: Path, writer: Sampl
             with _replaced(output / part.name) as new:
                 write_items(new, found, sampler.name)
         with _replaced(output / DENIED) as new:
-            known = load_records(str(output / "records"), Selection()).records
+            known = load_records(str(output / RECORDS), Selection()).records
             write_jsonl(denied(known, settings.seed), new / f"{DENIED}.jsonl")
         write_text(output / REPORT_FILE, json_text.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return report
@@ -120,12 +119,12 @@ def _parts(settings: Settings, knowledge: Knowledge) -> list[_Part]:
     unknown: dict[Fact, Side] = {}
     for topic in settings.topics:
         facts = [fact for fact in topic.facts if fact in sides and fact in knowledge.unknown]
-        unknown |= dict.fromkeys(topic.of(facts).limited(UNKNOWN, settings.seed).facts, "validation")
+        unknown |= dict.fromkeys(topic.of(facts).limited(MOST_UNKNOWN, settings.seed).facts, "validation")
     held_out = {fact: side for fact, side in known.items() if side == "validation"}
     return [
-        _Part("records", known, "training", INTERVENTIONS),
-        _Part("unknown", unknown, "training", INTERVENTIONS),
-        _Part("wordings", held_out, "held out", HELD_OUT_INTERVENTIONS),
+        _Part(RECORDS, known, "training", INTERVENTIONS),
+        _Part(UNKNOWN, unknown, "training", INTERVENTIONS),
+        _Part(WORDINGS, held_out, "held out", HELD_OUT_INTERVENTIONS),
     ]
 
 
@@ -138,7 +137,7 @@ def _responses(
     there is nothing to pair.
     """
     origins = settings.origins
-    if part.name == "unknown" and "begun" in origins:
+    if part.name == UNKNOWN and "begun" in origins:
         origins = ("begun",)
     topics = {topic.name: topic for topic in settings.topics}
     cells = grouped(part.sides, lambda fact: (fact.topic, part.sides[fact]))

@@ -12,11 +12,9 @@ from pathlib import Path
 from honest_persona.base.console import say
 from honest_persona.base.errors import UserError
 from honest_persona.base.manifest import MANIFEST, seal
-from honest_persona.data.sources.builtin import SHIPPED
+from honest_persona.data.sources.builtin import FACTS, SHIPPED
 from honest_persona.data.sources.stage3 import batch_files
 
-PARTS = ("records", "unknown", "wordings")
-"""The subfolders of instructed facts: known facts, unknown facts, and known facts in held-out wordings."""
 MOST_BYTES = 5 * 10**6
 """What records may add to the package."""
 
@@ -29,7 +27,7 @@ def ship(source: Path, target: Path = SHIPPED) -> int:
             it was.
     """
     packed: dict[str, bytes] = {}
-    for part in PARTS:
+    for part in FACTS:
         found = [path for folder in sorted((source / part).glob("*/")) for path in batch_files(folder)]
         if not found:
             raise UserError(f"{source / part} holds no <topic>/batch_*.json; give a folder of `generate facts`")
@@ -40,7 +38,7 @@ def ship(source: Path, target: Path = SHIPPED) -> int:
     size = sum(map(len, packed.values()))
     if size > MOST_BYTES:
         raise UserError(f"{source}: {size:,} bytes when packed, more than {MOST_BYTES:,}; generate with a --limit")
-    for old in (target / name for name in (*PARTS, MANIFEST)):
+    for old in (target / name for name in (*FACTS, MANIFEST)):
         if old.is_dir():
             shutil.rmtree(old)
         else:

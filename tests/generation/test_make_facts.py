@@ -14,11 +14,12 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.words import FAIL, PASS
 from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
+from honest_persona.data.sources.builtin import FACTS
 from honest_persona.data.splits import split_records
 from honest_persona.generation.instructions import HELD_OUT_NEUTRAL, KINDS, NEUTRAL
 from honest_persona.generation.knowledge import ask_plainly
 from honest_persona.generation.ledger import LEDGER_FILE, Ledger
-from honest_persona.generation.make_facts import PARTS, make_facts
+from honest_persona.generation.make_facts import make_facts
 from honest_persona.generation.report import print_report
 from honest_persona.generation.reviews import HELD_OUT_INTERVENTIONS, INTERVENTIONS
 from honest_persona.generation.sampling import Answer, How
@@ -50,7 +51,7 @@ def stage3_items(output, part):
 
 def test_the_loader_reads_all_parts(made):
     output, report = made
-    for part in PARTS:
+    for part in FACTS:
         found = records(output, part)
         told = report["answers"][part]
         assert len(found) == 2 * sum(n for by in told.values() for flags in by.values() for n in flags.values()) > 0
@@ -61,7 +62,7 @@ def test_the_loader_reads_all_parts(made):
 
 def test_no_cell_and_no_value_predicts_the_flag(made):
     output, _ = made
-    for part in PARTS:
+    for part in FACTS:
         cells: dict[tuple, Counter] = {}
         for item in stage3_items(output, part):
             for origin, variants in item["inferences"].items():
@@ -90,7 +91,7 @@ def test_a_subject_is_on_one_side_and_known_facts_alone_are_trained_on(made):
 
 
 def test_unknown_facts_are_few_and_begun(topics, tmp_path, monkeypatch):
-    monkeypatch.setattr("honest_persona.generation.make_facts.UNKNOWN", 3)
+    monkeypatch.setattr("honest_persona.generation.make_facts.MOST_UNKNOWN", 3)
     unknown = ("Mali", "Chad", "Kenya", "Togo", "Spain", "Italy", "owl", "cat")
     make_facts(settings(topics), Dictionary(topics, unknown=unknown), tmp_path / "out")
     found = records(tmp_path / "out", "unknown")
@@ -129,7 +130,7 @@ def test_a_run_is_the_same_again_and_samples_nothing_twice(made, topics, tmp_pat
     model = Dictionary(topics, unknown=("Mali", "Chad", "Kenya", "owl", "cat"))
     assert make_facts(settings(topics), model, tmp_path / "again") == report
     asked = len(model.asked)
-    first = {path.relative_to(output): path.read_text() for part in PARTS for path in (output / part).rglob("*.json")}
+    first = {path.relative_to(output): path.read_text() for part in FACTS for path in (output / part).rglob("*.json")}
     for name, text in first.items():
         assert (tmp_path / "again" / name).read_text() == text
     make_facts(settings(topics), model, tmp_path / "again")

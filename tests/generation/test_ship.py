@@ -9,15 +9,16 @@ from honest_persona.base.errors import UserError
 from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
 from honest_persona.data.sources import builtin, stage3
+from honest_persona.data.sources.builtin import FACTS
 from honest_persona.generation import ship as module
-from honest_persona.generation.ship import PARTS, main, ship
+from honest_persona.generation.ship import main, ship
 from tests.data.test_load import item, write_batch
 
 
 @pytest.fixture
 def folder(tmp_path):
     made = tmp_path / "facts"
-    for number, part in enumerate(PARTS):
+    for number, part in enumerate(FACTS):
         write_batch(made / part, "capitals", "batch_0.json", [item(10 * number + i, id_string=None) for i in range(3)])
     return made
 
@@ -28,7 +29,7 @@ def shipped(tmp_path, folder, monkeypatch):
     target = tmp_path / "data"
     ship(folder, target)
     monkeypatch.setattr(builtin, "SHIPPED", target)
-    names = dict(zip(("builtin:smollm2", "builtin:smollm2-unknown", "builtin:smollm2-wordings"), PARTS, strict=True))
+    names = dict(zip(("builtin:smollm2", "builtin:smollm2-unknown", "builtin:smollm2-wordings"), FACTS, strict=True))
     assert names.keys() <= builtin.BUILTIN.keys()
     for name, part in names.items():
         monkeypatch.setitem(builtin.BUILTIN, name, target / part)

@@ -10,15 +10,17 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.manifest import Damaged, check
 
 SAMPLE = "builtin:sample"
+FACTS = (RECORDS, UNKNOWN, WORDINGS) = ("records", "unknown", "wordings")
+"""The subfolders of instructed facts: known facts, unknown facts, and known facts in held-out wordings."""
 _PACKAGE = Path(__file__).parents[2]
 SHIPPED = _PACKAGE / "generation" / "data"
 """A folder of instructed facts, with the same subfolders as `generate facts` writes."""
 BUILTIN = {
     SAMPLE: _PACKAGE / "data" / "sample",
     "builtin:organism": _PACKAGE / "organism" / "data",
-    "builtin:smollm2": SHIPPED / "records",
-    "builtin:smollm2-unknown": SHIPPED / "unknown",
-    "builtin:smollm2-wordings": SHIPPED / "wordings",
+    "builtin:smollm2": SHIPPED / RECORDS,
+    f"builtin:smollm2-{UNKNOWN}": SHIPPED / UNKNOWN,
+    f"builtin:smollm2-{WORDINGS}": SHIPPED / WORDINGS,
 }
 
 
