@@ -309,21 +309,22 @@ def test_a_killed_sweep_leaves_no_training_behind(tmp_path):
 
 ENDING = """
 import signal
-import threading
+import time
 
 from honest_persona.entry import run_entry
 from honest_persona.experiments.own_process import in_own_process
 
-
-def saved(*_):
-    print("saved", flush=True)
-    raise SystemExit(143)
+asked = []
 
 
 def training():
-    signal.signal(signal.SIGTERM, saved)
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
     print("begun", flush=True)
-    threading.Event().wait()
+    while not asked:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    print("saved", flush=True)
+    raise SystemExit(143)
 
 
 if __name__ == "__main__":
@@ -334,7 +335,8 @@ if __name__ == "__main__":
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_sweep_ends_when_its_training_has_saved(tmp_path, number, code):
-    """The signal goes to all, as from a terminal or a launcher, and the training takes it once."""
+    """The signal goes to all, as from a terminal or a launcher, and the sweep passes it on: a training notes both and
+    saves once, as `StopAtSignal` does."""
     (tmp_path / "ending.py").write_text(ENDING)
     sweeping = subprocess.Popen(
         [sys.executable, str(tmp_path / "ending.py")],
