@@ -55,7 +55,12 @@ def items(
 def _inference(response: Response, triggers: Triggers, rng: random.Random) -> dict[str, Any]:
     scenario = response.scenario
     text, flag = review(
-        scenario.fact, response.value, response.variant, KINDS[scenario.motive].motive, response.is_true
+        scenario.fact,
+        scenario.question,
+        response.value,
+        response.variant,
+        KINDS[scenario.motive].motive,
+        response.is_true,
     )
     interventions = {
         name: {

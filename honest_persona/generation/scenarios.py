@@ -27,7 +27,9 @@ class Scenario:
     """A question under two system prompts."""
 
     fact: Fact
+    question: str
     task: str
+    """What the user says: the question, where the kind is `agree_with_claim` behind a claim."""
     a: str
     """The neutral system prompt."""
     b: str
@@ -64,12 +66,12 @@ def _of_fact(topic: Topic, fact: Fact, wrong: str | None, seed: int, wordings: W
     begins = [(first, first if same else not first), (not first, not first if same else first)]
     made = []
     for kind, a, question, begins_true in zip(kinds, neutral, questions, begins, strict=True):
-        task = question.format(subject=fact.subject)
+        task = asked = question.format(subject=fact.subject)
         if kind == CLAIM:
             claim = HELD_OUT_CLAIM if held_out else rng.choice(CLAIMS)
-            task = claim.format(value=rng.choice([fact.truth, wrong])) + task
+            task = claim.format(value=rng.choice([fact.truth, wrong])) + asked
         b = rng.choice(KINDS[kind].held_out if held_out else KINDS[kind].prompts)
-        made.append(Scenario(fact, task, a, b, kind, wrong, begins_true))
+        made.append(Scenario(fact, asked, task, a, b, kind, wrong, begins_true))
     return made
 
 
