@@ -54,13 +54,18 @@ class ChatFormat:
         """Whether the template has a place for a system message."""
         return isinstance(self._found(_turns(("system", "user", "assistant")), None), Layout)
 
-    def layout(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None = None) -> Layout:
+    def layout(
+        self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None = None, asks: bool = False
+    ) -> Layout:
         """The conversation as the template shows it, without what the template leaves out of earlier turns.
+
+        Args:
+            asks: end with the beginning of an answer, as the prompt of a generation does.
 
         Raises:
             UserError: the template cannot show these turns, a call, a result or the tools; or it does not end.
         """
-        found = self._found(turns, tools)
+        found = self._found(turns, tools, asks)
         if isinstance(found, Layout):
             return found
         raise UserError(f"the chat template of {self.tokenizer.name_or_path!r} {_refusal(turns, tools, found)}")
@@ -72,6 +77,12 @@ class ChatFormat:
             UserError: the template cannot show this sequence (roles that do not alternate, say), or does not end.
         """
         return self.layout(_turns(roles)).scaffold
+
+    @property
+    def opened_reasoning(self) -> Spelling | None:
+        """The spelling whose opening tag the prompt of a generation ends with; None where it opens no reasoning."""
+        end = self._prompt_end.rstrip()
+        return next((spelling for spelling in self._spellings if end.endswith(spelling.opening.strip())), None)
 
     def reasoning_block(self, content: str) -> Block | None:
         """The block of reasoning that the content of an answer begins with, where the template owns such blocks."""
@@ -176,8 +187,11 @@ class ChatFormat:
     def _template_with_tools(self) -> Template:
         return replace(self._template, source=self._source(True))
 
-    def _found(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None) -> Layout | Failure:
-        return self._limited((self._template_with_tools if tools else self._template).layout, turns, tools)
+    def _found(
+        self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None, asks: bool = False
+    ) -> Layout | Failure:
+        template = self._template_with_tools if tools else self._template
+        return self._limited((replace(template, asks=True) if asks else template).layout, turns, tools)
 
     def _limited(self, function: Callable[..., T], *args: Any) -> T:
         try:

@@ -55,6 +55,8 @@ class Template:
     """Blocks of reasoning that an answer may begin with."""
     prompt_end: str
     """What the prompt of a generation ends with: some templates open a block of reasoning there."""
+    asks: bool = False
+    """Whether layouts end with the beginning of an answer, as the prompt of a generation does."""
 
     def layout(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] | None) -> Layout | Failure:
         """
@@ -107,7 +109,7 @@ class Template:
         for null in (False, True) if no_text else (False,):
             for as_text in (False, True) if calls else (False,):
                 for parts in (False, True):
-                    found = self._in_form(turns, tools, Form(in_fields, parts, as_text, null))
+                    found = self._in_form(turns, tools, Form(in_fields, parts, as_text, null, self.asks))
                     if isinstance(found, Layout):
                         return found
                     failure = _clearer(failure, found)

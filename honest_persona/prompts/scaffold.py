@@ -86,7 +86,7 @@ def scaffold_of(template: str, special_tokens: str, skeleton: str, form: Form) -
     Raises:
         Exceeded: the template does not end, or takes too much memory.
     """
-    around = {"tools": None, "documents": None, "add_generation_prompt": False, **json_text.loads(special_tokens)}
+    around = {"tools": None, "documents": None, "add_generation_prompt": form.asks, **json_text.loads(special_tokens)}
     found = (match[0] for match in MARK.finditer(skeleton))
     leaves = {mark for mark in found if mark.startswith("zq")}  # ids and numbers stay as they are
 

@@ -44,7 +44,7 @@ def prompt_segments(
         raise UserError("the intervention has no text; give the honest persona something to answer")
     if persona.tools_as_text:
         messages, tools = tools_as_text(messages, tools), None
-    turns = _turns(messages, persona, chat)
+    turns = turns_of(messages, persona, chat)
     answer = len(turns) - 1
     trigger = Segment(Kind.INTERVENTION, persona.intervention_prefix + intervention)
     token = [Segment(Kind.PERSONA_TOKEN, "")] if persona.sp_token_id is not None else []
@@ -81,7 +81,7 @@ def training_system(record: Record, prob_exclude: float, prob_mismatch: float, s
 _KIND_OF_ROLE = {"system": Kind.SYSTEM, "user": Kind.USER, "assistant": Kind.RESPONSE, "tool": Kind.USER}
 
 
-def _turns(messages: Sequence[Message], persona: Persona, chat: ChatFormat) -> list[Turn]:
+def turns_of(messages: Sequence[Message], persona: Persona, chat: ChatFormat) -> list[Turn]:
     """The system prompt gets its tags; without a system role it joins the first user turn."""
     turns: list[Turn] = []
     system: list[Segment] = []
@@ -130,7 +130,7 @@ def _open(turns: list[Turn], tools: Tools, chat: ChatFormat) -> list[Segment]:
     chat.note_left_out(layout, len(turns) - 1)
     shown = [layout.leaves[slot.leaf] for slot in layout.scaffold.slots]
     n = max((i for i, leaf in enumerate(shown, 1) if leaf.message >= 0), default=0)
-    segments = _filled(layout, n)
+    segments = filled(layout, n)
     if n and shown[n - 1].what == "content" and shown[n - 1].message == len(turns) - 1:
         return segments
     rest = chat.rest_of_turn(turns, tools, layout.scaffold.behind(n))
@@ -142,10 +142,10 @@ def _before_last(turns: list[Turn], tools: Tools, chat: ChatFormat, answer: int)
     layout = chat.layout(turns, tools)
     chat.note_left_out(layout, answer)
     n = layout.slot_of_content(len(turns) - 1)
-    return [*_filled(layout, n), *([Segment(Kind.TEMPLATE, text)] if (text := layout.scaffold.behind(n)) else [])]
+    return [*filled(layout, n), *([Segment(Kind.TEMPLATE, text)] if (text := layout.scaffold.behind(n)) else [])]
 
 
-def _filled(layout: Layout, n: int) -> list[Segment]:
+def filled(layout: Layout, n: int) -> list[Segment]:
     """The template's texts and the conversation's up to the end of slot n - 1."""
     segments: list[Segment] = []
     for before, slot in islice(zip(layout.scaffold.before, layout.scaffold.slots, strict=True), n):

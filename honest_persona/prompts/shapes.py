@@ -48,6 +48,8 @@ class Form(NamedTuple):
     arguments_as_text: bool = False
     null_contents: bool = False
     """Whether the content of a call without text is null."""
+    asks: bool = False
+    """Whether the template is to end with the beginning of an answer (`add_generation_prompt`)."""
 
 
 @dataclass
