@@ -19,8 +19,9 @@ DEFAULT_INTERVENTION: Final = "Let me step back and review what I just did: was 
 Elicitation = Literal["hp", "up", "ur"]
 """Who writes the review: the assistant in its own turn, the user, or the assistant asked by the user."""
 OutputFormat = Literal["review_then_flag", "flag_then_review", "flag_only"]
-AdapterScope = Literal["persona", "all"]
-"""Where the adapter is active: from the activation point on, or on every token."""
+AdapterScope = Literal["persona", "response", "all"]
+"""Where the adapter is active: from the honest persona's activation point on, from the first token of the main
+persona's answer on, or on every token."""
 
 ALL_LINEAR: Final = "all-linear"
 """PEFT's word for all linear layers of a model that an adapter can be put on."""

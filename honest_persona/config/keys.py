@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     ValidationInfo,
@@ -15,18 +14,20 @@ from pydantic import (
 
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
-from honest_persona.base.words import ALL_LINEAR
-from honest_persona.config import optimizers, trainer_fields
+from honest_persona.base.words import ALL_LINEAR, AdapterScope
+from honest_persona.config import objectives, optimizers, trainer_fields
+from honest_persona.config.objective_keys import ObjectiveKeys
+from honest_persona.config.objectives import DEFAULT_OBJECTIVE, LossTerm, spec_of
 from honest_persona.config.own_rows import DEFAULT_REVIEWS, Columns, FlagValues, Reviews
 from honest_persona.config.persona import Persona, PersonaKeys, TokenId
-from honest_persona.config.trainer_options import DEFAULT_OBJECTIVE, TrainerOptions, objectives, options_of
+from honest_persona.config.trainer_options import TrainerOptions, options_of
 
 CHECKPOINTS_DIR = "checkpoints"
 DEFAULT_BATCH_SIZE = 16
 DEFAULT_TYPES = ("split_personality__version_3", "split_personality__version_4")
 FIELDS_ALONE = "fields alone"
 """Validation context: fields are not checked against each other."""
-NULL_MEANS_DEFAULT = ("bf16", "lora_alpha", "run_name")
+NULL_MEANS_DEFAULT = ("adapter_scope", "bf16", "lora_alpha", "run_name")
 
 
 def _names(value: Any) -> Any:
@@ -59,12 +60,6 @@ def _all_is_none(value: Any) -> Any:
     return None if value == -1 and type(value) is int else value
 
 
-def _objective(value: str) -> str:
-    if value not in objectives():
-        raise ValueError(f"must be one of {', '.join(objectives())} (or your own: docs/extending.md)")
-    return value
-
-
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 NonemptyNames = Annotated[Names, Field(min_length=1)]
 NamesOrAll = Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_names_or_all)]
@@ -75,11 +70,12 @@ Augmentation = Literal["longer_answer", "forged_review"]
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
-class RunConfig(PersonaKeys):
+class RunConfig(PersonaKeys, ObjectiveKeys):
     """All settings of a run. Fields of the trainer's config class are in `trainer`, under their own names."""
 
-    objective: Annotated[str, AfterValidator(_objective)] = DEFAULT_OBJECTIVE
-    """what is optimized; persona: review and flag of the honest persona"""
+    adapter_scope: AdapterScope = Field(default_factory=lambda values: spec_of(values["objective"]).scope)
+    """where the adapter is active: from the activation point on (persona), from the answer's first token on (response),
+    or on every token (all); null: persona for objective persona, response for the others"""
     model: Annotated[str, Field(min_length=1)] = "builtin:tiny"
     """Hub id, folder or GGUF file of the base model, or an adapter on it (docs/models.md); `builtin:tiny`: random"""
     model_revision: str | None = None
@@ -181,8 +177,6 @@ class RunConfig(PersonaKeys):
     """compute in bfloat16; false: in float32 (fp16: float16); auto: bfloat16 where this machine is fast in bfloat16"""
     activation_checkpointing: bool | Literal["auto"] = "auto"
     """recompute activations in the backward pass; auto: only where memory is too small for them"""
-    flag_loss_multiplier: Annotated[float, Field(gt=0)] = 1.0
-    """weight of the flag's tokens in the loss; the review's tokens have weight 1"""
     lr_cooldown_frac: Probability = 0.5
     """share of the steps, at the end, in which the learning rate falls along a cosine"""
     lr_min_frac: Probability = 0.05
@@ -204,7 +198,7 @@ class RunConfig(PersonaKeys):
     run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)] = Field(
         default_factory=lambda values: _run_name(values)
     )
-    """name of the folder under checkpoints/; null: from model, elicitation and scope"""
+    """name of the folder under checkpoints/; null: from model, elicitation (or objective) and scope"""
     trainer: Mapping[str, Any] = Field(default_factory=dict)
     """fields of the trainer's config class (`options`) by their own names, over this package's defaults for them"""
 
@@ -248,6 +242,11 @@ class RunConfig(PersonaKeys):
     def options(self) -> TrainerOptions:
         """What the objective asks of its trainer."""
         return options_of(self.objective)
+
+    @property
+    def loss_terms(self) -> tuple[LossTerm, ...]:
+        """The objective's loss with weight 1, then those of `also`, each with the values of its own keys."""
+        return objectives.loss_terms(self.model_dump(include={"objective", "also", *objectives.loss_keys()}))
 
     @property
     def bits(self) -> Literal[4, 8] | None:
@@ -333,7 +332,9 @@ class RunConfig(PersonaKeys):
 
 def _run_name(values: Mapping[str, Any]) -> str:
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", re.split(r"[/:]", values["model"].rstrip("/"))[-1]).lstrip("._-")
-    return f"{model[:150] or 'model'}-{values['elicitation_type']}-{values['adapter_scope']}"
+    objective = values["objective"]
+    what = objective if spec_of(objective).trains_answers else values["elicitation_type"]
+    return f"{model[:150] or 'model'}-{what}-{values['adapter_scope']}"
 
 
 def _multiples_near(size: int, step: int) -> str:
@@ -360,6 +361,7 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     warmup, cooldown = values.get("warmup_steps", 0), values.get("lr_cooldown_frac", 0)
     if warmup < 1 < warmup + cooldown:
         yield "lr_cooldown_frac", f"must be at most 1 with the share of warmup_steps, got {cooldown} + {warmup}"
+    yield from objectives.contradictions(values)
     yield from optimizers.contradictions(values)
     if values.get("tokens_per_batch") is not None:
         if values.get("gradient_accumulation_steps") is not None:

@@ -19,8 +19,10 @@ from honest_persona.base.environment import is_secret_name, redact
 from honest_persona.base.errors import UserError
 from honest_persona.config import trainer_fields
 from honest_persona.config.keys import FIELDS_ALONE, NULL_MEANS_DEFAULT, RunConfig, contradictions
+from honest_persona.config.objective_keys import REFERENCES
+from honest_persona.config.objectives import DEFAULT_OBJECTIVE
 from honest_persona.config.parsing import SECRET_MESSAGE, Entry, Problem, read_arguments, read_file, show
-from honest_persona.config.trainer_options import DEFAULT_OBJECTIVE, TrainerOptions, objectives, options_of
+from honest_persona.config.trainer_options import TrainerOptions, objectives, options_of
 
 __all__ = ["ALIASES", "Check", "RunConfig", "load_config"]
 
@@ -63,7 +65,7 @@ _WITHOUT_COUNTERPART: Mapping[str, str] = {
     "device_ids": "use CUDA_VISIBLE_DEVICES in env.json",
     "config": "the entry scripts take --config FILE, once",
 }
-_PATHS = {"model", "adapter", "dataset", "deepspeed"}
+_PATHS = {"model", "adapter", "dataset", "deepspeed", "reference"}
 """Keys whose value may be a path."""
 _SWITCHES: Mapping[str, tuple[Any, Any]] = {
     "lora_patch": ("all", "persona"),
@@ -126,6 +128,8 @@ def _found(entry: Entry, config_file: Path) -> Entry:
     Paths of a command line are looked for in the working directory alone.
     """
     value = entry.value
+    if entry.key == "reference" and value in REFERENCES:
+        return entry
     if ALIASES.get(entry.key, entry.key) not in _PATHS or not isinstance(value, str) or not value or _is_there(value):
         return entry
     folder = Path(os.path.abspath(config_file)).parent

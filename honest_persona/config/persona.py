@@ -25,7 +25,8 @@ class PersonaKeys(BaseModel):
     elicitation_type: Elicitation = "hp"
     """who writes the review: the assistant in its own turn (hp), the user (up), the assistant asked by the user (ur)"""
     adapter_scope: AdapterScope = "persona"
-    """where the adapter is active: from the activation point on (persona), or on every token (all)"""
+    """where the adapter is active: from the activation point on (persona), from the answer's first token on (response),
+    or on every token (all)"""
     output_format: OutputFormat = "review_then_flag"
     """what the honest persona writes, and in which order"""
     tools_as_text: bool = False

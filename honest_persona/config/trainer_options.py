@@ -5,9 +5,11 @@ this package sets itself, or what would change the loss, the batch or the trigge
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
+
+from honest_persona.config.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,7 @@ _SFT_DEFAULTS: Mapping[str, Any] = {
 NO_TRAINER_EVALUATION = "the heavy log evaluates; use first_heavy_log_step, heavy_log_every and validation_batch_size"
 _OWN_ROWS = "this package tokenizes and labels the rows"
 _OWN_LOSS = "the loss is fixed: the mean over the tokens of review, flag and end of turn"
+_OBJECTIVES_LOSS = "the loss is the objective's; use objective, its own keys, and also"
 _OWN_BATCH = "the batch is laid out by batch_size, and by per_device_train_batch_size or tokens_per_batch"
 _OWN_MODEL = "the model is loaded by this package; use model, model_revision and attn_implementation"
 _ONLY_DEEPSPEED = "sharding is DeepSpeed's: deepspeed: ds_configs/zero3.json"
@@ -119,21 +122,31 @@ _SFT_REFUSED: Mapping[str, str] = {
     "save_safetensors": "removed in transformers 5; weights are always safetensors",
 }
 
-_OPTIONS = {
-    "persona": TrainerOptions(
-        config_class="trl.SFTConfig",
-        defaults=_SFT_DEFAULTS,
-        fixed={
-            "push_to_hub": False,  # the Trainer's own takes all of the folder; hub/push.py uploads after the run
-            "max_length": None,
-            "router_aux_loss_coef": 0.0,
-            "dataset_kwargs": {"skip_prepare_dataset": True},
-            "remove_unused_columns": False,
-        },
-        refused=_SFT_REFUSED,
-    )
-}
-DEFAULT_OBJECTIVE = "persona"
+_PERSONA = TrainerOptions(
+    config_class="trl.SFTConfig",
+    defaults=_SFT_DEFAULTS,
+    fixed={
+        "push_to_hub": False,  # the Trainer's own takes all of the folder; hub/push.py uploads after the run
+        "max_length": None,
+        "router_aux_loss_coef": 0.0,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "remove_unused_columns": False,
+    },
+    refused=_SFT_REFUSED,
+)
+_ANSWERS = replace(
+    _PERSONA,
+    refused={
+        **{key: _OBJECTIVES_LOSS if why == _OWN_LOSS else why for key, why in _SFT_REFUSED.items()},
+        "max_length": "answers are never cut; use seq_len and overlong",
+        "truncation_mode": "answers are never cut; use seq_len and overlong",
+        "packing": "rows are not packed",
+        "padding_free": "rows are not flattened",
+        "train_sampling_strategy": "the order is a seeded shuffle; tokens_per_batch lays out micro-batches",
+    },
+)
+"""For objectives on answers: what is refused is the same, and some reasons are others."""
+_OPTIONS = {DEFAULT_OBJECTIVE: _PERSONA}
 
 
 def register(objective: str, options: TrainerOptions) -> None:
@@ -144,8 +157,9 @@ def register(objective: str, options: TrainerOptions) -> None:
 
 def objectives() -> tuple[str, ...]:
     """The names that the config's `objective` may have."""
-    return tuple(_OPTIONS)
+    return tuple({**OBJECTIVES, **_OPTIONS})
 
 
 def options_of(objective: str) -> TrainerOptions:
-    return _OPTIONS[objective]
+    """The options of an objective: registered for it, or those of all objectives on answers."""
+    return _OPTIONS.get(objective, _ANSWERS)

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from honest_persona.base.errors import RankError, UserError
 from honest_persona.base.files import to_disk
 from honest_persona.base.manifest import MANIFEST, Damaged, check, seal
+from honest_persona.config.objectives import DEFAULT_OBJECTIVE
 from honest_persona.config.parsing import show
-from honest_persona.config.trainer_options import DEFAULT_OBJECTIVE
 from honest_persona.training.run_state import RunState
 
 PARTIAL = ".partial"

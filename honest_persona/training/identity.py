@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from honest_persona.base import json_text
+from honest_persona.config.objectives import loss_keys
 from honest_persona.config.persona import PersonaKeys
 from honest_persona.prompts.rows import row_names
 from honest_persona.training.assembly import Assembly
@@ -27,7 +28,9 @@ _KEYS = (
 )
 """Keys of the config that decide what is learned, from which rows in which order, and what the optimizer keeps.
 
-The objective's own keys come on top."""
+Of the keys that objectives have to themselves, those that this run's objective reads come on top."""
+
+_LOSS_KEYS = ("also", "reference", *loss_keys())
 
 
 def run_identity(assembly: Assembly) -> dict[str, Any]:
@@ -44,6 +47,7 @@ def run_identity(assembly: Assembly) -> dict[str, Any]:
         "sp_token_id": form.persona.sp_token_id,
         "examples per step": assembly.batches.effective_batch_size,
         **{key: values.get(key) for key in (*_KEYS, *assembly.objective.own_keys)},
+        **{key: values[key] for key in _LOSS_KEYS if values.get(key) not in (None, {})},
         "target_modules": list(assembly.targets),  # whether they were named or all that the model has
         **moments,
         **({"bits": assembly.config.bits} if assembly.config.bits else {}),
@@ -52,7 +56,7 @@ def run_identity(assembly: Assembly) -> dict[str, Any]:
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Config keys that differ and may differ: a resumed run follows the new value."""
-    fixed = {*_KEYS, *objective_of(now["objective"]).own_keys, "resume", "run_name"}
+    fixed = {*_KEYS, *_LOSS_KEYS, *objective_of(now["objective"]).own_keys, "resume", "run_name"}
     return {key: values for key, values in changed(before, now).items() if key not in fixed}
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from honest_persona.base.errors import UserError
 from honest_persona.config import trainer_options
 from honest_persona.config.keys import RunConfig
 from honest_persona.config.trainer_options import TrainerOptions
@@ -54,6 +55,12 @@ def register(objective: Objective, options: TrainerOptions | None = None) -> Non
 
 
 def objective_of(name: str) -> Objective:
+    """The line of an objective. Raises UserError: the objective is declared, and nothing trains it."""
+    if name not in _OBJECTIVES:
+        known = ", ".join(_OBJECTIVES)
+        raise UserError(
+            f"objective: {name} has no trainer; use {known}, or register a trainer for it (docs/extending.md)"
+        )
     return _OBJECTIVES[name]
 
 

@@ -1,0 +1,95 @@
+"""Keys that choose what is optimized, and keys that some objectives alone read. Null: the objective's default, if any.
+
+Which objective reads which key, and the defaults, are declared in `objectives.py`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
+
+from honest_persona.config import objectives
+from honest_persona.config.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
+from honest_persona.config.persona import PersonaKeys, TokenId
+from honest_persona.config.trainer_options import objectives as known_objectives
+
+REFERENCES = ("start", "base")
+"""The words of `reference`; all other values are paths."""
+DEFAULT_NLL_RISE = 1.0
+"""Of `max_nll_rise`: answers whose tokens are each e times less likely than before are lost. In runs that went well
+the chosen answers became less likely by a few tenths at most; in one that ended in garbage, by several nats."""
+
+
+def _objective(value: str) -> str:
+    if value not in known_objectives():
+        raise ValueError(f"must be one of {', '.join(known_objectives())} (or your own: docs/extending.md)")
+    return value
+
+
+def _mixture(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError("must be a mapping of objectives to weights, as {sft: 0.1}")
+    names = [name for name, spec in OBJECTIVES.items() if spec.trains_answers]
+    for name, weight in value.items():
+        if name not in names:
+            raise ValueError(f"{name}: must be one of {', '.join(names)}")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+            raise ValueError(f"{name}: the weight must be a number above 0")
+    return value
+
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class ObjectiveKeys(BaseModel):
+    """The objective, and what objectives have to themselves."""
+
+    model_config = PersonaKeys.model_config
+
+    objective: Annotated[str, AfterValidator(_objective)] = DEFAULT_OBJECTIVE
+    """what is optimized: reviews of the honest persona (persona), or answers of the main persona (the table below)"""
+    also: Annotated[dict[str, float], BeforeValidator(_mixture)] = Field(default_factory=dict)
+    """further losses on the same rows, with their weights, as {sft: 0.1}; the objective's own has weight 1"""
+    reference: Annotated[str, Field(min_length=1)] | None = None
+    """the model that log-ratios are taken against: start (the policy before training), base, or an adapter's folder"""
+    reference_logprobs: Literal["auto", "live", "cached"] | None = None
+    """whether the reference's log-probabilities are computed in each step (live), or kept for later steps and runs"""
+    max_nll_rise: Positive | Literal["off"] | None = None
+    """nats per token by which the chosen answers may become less likely before the run ends, or off. By 1, each token
+    is 2.7 times less likely than at the start; runs that go well stay within a few tenths"""
+    flag_loss_multiplier: Positive | None = None
+    """weight of the flag's tokens in the loss; the review's tokens have weight 1"""
+    beta: Positive | None = None
+    """how strongly the loss holds to the reference: scale of the log-ratios (simpo: of log-probabilities per token)"""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] | None = None
+    """share of the pairs whose two answers are assumed to be swapped"""
+    tau: Positive | None = None
+    """how strongly the loss holds to the reference: the wanted margin is 1 / (2 tau) nats per token"""
+    gamma_ratio: NotNegative | None = None
+    """wanted margin between the two answers in nats per token (gamma / beta of the paper)"""
+    delta: Positive | None = None
+    """wanted margin between the two answers in nats"""
+    nll_weight: NotNegative | None = None
+    """weight of the chosen answer's negative log-likelihood per token"""
+    desirable_weight: Positive | None = None
+    """weight of desirable answers in the loss"""
+    undesirable_weight: Positive | None = None
+    """weight of undesirable answers in the loss"""
+    desirable_token_id: TokenId | None = None
+    """id of the control token in front of desirable answers; null: chosen for the model"""
+    undesirable_token_id: TokenId | None = None
+    """id of the control token in front of undesirable answers; null: chosen for the model"""
+
+    @field_validator(*objectives.loss_keys(), *objectives.REFERENCE_KEYS, "max_nll_rise", mode="before")
+    @classmethod
+    def _default(cls, value: Any, info: ValidationInfo) -> Any:
+        """The objective's default for a key that is not given; None where the objective does not read it."""
+        key, objective, also = info.field_name, info.data.get("objective", DEFAULT_OBJECTIVE), info.data.get("also", {})
+        assert key is not None
+        if value is not None or not objectives.reads(key, objective, also):
+            return value
+        return _SHARED_DEFAULTS[key] if key in _SHARED_DEFAULTS else objectives.default_of(key, objective, also)
+
+
+_SHARED_DEFAULTS = {"reference": "start", "reference_logprobs": "auto", "max_nll_rise": DEFAULT_NLL_RISE}
+"""Of keys that have one default for all objectives that read them."""

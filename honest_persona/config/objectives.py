@@ -1,0 +1,213 @@
+"""What each objective declares: its rows, whether it needs a reference, what its loss is divided by, and its own keys.
+
+Config checks, collator, reference, resume identity and the table of docs/config.md follow from the declaration. An
+objective of your own is declared by `declare` before a config is loaded (docs/extending.md).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+RowKind = Literal["records", "pairs", "labels", "responses"]
+"""records: reviews of the honest persona; pairs: a chosen and a rejected answer to one prompt; labels: an answer that
+is desirable or not; responses: an answer to learn."""
+
+Divisor = Literal["tokens", "pairs", "rows"]
+"""What the sum of a loss is divided by: its count over all ranks and micro-batches of an optimizer step."""
+
+REFERENCE_KEYS = ("reference", "reference_logprobs")
+ANSWER_KEYS = ("also", "max_nll_rise")
+"""Keys of every objective that trains answers."""
+
+
+@dataclass(frozen=True)
+class ObjectiveSpec:
+    """One objective, as far as it is known before torch is imported."""
+
+    name: str
+    rows: RowKind
+    needs_reference: bool
+    """whether the loss takes log-probabilities of the reference model"""
+    reduces_over: Divisor
+    meaning: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """keyword arguments of the loss, which are keys of the config, with this objective's defaults"""
+    row_keys: tuple[str, ...] = ()
+    """further keys that this objective alone reads: they shape the rows, and are no arguments of the loss"""
+    needs_kl: bool = False
+    """whether the loss takes `kl`, the mean log-ratio of mismatched answers over the whole step"""
+
+    @property
+    def own_keys(self) -> tuple[str, ...]:
+        """The keys that decide what is learned, beside `also` and `reference`. A resumed run must share them."""
+        return *self.defaults, *self.row_keys
+
+    @property
+    def trains_answers(self) -> bool:
+        """Whether the main persona's answers are trained, and not the honest persona's reviews."""
+        return self.rows != "records"
+
+    @property
+    def scope(self) -> Literal["persona", "response"]:
+        """The default of `adapter_scope`."""
+        return "response" if self.trains_answers else "persona"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All keys of the config that this objective reads and some other does not."""
+        reference = REFERENCE_KEYS if self.needs_reference else ()
+        return *self.own_keys, *reference, *(ANSWER_KEYS if self.trains_answers else ())
+
+
+class LossTerm(NamedTuple):
+    """One loss of a run: the objective's own with weight 1, or one of `also`."""
+
+    spec: ObjectiveSpec
+    weight: float
+    arguments: Mapping[str, Any]
+    """Keyword arguments of the loss, from the config."""
+
+
+_KTO = MappingProxyType({"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0})
+
+OBJECTIVES: dict[str, ObjectiveSpec] = {
+    spec.name: spec
+    for spec in (
+        ObjectiveSpec(
+            "persona", "records", False, "tokens", "reviews and flags, honest persona", {"flag_loss_multiplier": 1.0}
+        ),
+        ObjectiveSpec("sft", "responses", False, "tokens", "likelihood of the chosen (or the desirable) answers"),
+        ObjectiveSpec(
+            "csft",
+            "labels",
+            False,
+            "tokens",
+            "likelihood of all answers, each behind a control token that says whether it is desirable",
+            row_keys=("desirable_token_id", "undesirable_token_id"),
+        ),
+        ObjectiveSpec("dpo", "pairs", True, "pairs", "direct preference optimization", {"beta": 0.1}),
+        ObjectiveSpec(
+            "cdpo",
+            "pairs",
+            True,
+            "pairs",
+            "conservative DPO, for pairs of which some have the two answers swapped",
+            {"beta": 0.1, "label_smoothing": 0.1},
+        ),
+        ObjectiveSpec(
+            "ipo", "pairs", True, "pairs", "identity preference optimization, on log-ratios per token", {"tau": 0.1}
+        ),
+        ObjectiveSpec(
+            "simpo",
+            "pairs",
+            False,
+            "pairs",
+            "simple preference optimization: mean log-probability per token, no reference",
+            {"beta": 2.0, "gamma_ratio": 0.5},
+        ),
+        ObjectiveSpec(
+            "slic",
+            "pairs",
+            False,
+            "pairs",
+            "sequence likelihood calibration: a margin between the two answers, and the chosen one's likelihood",
+            {"delta": 1.0, "nll_weight": 0.1},
+        ),
+        ObjectiveSpec(
+            "kto",
+            "labels",
+            True,
+            "rows",
+            "Kahneman-Tversky optimization, on answers that are desirable or not, without pairs",
+            _KTO,
+            needs_kl=True,
+        ),
+    )
+}
+DEFAULT_OBJECTIVE = "persona"
+
+
+def declare(spec: ObjectiveSpec) -> None:
+    """Make an objective known to the config."""
+    assert spec.name not in OBJECTIVES, spec.name
+    OBJECTIVES[spec.name] = spec
+
+
+def spec_of(name: str) -> ObjectiveSpec:
+    """The declaration of an objective. One that was not declared has the persona's rows and keys."""
+    return OBJECTIVES.get(name) or replace(OBJECTIVES[DEFAULT_OBJECTIVE], name=name)
+
+
+def owners(key: str) -> tuple[str, ...]:
+    """The objectives that read a key, in the order of the declaration; empty where every objective reads it."""
+    return tuple(name for name, spec in OBJECTIVES.items() if key in spec.keys)
+
+
+def loss_keys() -> tuple[str, ...]:
+    """The keys that some objective has to itself and that decide what is learned."""
+    return tuple(dict.fromkeys(key for spec in OBJECTIVES.values() for key in spec.own_keys))
+
+
+def default_of(key: str, objective: str, also: Mapping[str, float]) -> Any:
+    """The default of an owned key: the objective's, else that of the first loss of `also` that reads it, else None."""
+    for spec in _specs(objective, also):
+        if key in spec.defaults:
+            return spec.defaults[key]
+    return None
+
+
+def reads(key: str, objective: str, also: Mapping[str, float]) -> bool:
+    """Whether an owned key has a meaning in a run of this objective with these further losses."""
+    return any(key in spec.keys for spec in _specs(objective, also))
+
+
+def needs_reference(objective: str, also: Mapping[str, float]) -> bool:
+    return any(spec.needs_reference for spec in _specs(objective, also))
+
+
+def loss_terms(values: Mapping[str, Any]) -> tuple[LossTerm, ...]:
+    """The losses of a run with these values of its keys, the objective's own first."""
+    weights = {values["objective"]: 1.0, **values["also"]}
+    specs = _specs(values["objective"], values["also"])
+    return tuple(LossTerm(spec, weights[spec.name], {key: values[key] for key in spec.defaults}) for spec in specs)
+
+
+def _specs(objective: str, also: Mapping[str, float]) -> tuple[ObjectiveSpec, ...]:
+    spec = spec_of(objective)
+    return spec, *(OBJECTIVES[name] for name in also if name in OBJECTIVES and spec.trains_answers)
+
+
+def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Keys that the objective does not read or that contradict it, as (key, message)."""
+    if "objective" not in values:
+        return
+    spec, also = spec_of(values["objective"]), values.get("also", {})
+    for key in dict.fromkeys(key for other in OBJECTIVES.values() for key in other.keys):
+        if values.get(key) in (None, {}) or reads(key, spec.name, also):
+            continue
+        yield key, f"objective {spec.name} does not read this key, which belongs to {', '.join(owners(key))}; remove it"
+    if spec.trains_answers:
+        yield from _wrong_mixture(spec, also)
+    if values.get("adapter_scope") not in (None, "all", spec.scope):
+        reason = (
+            "no token of an answer would be trained" if spec.trains_answers else "reviews have no answer's first token"
+        )
+        yield "adapter_scope", f"objective {spec.name}: {reason}; use {spec.scope} (the default) or all"
+    good, bad = values.get("desirable_token_id"), values.get("undesirable_token_id")
+    if good is not None and good == bad:
+        yield "undesirable_token_id", f"must differ from desirable_token_id, got {bad} twice"
+
+
+def _wrong_mixture(spec: ObjectiveSpec, also: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+    """What is wrong with `also` beside an objective: every loss must find what it needs in the objective's rows."""
+    for other in _specs(spec.name, also)[1:]:
+        if other.name == spec.name:
+            yield "also", f"{other.name} is the objective itself; remove it from also"
+        elif spec.row_keys or other.row_keys:
+            special = spec if spec.row_keys else other
+            yield "also", f"{special.name} has rows of its own and cannot be mixed with another loss; remove also"
+        elif other.rows not in (spec.rows, "responses"):
+            swapped = f"use objective: {other.name} with also: {{{spec.name}: WEIGHT}}"
+            remedy = swapped if spec.rows == "responses" else "remove it"
+            yield "also", f"{other.name} trains on {other.rows}, and {spec.name} on {spec.rows}; {remedy}"

@@ -1,0 +1,24 @@
+"""The losses by the names of their objectives.
+
+Calls, by the rows of the objective: `loss(chosen, rejected, **keys)` of pairs, `loss(answers, desirable, **keys)` of
+labels, `loss(answers, **keys)` of responses. `keys` are the `defaults` of the objective's declaration
+(config/objectives.py), with the run's values, and `kl` where the declaration says `needs_kl`.
+"""
+
+from collections.abc import Callable
+
+from honest_persona.objectives.paired import PairLoss, cdpo, dpo, ipo, simpo, slic
+from honest_persona.objectives.unpaired import AnswerLoss, csft, kto, sft
+
+Loss = Callable[..., PairLoss | AnswerLoss]
+
+LOSSES: dict[str, Loss] = {
+    "sft": sft,
+    "csft": csft,
+    "dpo": dpo,
+    "cdpo": cdpo,
+    "ipo": ipo,
+    "simpo": simpo,
+    "slic": slic,
+    "kto": kto,
+}
