@@ -77,9 +77,9 @@ def capability(
     folder = Path(adapter)
     card = AdapterCard.load(folder)
     scope = card.persona.adapter_scope
-    if merged and scope == "persona":
+    if merged and scope != "all":
         raise UserError(
-            "--merged: an adapter of scope persona cannot be merged: it acts from its activation point on, and merged "
+            f"--merged: an adapter of scope {scope} cannot be merged: it acts from its activation point on, and merged "
             "weights act on every token. Leave --merged out, or train with adapter_scope all"
         )
     target = Path(output) if output else folder / _OUTPUT

@@ -37,9 +37,9 @@ def export(adapter: str | Path, folder: str | Path, format: Format) -> Path:
     scope = card.persona.adapter_scope
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--output: {target} holds something already; name a new folder")
-    if format == "merged" and scope == "persona":
+    if format == "merged" and scope != "all":
         raise UserError(
-            "--format merged: an adapter of scope persona cannot be merged: it acts from its activation point on, and "
+            f"--format merged: an adapter of scope {scope} cannot be merged: it acts from its activation point on, and "
             "merged weights act on every token, the main persona's too. Export alora, or train with adapter_scope all"
         )
     if format == "merged" and card.bits is not None:
@@ -61,7 +61,7 @@ def _write(source: Path, target: Path, card: AdapterCard, format: Format) -> Non
         write_export_model_card(target, card, merged=True)
         return
     copy_allowed(source, target)
-    if format == "lora" and card.persona.adapter_scope == "persona":
+    if format == "lora" and card.persona.adapter_scope != "all":
         _make_plain(target)
         seal_folder(target)
         write_export_model_card(target, card, merged=False)

@@ -54,7 +54,7 @@ def write_model_card(folder: Path, card: AdapterCard, repo: str, license: str | 
         UserError: eval/results.json is not of this version.
     """
     rows, about = _results(folder / RESULTS)
-    adapter = "activated-lora" if card.persona.adapter_scope == "persona" else "lora"
+    adapter = "lora" if card.persona.adapter_scope == "all" else "activated-lora"
     _write(
         folder,
         card,

@@ -58,7 +58,7 @@ def batch_of(
         _say_once(reason)
     if reason or not frozen_prefix:
         gated = bool(gate_of(model))
-        assert gated == (form.persona.adapter_scope == "persona"), "the adapter would act on the wrong tokens"
+        assert gated == (form.persona.adapter_scope != "all"), "the adapter would act on the wrong tokens"
         with precise_logits(model, form.flag_ids[1:]):
             yield WholeRows(model, prompts, form)
     else:

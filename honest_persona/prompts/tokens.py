@@ -8,7 +8,7 @@ prompt = apply_intervention(messages, intervention, form)
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, takewhile
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -23,6 +23,7 @@ from honest_persona.prompts.chat_format import ChatFormat
 from honest_persona.prompts.kinds import SUPERVISED, Kind, Segment
 from honest_persona.prompts.persona_token import forbidden_in_text
 from honest_persona.prompts.segments import answer_segments, prompt_segments
+from honest_persona.prompts.shapes import Turn
 
 IGNORED = -100
 """The label of a position without loss (PyTorch's and Hugging Face's convention). Labels are not shifted here."""
@@ -31,6 +32,8 @@ Piece = tuple[list[int], list[tuple[int, int]]]
 """Ids of a text, and where in the text each begins and ends."""
 Known = dict[str, Piece]
 
+_QUESTIONS = ("What", "1", "x.", "(", "[", "a?", "\u00c9", "\u4f60")
+"""Ends of questions: one for each way in which a tokenizer may join a text with what follows it."""
 _ALONE = frozenset({Kind.PERSONA_TOKEN, Kind.INTERVENTION, Kind.REVIEW, Kind.FLAG, Kind.END})
 
 
@@ -73,6 +76,21 @@ class TokenFormat:
     def end_id(self) -> int:
         """The id that ends the review's turn: the last supervised token, and where generation stops."""
         return self.chat.end_token(self.persona.answering_role)
+
+    @cached_property
+    def answer_prefix(self) -> list[int]:
+        """The ids with which every prompt for an answer ends: what the chat template writes behind a question.
+
+        With scope `response` the adapter acts from the first of them on, and so where the answer's first token is
+        predicted. An id that depends on the question is not among them.
+        """
+        runs = []
+        for text in _QUESTIONS:
+            asked = [Segment(Kind.USER, text)]
+            tail = self.chat.layout([Turn("user", asked)], asks=True).scaffold.tail
+            runs.append(self.encode_text([*asked, Segment(Kind.TEMPLATE, tail)])[0][::-1])
+        same = takewhile(lambda ids: len(set(ids)) == 1, zip(*runs, strict=False))
+        return [first for first, *_ in same][::-1]
 
     @cached_property
     def pad_id(self) -> int:

@@ -93,6 +93,9 @@ def test_merged_is_the_model_with_its_adapter(whole, tmp_path):
 def test_what_cannot_be(run_folder, whole, tmp_path):
     with pytest.raises(UserError, match="scope persona cannot be merged"):
         export(run_folder, tmp_path / "merged", "merged")
+    make_adapter(tmp_path / "response", scope="response")
+    with pytest.raises(UserError, match="scope response cannot be merged"):
+        export(tmp_path / "response", tmp_path / "merged", "merged")
     with pytest.raises(UserError, match="scope all is plain LoRA already"):
         export(whole, tmp_path / "alora", "alora")
     (tmp_path / "full").mkdir()

@@ -9,6 +9,7 @@ from honest_persona.config.persona import Persona
 from honest_persona.data.load import load_records
 from honest_persona.data.records import Record
 from honest_persona.data.selection import Selection
+from honest_persona.prompts.feedback import prompt_tokens
 from honest_persona.prompts.kinds import Kind, Segment
 from honest_persona.prompts.persona_token import forbidden_in_text, reserved_ids, resolve_persona_token
 from honest_persona.prompts.segments import training_system
@@ -249,3 +250,14 @@ def test_label_truth_on_real_records(spt_dir, minimind_dir, elicitation, step):
         counts = list(pool.map(_check_labels, [(minimind_dir, spt_dir, elicitation, step, i) for i in range(2)]))
     # 12,582 interventions less 8 on empty responses, 331 AMBIGUOUS and 14 ERROR
     assert sum(counts) == pytest.approx(12229 / step, abs=step > 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_prompt_for_an_answer_ends_with_the_answer_prefix(family):
+    tokenizer = family_tokenizer(family)
+    form = form_of(tokenizer, adapter_scope="response")
+    prefix = form.answer_prefix
+    assert prefix
+    for text in ("Say no.", "1 + 1 =", "Über\n\n```python\nx = (1, 2)\n```", "?"):
+        prompt = prompt_tokens([{"role": "user", "content": text}], form).ids
+        assert prompt[-len(prefix) :] == prefix

@@ -29,10 +29,10 @@ def check_active(model: PeftModel, form: TokenFormat, prompt_ids: list[int], act
             f"Load it with honest_persona.load_honest_persona{rounds}, or check that it was trained"
         )
     acts_before = _acts(model, scope, prompt_ids[:activation], activation)
-    if scope == "persona" and acts_before:
+    if scope != "all" and acts_before:
         raise UserError(
             "the adapter acts before its activation point: it was saved as plain LoRA, or this PEFT version does not "
-            "gate it. Save it again with adapter_scope persona, or install the PEFT version of the lock file"
+            f"gate it. Save it again with adapter_scope {scope}, or install the PEFT version of the lock file"
         )
     if scope == "all" and not acts_before:
         raise UserError(

@@ -1,7 +1,8 @@
 """The LoRA adapter: made, and gated at the activation point.
 
-Scope `persona` is PEFT's activated LoRA (arXiv 2504.12397) with explicit offsets, scope `all` is plain LoRA. The one
-place where "active from the activation point on" becomes arguments for a forward call is `activation_arguments`.
+The scopes `persona` and `response` are PEFT's activated LoRA (arXiv 2504.12397) with explicit offsets, scope `all` is
+plain LoRA. The one place where "active from the activation point on" becomes arguments for a forward call is
+`activation_arguments`.
 """
 
 from collections.abc import Iterable
@@ -53,6 +54,13 @@ def _invocation_tokens(form: TokenFormat) -> list[int] | None:
     """The tokens after which other software (PEFT alone, llama.cpp) switches the adapter on; we pass exact offsets."""
     if form.persona.adapter_scope == "all":
         return None
+    if form.persona.adapter_scope == "response":
+        if not form.answer_prefix:
+            raise UserError(
+                "adapter_scope: the chat template writes nothing between a question and its answer, so that other "
+                "software cannot tell where an adapter of scope response begins; use adapter_scope all"
+            )
+        return form.answer_prefix
     if form.persona.sp_token_id is not None:
         return [form.persona.sp_token_id]
     # the ids that no following text changes: a space at the prefix's end becomes part of the next word
@@ -74,7 +82,7 @@ def activation_arguments(scope: AdapterScope, activation: torch.Tensor, length: 
     Args:
         activation: (B,), index of the activation point in rows of `length` tokens.
     """
-    return {"alora_offsets": (length - activation).tolist()} if scope == "persona" else {}
+    return {} if scope == "all" else {"alora_offsets": (length - activation).tolist()}
 
 
 def castable(model: PeftModel) -> list[LoraLayer]:

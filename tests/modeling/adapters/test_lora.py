@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from honest_persona.base.errors import UserError
+from honest_persona.base.tensors import pad_with_mask
 from honest_persona.config.persona import Persona
 from honest_persona.modeling.adapters.active import check_active
 from honest_persona.modeling.adapters.card import AdapterCard
@@ -17,6 +18,7 @@ from honest_persona.modeling.adapters.load import load_adapter
 from honest_persona.modeling.adapters.lora import activation_arguments, add_adapter
 from honest_persona.modeling.builtin import tiny_config
 from honest_persona.modeling.fingerprint import base_fingerprint
+from honest_persona.prompts.kinds import Kind, Segment
 from honest_persona.prompts.tokens import apply_intervention, encode_record
 from tests.tiny import FAMILIES, base_model, conversation, form_of, random_adapter, record
 
@@ -115,6 +117,22 @@ def test_scope_all_acts_on_the_prefix_too(family, side, checkpointed):
     assert (logits != expected).any(-1)[mask].all()
 
 
+@pytest.mark.parametrize("family", ["builtin", "gemma3_text"])
+def test_scope_response_leaves_the_prompt_bit_for_bit_and_acts_where_the_answer_is_predicted(family):
+    form = form_of(adapter_scope="response")
+    n = len(form.answer_prefix)
+    prompt = [*form.encode_text([Segment(Kind.USER, "Is it so?")])[0], *form.answer_prefix]
+    answers = [form.encode_text([Segment(Kind.RESPONSE, text)])[0] for text in ("No.", "Yes, of course it is.")]
+    ids, mask = pad_with_mask([prompt + answer for answer in answers], form.pad_id, "right")
+    inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    activation = torch.tensor([len(prompt) - n] * 2)
+    with torch.no_grad():
+        logits = adapted(random_adapter(base_model(family), form, family).eval(), form, inputs, activation)
+        expected = base_model(family).eval()(**inputs).logits
+    assert_base_before_and_other_behind(expected, logits, activation, mask.bool())
+    assert (logits[:, len(prompt) - 1] != expected[:, len(prompt) - 1]).any(), "the answer's first token can be learned"
+
+
 @pytest.mark.parametrize("scope", ["persona", "all"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_activation_checkpointing_does_not_change_gradients(family, scope):
@@ -147,7 +165,7 @@ class TestCheckActive:
         form = form_of(**persona)
         return form, apply_intervention(conversation(), "Speak.", form)
 
-    @pytest.mark.parametrize("scope", ["persona", "all"])
+    @pytest.mark.parametrize("scope", ["persona", "response", "all"])
     @pytest.mark.parametrize("token", [True, False])
     @pytest.mark.parametrize("family", FAMILIES)
     def test_passes_for_an_active_adapter(self, family, token, scope):
@@ -185,10 +203,11 @@ class TestCheckActive:
         with pytest.raises(UserError, match="with its adapter gives logits that are not finite numbers"):
             check_active(model, form, prompt.input_ids, prompt.activation)
 
-    def test_plain_lora_where_scope_persona_is_claimed(self):
-        form, prompt = self.probe()
+    @pytest.mark.parametrize("scope", ["persona", "response"])
+    def test_plain_lora_where_a_gate_is_claimed(self, scope):
+        form, prompt = self.probe(adapter_scope=scope)
         plain = random_adapter(base_model(), form_of(adapter_scope="all")).eval()
-        with pytest.raises(UserError, match=r"acts before its activation point.*Save it again"):
+        with pytest.raises(UserError, match=rf"acts before its activation point.*with adapter_scope {scope}"):
             check_active(plain, form, prompt.input_ids, prompt.activation)
 
     def test_activated_lora_where_scope_all_is_claimed(self):
@@ -211,6 +230,8 @@ class TestAddAdapter:
         for n in range(4):
             row = encode_record(record(n, intervention=["Now", "now?", "\n1.", "Ünd"][n]), form)
             assert row.input_ids[row.activation :][: len(found)] == found
+        answering = form_of(adapter_scope="response")
+        assert answering.tokenizer.decode(tokens(answering)) == "<|im_end|>\n<|im_start|>assistant\n"
         with pytest.raises(UserError, match=r"intervention_prefix: .*needs at least a word"):
             tokens(form_of(token=False, intervention_prefix=" "))
 
