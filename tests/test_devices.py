@@ -20,6 +20,7 @@ from honest_persona.probes.vinc import fit_vinc
 from honest_persona.prompts.collator import PersonaCollator, SplitCollator
 from honest_persona.prompts.prepare import dummy_rows
 from honest_persona.training.assembly import make_batches
+from honest_persona.training.batching.lengths import Lengths
 from honest_persona.training.memory import Shape, saved_bytes
 from honest_persona.training.run_state import _generators, _set_generators
 from tests.probes.planted import planted
@@ -47,7 +48,7 @@ def collated(model):
 
 
 def planned(model):
-    batches = make_batches(CONFIG, dummy_rows(CONFIG, FORM), True)
+    batches = make_batches(CONFIG, Lengths.split(dummy_rows(CONFIG, FORM)))
     return [batches.step_rows(epoch) for epoch in range(3)]
 
 

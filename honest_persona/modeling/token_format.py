@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from honest_persona.base.errors import UserError
 from honest_persona.config.keys import RunConfig
+from honest_persona.config.objectives import spec_of
 from honest_persona.modeling.load import load_model_config, load_tokenizer
 from honest_persona.prompts.persona_token import resolve_persona_token
 from honest_persona.prompts.tokens import TokenFormat
@@ -19,7 +20,7 @@ def token_format(config: RunConfig) -> TokenFormat:
     rows = model.get_text_config().vocab_size
     _check_rows(tokenizer, rows)
     token = None
-    if config.add_sp_token:
+    if config.add_sp_token and not spec_of(config.objective).trains_answers:  # an answer needs no trigger
         token = resolve_persona_token(tokenizer, rows, config.sp_token_id, set(_named_ids(model.to_dict())))
     return TokenFormat.of(tokenizer, config.persona(token))
 

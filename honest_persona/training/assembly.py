@@ -59,7 +59,9 @@ class Assembly:
         skeleton = load_skeleton(config.model, config.model_revision)
         targets = find_targets(skeleton, config.target_modules)
         split = objective.split_collator is not None and _splits_rows(config, skeleton.config)
-        return cls(config, objective, form, rows, split, make_batches(config, rows, split), tuple(targets))
+        batches = make_batches(config, objective.lengths(rows, form, split))
+        objective.check(rows, batches)
+        return cls(config, objective, form, rows, split, batches, tuple(targets))
 
     @property
     def planned_steps(self) -> int:
@@ -105,7 +107,7 @@ class Assembly:
         promised = 2 * int(config.prefix_cache_gb * 2**30) if in_memory else 0  # of training, and of heavy logs
         on, why = choose_checkpointing(
             model,
-            _shapes(self.batches),
+            _shapes(self.batches, self.objective.answers),
             args.device,
             free_memory(args.device) - promised,
             autocast=None if args.deepspeed_plugin else half,
@@ -141,6 +143,7 @@ class Assembly:
     ) -> ResumableRun:
         """The trainer with its batches, without callbacks: what a benchmark measures of a run."""
         collator, own = self.objective.collator, {key: getattr(self.config, key) for key in self.objective.own_keys}
+        own |= self.objective.settings(self.config)
         if self.split and (reason := why_not_frozen(model)):
             say(f"frozen_prefix: {reason}; training runs on whole sequences")
         elif self.split:
@@ -171,17 +174,18 @@ def _splits_rows(config: RunConfig, model: PreTrainedConfig) -> bool:
     return reason is None
 
 
-def make_batches(config: RunConfig, rows: Dataset, split: bool) -> PersonaBatches:
+def make_batches(config: RunConfig, lengths: Lengths) -> PersonaBatches:
     """This rank's micro-batches for all epochs. Raises UserError: batch_size does not go with the number of ranks."""
     world = world_size()
     batch_size = config.examples_per_step(world)
     max_steps = config.trainer.get("max_steps", -1)
     drop_last = config.trainer.get("dataloader_drop_last", False)
-    steps = len(rows) // batch_size if drop_last else -(-len(rows) // batch_size)
+    n_rows = len(lengths.transcript)
+    steps = n_rows // batch_size if drop_last else -(-n_rows // batch_size)
     epochs = -(-max_steps // max(steps, 1)) if max_steps > 0 else math.ceil(config.trainer["num_train_epochs"])
     try:
         return PersonaBatches(
-            Lengths.split(rows) if split else Lengths.whole(rows),
+            lengths,
             batch_size,
             world=world,
             rank=rank(),
@@ -199,8 +203,8 @@ def _is_zero3(args: TrainingArguments) -> bool:
     return args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
 
 
-def _shapes(batches: PersonaBatches) -> set[Shape]:
-    """The shapes of all micro-batches of the planned epochs, on all ranks."""
+def _shapes(batches: PersonaBatches, answers: int) -> set[Shape]:
+    """The shapes of all micro-batches of the planned epochs, on all ranks; a row becomes so many answers."""
     prefix, suffix, transcript = batches.row_lengths
     shapes = set()
     for epoch in range(batches.epochs):
@@ -208,5 +212,5 @@ def _shapes(batches: PersonaBatches) -> set[Shape]:
             rows = [i if i >= 0 else ~i for i in batch.rows]
             longest = int(prefix[rows].max())
             transcripts = len(set(transcript[rows].tolist())) if longest else 0
-            shapes.add(Shape(len(rows), int(suffix[rows].max()), transcripts, longest))
+            shapes.add(Shape(len(rows) * answers, int(suffix[rows].max()) // answers, transcripts, longest))
     return shapes

@@ -9,7 +9,6 @@ from transformers import PreTrainedTokenizerBase
 from honest_persona.base import json_text
 from honest_persona.config.objectives import loss_keys
 from honest_persona.config.persona import PersonaKeys
-from honest_persona.prompts.rows import row_names
 from honest_persona.training.assembly import Assembly
 from honest_persona.training.checkpoints import changed
 from honest_persona.training.objective_table import objective_of
@@ -42,7 +41,7 @@ def run_identity(assembly: Assembly) -> dict[str, Any]:
     # Adafactor averages squares over a matrix' rows and columns; under DeepSpeed, which has slices, over nothing
     moments = {} if values.get("optim") != "adafactor" else {"adafactor under DeepSpeed": bool(values.get("deepspeed"))}
     return {
-        "data": _hash(row_names(assembly.rows)),
+        "data": _hash(assembly.objective.names(assembly.rows)),
         "tokenizer": tokenizer_hash(form.tokenizer),
         "sp_token_id": form.persona.sp_token_id,
         "examples per step": assembly.batches.effective_batch_size,

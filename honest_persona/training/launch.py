@@ -22,6 +22,7 @@ from honest_persona.base.interrupts import if_interrupted
 from honest_persona.base.number_format import fastest_format
 from honest_persona.base.ranks import is_launched, rank
 from honest_persona.config.keys import CHECKPOINTS_DIR, RunConfig
+from honest_persona.config.objectives import spec_of
 from honest_persona.config.persona import Persona
 from honest_persona.data.inventory import one_flag
 from honest_persona.evaluation.settings import EvalSettings
@@ -218,8 +219,11 @@ def _callbacks(
     sizes = config.validation_batch_size, config.max_new_tokens, config.seq_len
     settings = EvalSettings(*sizes, config.frozen_prefix, prefix_cache=log_cache)
     when = config.first_heavy_log_step, config.heavy_log_every
+    callbacks: list[TrainerCallback] = [metrics, OptimizerCheck(trainer), SaveAtEpochEnd(), stop]
+    if spec_of(config.objective).trains_answers:  # the heavy log reviews records
+        return callbacks
     heavy_log = HeavyLog(trainer, run.material.parts, run.assembly.form, metrics, *when, settings, stop.agreed)
-    return [metrics, OptimizerCheck(trainer), SaveAtEpochEnd(), stop, heavy_log]
+    return [*callbacks, heavy_log]
 
 
 def _run_to_its_end(trainer: ResumableRun, run: _Run, siblings: Siblings) -> None:

@@ -5,17 +5,28 @@
 The other half, by which a config is checked without importing a trainer, is in config/trainer_options.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+from datasets import Dataset
 
 from honest_persona.base.errors import UserError
 from honest_persona.config import trainer_options
 from honest_persona.config.keys import RunConfig
+from honest_persona.config.objectives import OBJECTIVES, ObjectiveSpec
 from honest_persona.config.trainer_options import TrainerOptions
 from honest_persona.prompts.collator import PersonaCollator, SplitCollator
+from honest_persona.prompts.feedback_collator import FeedbackCollator, SplitFeedbackCollator
 from honest_persona.prompts.prepare import Material, prepare
+from honest_persona.prompts.rows import row_names
 from honest_persona.prompts.tokens import TokenFormat
+from honest_persona.training.batching.answers import answer_lengths, answer_names, prompt_keys
+from honest_persona.training.batching.lengths import Lengths, record_lengths
+from honest_persona.training.batching.sampler import PersonaBatches
+from honest_persona.training.mismatched import check_steps
+from honest_persona.training.preference import ObjectiveTrainer
 from honest_persona.training.resumable import ResumableRun
 from honest_persona.training.supervised import PersonaTrainer
 
@@ -38,6 +49,48 @@ class Objective:
     """Reads and encodes the rows to train on, and the records of the heavy log."""
     own_keys: tuple[str, ...] = ()
     """Keys of the config that the loss has to itself. A resumed run must have the same values."""
+    settings: Callable[[RunConfig], Mapping[str, Any]] = lambda config: {}
+    """Further arguments of the trainer."""
+    lengths: Callable[[Dataset, TokenFormat, bool], Lengths] = record_lengths
+    """(rows, token format, whether rows are split) -> the lengths by which batches are laid out."""
+    names: Callable[[Dataset], Iterator[str]] = row_names
+    """What each row is, for the identity of a run."""
+    answers: int = 1
+    """Sequences of a batch that a row becomes."""
+    check: Callable[[Dataset, PersonaBatches], None] = lambda rows, batches: None
+    """Raises UserError: the loss cannot be computed on one of the planned steps."""
+
+
+def _feedback(config: RunConfig, form: TokenFormat) -> Material:
+    raise UserError(f"dataset: rows for objective {config.objective} cannot be read yet")
+
+
+def _answer_settings(config: RunConfig) -> Mapping[str, Any]:
+    return {"terms": config.loss_terms, "max_nll_rise": config.max_nll_rise}
+
+
+def _check_prompts(rows: Dataset, batches: PersonaBatches, objective: str) -> None:
+    prompts = prompt_keys(rows)
+    for epoch in range(batches.epochs):
+        check_steps(batches.step_rows(epoch), prompts, objective)
+
+
+def _on_answers(spec: ObjectiveSpec) -> Objective:
+    """The line of an objective on the main persona's answers, from its declaration."""
+    control = bool(spec.row_keys)
+    split, whole = SplitFeedbackCollator, FeedbackCollator
+    return Objective(
+        spec.name,
+        ObjectiveTrainer,
+        whole.with_control_token if control else whole.of,
+        split.with_control_token if control else split.of,
+        material=_feedback,
+        settings=_answer_settings,
+        lengths=answer_lengths,
+        names=answer_names,
+        answers=2 if spec.rows == "pairs" else 1,
+        **({"check": partial(_check_prompts, objective=spec.name)} if spec.needs_kl else {}),
+    )
 
 
 _OBJECTIVES: dict[str, Objective] = {}
@@ -65,3 +118,6 @@ def objective_of(name: str) -> Objective:
 
 
 register(Objective("persona", PersonaTrainer, PersonaCollator.of, SplitCollator.of, own_keys=("flag_loss_multiplier",)))
+for _spec in OBJECTIVES.values():
+    if _spec.trains_answers:
+        register(_on_answers(_spec))

@@ -1,50 +1,32 @@
 """TRL's SFTTrainer with the persona's loss and its activation point."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from trl import SFTTrainer
 
 from honest_persona.modeling.adapters.lora import activation_arguments
-from honest_persona.modeling.adapters.tuning import ungated
-from honest_persona.modeling.prefix.cache import PrefixCache
-from honest_persona.modeling.prefix.frozen import Prefix, checkpoint_with_prefix, run_prefix, suffix_arguments
+from honest_persona.modeling.prefix.frozen import suffix_arguments
 from honest_persona.objectives.persona import persona_loss
 from honest_persona.training.casts import CastsOncePerStep
+from honest_persona.training.prefixes import RunsPrefixesOnce
 from honest_persona.training.resumable import ResumableRun
 
 
-class PersonaTrainer(ResumableRun, CastsOncePerStep, SFTTrainer):
+class PersonaTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrainer):
     """Trains the adapter on rows of `SplitCollator`, or of `PersonaCollator` where the prefix cannot be frozen.
 
     The card's persona says where the adapter is active.
 
     Args:
-        frozen: batches are split at the activation point, and only suffixes are trained on (scope `persona`).
-        prefix_cache: where prefixes are kept for later epochs.
         flag_loss_multiplier: weight of the flag's tokens in the loss.
-        args, kwargs: as for `ResumableRun` and `SFTTrainer`.
+        args, kwargs: as for `RunsPrefixesOnce`, `ResumableRun` and `SFTTrainer`.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        frozen: bool = False,
-        prefix_cache: PrefixCache | None = None,
-        flag_loss_multiplier: float = 1.0,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, flag_loss_multiplier: float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.frozen, self.prefix_cache = frozen, prefix_cache
         self.flag_loss_multiplier = flag_loss_multiplier
-        if frozen:
-            checkpoint_with_prefix(self.peft_model)
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        with ungated(self.peft_model) if self.frozen else nullcontext():
-            return super().train(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The batch's share of the mean over the whole accumulated batch; with `return_outputs` the head's outputs."""
@@ -78,21 +60,7 @@ class PersonaTrainer(ResumableRun, CastsOncePerStep, SFTTrainer):
     def _suffixes(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, tuple[torch.Tensor, torch.Tensor]]:
         """The same over suffixes. Each transcript's prefix is run once, without gradient."""
         index, mask = inputs["prefix_index"], inputs["attention_mask"]
-        prefix, n_run = self._prefix(inputs)
+        prefix, n_run = self.prefix_of(inputs)
         behind = suffix_arguments(prefix, mask, index)
         outputs = model(input_ids=inputs["input_ids"], labels=inputs["labels"], **behind, fused_lm_head=True)
         return outputs, (prefix.mask.sum(1)[index].sum() + mask.sum(), n_run + mask.sum())
-
-    def _prefix(self, inputs: dict[str, Any]) -> tuple[Prefix, torch.Tensor]:
-        """The batch's transcripts, computed or from the cache, and how many tokens were computed."""
-        n_run = torch.zeros((), dtype=torch.long, device=self.accelerator.device)
-
-        def compute(ids: torch.Tensor, mask: torch.Tensor) -> Prefix:
-            n_run.add_(mask.sum())
-            with self.accelerator.autocast():  # in the precision that the wrapped model's forward call has
-                return run_prefix(self.peft_model, ids, mask, adapter_on=False)
-
-        ids, mask = inputs["prefix_ids"], inputs["prefix_mask"]
-        cache = self.prefix_cache
-        keys = inputs["prefix_keys"]
-        return (compute(ids, mask) if cache is None else cache.fetch(keys, ids, mask, compute)), n_run

@@ -36,6 +36,11 @@ class Lengths(NamedTuple):
         return cls(np.zeros_like(prefix), prefix + suffix, transcript)
 
 
+def record_lengths(rows: Dataset, form: object, split: bool) -> Lengths:
+    """Lengths of the persona's rows, cut at their activation points where `split`."""
+    return Lengths.split(rows) if split else Lengths.whole(rows)
+
+
 class MicroBatch(NamedTuple):
     rows: list[int]
     """Indices; ~i stands for row i without its review."""

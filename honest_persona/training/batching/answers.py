@@ -1,0 +1,39 @@
+"""Rows of feedback as the batches see them: their lengths, and what names them."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from datasets import Dataset
+
+from honest_persona.base.tensors import ids_key
+from honest_persona.prompts.feedback_collator import answer_columns
+from honest_persona.prompts.tokens import TokenFormat
+from honest_persona.training.batching.lengths import Lengths
+
+
+def prompt_keys(rows: Dataset) -> list[str]:
+    """Of each row the hash of its prompt's ids."""
+    return [ids_key(ids) for ids in rows["prompt_ids"]]
+
+
+def answer_lengths(rows: Dataset, form: TokenFormat, split: bool) -> Lengths:
+    """Tokens of rows whose answers are padded to one length: the suffix of a pair is twice its longer answer.
+
+    Args:
+        split: whether prompts are run by themselves. Otherwise the prompt stands in front of each answer.
+    """
+    columns = answer_columns(rows.column_names)
+    prompts = np.array([len(ids) for ids in rows["prompt_ids"]], np.int64)
+    longest = np.max([[len(ids) for ids in rows[column]] for column in columns], axis=0).astype(np.int64)
+    _, transcript = np.unique(prompt_keys(rows), return_inverse=True)
+    first = len(form.answer_prefix)
+    prefix = prompts - first if split else np.zeros_like(prompts)
+    return Lengths(prefix, len(columns) * (prompts - prefix + longest), transcript.astype(np.int64))
+
+
+def answer_names(rows: Dataset) -> Iterator[str]:
+    """Of each row a text that names its id, its label if it has one, and the ids of its prompt and answers."""
+    columns = ("prompt_ids", *answer_columns(rows.column_names))
+    labels = rows["label"] if "label" in rows.column_names else [""] * len(rows)
+    for row_id, label, *ids in zip(rows["row_id"], labels, *(rows[column] for column in columns), strict=True):
+        yield f"{row_id} {label} {' '.join(map(ids_key, ids))}"

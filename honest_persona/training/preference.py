@@ -1,0 +1,208 @@
+"""TRL's SFTTrainer with the losses on the main persona's answers: pairs, labels, responses (config/objectives.py).
+
+The loss of a step is a sum over its rows on all ranks, divided by the step's count of pairs, rows or tokens. So neither
+micro-batches nor ranks nor ZeRO stages change the loss. The prompt is run once, without gradient: its keys and values
+serve the policy and the reference, the chosen and the rejected answer.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+
+import torch
+from trl import SFTTrainer
+
+from honest_persona.base.errors import UserError
+from honest_persona.base.tensors import ids_key
+from honest_persona.config.objectives import LossTerm, ObjectiveSpec
+from honest_persona.modeling.adapters.lora import activation_arguments
+from honest_persona.modeling.adapters.tuning import adapter_off
+from honest_persona.modeling.modes import in_mode
+from honest_persona.modeling.prefix.frozen import suffix_arguments
+from honest_persona.objectives.logprobs import LogProbs, answer_log_probs
+from honest_persona.objectives.table import LOSSES
+from honest_persona.prompts.tokens import IGNORED
+from honest_persona.training.casts import CastsOncePerStep
+from honest_persona.training.checkpoints import last_good
+from honest_persona.training.mismatched import mismatched
+from honest_persona.training.preference_figures import figures_of, label_sums, likelihood_sums, pair_sums
+from honest_persona.training.prefixes import RunsPrefixesOnce
+from honest_persona.training.resumable import ResumableRun
+
+
+class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrainer):
+    """Trains the adapter on rows of `SplitFeedbackCollator` or `FeedbackCollator`.
+
+    The reference is the base model: the policy before training, where the adapter is a fresh one.
+
+    Args:
+        terms: the losses, the objective's own first; `RunConfig.loss_terms`.
+        max_nll_rise: by how many nats per token the chosen, or the desirable, answers may become less likely than at
+            the start; "off" for any number.
+        args, kwargs: as for `RunsPrefixesOnce`, `ResumableRun` and `SFTTrainer`.
+    """
+
+    def __init__(
+        self, *args: Any, terms: Sequence[LossTerm], max_nll_rise: float | Literal["off"] = "off", **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.terms, self.max_nll_rise = tuple(terms), max_nll_rise
+        self.needs_reference = any(term.spec.needs_reference for term in terms)
+        self.needs_kl = any(term.spec.needs_kl for term in terms)
+        self._counts: dict[str, torch.Tensor] = {}
+        self._kl: torch.Tensor | None = None
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """As the Trainer's; counts what the step's losses are divided by. All ranks call this."""
+        batches, n_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches:
+            self._counts = self._counted(batches)
+            self._kl = self._mean_log_ratio(batches) if self.needs_kl else None
+        return batches, n_items
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The micro-batch's share of the loss of the whole step; with `return_outputs` the head's outputs."""
+        arguments, tokens = self._arguments(inputs)
+        outputs = model(input_ids=inputs["input_ids"], labels=inputs["labels"], **arguments, fused_lm_head=True)
+        policy, n_tokens = answer_log_probs(outputs.log_probs, inputs["labels"][:, 1:] != IGNORED)
+        reference = self._without_gradient(inputs, arguments, adapter_on=False) if self.needs_reference else None
+        loss = self._loss(LogProbs(policy, reference, n_tokens), inputs, tokens)
+        loss = self.over_ranks(loss, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Rewards, and the chosen answers' likelihood. Raises UserError: they became less likely than allowed."""
+        found = figures_of(sums)
+        if "chosen_nll" in found and "nll_rise" not in found:
+            first = next((line["chosen_nll"] for line in self.state.log_history if "chosen_nll" in line), None)
+            found["nll_rise"] = 0.0 if first is None else found["chosen_nll"] - first
+        if self._kl is not None:
+            found["kl"] = self._kl.item()
+        self._check_rise(found.get("nll_rise", 0.0))
+        return found
+
+    def _check_rise(self, rise: float) -> None:
+        if self.max_nll_rise == "off" or rise <= self.max_nll_rise:
+            return
+        raise UserError(
+            f"max_nll_rise: at step {self.state.global_step} the answers that should stay likely are {rise:.2f} nats "
+            f"per token less likely than at the start, more than {self.max_nll_rise}: the model forgets how to answer, "
+            "however well it tells the two answers of a pair apart. Lower learning_rate, raise beta, add also: {sft: "
+            f"0.1}}, or set max_nll_rise: off; {last_good(self.args.output_dir)}"
+        )
+
+    def _arguments(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], tuple[torch.Tensor, torch.Tensor]]:
+        """What a forward call over the batch's answers needs; how many tokens they have, how many are computed."""
+        mask = inputs["attention_mask"]
+        if not self.frozen:
+            gate = activation_arguments(self.card.persona.adapter_scope, inputs["activation"], mask.shape[1])
+            return {"attention_mask": mask, **gate, "use_cache": False}, (mask.sum(), mask.sum())
+        index = inputs["prefix_index"]
+        prefix, n_run = inputs.pop("prefix", None) or self.prefix_of(inputs)
+        seen = prefix.mask.sum(1)[index].sum() + mask.sum()
+        return suffix_arguments(prefix, mask, index), (seen, n_run + mask.sum())
+
+    @torch.no_grad()
+    def _without_gradient(self, inputs: dict[str, Any], arguments: dict[str, Any], adapter_on: bool) -> torch.Tensor:
+        """(N,) sums of log-probabilities over the answers, without dropout."""
+        model = self.peft_model
+        with self.accelerator.autocast(), in_mode(model, training=False):
+            if adapter_on:
+                outputs = self._head(inputs, arguments)
+            else:
+                with adapter_off(model):
+                    outputs = self._head(inputs, arguments)
+        return answer_log_probs(outputs.log_probs, inputs["labels"][:, 1:] != IGNORED)[0]
+
+    def _head(self, inputs: dict[str, Any], arguments: dict[str, Any]) -> Any:
+        model: Any = self.peft_model
+        return model(input_ids=inputs["input_ids"], labels=inputs["labels"], **arguments, fused_lm_head=True)
+
+    def _loss(self, answers: LogProbs, inputs: dict[str, Any], tokens: tuple[torch.Tensor, torch.Tensor]) -> Any:
+        """The share of the step's loss; adds the batch's sums to those of the log."""
+        real = inputs["real"]
+        good = self._good(inputs)
+        sums = likelihood_sums(answers.policy, answers.reference, answers.tokens, good)
+        loss = torch.zeros((), device=real.device)
+        for i, (spec, weight, arguments) in enumerate(self.terms):
+            kl = {"kl": self._kl} if spec.needs_kl else {}
+            found: Any
+            if spec.rows == "pairs":
+                found = LOSSES[spec.name](*_halves(answers), **arguments)
+                values, more = found.loss * real, pair_sums(found, real)
+            elif spec.rows == "labels":
+                found = LOSSES[spec.name](answers, inputs["desirable"], **arguments, **kl)
+                values, more = found.loss * real, label_sums(found, inputs["desirable"], real)
+            else:
+                values, more = LOSSES[spec.name](answers, **arguments).loss * good, {}
+            loss = loss + weight * values.sum() / self._counts[spec.reduces_over].clamp(min=1)
+            sums |= more if i == 0 else {}
+        self.sums.add(**sums, tokens=tokens[0], computed_tokens=tokens[1])
+        return loss
+
+    def _good(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """(N,) bool: the answers that are to stay likely: chosen or desirable ones; all, where rows say nothing."""
+        real = inputs["real"]
+        if len(inputs["input_ids"]) == 2 * len(real):
+            return torch.cat([real, torch.zeros_like(real)])
+        return real & inputs["desirable"] if "desirable" in inputs else real
+
+    def _learned(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """(N,) bool: the answers over whose tokens a loss is averaged. At most one loss of a run is averaged so."""
+        labelled = any(_sums_all(term.spec) for term in self.terms)
+        return inputs["real"] if labelled else self._good(inputs)
+
+    def _counted(self, batches: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """What losses are divided by, over the whole step on all ranks."""
+        sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
+        for batch in batches:
+            tokens = ((batch["labels"][:, 1:] != IGNORED).sum(1) * self._learned(batch)).sum()
+            sums += torch.stack([batch["real"].sum(), tokens]).to(sums)
+        rows, tokens = self.accelerator.reduce(sums, reduction="sum").float().unbind()
+        return {"pairs": rows, "rows": rows, "tokens": tokens}
+
+    def _mean_log_ratio(self, batches: Sequence[dict[str, Any]]) -> torch.Tensor:
+        """KTO's KL term before its clamp: the mean log-ratio of mismatched answers over the step on all ranks.
+
+        The prompts that this runs are kept for the step itself.
+        """
+        sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
+        rows = self._step_rows()
+        place = {row["row_id"]: i for i, row in enumerate(rows)}
+        other = mismatched([ids_key(row["prompt_ids"]) for row in rows])
+        for batch in batches:
+            mine = [place[name] for name in batch["record_ids"]]
+            made = [{**rows[i], "response_ids": rows[other[i]]["response_ids"]} for i in mine]
+            inputs = self._prepare_inputs(cast(Any, self.data_collator)(made))
+            if self.frozen:
+                inputs["prefix"] = self.prefix_of(inputs)
+                batch["prefix"] = inputs["prefix"]
+            real = batch["real"].to(sums.device)
+            arguments, _ = self._arguments(inputs)
+            ratio = self._without_gradient(inputs, arguments, adapter_on=True)
+            ratio = ratio - self._without_gradient(inputs, arguments, adapter_on=False)
+            sums += torch.stack([(ratio * real).sum(), real.sum()])
+        total, n = self.accelerator.reduce(sums, reduction="sum").unbind()
+        return (total / n.clamp(min=1)).float()
+
+    def _step_rows(self) -> list[Mapping[str, Any]]:
+        """The rows of the step that is about to be taken, over all ranks, in one order."""
+        batches = self.batches
+        assert batches is not None, "the rows of a step are known where PersonaBatches chooses them"
+        step = self.state.global_step % batches.num_global_batches
+        rows = cast(Any, self.train_dataset).rows
+        return [rows[i] for i in batches.step_rows(batches.epoch)[step]]
+
+
+def _sums_all(spec: ObjectiveSpec) -> bool:
+    """Whether the loss is a mean over the tokens of all answers, whatever their labels."""
+    return spec.rows == "labels" and spec.reduces_over == "tokens"
+
+
+def _halves(answers: LogProbs) -> tuple[LogProbs, LogProbs]:
+    """The chosen and the rejected answers of N / 2 pairs."""
+    n, reference = len(answers.policy) // 2, answers.reference
+    chosen, rejected = (None, None) if reference is None else (reference[:n], reference[n:])
+    return (
+        LogProbs(answers.policy[:n], chosen, answers.tokens[:n]),
+        LogProbs(answers.policy[n:], rejected, answers.tokens[n:]),
+    )

@@ -1,0 +1,77 @@
+"""Rows of feedback as token ids, and trainings on them in this process: shared by the tests."""
+
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from datasets.table import InMemoryTable
+from transformers import TrainerCallback
+from trl import SFTConfig
+
+from honest_persona.config.keys import RunConfig
+from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.prompts.feedback import SCHEMAS
+from honest_persona.training.assembly import Assembly
+from tests.tiny import base_model, form_of, random_adapter
+
+LABELS = ("kto", "csft")
+
+
+def ids(generator: torch.Generator, shortest: int, longest: int) -> list[int]:
+    n = int(torch.randint(shortest, longest + 1, (), generator=generator))
+    return torch.randint(10, 500, (n,), generator=generator).tolist()
+
+
+def feedback_rows(objective: str, n: int = 24, form=None, per_prompt: int = 2, seed: int = 0) -> Dataset:
+    """Rows of random ids; `per_prompt` of them stand on one prompt."""
+    form = form or form_of(adapter_scope="response")
+    generator = torch.Generator().manual_seed(seed)
+    kind = "responses" if objective == "sft" else "labels" if objective in LABELS else "pairs"
+    rows = []
+    for i in range(n):
+        if i % per_prompt == 0:
+            prompt = [*ids(generator, 5, 30), *form.answer_prefix]
+        first, second = ([*ids(generator, 2, 12), form.end_id] for _ in range(2))
+        answers = {"chosen_ids": first, "rejected_ids": second, "margin": None}
+        answers = answers if kind == "pairs" else {"response_ids": first}
+        label = {"label": bool(i % 3)} if kind == "labels" else {}
+        rows.append({"row_id": f"r{i}", "group": "g", "topic": "t", "prompt_ids": prompt, **answers, **label})
+    return Dataset(InMemoryTable(pa.Table.from_pylist(rows, SCHEMAS[kind])))
+
+
+class Gradients(TrainerCallback):
+    """The gradients of the first step."""
+
+    def __init__(self):
+        self.first = {}
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+        if not self.first:
+            self.first = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def config_of(objective: str, steps: int, **changes) -> RunConfig:
+    trainer = {"max_steps": steps, "learning_rate": 0.02, "per_device_train_batch_size": 2}
+    trainer |= {key: changes.pop(key) for key in list(changes) if key not in RunConfig.model_fields}
+    return RunConfig(**{"batch_size": 8, "bf16": False, "objective": objective, **changes}, trainer=trainer)
+
+
+def trained(folder, objective: str, rows: Dataset | None = None, steps: int = 3, std: float = 0.0, **changes):
+    """The trainer after its steps, and the gradients of its first one."""
+    config = config_of(objective, steps, **changes)
+    form = form_of(token=False, adapter_scope=config.adapter_scope)
+    rows = feedback_rows(objective, form=form) if rows is None else rows
+    assembly = Assembly.of(config, form, rows)
+    arguments = config.trainer_arguments(assembly.batches.accumulation, False)
+    args = SFTConfig(
+        **{**arguments, "output_dir": str(folder), "save_strategy": "no", "use_cpu": True, "disable_tqdm": True}
+    )
+    model = random_adapter(base_model(), form, std=std)
+    trainer = assembly.trainer(args, model, AdapterCard(form.persona, "builtin:tiny", None, "", ""))
+    gradients = Gradients()
+    trainer.add_callback(gradients)
+    trainer.train()
+    return trainer, gradients.first
+
+
+def series(trainer, key: str = "loss") -> torch.Tensor:
+    return torch.tensor([line[key] for line in trainer.state.log_history if key in line])
