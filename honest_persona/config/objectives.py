@@ -69,6 +69,15 @@ class LossTerm(NamedTuple):
     """Keyword arguments of the loss, from the config."""
 
 
+_OF_REVIEWS: Mapping[str, Any] = {
+    "elicitation_type": "hp",
+    "output_format": "review_then_flag",
+    "prob_exclude_system_prompt": 0.0,
+    "prob_mismatch_prompts": 0.0,
+    "augment": (),
+}
+"""Keys, with their defaults, that only an objective on records reads, and that would be without effect elsewhere."""
+
 _KTO = MappingProxyType({"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0})
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
@@ -129,8 +138,15 @@ DEFAULT_OBJECTIVE = "persona"
 
 
 def declare(spec: ObjectiveSpec) -> None:
-    """Make an objective known to the config."""
-    assert spec.name not in OBJECTIVES, spec.name
+    """Make an objective known to the config.
+
+    Raises:
+        ValueError: the name is taken, or a key of the loss is not among the keys that losses have (docs/config.md).
+    """
+    if spec.name in OBJECTIVES:
+        raise ValueError(f"objective {spec.name} is declared already; choose another name")
+    if unknown := sorted(set(spec.own_keys) - set(loss_keys())):
+        raise ValueError(f"objective {spec.name}: {unknown[0]} is not one of {', '.join(loss_keys())}")
     OBJECTIVES[spec.name] = spec
 
 
@@ -189,6 +205,9 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield key, f"objective {spec.name} does not read this key, which belongs to {', '.join(owners(key))}; remove it"
     if spec.trains_answers:
         yield from _wrong_mixture(spec, also)
+        for key, default in _OF_REVIEWS.items():
+            if (values.get(key) or default) != default:
+                yield key, f"objective {spec.name} trains answers, and this key is about reviews; remove it"
     if values.get("adapter_scope") not in (None, "all", spec.scope):
         reason = (
             "no token of an answer would be trained" if spec.trains_answers else "reviews have no answer's first token"

@@ -9,7 +9,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.config.keys import RunConfig
 from honest_persona.config.objectives import spec_of
 from honest_persona.modeling.load import load_model_config, load_tokenizer
-from honest_persona.prompts.persona_token import resolve_persona_token
+from honest_persona.prompts.persona_token import resolve_control_tokens, resolve_persona_token
 from honest_persona.prompts.tokens import TokenFormat
 
 
@@ -19,10 +19,14 @@ def token_format(config: RunConfig) -> TokenFormat:
     tokenizer = load_tokenizer(config.model, config.model_revision)
     rows = model.get_text_config().vocab_size
     _check_rows(tokenizer, rows)
-    token = None
-    if config.add_sp_token and not spec_of(config.objective).trains_answers:  # an answer needs no trigger
-        token = resolve_persona_token(tokenizer, rows, config.sp_token_id, set(_named_ids(model.to_dict())))
-    return TokenFormat.of(tokenizer, config.persona(token))
+    token = control = None
+    spec, in_use = spec_of(config.objective), set(_named_ids(model.to_dict()))
+    if config.add_sp_token and not spec.trains_answers:  # an answer needs no trigger
+        token = resolve_persona_token(tokenizer, rows, config.sp_token_id, in_use)
+    if "desirable_token_id" in spec.own_keys:
+        requested = config.desirable_token_id, config.undesirable_token_id
+        control = resolve_control_tokens(tokenizer, rows, *requested, in_use)
+    return TokenFormat.of(tokenizer, config.persona(token), control)
 
 
 def _named_ids(config: dict[Any, Any]) -> Iterator[int]:

@@ -43,8 +43,7 @@ def cdpo(chosen: LogProbs, rejected: LogProbs, *, beta: float, label_smoothing: 
 
 def ipo(chosen: LogProbs, rejected: LogProbs, *, tau: float) -> PairLoss:
     """(r_c/|c| - r_r/|r| - 1/(2 tau))^2, at least 0. Azar et al. 2023 (arXiv 2310.12036), Eq. 17, with log-ratios per
-    token in place of sums, as its authors found necessary for answers of different lengths
-    (https://huggingface.co/blog/pref-tuning).
+    token in place of sums: the form that its authors used, as they told TRL (comment in TRL's dpo_trainer.py).
     """
     chosen_reward, rejected_reward = chosen.per_token(chosen.ratio), rejected.per_token(rejected.ratio)
     loss = (chosen_reward - rejected_reward - 1 / (2 * tau)) ** 2
@@ -62,8 +61,8 @@ def simpo(chosen: LogProbs, rejected: LogProbs, *, beta: float, gamma_ratio: flo
 
 
 def slic(chosen: LogProbs, rejected: LogProbs, *, delta: float, nll_weight: float) -> PairLoss:
-    """max(0, delta - l_c + l_r) - nll_weight l_c/|c|, at least 0. Zhao et al. 2023 (arXiv 2305.10425), Eq. 2 with the
-    chosen answer as the one whose likelihood is kept, per token.
+    """max(0, delta - l_c + l_r) - nll_weight l_c/|c|, at least 0. Zhao et al. 2023 (arXiv 2305.10425), Eq. 1, where the
+    answer whose likelihood is kept is the chosen one, per token.
     """
     chosen_reward, rejected_reward = at_least_float32(chosen.policy), at_least_float32(rejected.policy)
     loss = relu(delta - chosen_reward + rejected_reward) - nll_weight * chosen.per_token(chosen_reward)

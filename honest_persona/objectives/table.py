@@ -7,6 +7,7 @@ labels, `loss(answers, **keys)` of responses. `keys` are the `defaults` of the o
 
 from collections.abc import Callable
 
+from honest_persona.config.objectives import ObjectiveSpec, declare
 from honest_persona.objectives.paired import PairLoss, cdpo, dpo, ipo, simpo, slic
 from honest_persona.objectives.unpaired import AnswerLoss, csft, kto, sft
 
@@ -22,3 +23,9 @@ LOSSES: dict[str, Loss] = {
     "slic": slic,
     "kto": kto,
 }
+
+
+def register_loss(spec: ObjectiveSpec, loss: Loss) -> None:
+    """Make a loss of your own an objective. Raises ValueError: as `declare`."""
+    declare(spec)
+    LOSSES[spec.name] = loss

@@ -43,8 +43,7 @@ def kto(
     undesirable_weight: float,
 ) -> AnswerLoss:
     """w_d (1 - sigma(beta (r - z))) of a desirable answer, w_u (1 - sigma(beta (z - r))) of another; from 0 to its
-    weight. Ethayarajh et al. 2024 (arXiv 2402.01306), Eq. 8, where lambda_y, which does not depend on the policy, is
-    w_d or w_u. r is the log-ratio.
+    weight. Ethayarajh et al. 2024 (arXiv 2402.01306), Eq. 7, where lambda_y is w_d or w_u. r is the log-ratio.
 
     Args:
         desirable: (N,) bool.

@@ -1,7 +1,8 @@
-"""Chooses the persona token's id: the model has an embedding for it, and no text encodes to it."""
+"""Chooses the persona token and control tokens: the model has embeddings for their ids, and no text encodes to them."""
 
 import re
 from collections.abc import Collection
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -34,17 +35,20 @@ _SOURCE_CODE = re.compile(
 """First words in names of special tokens that mark source code in pre-training, such as `<file_sep>`."""
 
 
+class ControlTokens(NamedTuple):
+    """Ids that stand in front of an answer and say whether it is desirable."""
+
+    desirable: int
+    undesirable: int
+
+
 def resolve_persona_token(
     tokenizer: PreTrainedTokenizerBase,
     embedding_rows: int,
     requested: int | None = None,
     in_use: Collection[int] = (),
 ) -> int:
-    """The persona token's id: the requested one if it is safe, else the first safe one.
-
-    Safe ids are, in this order: a reserved special token that the chat template does not use; a spare row of the
-    embedding matrix beyond the tokenizer's last id; a reserved added token that is not marked special; a special token
-    that has no use in conversations (`unused_ids`). `TokenFormat.encode_text` keeps all of them out of encoded text.
+    """The persona token's id: the requested one if it is safe, else the first safe one (`safe_ids`).
 
     Args:
         embedding_rows: number of rows of the model's input embedding.
@@ -53,31 +57,76 @@ def resolve_persona_token(
     Raises:
         UserError: the requested id is not safe, or there is no safe id.
     """
+    safe = safe_ids(tokenizer, embedding_rows, in_use)
+    if requested is not None:
+        _check_requested("sp_token_id", requested, tokenizer, embedding_rows, safe)
+        return requested
+    if not safe:
+        raise UserError(
+            f"sp_token_id: the tokenizer {tokenizer.name_or_path!r} has no special token to spare (a reserved one, "
+            "or one that conversations do not use), and the model has no spare embedding row. Set "
+            "add_sp_token: false: then the intervention alone calls the honest persona"
+        )
+    return safe[0]
+
+
+def resolve_control_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    embedding_rows: int,
+    desirable: int | None = None,
+    undesirable: int | None = None,
+    in_use: Collection[int] = (),
+) -> ControlTokens:
+    """The two control tokens of conditional SFT: the requested ones if they are safe, else the first safe ones.
+
+    Args:
+        embedding_rows, in_use: as of `resolve_persona_token`.
+
+    Raises:
+        UserError: a requested id is not safe, or there are not two safe ids.
+    """
+    safe = safe_ids(tokenizer, embedding_rows, in_use)
+    given = {"desirable_token_id": desirable, "undesirable_token_id": undesirable}
+    for key, requested in given.items():
+        if requested is not None:
+            _check_requested(key, requested, tokenizer, embedding_rows, safe)
+    free = [i for i in safe if i not in given.values()]
+    if len(free) < sum(requested is None for requested in given.values()):
+        raise UserError(
+            f"objective: csft needs two special tokens to spare (reserved ones, ones that conversations do not use, or "
+            f"spare embedding rows), and the tokenizer {tokenizer.name_or_path!r} has {len(safe)}; use objective: kto"
+        )
+    return ControlTokens(*(free.pop(0) if requested is None else requested for requested in given.values()))
+
+
+def safe_ids(tokenizer: PreTrainedTokenizerBase, embedding_rows: int, in_use: Collection[int] = ()) -> list[int]:
+    """Ids that the model has an embedding for and that no text encodes to, the best first.
+
+    These are, in this order: reserved special tokens that the chat template does not use; spare rows of the embedding
+    matrix beyond the tokenizer's last id; reserved added tokens that are not marked special; special tokens that have
+    no use in conversations (`unused_ids`). `TokenFormat.encode_text` keeps the chosen one out of encoded text.
+    """
     reserved = reserved_ids(tokenizer)
     taken = set(tokenizer.get_vocab().values())
-    spare = [i for i in range(len(tokenizer), embedding_rows) if i not in taken]
-    unused = [i for i in unused_ids(tokenizer) if i not in in_use]
-    if requested is None:
-        special = (i for i in reserved if tokenizer.added_tokens_decoder[i].special)
-        candidates = [i for i in (*special, *spare, *reserved, *unused) if i < embedding_rows]
-        if not candidates:
-            raise UserError(
-                f"sp_token_id: the tokenizer {tokenizer.name_or_path!r} has no special token to spare (a reserved one, "
-                "or one that conversations do not use), and the model has no spare embedding row. Set "
-                "add_sp_token: false: then the intervention alone calls the honest persona"
-            )
-        return candidates[0]
+    special = (i for i in reserved if tokenizer.added_tokens_decoder[i].special)
+    spare = (i for i in range(len(tokenizer), embedding_rows) if i not in taken)
+    unused = (i for i in unused_ids(tokenizer) if i not in in_use)
+    return [i for i in dict.fromkeys((*special, *spare, *reserved, *unused)) if i < embedding_rows]
+
+
+def _check_requested(
+    key: str, requested: int, tokenizer: PreTrainedTokenizerBase, embedding_rows: int, safe: list[int]
+) -> None:
+    """Raises UserError: the id is not one of the safe ones."""
     if not 0 <= requested < embedding_rows:
-        raise UserError(f"sp_token_id: {requested} is outside the model's {embedding_rows} embedding rows")
-    if requested not in {*spare, *reserved, *unused}:
+        raise UserError(f"{key}: {requested} is outside the model's {embedding_rows} embedding rows")
+    if requested not in safe:
         shown = tokenizer.convert_ids_to_tokens(requested)
-        safe = [i for i in dict.fromkeys((*sorted({*reserved, *spare}), *unused)) if i < embedding_rows][:5]
         raise UserError(
-            f"sp_token_id: {requested} is {shown!r}, a token that text or the chat template can produce, or that means "
-            f"something to the model; use a reserved token or a spare row{f', for example {safe}' if safe else ''}, or "
-            "leave it out"
+            f"{key}: {requested} is {shown!r}, a token that text or the chat template can produce, or that means "
+            "something to the model; use a reserved token or a spare row"
+            f"{f', for example {safe[:5]}' if safe else ''}, or leave it out"
         )
-    return requested
 
 
 def reserved_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -113,6 +162,6 @@ def unused_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return plain + code
 
 
-def forbidden_in_text(tokenizer: PreTrainedTokenizerBase, persona_token_id: int | None) -> frozenset[int]:
-    """Ids that no conversation text may encode to: the control tokens and the persona token."""
-    return control_ids(tokenizer) | ({persona_token_id} if persona_token_id is not None else frozenset())
+def forbidden_in_text(tokenizer: PreTrainedTokenizerBase, *own: int | None) -> frozenset[int]:
+    """Ids that no conversation text may encode to: the template's control tokens, and those of `own` that are ids."""
+    return control_ids(tokenizer) | {token for token in own if token is not None}

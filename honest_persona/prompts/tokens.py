@@ -21,7 +21,7 @@ from honest_persona.data.messages import Message
 from honest_persona.data.records import Record
 from honest_persona.prompts.chat_format import ChatFormat
 from honest_persona.prompts.kinds import SUPERVISED, Kind, Segment
-from honest_persona.prompts.persona_token import forbidden_in_text
+from honest_persona.prompts.persona_token import ControlTokens, forbidden_in_text
 from honest_persona.prompts.segments import answer_segments, prompt_segments
 from honest_persona.prompts.shapes import Turn
 
@@ -63,14 +63,18 @@ class TokenFormat:
     tokenizer: PreTrainedTokenizerBase
     persona: Persona
     chat: ChatFormat
+    control: ControlTokens | None = None
+    """What stands in front of answers in conditional SFT; None for all other objectives."""
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, persona: Persona) -> "TokenFormat":
-        return cls(tokenizer, persona, ChatFormat(tokenizer))
+    def of(
+        cls, tokenizer: PreTrainedTokenizerBase, persona: Persona, control: ControlTokens | None = None
+    ) -> "TokenFormat":
+        return cls(tokenizer, persona, ChatFormat(tokenizer), control)
 
     @cached_property
     def forbidden(self) -> frozenset[int]:
-        return forbidden_in_text(self.tokenizer, self.persona.sp_token_id)
+        return forbidden_in_text(self.tokenizer, self.persona.sp_token_id, *(self.control or ()))
 
     @cached_property
     def end_id(self) -> int:

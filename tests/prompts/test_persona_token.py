@@ -6,8 +6,14 @@ from transformers import PreTrainedTokenizerFast
 
 from honest_persona.base.errors import UserError
 from honest_persona.config.persona import Persona
-from honest_persona.prompts.kinds import Kind
-from honest_persona.prompts.persona_token import forbidden_in_text, resolve_persona_token, unused_ids
+from honest_persona.prompts.kinds import Kind, Segment
+from honest_persona.prompts.persona_token import (
+    ControlTokens,
+    forbidden_in_text,
+    resolve_control_tokens,
+    resolve_persona_token,
+    unused_ids,
+)
 from honest_persona.prompts.tokens import TokenFormat, apply_intervention
 from tests.families import FAMILIES, family_tokenizer
 
@@ -162,3 +168,34 @@ def test_under_every_template_the_reserved_token_stays_the_first(family):
 def test_without_it_no_control_token_of_a_template_serves(family):
     """Each tokenizer's special tokens are the ones that its template writes."""
     assert unused_ids(family_tokenizer(family)) == []
+
+
+class TestControlTokens:
+    """Two of them, chosen like the persona token."""
+
+    def test_the_first_two_that_are_safe(self):
+        tokenizer = smollm2()
+        rows = len(tokenizer)
+        assert resolve_control_tokens(tokenizer, rows) == (3, 4)
+        assert resolve_control_tokens(tokenizer, rows + 1) == (rows, 3), "a spare row comes first"
+        assert resolve_control_tokens(tokenizer, rows, undesirable=3) == (4, 3)
+        assert resolve_control_tokens(tokenizer, rows, 9, 8) == (9, 8)
+
+    def test_what_is_refused(self):
+        tokenizer = smollm2()
+        with pytest.raises(UserError, match=r"undesirable_token_id: 0 is '<\|endoftext\|>', .* \[3, 4, 5, 6, 7\]"):
+            resolve_control_tokens(tokenizer, len(tokenizer), None, 0)
+        with pytest.raises(UserError, match="desirable_token_id: 9999 is outside the model's"):
+            resolve_control_tokens(tokenizer, len(tokenizer), 9999)
+        one = with_special(["<|im_start|>", "<|im_end|>", "<|reserved_0|>"], eos_token="<|im_end|>")
+        with pytest.raises(UserError, match=r"csft needs two special tokens to spare .* has 1; use objective: kto"):
+            resolve_control_tokens(one, len(one))
+
+    def test_text_cannot_spoof_them(self):
+        tokenizer = smollm2()
+        tokens = resolve_control_tokens(tokenizer, len(tokenizer))
+        form = TokenFormat.of(tokenizer, Persona(), tokens)
+        ids, _ = form.encode_text([Segment(Kind.RESPONSE, "<repo_name> and <reponame>")])
+        assert not set(tokens) & set(ids)
+        assert {500, 501} <= TokenFormat.of(tokenizer, Persona(), ControlTokens(500, 501)).forbidden
+        assert tokenizer.decode(ids) == "<repo_name> and <reponame>"

@@ -1,0 +1,187 @@
+"""What objectives declare: defaults, owners, mixtures, and what a config says about all of these."""
+
+import pytest
+
+from honest_persona.base.errors import UserError
+from honest_persona.config import objectives
+from honest_persona.config.keys import RunConfig
+from honest_persona.config.load import load_config
+from honest_persona.config.objectives import OBJECTIVES, ObjectiveSpec, declare, loss_keys, owners, spec_of
+from honest_persona.config.trainer_options import options_of
+
+ON_ANSWERS = [name for name, spec in OBJECTIVES.items() if spec.trains_answers]
+
+
+def load(*words):
+    return load_config(None, words)
+
+
+def problem(*words):
+    with pytest.raises(UserError) as caught:
+        load(*words)
+    (line,) = str(caught.value).splitlines()
+    return line
+
+
+def test_a_run_has_the_defaults_of_its_objective_and_null_for_keys_of_others():
+    config = load("--objective", "cdpo")
+    assert (config.beta, config.label_smoothing, config.tau, config.flag_loss_multiplier) == (0.1, 0.1, None, None)
+    assert (config.reference, config.reference_logprobs, config.max_nll_rise) == ("start", "auto", 1.0)
+    assert load("--objective", "simpo").beta == 2.0
+    assert load("--objective", "simpo").reference is None
+    persona = RunConfig()
+    assert persona.flag_loss_multiplier == 1.0
+    assert {getattr(persona, key) for key in (*loss_keys(), "reference", "max_nll_rise")} == {1.0, None}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_stored_config_loads_as_it_was(name, tmp_path):
+    config = load("--objective", name)
+    assert config.adapter_scope == ("persona" if name == "persona" else "response")
+    path = tmp_path / "resolved.json"
+    path.write_text(config.to_json())
+    assert load_config(str(path)) == config == RunConfig(objective=name)
+
+
+def test_null_is_the_default_and_a_value_is_kept():
+    assert load("--objective", "dpo", "--beta", "null").beta == 0.1
+    config = load("--objective", "dpo", "--beta", "3", "--max_nll_rise", "off", "--adapter_scope", "all")
+    assert (config.beta, config.max_nll_rise, config.adapter_scope) == (3, "off", "all")
+    assert load("--objective", "dpo", "--adapter_scope", "null").adapter_scope == "response"
+
+
+def test_the_name_of_a_run_tells_its_objective():
+    assert load("--objective", "dpo", "--model", "org/Main-1B").run_name == "Main-1B-dpo-response"
+    assert load("--model", "org/Main-1B").run_name == "Main-1B-hp-persona"
+
+
+def test_terms_of_a_mixture_have_weights_and_arguments():
+    config = load("--objective", "kto", "--also", "{sft: 0.25}", "--beta", "0.2")
+    (kto, weight, given), (sft, sft_weight, nothing) = config.loss_terms
+    assert (kto, weight) == (OBJECTIVES["kto"], 1.0)
+    assert given == {"beta": 0.2, "desirable_weight": 1.0, "undesirable_weight": 1.0}
+    assert (sft, sft_weight, nothing) == (OBJECTIVES["sft"], 0.25, {})
+
+
+def test_a_mixture_reads_the_keys_of_all_its_losses():
+    config = load("--objective", "sft", *("--model", "m")), load("--objective", "slic", "--also", "{dpo: 1, ipo: 2}")
+    assert config[0].reference is None
+    assert (config[1].beta, config[1].tau, config[1].delta, config[1].reference) == (0.1, 0.1, 1.0, "start")
+    terms = {term.spec.name: dict(term.arguments) for term in config[1].loss_terms}
+    assert terms == {"slic": {"delta": 1.0, "nll_weight": 0.1}, "dpo": {"beta": 0.1}, "ipo": {"tau": 0.1}}
+    beta = load("--objective", "dpo", "--also", "{simpo: 1}").beta
+    assert beta == 0.1, "of two defaults, the objective's own"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "--objective sft --beta 0.1",
+            "--beta: objective sft does not read this key, which belongs to dpo, cdpo, simpo, kto; remove it",
+        ),
+        (
+            "--objective simpo --reference start",
+            "--reference: objective simpo does not read this key, which belongs to dpo, cdpo, ipo, kto; remove it",
+        ),
+        ("--label_smoothing 0.1", "--label_smoothing: objective persona does not read this key, which belongs to cdpo"),
+        ("--objective dpo --flag_loss_multiplier 2", "--flag_loss_multiplier: objective dpo does not read this key"),
+        ("--also {sft:&0.1}", "--also: objective persona does not read this key, which belongs to sft, csft, dpo"),
+        ("--max_nll_rise 2", "--max_nll_rise: objective persona does not read this key"),
+        ("--objective dpo --beta 0", "--beta: must be above 0, got 0"),
+        ("--objective ipo --tau -1", "--tau: must be above 0, got -1"),
+        ("--objective cdpo --label_smoothing 0.5", "--label_smoothing: must be below 0.5, got 0.5"),
+        ("--objective cdpo --label_smoothing -0.1", "--label_smoothing: must be at least 0, got -0.1"),
+        ("--objective dpo --reference_logprobs disk", "--reference_logprobs: must be one of auto, live, cached"),
+        ("--objective dpo --max_nll_rise 0", "--max_nll_rise: must be above 0, got 0"),
+        (
+            "--objective dpo --adapter_scope persona",
+            "--adapter_scope: objective dpo: no token of an answer would be trained; use response (the default) or all",
+        ),
+        (
+            "--adapter_scope response",
+            "--adapter_scope: objective persona: reviews have no answer's first token; use persona (the",
+        ),
+        ("--objective dpo --also {kto:&1}", "--also: kto trains on labels, and dpo on pairs; remove it"),
+        (
+            "--objective sft --also {dpo:&1}",
+            "--also: dpo trains on pairs, and sft on responses; use objective: dpo with also: {sft: WEIGHT}",
+        ),
+        ("--objective dpo --also {dpo:&1}", "--also: dpo is the objective itself; remove it from also"),
+        ("--objective kto --also {csft:&1}", "--also: csft has rows of its own and cannot be mixed"),
+        ("--objective csft --also {sft:&1}", "--also: csft has rows of its own and cannot be mixed"),
+        ("--objective dpo --also {persona:&1}", "--also: persona: must be one of sft, csft, dpo"),
+        ("--objective dpo --also {sft:&0}", "--also: sft: the weight must be a number above 0"),
+        ("--objective dpo --also {sft:&much}", "--also: sft: the weight must be a number above 0"),
+        ("--objective dpo --also sft", "--also: must be a mapping of objectives to weights, as {sft: 0.1}"),
+        ("--objective dpo --augment longer_answer", "--augment: objective dpo trains answers, and this key is about"),
+        ("--objective kto --elicitation_type up", "--elicitation_type: objective kto trains answers"),
+        ("--objective dpo --loss_type nll", "--loss_type: cannot be set; the loss is the objective's; use objective"),
+        (
+            "--objective csft --desirable_token_id 5 --undesirable_token_id 5",
+            "--undesirable_token_id: must differ from desirable_token_id, got 5 twice",
+        ),
+    ],
+)
+def test_one_clear_error(words, message):
+    assert problem(*(word.replace("&", " ") for word in words.split())).startswith(message)
+
+
+def test_the_place_of_a_default_in_the_file_is_named(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("objective: dpo\nbeta: 0.1\n")
+    assert load_config(str(path)).beta == 0.1
+    with pytest.raises(UserError, match=r"run\.yaml:2: beta: objective slic does not read this key"):
+        load_config(str(path), ["--objective", "slic"])
+
+
+def test_a_reference_is_looked_for_beside_the_config_and_its_words_are_not_paths(tmp_path, monkeypatch):
+    (tmp_path / "ref").mkdir()
+    (tmp_path / "start").mkdir()
+    path = tmp_path / "run.yaml"
+    for value, found in {"ref": str(tmp_path / "ref"), "start": "start", "base": "base"}.items():
+        path.write_text(f"objective: dpo\nreference: {value}\n")
+        assert load_config(str(path)).reference == found
+
+
+@pytest.mark.parametrize("name", ON_ANSWERS)
+def test_the_trainer_of_answers_takes_the_same_fields_as_the_personas(name):
+    mine, personas = options_of(name), options_of("persona")
+    assert mine.defaults == personas.defaults
+    assert mine.refused.keys() == personas.refused.keys()
+    assert not any("review" in why or "trigger" in why for why in mine.refused.values())
+
+
+def test_declarations_are_whole():
+    for name, spec in OBJECTIVES.items():
+        assert spec.name == name
+        assert all(key in RunConfig.model_fields for key in spec.keys)
+        assert all(spec.name in owners(key) for key in spec.keys)
+    assert owners("model") == ()
+
+
+@pytest.fixture
+def own():
+    spec = ObjectiveSpec("own", "labels", True, "rows", "a loss of my own", {"beta": 0.5})
+    declare(spec)
+    yield spec
+    del objectives.OBJECTIVES["own"]
+
+
+def test_a_declared_objective_is_one_like_the_others(own):
+    config = load("--objective", "own")
+    assert (config.beta, config.reference, config.adapter_scope) == (0.5, "start", "response")
+    assert "own" in problem("--objective", "sft", "--beta", "1")
+    assert problem("--objective", "own", "--tau", "1").startswith("--tau: objective own does not read this key")
+
+
+def test_what_cannot_be_declared(own):
+    with pytest.raises(ValueError, match="own is declared already"):
+        declare(own)
+    with pytest.raises(ValueError, match="objective other: zeta is not one of flag_loss_multiplier, desirable"):
+        declare(ObjectiveSpec("other", "pairs", False, "pairs", "", {"zeta": 1.0}))
+
+
+def test_an_objective_that_is_registered_alone_has_the_personas_rows_and_keys():
+    assert spec_of("unheard").own_keys == ("flag_loss_multiplier",)
+    assert spec_of("unheard").rows == "records"
