@@ -14,6 +14,7 @@ from honest_persona.training.assembly import Assembly
 from tests.tiny import base_model, form_of, random_adapter
 
 LABELS = ("kto", "csft")
+REFERENCED = ("dpo", "cdpo", "ipo", "kto")
 
 
 def ids(generator: torch.Generator, shortest: int, longest: int) -> list[int]:
@@ -52,7 +53,8 @@ class Gradients(TrainerCallback):
 def config_of(objective: str, steps: int, **changes) -> RunConfig:
     trainer = {"max_steps": steps, "learning_rate": 0.02, "per_device_train_batch_size": 2}
     trainer |= {key: changes.pop(key) for key in list(changes) if key not in RunConfig.model_fields}
-    return RunConfig(**{"batch_size": 8, "bf16": False, "objective": objective, **changes}, trainer=trainer)
+    live = {"reference_logprobs": "live"} if objective in REFERENCED and "reference_logprobs" not in changes else {}
+    return RunConfig(**{"batch_size": 8, "bf16": False, "objective": objective, **changes, **live}, trainer=trainer)
 
 
 def trained(folder, objective: str, rows: Dataset | None = None, steps: int = 3, std: float = 0.0, **changes):

@@ -12,6 +12,7 @@ from honest_persona.config.persona import PersonaKeys
 from honest_persona.training.assembly import Assembly
 from honest_persona.training.checkpoints import changed
 from honest_persona.training.objective_table import objective_of
+from honest_persona.training.reference import reference_identity
 
 _KEYS = (
     "objective",
@@ -49,6 +50,7 @@ def run_identity(assembly: Assembly) -> dict[str, Any]:
         **{key: values[key] for key in _LOSS_KEYS if values.get(key) not in (None, {})},
         "target_modules": list(assembly.targets),  # whether they were named or all that the model has
         **moments,
+        **reference_identity(assembly.config, form.persona),
         **({"bits": assembly.config.bits} if assembly.config.bits else {}),
     }
 

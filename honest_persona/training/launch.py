@@ -28,7 +28,7 @@ from honest_persona.data.inventory import one_flag
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import CARD_FILE
-from honest_persona.modeling.adapters.load import load_adapter
+from honest_persona.modeling.adapters.load import add_reference, load_adapter
 from honest_persona.modeling.adapters.lora import add_adapter
 from honest_persona.modeling.base_model import base_of
 from honest_persona.modeling.fingerprint import base_fingerprint
@@ -43,6 +43,7 @@ from honest_persona.training.checkpoints import Checkpoint, changed, check_same_
 from honest_persona.training.console import TrainingConsole
 from honest_persona.training.identity import changed_settings, run_identity
 from honest_persona.training.ranks import Siblings, join
+from honest_persona.training.reference import check_reference_base, reference_folder
 from honest_persona.training.resumable import ResumableRun
 from honest_persona.training.trackers import guard_trackers, prepare_trackers
 
@@ -141,6 +142,7 @@ def _train(run: _Run, callbacks: Sequence[TrainerCallback]) -> None:
             f"model: {config.model!r} has other weights now than the adapter that was named was trained on; name the "
             "base model itself, or take the original one"
         )
+    check_reference_base(config, run.identity["base_model"])
     if run.checkpoint is not None:
         check_same_run(run.checkpoint, run.identity)
     model, card = _adapted(base, assembly, args), _card(run)
@@ -173,9 +175,13 @@ def _adapted(base: PreTrainedModel, assembly: Assembly, args: TrainingArguments)
     config = assembly.config
     set_seed(config.seed)  # the adapter's first weights are the same on every rank and for every number of ranks
     if config.adapter is None:
-        return add_adapter(base, assembly.form, assembly.lora_settings(args))
-    _check_same_persona(config.adapter, assembly.form.persona)
-    return load_adapter(base, Path(config.adapter), trainable=True)
+        model = add_adapter(base, assembly.form, assembly.lora_settings(args))
+    else:
+        _check_same_persona(config.adapter, assembly.form.persona)
+        model = load_adapter(base, Path(config.adapter), trainable=True)
+    if (folder := reference_folder(config)) is not None:
+        add_reference(model, folder)
+    return model
 
 
 def _card(run: _Run) -> AdapterCard:

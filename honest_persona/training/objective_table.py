@@ -66,7 +66,11 @@ def _feedback(config: RunConfig, form: TokenFormat) -> Material:
 
 
 def _answer_settings(config: RunConfig) -> Mapping[str, Any]:
-    return {"terms": config.loss_terms, "max_nll_rise": config.max_nll_rise}
+    return {
+        "terms": config.loss_terms,
+        "reference_logprobs": config.reference_logprobs,
+        "max_nll_rise": config.max_nll_rise,
+    }
 
 
 def _check_prompts(rows: Dataset, batches: PersonaBatches, objective: str) -> None:
@@ -108,7 +112,13 @@ def register(objective: Objective, options: TrainerOptions | None = None) -> Non
 
 
 def objective_of(name: str) -> Objective:
-    """The line of an objective. Raises UserError: the objective is declared, and nothing trains it."""
+    """The line of an objective; of one on answers without a line of its own, from its declaration.
+
+    Raises:
+        UserError: the objective has a config class, and nothing trains it.
+    """
+    if name not in _OBJECTIVES and name in OBJECTIVES and OBJECTIVES[name].trains_answers:
+        return _on_answers(OBJECTIVES[name])
     if name not in _OBJECTIVES:
         known = ", ".join(_OBJECTIVES)
         raise UserError(
@@ -118,6 +128,3 @@ def objective_of(name: str) -> Objective:
 
 
 register(Objective("persona", PersonaTrainer, PersonaCollator.of, SplitCollator.of, own_keys=("flag_loss_multiplier",)))
-for _spec in OBJECTIVES.values():
-    if _spec.trains_answers:
-        register(_on_answers(_spec))

@@ -6,8 +6,10 @@ serve the policy and the reference, the chosen and the rejected answer.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from trl import SFTTrainer
 
@@ -15,41 +17,64 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.tensors import ids_key
 from honest_persona.config.objectives import LossTerm, ObjectiveSpec
 from honest_persona.modeling.adapters.lora import activation_arguments
-from honest_persona.modeling.adapters.tuning import adapter_off
+from honest_persona.modeling.adapters.tuning import adapter_off, has_reference, reference_on
+from honest_persona.modeling.fingerprint import whole_fingerprint
 from honest_persona.modeling.modes import in_mode
 from honest_persona.modeling.prefix.frozen import suffix_arguments
 from honest_persona.objectives.logprobs import LogProbs, answer_log_probs
 from honest_persona.objectives.table import LOSSES
+from honest_persona.prompts.feedback_collator import ONE, PAIR
 from honest_persona.prompts.tokens import IGNORED
 from honest_persona.training.casts import CastsOncePerStep
 from honest_persona.training.checkpoints import last_good
+from honest_persona.training.kept_reference import Kept, kept_reference
 from honest_persona.training.mismatched import mismatched
 from honest_persona.training.preference_figures import figures_of, label_sums, likelihood_sums, pair_sums
 from honest_persona.training.prefixes import RunsPrefixesOnce
+from honest_persona.training.reference_store import LogProbStore
 from honest_persona.training.resumable import ResumableRun
 
 
 class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrainer):
     """Trains the adapter on rows of `SplitFeedbackCollator` or `FeedbackCollator`.
 
-    The reference is the base model: the policy before training, where the adapter is a fresh one.
+    The reference is the model's second adapter where it has one (`add_reference`), else the base model: the policy
+    before training, where the adapter is a fresh one.
 
     Args:
         terms: the losses, the objective's own first; `RunConfig.loss_terms`.
+        reference_logprobs: `live` computes the reference's log-probabilities in each step, `cached` once for each
+            answer, for all later runs too; `auto` is cached where rows are seen more than once.
         max_nll_rise: by how many nats per token the chosen, or the desirable, answers may become less likely than at
             the start; "off" for any number.
         args, kwargs: as for `RunsPrefixesOnce`, `ResumableRun` and `SFTTrainer`.
     """
 
     def __init__(
-        self, *args: Any, terms: Sequence[LossTerm], max_nll_rise: float | Literal["off"] = "off", **kwargs: Any
+        self,
+        *args: Any,
+        terms: Sequence[LossTerm],
+        reference_logprobs: Literal["auto", "live", "cached"] | None = "live",
+        max_nll_rise: float | Literal["off"] | None = "off",
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.terms, self.max_nll_rise = tuple(terms), max_nll_rise
         self.needs_reference = any(term.spec.needs_reference for term in terms)
         self.needs_kl = any(term.spec.needs_kl for term in terms)
+        self._has_reference = has_reference(self.peft_model)
+        self._reference_logprobs, self._kept = reference_logprobs, Kept()
         self._counts: dict[str, torch.Tensor] = {}
         self._kl: torch.Tensor | None = None
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        """Computes and keeps the reference's log-probabilities before the first step, where that is asked for."""
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        asked, batches = self._reference_logprobs, self.batches
+        seen_again = batches is not None and batches.epochs > 1
+        if self.needs_reference and (asked == "cached" or (asked == "auto" and seen_again)):
+            self._kept = self._keep()
+        return prepared
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """As the Trainer's; counts what the step's losses are divided by. All ranks call this."""
@@ -64,7 +89,7 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
         arguments, tokens = self._arguments(inputs)
         outputs = model(input_ids=inputs["input_ids"], labels=inputs["labels"], **arguments, fused_lm_head=True)
         policy, n_tokens = answer_log_probs(outputs.log_probs, inputs["labels"][:, 1:] != IGNORED)
-        reference = self._without_gradient(inputs, arguments, adapter_on=False) if self.needs_reference else None
+        reference = self._reference(inputs, arguments) if self.needs_reference else None
         loss = self._loss(LogProbs(policy, reference, n_tokens), inputs, tokens)
         loss = self.over_ranks(loss, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
@@ -81,7 +106,7 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
         return found
 
     def _check_rise(self, rise: float) -> None:
-        if self.max_nll_rise == "off" or rise <= self.max_nll_rise:
+        if self.max_nll_rise in ("off", None) or rise <= self.max_nll_rise:
             return
         raise UserError(
             f"max_nll_rise: at step {self.state.global_step} the answers that should stay likely are {rise:.2f} nats "
@@ -102,20 +127,42 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
         return suffix_arguments(prefix, mask, index), (seen, n_run + mask.sum())
 
     @torch.no_grad()
-    def _without_gradient(self, inputs: dict[str, Any], arguments: dict[str, Any], adapter_on: bool) -> torch.Tensor:
-        """(N,) sums of log-probabilities over the answers, without dropout."""
-        model = self.peft_model
-        with self.accelerator.autocast(), in_mode(model, training=False):
-            if adapter_on:
-                outputs = self._head(inputs, arguments)
-            else:
-                with adapter_off(model):
-                    outputs = self._head(inputs, arguments)
-        return answer_log_probs(outputs.log_probs, inputs["labels"][:, 1:] != IGNORED)[0]
-
-    def _head(self, inputs: dict[str, Any], arguments: dict[str, Any]) -> Any:
+    def _without_gradient(
+        self, inputs: dict[str, Any], arguments: dict[str, Any], whose: AbstractContextManager[None]
+    ) -> torch.Tensor:
+        """(N, T - 1) log-probabilities of the answers' tokens, without dropout, under the model that `whose` makes."""
         model: Any = self.peft_model
-        return model(input_ids=inputs["input_ids"], labels=inputs["labels"], **arguments, fused_lm_head=True)
+        with self.accelerator.autocast(), in_mode(model, training=False), whose:
+            outputs = model(input_ids=inputs["input_ids"], labels=inputs["labels"], **arguments, fused_lm_head=True)
+        return outputs.log_probs
+
+    def _reference(self, inputs: dict[str, Any], arguments: dict[str, Any]) -> torch.Tensor:
+        """(N,) sums of log-probabilities under the reference; 0 of a blank row, whatever was kept."""
+        learned = inputs["labels"][:, 1:] != IGNORED
+        if not self._kept:
+            return answer_log_probs(self._without_gradient(inputs, arguments, self._as_reference()), learned)[0]
+        columns = PAIR if len(learned) == 2 * len(inputs["real"]) else ONE
+        sums = [self._kept[name, column] for column in columns for name in inputs["record_ids"]]
+        return torch.tensor(sums, device=learned.device) * learned.any(1)
+
+    def _keep(self) -> Kept:
+        """The reference's log-probabilities of all rows. All ranks call this."""
+        assert self.batches is not None
+        rows = cast(Any, self.train_dataset).rows
+        form = f"{self.peft_model.dtype} {self.accelerator.mixed_precision}"
+
+        def compute(taken: list[Mapping[str, Any]]) -> list[np.ndarray]:
+            inputs = self._prepare_inputs(cast(Any, self.data_collator)(taken))
+            arguments, _ = self._arguments(inputs)
+            log_probs = self._without_gradient(inputs, arguments, self._as_reference()).float()
+            learned = inputs["labels"][:, 1:] != IGNORED
+            return [row[mask].cpu().numpy() for row, mask in zip(log_probs, learned, strict=True)]
+
+        store = LogProbStore.of(whole_fingerprint(self.peft_model), form)
+        return kept_reference(store, rows, self.batches.chunks, compute)
+
+    def _as_reference(self) -> AbstractContextManager[None]:
+        return reference_on(self.peft_model) if self._has_reference else adapter_off(self.peft_model)
 
     def _loss(self, answers: LogProbs, inputs: dict[str, Any], tokens: tuple[torch.Tensor, torch.Tensor]) -> Any:
         """The share of the step's loss; adds the batch's sums to those of the log."""
@@ -178,8 +225,8 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
                 batch["prefix"] = inputs["prefix"]
             real = batch["real"].to(sums.device)
             arguments, _ = self._arguments(inputs)
-            ratio = self._without_gradient(inputs, arguments, adapter_on=True)
-            ratio = ratio - self._without_gradient(inputs, arguments, adapter_on=False)
+            ratio = self._without_gradient(inputs, arguments, nullcontext())
+            ratio = (ratio - self._without_gradient(inputs, arguments, self._as_reference())).float().sum(1)
             sums += torch.stack([(ratio * real).sum(), real.sum()])
         total, n = self.accelerator.reduce(sums, reduction="sum").unbind()
         return (total / n.clamp(min=1)).float()

@@ -15,10 +15,10 @@ from honest_persona.modeling.adapters.tuning import ADAPTER
 
 
 def gate_all_shapes(model: PeftModel) -> None:
-    """Put `TokenGate` in the place of PEFT's gate. Nothing changes in scope `all`, which has no gate."""
+    """Put `TokenGate` in the place of PEFT's gates. Nothing changes in scope `all`, which has no gate."""
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and ADAPTER in layer.lora_variant:
-            layer.lora_variant[ADAPTER] = TokenGate()
+            layer.lora_variant.update({name: TokenGate() for name in layer.lora_variant})
 
 
 _PEFTS: Any = ALoraLinearVariant.forward

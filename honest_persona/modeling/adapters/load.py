@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from peft import PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 from honest_persona.base.errors import UserError
 from honest_persona.modeling.adapters.folder import read_lora_config
 from honest_persona.modeling.adapters.gate import gate_all_shapes
-from honest_persona.modeling.adapters.tuning import changes_nothing, prepare_base, saved_names
+from honest_persona.modeling.adapters.tuning import REFERENCE, changes_nothing, prepare_base, saved_names
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PeftModel:
@@ -43,6 +44,29 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
     if not trainable and changes_nothing(loaded):
         raise UserError(f"{folder}: the adapter changes nothing (all its B matrices are zero); it was never trained")
     return loaded
+
+
+def add_reference(model: PeftModel, folder: Path) -> None:
+    """Put the adapter of `folder` beside the adapter in use, frozen: `tuning.reference_on` switches it on.
+
+    Raises:
+        UserError: as in `load_adapter`.
+    """
+    try:
+        sound_weights(folder / SAFETENSORS_WEIGHTS_NAME)
+        _check_rank(folder)
+        trained = {name for name, p in model.named_parameters() if p.requires_grad}
+        dtype = any(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+        found = model.load_adapter(str(folder), REFERENCE, is_trainable=False, autocast_adapter_dtype=dtype)
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"reference: {folder} cannot be loaded on this base model: {error}") from error
+    if found.unexpected_keys or any(f".{REFERENCE}." in name for name in found.missing_keys):
+        raise UserError(f"reference: the adapter {folder} does not fit this base model; name one that was made on it")
+    for name, parameter in model.named_parameters():  # PEFT freezes the adapter in use with the new one
+        parameter.requires_grad_(name in trained)
+    gate_all_shapes(model)
 
 
 def sound_weights(path: Path) -> set[str]:

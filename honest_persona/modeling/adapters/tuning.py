@@ -29,6 +29,8 @@ Model = PreTrainedModel | PeftModel
 
 ADAPTER = "default"
 """PEFT's name for the adapter in use."""
+REFERENCE = "reference"
+"""PEFT's name for a second, frozen adapter: the policy that an objective compares with."""
 _OWN = ".lora_"
 
 
@@ -97,13 +99,15 @@ def ungated(model: PeftModel) -> Iterator[None]:
     """
     gated = [m for m in model.modules() if isinstance(m, LoraLayer) and ADAPTER in m.lora_variant]
     layers = gated if gate_of(model) else []
-    variants = [layer.lora_variant.pop(ADAPTER) for layer in layers]
+    variants = [dict(layer.lora_variant) for layer in layers]
+    for layer in layers:
+        layer.lora_variant.clear()
     try:
         with _gate_set(model, None):
             yield
     finally:
-        for layer, variant in zip(layers, variants, strict=True):
-            layer.lora_variant[ADAPTER] = variant
+        for layer, before in zip(layers, variants, strict=True):
+            layer.lora_variant.update(before)
 
 
 def _gate_set(model: PeftModel, tokens: list[int] | None) -> AbstractContextManager[None]:
@@ -116,6 +120,17 @@ def adapter_off(model: torch.nn.Module) -> AbstractContextManager[None]:
     return with_attribute(layers, "_disable_adapters", True)
 
 
+def reference_on(model: torch.nn.Module) -> AbstractContextManager[None]:
+    """Inside, the reference adapter acts in the place of the adapter in use."""
+    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
+    return with_attribute(layers, "_active_adapter", [REFERENCE])
+
+
+def has_reference(model: PeftModel) -> bool:
+    """Whether there is a reference adapter, beside the adapter in use."""
+    return REFERENCE in model.peft_config
+
+
 def save_weights(model: PeftModel, folder: Path, weights: Mapping[str, torch.Tensor], gate: list[int] | None) -> None:
     """Write the adapter's files, also inside `ungated`.
 
@@ -124,4 +139,4 @@ def save_weights(model: PeftModel, folder: Path, weights: Mapping[str, torch.Ten
         gate: `gate_of` the model as it was made.
     """
     with _gate_set(model, gate):
-        model.save_pretrained(str(folder), state_dict=dict(weights))
+        model.save_pretrained(str(folder), state_dict=dict(weights), selected_adapters=[ADAPTER])

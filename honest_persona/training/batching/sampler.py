@@ -105,6 +105,16 @@ class PersonaBatches(BatchRebalanceSampler):
                 blank = least._replace(rows=[~least.rows[0]])
                 yield deal([*bins, *[blank] * (n_bins - len(bins))], self.dp_size)
 
+    def chunks(self, rows: Sequence[int]) -> list[list[int]]:
+        """Rows, sorted by length, in batches that are no larger than micro-batches: for passes without gradient."""
+        lengths = self.row_lengths.prefix + self.row_lengths.suffix
+        chunks: list[list[int]] = []
+        for row in sorted(rows, key=lambda row: lengths[row]):
+            padded = (len(chunks[-1]) + 1) * lengths[row] if chunks else 0  # the longest of them so far
+            fits = bool(chunks) and len(chunks[-1]) < self._most_rows and padded <= (self.tokens_per_batch or padded)
+            (chunks[-1].append(row) if fits else chunks.append([row]))
+        return chunks
+
     def plan(self) -> Plan:
         """The sums over all planned epochs, the same on every rank."""
         prefix, suffix, transcript = (values.tolist() for values in self.row_lengths)

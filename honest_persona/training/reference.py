@@ -1,0 +1,62 @@
+"""The model that log-ratios are taken against: `reference: start`, `base`, or the folder of an adapter.
+
+`start` is the policy before training: the base model where the adapter is a fresh one, else the adapter that the run
+continues, a second time and frozen. A folder's adapter stands beside the trained one in the same way.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+
+from honest_persona.base.errors import UserError
+from honest_persona.config.keys import RunConfig
+from honest_persona.config.objective_keys import REFERENCES
+from honest_persona.config.persona import Persona
+from honest_persona.modeling.adapters.card import AdapterCard
+
+
+def reference_folder(config: RunConfig) -> Path | None:
+    """The folder of the reference's adapter; None where the reference is the base model, or is not needed."""
+    if config.reference is None or config.reference == "base":
+        return None
+    named = config.adapter if config.reference == "start" else config.reference
+    return None if named is None else Path(named)
+
+
+def reference_identity(config: RunConfig, persona: Persona) -> dict[str, Any]:
+    """What a resumed run must share of the reference, beside its name: the adapter's weights.
+
+    Raises:
+        UserError: no adapter there, or one that acts on other tokens than the trained one.
+    """
+    folder = reference_folder(config)
+    if folder is None:
+        return {}
+    _card(config, folder, persona)
+    content = (folder / SAFETENSORS_WEIGHTS_NAME).read_bytes()
+    return {"reference adapter": hashlib.sha256(content).hexdigest()}
+
+
+def check_reference_base(config: RunConfig, fingerprint: str) -> None:
+    """Raises UserError: the reference's adapter was trained on another base model than this fingerprint's."""
+    folder = reference_folder(config)
+    if folder is not None and AdapterCard.load(folder).base_fingerprint != fingerprint:
+        raise UserError(f"reference: the adapter {folder} was trained on another base model than {config.model!r}")
+
+
+def _card(config: RunConfig, folder: Path, persona: Persona) -> AdapterCard:
+    key = "adapter" if config.reference in REFERENCES else "reference"
+    if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
+        raise UserError(
+            f"{key}: {folder} is not the folder of an adapter; use start, base, or the folder of a finished run"
+        )
+    card = AdapterCard.load(folder)
+    if card.persona.adapter_scope != persona.adapter_scope:
+        raise UserError(
+            f"{key}: the adapter {folder} has scope {card.persona.adapter_scope}, this run {persona.adapter_scope}: "
+            f"the two would be compared on other tokens; set adapter_scope: {card.persona.adapter_scope}, or name "
+            "another adapter"
+        )
+    return card
