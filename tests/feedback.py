@@ -57,21 +57,27 @@ def config_of(objective: str, steps: int, **changes) -> RunConfig:
     return RunConfig(**{"batch_size": 8, "bf16": False, "objective": objective, **changes, **live}, trainer=trainer)
 
 
-def trained(folder, objective: str, rows: Dataset | None = None, steps: int = 3, std: float = 0.0, **changes):
-    """The trainer after its steps, and the gradients of its first one."""
+def trained(
+    folder, objective: str, rows: Dataset | None = None, steps: int = 3, std: float = 0.0, resume: str = "", **changes
+):
+    """The trainer after its steps, and the gradients of its first one.
+
+    Args:
+        std: of the adapter's B matrices at the start: with 0 the policy is the reference.
+        resume: a checkpoint's folder.
+    """
+    save = {"save_strategy": "steps" if "save_steps" in changes else "no"}
     config = config_of(objective, steps, **changes)
     form = form_of(token=False, adapter_scope=config.adapter_scope)
     rows = feedback_rows(objective, form=form) if rows is None else rows
     assembly = Assembly.of(config, form, rows)
     arguments = config.trainer_arguments(assembly.batches.accumulation, False)
-    args = SFTConfig(
-        **{**arguments, "output_dir": str(folder), "save_strategy": "no", "use_cpu": True, "disable_tqdm": True}
-    )
+    args = SFTConfig(**{**arguments, **save, "output_dir": str(folder), "use_cpu": True, "disable_tqdm": True})
     model = random_adapter(base_model(), form, std=std)
     trainer = assembly.trainer(args, model, AdapterCard(form.persona, "builtin:tiny", None, "", ""))
     gradients = Gradients()
     trainer.add_callback(gradients)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume or None)
     return trainer, gradients.first
 
 

@@ -7,6 +7,7 @@ serve the policy and the reference, the chosen and the rejected answer.
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -112,7 +113,7 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
             f"max_nll_rise: at step {self.state.global_step} the answers that should stay likely are {rise:.2f} nats "
             f"per token less likely than at the start, more than {self.max_nll_rise}: the model forgets how to answer, "
             "however well it tells the two answers of a pair apart. Lower learning_rate, raise beta, add also: {sft: "
-            f"0.1}}, or set max_nll_rise: off; {last_good(self.args.output_dir)}"
+            f"0.1}}, or set max_nll_rise: off; {last_good(Path(str(self.args.output_dir)))}"
         )
 
     def _arguments(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], tuple[torch.Tensor, torch.Tensor]]:

@@ -1,12 +1,23 @@
 """Objectives on answers: the same loss under every layout, with the prompt frozen or not, and TRL's where it has it."""
 
+import copy
+from contextlib import nullcontext
+
 import pytest
 import torch
+from datasets import Dataset
+from peft import LoraConfig
+from safetensors.torch import load_file
+from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from honest_persona.base.errors import UserError
+from honest_persona.modeling.adapters.load import add_reference
 from honest_persona.modeling.adapters.lora import activation_arguments
-from honest_persona.modeling.adapters.tuning import adapter_off
+from honest_persona.modeling.adapters.tuning import adapter_off, gate_of, reference_on, save_weights, ungated
+from honest_persona.modeling.fingerprint import whole_fingerprint
 from tests.feedback import feedback_rows, series, trained
+from tests.tiny import SEVEN, base_model, form_of, random_adapter
 
 LAYOUTS = {
     "micro-batch of 1": {"per_device_train_batch_size": 1},
@@ -139,8 +150,13 @@ def test_a_mixture_is_the_weighted_sum(tmp_path):
 
 
 def test_a_run_whose_chosen_answers_become_unlikely_ends(tmp_path):
-    with pytest.raises(UserError, match=r"max_nll_rise: at step \d+ .* less likely than at the start, more than 0.01"):
-        trained(tmp_path, "dpo", steps=9, max_nll_rise=0.01, learning_rate=0.3)
+    """A policy that was made worse than its reference before the first step."""
+    message = (
+        r"max_nll_rise: at step 1 .* [\d.]+ nats per token less likely than at the start, more than 0.01.*sft: 0.1"
+    )
+    with pytest.raises(UserError, match=message):
+        trained(tmp_path, "dpo", std=1.0, max_nll_rise=0.01, learning_rate=0.0)
+    trained(tmp_path, "dpo", steps=1, std=1.0, max_nll_rise="off", learning_rate=0.0)
 
 
 def test_kto_with_one_prompt_in_a_step(tmp_path):
@@ -153,3 +169,101 @@ def test_scope_all_trains_on_whole_rows(tmp_path, straight):
     assert not trainer.frozen
     assert series(trainer)[0] == pytest.approx(series(straight("dpo", 3)[0])[0].item(), abs=1e-6)
     assert any((gradients[name] - g).abs().max() > 1e-6 for name, g in straight("dpo", 3)[1].items()), "control"
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+def test_a_resumed_run_has_equal_numbers(tmp_path, objective):
+    whole, _ = trained(tmp_path / "whole", objective, steps=4, save_steps=2, lora_dropout=0.1)
+    checkpoint = str(tmp_path / "whole" / "checkpoint-2")
+    again, _ = trained(tmp_path / "again", objective, steps=4, save_steps=2, lora_dropout=0.1, resume=checkpoint)
+    for key in ("loss", "chosen_nll", "nll_rise"):
+        assert torch.equal(series(again, key), series(whole, key)), "the first two are the checkpoint's"
+    for (name, weight), (_, other) in zip(whole.model.named_parameters(), again.model.named_parameters(), strict=True):
+        assert torch.equal(weight, other), name
+
+
+def test_one_dpo_step_has_trls_loss(tmp_path):
+    """The same model, whole rows of plain LoRA, and the batch of TRL's own collator."""
+    rows = feedback_rows("dpo", 8)
+    ours, _ = trained(tmp_path / "ours", "dpo", rows, steps=1, std=0.3, adapter_scope="all", learning_rate=0.0)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=4, use_rslora=True, target_modules=list(SEVEN))
+    text = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    args = DPOConfig(str(tmp_path / "trl"), use_cpu=True, bf16=False, report_to="none", beta=0.1)
+    tokenizer = copy.deepcopy(form_of().tokenizer)
+    trls = DPOTrainer(base_model(), args=args, processing_class=tokenizer, train_dataset=text, peft_config=lora)
+    weights = {name: p for name, p in ours.model.named_parameters() if p.requires_grad}
+    assert not trls.model.load_state_dict(weights, strict=False).unexpected_keys
+    loss = trls._compute_loss(trls.model, DataCollatorForPreference(tokenizer.pad_token_id)(list(rows)), False)
+    assert series(ours)[0] == pytest.approx(loss.item(), rel=1e-5)
+    assert abs(loss.item() - 0.6931) > 1e-3, "the policy is not the reference"
+
+
+def test_kept_log_probs_of_the_reference_give_the_same_losses(straight, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HONEST_PERSONA_CACHE", str(tmp_path / "cache"))
+    rows = feedback_rows("dpo")
+    first, _ = trained(tmp_path, "dpo", rows, reference_logprobs="cached")
+    assert (series(first) - series(straight("dpo", 3)[0])).abs().max() <= 1e-5
+    assert "0 rows were kept, of 24 not" in capsys.readouterr().out
+    (path,) = (tmp_path / "cache" / "reference_logprobs").glob("*/*")
+    more = feedback_rows("dpo", 30)
+    assert more[:24] == rows[:24]
+    trained(tmp_path, "dpo", more.select(range(29, -1, -1)), reference_logprobs="cached", steps=1)
+    assert "24 rows were kept, of 6 not" in capsys.readouterr().out, "reordered and extended"
+    assert len(list(path.parent.iterdir())) == 2
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"reference_logprobs: .*not whole"):
+        trained(tmp_path, "dpo", rows, reference_logprobs="cached")
+
+
+def test_one_changed_weight_makes_another_reference():
+    model = random_adapter(base_model(), form_of(adapter_scope="response"))
+    before = whole_fingerprint(model)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_" in name:
+                p.add_(1)
+    assert whole_fingerprint(model) == before, "the policy trains, and the reference is the base model"
+    with torch.no_grad():
+        model.get_parameter("base_model.model.model.layers.1.mlp.up_proj.base_layer.weight").flatten()[-1] += 1e-3
+    assert whole_fingerprint(model) != before
+
+
+class TestReferenceAdapter:
+    """`reference: start` of a run that continues an adapter, and `reference: FOLDER`."""
+
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("adapter")
+        trained(folder, "sft", steps=2)[0].save_model()
+        return folder
+
+    @pytest.mark.parametrize("scope", ["response", "all"])
+    @pytest.mark.parametrize("frozen", [True, False])
+    def test_policy_and_reference_are_equal_at_the_start(self, folder, scope, frozen):
+        form = form_of(token=False, adapter_scope=scope)
+        model = random_adapter(base_model(), form, std=0.3)
+        wanted = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        add_reference(model, folder)
+        assert {name for name, p in model.named_parameters() if p.requires_grad} == set(wanted)
+        ids = torch.randint(10, 500, (2, 9))
+        gate = activation_arguments(scope, torch.tensor([4, 6]), 9)
+        with ungated(model) if frozen else nullcontext(), torch.no_grad():
+            gate = {} if frozen else gate
+            with reference_on(model):
+                reference = model(ids, **gate).logits
+            policy = model(ids, **gate).logits
+            for name, p in wanted.items():
+                p.copy_(model.get_parameter(name.replace(".default.", ".reference.")))
+            assert torch.equal(model(ids, **gate).logits, reference)
+        assert not torch.equal(policy, reference)
+
+    def test_only_the_trained_adapter_is_saved(self, folder, tmp_path):
+        model = random_adapter(base_model(), form_of(token=False, adapter_scope="response"))
+        add_reference(model, folder)
+        weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        save_weights(model, tmp_path, weights, gate_of(model))
+        assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".md") == [
+            "adapter_config.json",
+            "adapter_model.safetensors",
+        ]
+        assert not [name for name in load_file(tmp_path / "adapter_model.safetensors") if "reference" in name]
