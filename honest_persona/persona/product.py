@@ -21,6 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from honest_persona.base.errors import UserError
 from honest_persona.base.number_format import FormatName, format_of
 from honest_persona.base.progress import Progress
+from honest_persona.config.objectives import DEFAULT_OBJECTIVE, spec_of
 from honest_persona.data.conversation import checked_conversation
 from honest_persona.data.messages import Message
 from honest_persona.modeling.adapters.active import check_active
@@ -149,8 +150,13 @@ class PersonaFolder:
 
     @classmethod
     def read(cls, folder: Path) -> "PersonaFolder":
-        """Raises UserError: no adapter there, or one that is not whole."""
+        """Raises UserError: no adapter there, one that is not whole, or one that writes no reviews."""
         card = AdapterCard.load(folder)
+        if (objective := spec_of(card.config.get("objective", DEFAULT_OBJECTIVE))).trains_answers:
+            raise UserError(
+                f"{folder}: objective {objective.name} trained this adapter on the main persona's answers: it "
+                "writes no reviews; name an adapter of objective persona"
+            )
         return cls(folder, card, TokenFormat.of(read_tokenizer(str(folder)), card.persona))
 
     @cached_property
