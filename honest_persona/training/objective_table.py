@@ -34,6 +34,10 @@ Collator = Callable[[TokenFormat], Callable[[list[Any]], Any]]
 """Token format -> what makes a batch of rows."""
 
 
+def _no_check(rows: Dataset, batches: PersonaBatches) -> None:
+    """For losses that every step can compute."""
+
+
 @dataclass(frozen=True)
 class Objective:
     name: str
@@ -57,7 +61,7 @@ class Objective:
     """What each row is, for the identity of a run."""
     answers: int = 1
     """Sequences of a batch that a row becomes."""
-    check: Callable[[Dataset, PersonaBatches], None] = lambda rows, batches: None
+    check: Callable[[Dataset, PersonaBatches], None] = _no_check
     """Raises UserError: the loss cannot be computed on one of the planned steps."""
 
 
@@ -93,7 +97,7 @@ def _on_answers(spec: ObjectiveSpec) -> Objective:
         lengths=answer_lengths,
         names=answer_names,
         answers=2 if spec.rows == "pairs" else 1,
-        **({"check": partial(_check_prompts, objective=spec.name)} if spec.needs_kl else {}),
+        check=partial(_check_prompts, objective=spec.name) if spec.needs_kl else _no_check,
     )
 
 
