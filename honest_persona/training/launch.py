@@ -250,7 +250,8 @@ def _save(trainer: ResumableRun, run: _Run) -> None:
         finished.mark(run.folder, trainer.state.global_step, run.identity)
     trainer.accelerator.wait_for_everyone()
     say(f"adapter saved in {run.folder}")
-    hand_out(f"next: python eval.py --adapter {run.folder}")  # a command to copy: not broken
+    if not spec_of(run.assembly.config.objective).trains_answers:
+        hand_out(f"next: python eval.py --adapter {run.folder}")  # a command to copy: not broken
 
 
 def _tell_data(material: Material, seq_len: int) -> None:
