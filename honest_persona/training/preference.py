@@ -107,7 +107,7 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
         return found
 
     def _check_rise(self, rise: float) -> None:
-        if self.max_nll_rise in ("off", None) or rise <= self.max_nll_rise:
+        if self.max_nll_rise is None or self.max_nll_rise == "off" or rise <= self.max_nll_rise:
             return
         raise UserError(
             f"max_nll_rise: at step {self.state.global_step} the answers that should stay likely are {rise:.2f} nats "

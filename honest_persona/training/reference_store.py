@@ -67,7 +67,7 @@ class LogProbStore:
         if not new:
             return
         values = np.concatenate([np.asarray(row, np.float32) for row in new.values()])
-        tensors = {
+        tensors: dict[str, np.ndarray] = {
             "keys": np.frombuffer(b"".join(new), np.uint8).reshape(-1, _KEY_BYTES),
             "lengths": np.array([len(row) for row in new.values()], np.int64),
             "values": values,
