@@ -5,12 +5,12 @@ imported, so `load_environment` must come before. Importing them takes seconds: 
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from honest_persona.base import json_text
 from honest_persona.base.console import console, hand_out, one_line, say, tell
@@ -39,7 +39,10 @@ KEPT: Mapping[str, str] = MappingProxyType(
 def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print what a config's data holds: what is kept, how it is split, and what is rejected and why."""
     from honest_persona.config.load import load_config
+    from honest_persona.config.objectives import spec_of
     from honest_persona.data.check import check_selection, fitted_arguments
+    from honest_persona.data.feedback_inventory import feedback_inventory, print_feedback_inventory
+    from honest_persona.data.feedback_load import load_feedback_parts
     from honest_persona.data.inventory import inventory, print_inventory
     from honest_persona.data.load import read_splits
 
@@ -49,34 +52,47 @@ def data(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     except UserError:
         load_config(args.config, overrides, checks=[check_selection])  # what is wrong with the data stands beside it
         raise
-    counts = {"dataset": config.dataset, **inventory(*read_splits(config))}
+    spec = spec_of(config.objective)
+    if spec.trains_answers:
+        found, show = feedback_inventory(*load_feedback_parts(config), spec), print_feedback_inventory
+    else:
+        found, show = inventory(*read_splits(config)), print_inventory
+    counts = {"dataset": config.dataset, **found}
     if args.json:
         hand_out(json_text.dumps(counts))
     else:
-        print_inventory(counts)
+        show(counts)
     load_config(args.config, overrides, checks=[check_selection])  # what stops a run is told below the table
 
 
 def tokens(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Print training rows token by token, as the collator gets them."""
     config = _config(args, overrides)
+    from honest_persona.config.objectives import spec_of
     from honest_persona.modeling.token_format import token_format
     from honest_persona.prompts import show
+    from honest_persona.prompts.feedback_prepare import token_rows
     from honest_persona.prompts.prepare import prepare
 
     # a smaller choice of samples is a part of a larger one, so the run trains on these rows
     n = args.n if config.num_samples is None else min(args.n, config.num_samples)
     form = token_format(config)
-    material = prepare(config.model_copy(update={"num_samples": n}), form)
-    if material.too_long:
-        tell(f"left out as longer than seq_len {config.seq_len}: {', '.join(map(one_line, material.too_long))}")
+    first = config.model_copy(update={"num_samples": n})
+    rows: Iterable[Mapping[str, Any]]
+    if spec_of(config.objective).trains_answers:
+        rows = token_rows(first, form)
+    else:
+        material = prepare(first, form)
+        rows = material.rows
+        if material.too_long:
+            tell(f"left out as longer than seq_len {config.seq_len}: {', '.join(map(one_line, material.too_long))}")
     if args.json:
-        for row in material.rows:
+        for row in rows:
             hand_out(json_text.dumps(show.as_json(row)))
         return
     out = console()
     out.print(show.legend(), "")
-    for row in material.rows:
+    for row in rows:
         out.print(show.render(row, form))
 
 

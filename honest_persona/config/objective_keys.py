@@ -38,6 +38,7 @@ def _mixture(value: Any) -> Any:
 
 
 Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 
 
@@ -80,7 +81,24 @@ class ObjectiveKeys(BaseModel):
     undesirable_token_id: TokenId | None = None
     """id of the control token in front of undesirable answers; null: chosen for the model"""
 
-    @field_validator(*objectives.loss_keys(), *objectives.REFERENCE_KEYS, "max_nll_rise", mode="before")
+    pairing: Literal["best_worst", "closest", "random"] | None = None
+    """which two of a prompt's scored answers are a pair: best and worst, the two closest ones, or two by chance"""
+    min_margin: NotNegative | None = None
+    """pairs whose answers' scores differ by less are left out, as are those whose margin is smaller"""
+    label_threshold: Annotated[float, Field(allow_inf_nan=False)] | Literal["median"] | None = None
+    """scored answers are desirable from this score on; median: that of the training rows"""
+    keep_desirable: Share | None = None
+    """share of the desirable training rows that is used, chosen by the seed"""
+    keep_undesirable: Share | None = None
+    """share of the undesirable training rows that is used, chosen by the seed"""
+
+    @field_validator(
+        *objectives.loss_keys(),
+        *objectives.REFERENCE_KEYS,
+        *(key for keys in objectives.VIEW_KEYS.values() for key in keys),
+        "max_nll_rise",
+        mode="before",
+    )
     @classmethod
     def _default(cls, value: Any, info: ValidationInfo) -> Any:
         """The objective's default for a key that is not given; None where the objective does not read it."""
@@ -91,5 +109,11 @@ class ObjectiveKeys(BaseModel):
         return _SHARED_DEFAULTS[key] if key in _SHARED_DEFAULTS else objectives.default_of(key, objective, also)
 
 
-_SHARED_DEFAULTS = {"reference": "start", "reference_logprobs": "auto", "max_nll_rise": DEFAULT_NLL_RISE}
+_SHARED_DEFAULTS: dict[str, Any] = {
+    "reference": "start",
+    "reference_logprobs": "auto",
+    "max_nll_rise": DEFAULT_NLL_RISE,
+}
+_SHARED_DEFAULTS |= {"pairing": "best_worst", "min_margin": 0.0}
+_SHARED_DEFAULTS |= {"label_threshold": "median", "keep_desirable": 1.0, "keep_undesirable": 1.0}
 """Of keys that have one default for all objectives that read them."""

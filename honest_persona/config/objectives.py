@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+from honest_persona.config.own_rows import FEEDBACK_COLUMNS, OWN_COLUMNS
+
 RowKind = Literal["records", "pairs", "labels", "responses"]
 """records: reviews of the honest persona; pairs: a chosen and a rejected answer to one prompt; labels: an answer that
 is desirable or not; responses: an answer to learn."""
@@ -19,6 +21,15 @@ Divisor = Literal["tokens", "pairs", "rows"]
 REFERENCE_KEYS = ("reference", "reference_logprobs")
 ANSWER_KEYS = ("also", "max_nll_rise")
 """Keys of every objective that trains answers."""
+VIEW_KEYS: Mapping[RowKind, tuple[str, ...]] = MappingProxyType(
+    {
+        "records": (),
+        "pairs": ("pairing", "min_margin"),
+        "labels": ("label_threshold", "keep_desirable", "keep_undesirable"),
+        "responses": (),
+    }
+)
+"""Keys that say how an objective's rows are made of the data's, where these are of another kind."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ class ObjectiveSpec:
     def keys(self) -> tuple[str, ...]:
         """All keys of the config that this objective reads and some other does not."""
         reference = REFERENCE_KEYS if self.needs_reference else ()
-        return *self.own_keys, *reference, *(ANSWER_KEYS if self.trains_answers else ())
+        return *self.own_keys, *reference, *VIEW_KEYS[self.rows], *(ANSWER_KEYS if self.trains_answers else ())
 
 
 class LossTerm(NamedTuple):
@@ -213,6 +224,9 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "no token of an answer would be trained" if spec.trains_answers else "reviews have no answer's first token"
         )
         yield "adapter_scope", f"objective {spec.name}: {reason}; use {spec.scope} (the default) or all"
+    known = FEEDBACK_COLUMNS if spec.trains_answers else OWN_COLUMNS
+    if unknown := [name for name in values.get("columns") or () if name not in known]:
+        yield "columns", f"objective {spec.name} reads no column {unknown[0]!r}; it reads {', '.join(known)}"
     good, bad = values.get("desirable_token_id"), values.get("undesirable_token_id")
     if good is not None and good == bad:
         yield "undesirable_token_id", f"must differ from desirable_token_id, got {bad} twice"

@@ -28,6 +28,11 @@ OWN_COLUMNS = (
     "tags",
 )
 """What a row of the user's own may hold; all but the conversation and the flag may be absent."""
+FEEDBACK_COLUMNS = (
+    *("messages", "system", "task", "tools", "chosen", "rejected", "response", "responses", "label", "score", "scores"),
+    *("margin", "chosen_score", "rejected_score", "topic", "group", "split", "id", "prompt_id", "model", "about"),
+)
+"""What a row of feedback may hold: a prompt, and whatever is known of answers to it."""
 
 TRUE, FALSE = frozenset(("true", "yes", "y", "1")), frozenset(("false", "no", "n", "0"))
 """Labels, as `plain_label` writes them, that mean true and false."""
@@ -55,7 +60,7 @@ def _mapping(value: Any, check: Callable[[str, Any], str | None]) -> dict[str, A
 
 def _columns(value: Any) -> Any:
     def problem(ours: str, theirs: Any) -> str | None:
-        if ours not in OWN_COLUMNS:
+        if ours not in OWN_COLUMNS + FEEDBACK_COLUMNS:
             return f"{ours!r} is none of {', '.join(OWN_COLUMNS)}; write {{flag: NAME_OF_YOUR_COLUMN}}"
         if theirs is None or (isinstance(theirs, str) and theirs):
             return None

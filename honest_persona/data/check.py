@@ -15,14 +15,17 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.ranks import rank
 from honest_persona.config.keys import RunConfig
 from honest_persona.config.load import ALIASES, load_config
+from honest_persona.config.objectives import DEFAULT_OBJECTIVE, spec_of
 from honest_persona.config.own_rows import ROW_KEYS
 from honest_persona.config.parsing import Entry, read_arguments, read_file
+from honest_persona.data.feedback_check import check_feedback
 from honest_persona.data.load import load_records
 from honest_persona.data.rejections import OF_FILES, Candidate, Rejection, remedy_for
 from honest_persona.data.selection import Selection, hint, names_of, unknown_names
+from honest_persona.data.sources.feedback import EXAMPLES, FeedbackForm
 from honest_persona.data.sources.find import find_source
 from honest_persona.data.sources.own import EXAMPLE, OwnRows, no_column
-from honest_persona.data.sources.source import Source
+from honest_persona.data.sources.source import RowForm, Source
 
 
 def load_run_config(path: str | None, argv: Sequence[str]) -> RunConfig:
@@ -42,7 +45,9 @@ def fitted_arguments(path: str | None, argv: Sequence[str]) -> list[str]:
     of_file = _by_key(read_file(path)[0])
     dataset = given["dataset"]
     try:
-        source = find_source(dataset, OwnRows.of(_sound_row_keys(of_file | given)))
+        source = find_source(
+            dataset, row_form({**_sound_row_keys(of_file | given), "objective": (of_file | given).get("objective")})
+        )
         topics, models = source.topics, source.summary.models
     except UserError:
         return list(argv)  # what is wrong is told with all else
@@ -63,6 +68,12 @@ def fitted_arguments(path: str | None, argv: Sequence[str]) -> list[str]:
                 gone = one_line(", ".join(lacking))
                 tell(f"{key} of {path}: {gone}: not in {one_line(dataset)}, left out")
     return [*argv, *added]
+
+
+def row_form(values: Mapping[str, Any]) -> RowForm:
+    """How rows are read for a config's objective: as records of the honest persona, or as feedback."""
+    spec = spec_of(values.get("objective") or DEFAULT_OBJECTIVE)
+    return FeedbackForm.of(values) if spec.trains_answers else OwnRows.of(values)
 
 
 def _by_key(entries: Iterable[Entry]) -> dict[str, Any]:
@@ -87,12 +98,13 @@ def check_selection(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if values.get("use_dummy_data") or "dataset" not in values:
         return
     try:
-        source = find_source(values["dataset"], OwnRows.of(values))
+        source = find_source(values["dataset"], row_form(values))
     except UserError as error:
         yield "dataset", str(error)
         return
-    if not source.summary.names:
-        yield "dataset", _wrong_shape(source)
+    spec = spec_of(values.get("objective") or DEFAULT_OBJECTIVE)
+    if not source.summary.topics:
+        yield "dataset", _wrong_shape(source, EXAMPLES.get(spec.rows, EXAMPLE))
         return
     problems: list[tuple[str, str]] = []
     train, validation = (names_of(values.get(key, ())) for key in ("train_topics", "validation_topics"))
@@ -105,6 +117,9 @@ def check_selection(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     problems += unknown_names(source, asked.in_source(source), "topics")
     for topic in sorted(set(train or ()) & set(validation or ())):
         problems.append(("validation_topics", f"{topic!r} is in train_topics too: remove it from one of the two"))
+    if spec.trains_answers:
+        yield from problems or check_feedback(source, values)
+        return
     if not problems and Selection.KEYS.issubset(values):
         loaded = load_records(values["dataset"], Selection.of(values))
         for ours, theirs in (values.get("columns") or {}).items():
@@ -124,14 +139,14 @@ def check_selection(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from problems
 
 
-def _wrong_shape(source: Source) -> str:
+def _wrong_shape(source: Source, example: str) -> str:
     """Why no row of a dataset can be used; in one sentence where there is one reason, and with a row that works."""
     found: dict[str, list[Rejection]] = {}
     for outcome in source.outcomes():
         assert not isinstance(outcome, Candidate), "the summary saw none"
         found.setdefault(outcome.reason, []).append(outcome)
     says_form = not found or not OF_FILES.issuperset(reason.partition(":")[0] for reason in found)
-    works = f" A row that works: {EXAMPLE}" if source.batch_files is None and says_form else ""
+    works = f" A row that works: {example}" if source.batch_files is None and says_form else ""
     if not found:
         return f"{source.label!r} has no row.{works}"
     n = sum(map(len, found.values()))

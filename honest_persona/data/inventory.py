@@ -2,11 +2,12 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from honest_persona.base.console import Column, Table, counted, one_line, say, show
 from honest_persona.base.words import NOT_STATED, OWN, other
+from honest_persona.data.feedback_load import LoadedFeedback
 from honest_persona.data.kept import Records
 from honest_persona.data.load import Loaded
 from honest_persona.data.rejections import Rejection, remedy_for
@@ -33,26 +34,38 @@ def inventory(loaded: Loaded, splits: Splits | None = None) -> dict[str, Any]:
         "by_variant_and_flag": _counts(_cells(loaded.records)),
         "by_model": _counts(loaded.records.values("model")),
         "by_intervention": _counts(loaded.records.values("intervention_name")),
-        "rejections": {
-            reason: {"total": total, "remedy": remedy_for(reason), "examples": _examples(loaded.rejections, reason)}
-            for reason, total in loaded.rejected.most_common()
-        },
+        **reading(loaded, COLUMNS | USUAL_COLUMNS),
     }
-    if loaded.notes:
-        counts["notes"] = dict(sorted(loaded.notes.items(), key=lambda note: -note[1]))
-    if loaded.config is not None:
-        counts["config"] = loaded.config
-    if loaded.splits:
-        counts["splits_of_the_dataset"] = dict(loaded.splits)
-    if loaded.ignored:
-        counts["ignored_columns"] = {
-            name: {"rows": rows, "did_you_mean": _close(name)} for name, rows in sorted(loaded.ignored.items())
-        }
     if splits is not None:
         counts["splits"] = {name: _part(part) for name, part in splits._asdict().items()}
         if note := one_flag(splits):
             counts["one_flag"] = note
     return counts
+
+
+def reading(loaded: Loaded | LoadedFeedback, known: Collection[str]) -> dict[str, Any]:
+    """What stands beside the counts of rows: rejections with their remedies, notes, splits, columns that are not used.
+
+    Args:
+        known: names of columns, one of which a column that is not used may be meant to be.
+    """
+    found: dict[str, Any] = {
+        "rejections": {
+            reason: {"total": total, "remedy": remedy_for(reason), "examples": _examples(loaded.rejections, reason)}
+            for reason, total in loaded.rejected.most_common()
+        }
+    }
+    if loaded.notes:
+        found["notes"] = dict(sorted(loaded.notes.items(), key=lambda note: -note[1]))
+    if loaded.config is not None:
+        found["config"] = loaded.config
+    if loaded.splits:
+        found["splits_of_the_dataset"] = dict(loaded.splits)
+    if loaded.ignored:
+        found["ignored_columns"] = {
+            name: {"rows": rows, "did_you_mean": _close(name, known)} for name, rows in sorted(loaded.ignored.items())
+        }
+    return found
 
 
 def print_inventory(counts: dict[str, Any]) -> None:
@@ -63,13 +76,7 @@ def print_inventory(counts: dict[str, Any]) -> None:
         f"what is kept has {counted(counts['items'], 'item')}"
     )
     without = set(counts["by_variant"]) <= {NO_VARIANT}
-    if "config" in counts:
-        say(f"config of the dataset: {one_line(counts['config'])}")
-    if "splits_of_the_dataset" in counts:
-        told = (
-            f"{one_line(name)} ({part or 'seeded split'})" for name, part in counts["splits_of_the_dataset"].items()
-        )
-        say(f"splits of the dataset: {', '.join(told)}")
+    print_origin(counts)
     for key in ("topic", "variant", "flag", "variant_and_flag", "model", "intervention"):
         if (without and key.startswith("variant")) or set(counts[f"by_{key}"]) <= {NOT_STATED, OWN}:
             continue  # the data does not say
@@ -87,6 +94,22 @@ def print_inventory(counts: dict[str, Any]) -> None:
         show(table)
     if "one_flag" in counts:
         say(f"\n{counts['one_flag']}")
+    print_reading(counts)
+
+
+def print_origin(counts: dict[str, Any]) -> None:
+    """Which config and splits of a dataset were taken, where it has such."""
+    if "config" in counts:
+        say(f"config of the dataset: {one_line(counts['config'])}")
+    if "splits_of_the_dataset" in counts:
+        told = (
+            f"{one_line(name)} ({part or 'seeded split'})" for name, part in counts["splits_of_the_dataset"].items()
+        )
+        say(f"splits of the dataset: {', '.join(told)}")
+
+
+def print_reading(counts: dict[str, Any]) -> None:
+    """How rows are read, which columns are not used, what was rejected and why."""
     if "notes" in counts:
         table = Table("", [Column("how rows are read", "prose"), Column("rows")])
         for note, rows in list(counts["notes"].items())[:_SHOWN_NOTES]:
@@ -98,7 +121,7 @@ def print_inventory(counts: dict[str, Any]) -> None:
             close = entry["did_you_mean"]
             table.add(name, f"{entry['rows']:,}", f"did you mean `{close}`?" if close else "")
         show(table)
-    if rejected:
+    if counts["rejected"]:
         table = Table("", [Column("rejected because", "name"), Column("n"), Column("what to do", "prose")])
         for reason, entry in counts["rejections"].items():
             table.add(reason, f"{entry['total']:,}", entry["remedy"])
@@ -118,8 +141,7 @@ def one_flag(splits: Splits) -> str | None:
     return f"all training records are {flags[0]}: from them no flag can be learnt; add rows of {other(flags[0])}"
 
 
-def _close(name: str) -> str | None:
-    known = COLUMNS | USUAL_COLUMNS
+def _close(name: str, known: Collection[str]) -> str | None:
     return None if name in known else next(iter(difflib.get_close_matches(name, known, n=1)), None)
 
 

@@ -4,14 +4,16 @@ Every intervention is counted once, under the first reason that applies, in this
 
 1. Defects of the data, whatever was selected: missing_field, wrong_type, repeated_key, not_unicode, not_finite,
    nested_too_deep, no_conversation, bad_conversation, no_flag, two_labels, reserved_topic, unknown_variant,
-   unknown_split, empty_response, empty_intervention, empty_review, unknown_flag, variant_b_without_prompt; and what
-   rejects a whole line, row, file or folder: malformed_json, malformed_csv, wrong_number_of_cells, unreadable_row,
-   not_utf8, unknown_encoding, damaged_text, unreadable_file, empty_file, git_lfs_pointer, another_kind, damaged_file,
-   unpacks_too_large, topic_mismatch, topic_without_files.
+   unknown_split, empty_response, empty_intervention, empty_review, unknown_flag, variant_b_without_prompt; of feedback
+   alone: half_pair, no_prompt, empty_prompt, two_prompts, equal_answers, label_not_bool, no_number, negative_margin,
+   scores_differ, unknown_feedback; and what rejects a whole line, row, file or folder: malformed_json, malformed_csv,
+   wrong_number_of_cells, unreadable_row, not_utf8, unknown_encoding, damaged_text, unreadable_file, empty_file,
+   git_lfs_pointer, another_kind, damaged_file, unpacks_too_large, topic_mismatch, topic_without_files.
 2. What the run did not ask for: topic_not_selected, model_not_selected, intervention_type_not_selected.
 3. What cannot train: flag_not_trainable:AMBIGUOUS and :ERROR.
 4. Quality filters: tag:<the first of tags_to_filter that the record carries>.
-5. Sampling: outside_topic_share; and last duplicate_id, among what is left.
+5. Sampling: outside_topic_share; and last duplicate_id, among what is left; of feedback also prompt_id_of_two, and of
+   records that are read as feedback answer_read and answer_with_two_flags.
 
 So a defect of the files shows in every run over them, and a quality filter counts only records that the run would
 otherwise have used. Group 1 is found by the readers (sources/), groups 2 to 5 by load.py and selection.py.
@@ -66,6 +68,19 @@ REMEDIES = {
     "unknown_flag": "Use PASS or FAIL (AMBIGUOUS and ERROR are known, and not trained on), or say in flag_values "
     "what your labels mean.",
     "variant_b_without_prompt": "Give the item a system prompt B, or remove its B inferences.",
+    "half_pair": "Give both `chosen` and `rejected`, or one `response` with a `label`.",
+    "no_prompt": "Give the prompt: `prompt`, or `messages` that end with what the user said.",
+    "empty_prompt": "Write the prompt, or remove the row.",
+    "two_prompts": "Give all answers of a row to one prompt: what stands in front of the last message must be one.",
+    "equal_answers": "Remove the pair, or make it again: from two equal answers nothing can be learnt.",
+    "label_not_bool": "Write true (desirable) or false, or say in flag_values what your labels mean.",
+    "no_number": "Write a finite number as `{detail}`: no text, no NaN, no Infinity.",
+    "negative_margin": "Swap `chosen` and `rejected`: by their scores the rejected answer is the better one.",
+    "scores_differ": "Give one score for each of the responses.",
+    "unknown_feedback": "Use binary_feedback, pairwise_feedback or scalar_feedback as `type`, or leave `type` out.",
+    "prompt_id_of_two": "Give each prompt a `prompt_id` of its own, or leave it out: columns: {prompt_id: null}.",
+    "answer_read": "Nothing to do: other interventions on an answer say nothing new about the answer.",
+    "answer_with_two_flags": "Keep one of the flags: another intervention on the same answer has the other one.",
     "topic_not_selected": "Name the topic in train_topics or validation_topics to use it.",
     "model_not_selected": "Name the model in data_model_source to use it.",
     "intervention_type_not_selected": "Name the type in intervention_types to use it.",

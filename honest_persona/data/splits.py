@@ -8,23 +8,25 @@ import hashlib
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from honest_persona.base.grouping import grouped
 from honest_persona.base.words import ACROSS, WITHIN
-from honest_persona.data.kept import Records
+from honest_persona.data.kept import Kept, Records
 from honest_persona.data.records import Record
 
+K = TypeVar("K", bound=Kept[Any])
 
-class Splits(NamedTuple):
+
+class Splits(NamedTuple, Generic[K]):
     """No item is in two parts."""
 
-    train: Records
-    within: Records
+    train: K
+    within: K
     """Held-out items of the trained topics."""
-    across: Records
+    across: K
     """The validation topics."""
-    unused: Records
+    unused: K
     """Records of validation topics that the data itself gives to training (`Record.split`)."""
 
 
@@ -40,14 +42,18 @@ def in_share(item_id: str, frac: float, seed: int) -> bool:
 
 def split_records(
     records: Sequence[Record], validation_topics: Collection[str], val_item_frac: float, seed: int
-) -> Splits:
+) -> Splits[Records]:
     """Split by cluster (the item, or the group that the data names).
 
     Records of `validation_topics` are `across`. Of the other records a share `val_item_frac` is `within`, unless the
     data itself names the part of a record. An item that occurs in a validation topic and in a trained topic is
     `across` with all its records, so that no training sees its content.
     """
-    records = Records.of(records)
+    return split_rows(Records.of(records), validation_topics, val_item_frac, seed)
+
+
+def split_rows(records: K, validation_topics: Collection[str], val_item_frac: float, seed: int) -> Splits[K]:
+    """The same of records or of feedback."""
     topics, items, own = records.values("topic"), records.values("item_id"), records.values("split")
     across_items = {item for item, topic in zip(items, topics, strict=True) if topic in validation_topics}
     places: dict[str, list[int]] = {part: [] for part in Splits._fields}

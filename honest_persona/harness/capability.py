@@ -28,7 +28,7 @@ from honest_persona.base.files import write_text
 from honest_persona.base.number_format import FormatName
 from honest_persona.base.output import check_writable
 from honest_persona.base.progress import rounds
-from honest_persona.data.sources.builtin import builtin_folder
+from honest_persona.data.sources.builtin import builtin_path
 from honest_persona.experiments.facts import RECORDS, datasets_of
 from honest_persona.harness.facts import instructed_documents
 from honest_persona.harness.responses import Comparison, Results, compare, print_table, verdict
@@ -175,7 +175,7 @@ def facts_folder(facts: str | None, names: list[str]) -> str | None:
     if FACTS_TASK not in names:
         raise UserError(f"--facts: is for {FACTS_TASK}, which is not among --tasks; leave one of the two out")
     dataset = datasets_of(facts, "--facts")[RECORDS]
-    root = builtin_folder(dataset) if dataset.startswith("builtin:") else Path(dataset)
+    root = builtin_path(dataset) if dataset.startswith("builtin:") else Path(dataset)
     if not instructed_documents(root):
         raise UserError(f"--facts: {facts}: no item names its truth; give what `generate facts` wrote")
     return str(root)

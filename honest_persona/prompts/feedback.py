@@ -22,6 +22,7 @@ from honest_persona.base.console import counted, one_line
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import followed
 from honest_persona.base.spool import IN_MEMORY_BYTES, Spool
+from honest_persona.config.objectives import RowKind
 from honest_persona.data.feedback import Feedback
 from honest_persona.data.messages import Message
 from honest_persona.prompts.answers import answer_segments, asked_segments
@@ -39,7 +40,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
 }
 """Columns of what an objective trains on, by its `rows`. `group` names rows that are not independent: the data's own
 group, or else the prompt. `margin` is null where a pair has none; `label` is true for desirable."""
-_ANSWER_COLUMNS = {"pairs": ("chosen_ids", "rejected_ids"), "labels": ("response_ids",), "responses": ("response_ids",)}
+ANSWER_COLUMNS = {"pairs": ("chosen_ids", "rejected_ids"), "labels": ("response_ids",), "responses": ("response_ids",)}
 _AT_ONCE = 64
 
 
@@ -90,7 +91,7 @@ def response_tokens(messages: Sequence[Message], answer: Message, form: TokenFor
 
 def encode_feedback(
     rows: Sequence[Feedback],
-    kind: str,
+    kind: RowKind,
     form: TokenFormat,
     seq_len: int,
     overlong: str,
@@ -118,7 +119,7 @@ def encode_feedback(
                 why = why or f"{one_line(row.id)}: {error}"
                 found.not_shown.append(row.id)
                 continue
-            answers = [made[name] for name in _ANSWER_COLUMNS[kind]]
+            answers = [made[name] for name in ANSWER_COLUMNS[kind]]
             n = len(made["prompt_ids"]) + max(map(len, answers))
             most = max(most, n)
             if n > seq_len:
@@ -129,7 +130,7 @@ def encode_feedback(
                 found.topics[row.topic] += 1
                 yield made
 
-    encoded = _table(fitting(), SCHEMAS[kind], in_memory_bytes)
+    encoded = feedback_table(fitting(), kind, in_memory_bytes)
     if found.too_long and (overlong == "error" or not encoded):
         raise UserError(
             f"seq_len: {len(found.too_long)} of {counted(len(rows), 'row')} are longer than {seq_len} tokens, the "
@@ -139,19 +140,24 @@ def encode_feedback(
     return found._replace(rows=encoded, why_not_shown=why)
 
 
-def _row(row: Feedback, kind: str, form: TokenFormat) -> dict[str, Any]:
+def _row(row: Feedback, kind: RowKind, form: TokenFormat) -> dict[str, Any]:
     answers = [response_tokens(row.messages, answer, form, row.tools).ids for answer in row.messages_of_answers]
+    if form.control is not None:  # of a format for conditional SFT alone, which trains on labels
+        assert row.label is not None
+        answers = [[form.control.desirable if row.label else form.control.undesirable, *ids] for ids in answers]
     values: dict[str, Any] = {
         "row_id": row.id,
         "group": row.cluster,
         "topic": row.topic,
         "prompt_ids": prompt_tokens(row.messages, form, row.tools).ids,
-        **dict(zip(_ANSWER_COLUMNS[kind], answers, strict=True)),
+        **dict(zip(ANSWER_COLUMNS[kind], answers, strict=True)),
     }
     return values | {name: getattr(row, name) for name in ("margin", "label") if name in SCHEMAS[kind].names}
 
 
-def _table(rows: Iterator[dict[str, Any]], schema: pa.Schema, in_memory_bytes: int) -> Dataset:
+def feedback_table(rows: Iterator[dict[str, Any]], kind: RowKind, in_memory_bytes: int = IN_MEMORY_BYTES) -> Dataset:
+    """Rows by `SCHEMAS`, in their order; in a mapped file where they are many. Raises UserError: the disk is full."""
+    schema = SCHEMAS[kind]
     with Spool(in_memory_bytes) as spool, pa.ipc.new_stream(spool, schema) as stream:
         while chunk := list(islice(rows, _AT_ONCE)):
             stream.write_table(pa.Table.from_pylist(chunk, schema))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -13,7 +14,6 @@ from honest_persona.base.words import ACROSS, WITHIN
 from honest_persona.config.keys import RunConfig
 from honest_persona.data.kept import Records
 from honest_persona.data.load import Loaded, load_splits
-from honest_persona.data.records import Record
 from honest_persona.data.splits import Splits, limit_records, sample_per_topic
 from honest_persona.prompts.appended import augmented
 from honest_persona.prompts.encoding import encode_records
@@ -33,7 +33,7 @@ class Material:
 
     rows: Dataset
     """As rows.py makes them."""
-    parts: dict[str, list[Record]]
+    parts: dict[str, list[Any]]
     """Records of the heavy log by part: `within` (held-out items of trained topics) and `across` (other topics)."""
     trained_topics: list[str]
     intervention: str
@@ -45,6 +45,8 @@ class Material:
     """Ids of training records left out because they are longer than `seq_len` tokens."""
     not_shown: str = ""
     """What was left out because the chat template cannot show it; empty for nothing."""
+    told: tuple[str, ...] = ()
+    """What a run says of its data, where `loaded` does not tell it."""
 
 
 def prepare(config: RunConfig, form: TokenFormat) -> Material:

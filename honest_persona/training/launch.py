@@ -277,6 +277,8 @@ def _tell_data(material: Material, seq_len: int) -> None:
                 + ("nothing shows what this training teaches" if not held_out else "their figures say next to nothing")
                 + "; give more rows, a larger val_item_frac, or rows with `split: validation`"
             )
+    for line in material.told:
+        say(line)
     if material.not_shown:
         say(f"data: left out are {material.not_shown}")
     if material.too_long:

@@ -19,6 +19,7 @@ from honest_persona.config.objectives import OBJECTIVES, ObjectiveSpec
 from honest_persona.config.trainer_options import TrainerOptions
 from honest_persona.prompts.collator import PersonaCollator, SplitCollator
 from honest_persona.prompts.feedback_collator import FeedbackCollator, SplitFeedbackCollator
+from honest_persona.prompts.feedback_prepare import prepare_feedback
 from honest_persona.prompts.prepare import Material, prepare
 from honest_persona.prompts.rows import row_names
 from honest_persona.prompts.tokens import TokenFormat
@@ -65,10 +66,6 @@ class Objective:
     """Raises UserError: the loss cannot be computed on one of the planned steps."""
 
 
-def _feedback(config: RunConfig, form: TokenFormat) -> Material:
-    raise UserError(f"dataset: rows for objective {config.objective} cannot be read yet")
-
-
 def _answer_settings(config: RunConfig) -> Mapping[str, Any]:
     return {
         "terms": config.loss_terms,
@@ -92,7 +89,7 @@ def _on_answers(spec: ObjectiveSpec) -> Objective:
         ObjectiveTrainer,
         whole.with_control_token if control else whole.of,
         split.with_control_token if control else split.of,
-        material=_feedback,
+        material=prepare_feedback,
         settings=_answer_settings,
         lengths=answer_lengths,
         names=answer_names,

@@ -49,10 +49,12 @@ def test_pairs():
 @pytest.mark.parametrize("in_memory_bytes", [2**30, 0])
 def test_labels_and_responses(in_memory_bytes):
     rows = [feedback(0, "label"), feedback(1, "label", label=False)]
-    found = encode_feedback(rows, "labels", FORM, 99, "error", in_memory_bytes)
+    found = encode_feedback(rows, "labels", FORM, 99, "error", in_memory_bytes=in_memory_bytes)
     assert found.rows["label"][:] == [True, False]
     assert found.topics == {"doors": 2}
-    examples = encode_feedback([rows[0], feedback(1, "response")], "responses", FORM, 99, "error", in_memory_bytes)
+    examples = encode_feedback(
+        [rows[0], feedback(1, "response")], "responses", FORM, 99, "error", in_memory_bytes=in_memory_bytes
+    )
     assert examples.rows.column_names == SCHEMAS["responses"].names
     assert examples.rows[0]["response_ids"] == found.rows[0]["response_ids"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from honest_persona.base.errors import UserError
 from honest_persona.data.rejections import remedy_for
-from honest_persona.data.sources.builtin import BUILTIN, builtin_folder
+from honest_persona.data.sources.builtin import BUILTIN, builtin_path
 from honest_persona.data.sources.folder import KINDS, READERS, read_folder, source_of
 from honest_persona.data.sources.hub import read_hub
 from honest_persona.data.sources.kinds import REMEDIES, bare_ending, kind_problem
@@ -25,7 +25,8 @@ def find_source(dataset: str, form: RowForm | None = None) -> Source:
     """
     form = form or OwnRows()
     if dataset.startswith("builtin:"):
-        return read_stage3(dataset, builtin_folder(dataset))
+        path = builtin_path(dataset)
+        return source_of(dataset, {"": [path]}, form) if path.suffix == ".gz" else read_stage3(dataset, path)
     name = dataset_name(dataset)
     path = name.path
     if os.path.isdir(path):  # and not path.is_dir(), which raises for a name that is too long

@@ -7,7 +7,7 @@ A question and its answer in two columns are a conversation too. All other colum
 missing, `OwnRows` says what stands in, and the outcome carries a note of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from sys import intern
@@ -35,6 +35,7 @@ from honest_persona.data.messages import transcript_id
 from honest_persona.data.records import columns_of, item_hash, strip_marker
 from honest_persona.data.rejections import KNOWN_FLAGS, Candidate, Outcome, without_defect
 from honest_persona.data.sources.column_names import BAD, FAIL_WORDS, GOOD, PASS_WORDS, spelled, true_is_good
+from honest_persona.data.sources.named_row import NamedRow, usual_columns
 from honest_persona.data.sources.rows import COLUMNS, parse_record_row
 
 EXAMPLE = (
@@ -67,14 +68,6 @@ _USUAL: Mapping[str, Sequence[str]] = {
 """The names under which a column is found where `columns` does not name it."""
 _OURS = {name: ours for ours, names in _USUAL.items() for name in names}
 USUAL_COLUMNS = frozenset(_OURS)
-_SPLIT_OF = {
-    "val": "validation",
-    "valid": "validation",
-    "dev": "validation",
-    "eval": "validation",
-    "test": "validation",
-}
-_SPLIT_OF |= {"training": "train", "held_out": "validation", "heldout": "validation"}
 
 
 @dataclass(frozen=True)
@@ -103,7 +96,7 @@ class OwnRows:
 
     def __call__(self, row: Any, file: str, place: str) -> Outcome:
         """The row as a record's columns, with notes on what stands in; or its rejection."""
-        if self._is_of_the_package(row):
+        if is_of_the_package(row, self.columns):
             return parse_record_row(row, file, place)
         record_id, ignored = None, ()
         try:
@@ -124,7 +117,7 @@ class OwnRows:
                     del names["response"]
             ignored = tuple(column for column, value in given.items() if column not in used and value is not None)
             own = {ours: given[theirs] for ours, theirs in names.items()}
-            reader = _Row(own, names, place)
+            reader = NamedRow(own, names, place)
             record_id = reader.name("id") or f"{Path(file).name}:{place}"
             values, notes = self._values(reader)
             notes += tuple(intern(no_column(o, t)) for o, t in self.columns if t is not None and t not in given)
@@ -135,27 +128,11 @@ class OwnRows:
         candidate = Candidate(file, place, {"id": record_id, **values}, ignored=ignored, notes=notes)
         return without_defect(candidate)
 
-    def _is_of_the_package(self, row: Any) -> bool:
-        """Whether a row is one that `write_jsonl` writes, or near enough to be measured by that."""
-        if not isinstance(row, dict):
-            return False
-        return row.keys() >= COLUMNS or (not self.columns and "intervention_name" in row and "variant" in row)
-
     def _names(self, row: Mapping[str, Any], place: str) -> dict[str, str]:
         """Our names of the row's columns, and the user's. A column with null or an empty cell is absent."""
-        mapped = dict(self.columns)
-        taken = set(mapped.values())
-        names = {ours: theirs for ours, theirs in mapped.items() if theirs is not None and _is_given(row, ours, theirs)}
-        found: dict[str, list[str]] = {}
-        for name in row:
-            ours = _OURS.get(spelled(name))
-            if ours is not None and ours not in mapped and name not in taken and _is_given(row, ours, name):
-                found.setdefault(ours, []).append(name)
-        for ours, usual in found.items():
-            order = _USUAL[ours]
-            _, first = min((order.index(spelled(name)), name) for name in usual)
-            others = [name for name in usual if name != first]
-            if ours == "flag" and others and (spelled(first) != "flag" or not self._agree(row, usual)):
+        names, found = usual_columns(row, dict(self.columns), _USUAL)
+        for ours, (first, *others) in found.items():
+            if ours == "flag" and others and (spelled(first) != "flag" or not self._agree(row, found[ours])):
                 raise Refused(f"{place}, {others[0]}", others[0], f"two_labels:{first} and {others[0]}")
             names[ours] = first
         return names
@@ -163,11 +140,11 @@ class OwnRows:
     def _agree(self, row: Mapping[str, Any], columns: Sequence[str]) -> bool:
         """Whether all labels of a row that can be known mean one flag."""
         given = dict(self.flag_values)
-        return len({_meaning(plain_label(row[column]), column, given) for column in columns} - {None}) < 2
+        return len({meaning_of(plain_label(row[column]), column, given) for column in columns} - {None}) < 2
 
-    def _values(self, row: "_Row") -> tuple[dict[str, Any], tuple[str, ...]]:
+    def _values(self, row: NamedRow) -> tuple[dict[str, Any], tuple[str, ...]]:
         notes: list[str] = []
-        said = _conversation_of(row, notes)
+        said = conversation_of(row, notes)
         columns = columns_of(said.messages, said.tools)
         flag = self._flag(row, notes)
         review = row.text("review")
@@ -188,8 +165,6 @@ class OwnRows:
         if variant == "B":
             a, b = other_system or "", columns["system"]
         content = item_hash(a, b, columns["task"]) if columns["turns"] is None else transcript_id(said.messages[:-1])
-        split = row.text("split")
-        split = None if split is None else _SPLIT_OF.get(split.strip().lower(), split.strip().lower())
         values = {
             **columns,
             "item_id": row.name("item") or content,
@@ -204,11 +179,11 @@ class OwnRows:
             "tags": tags_of(row.own, row.place, sep=", ") if "tags" in row.own else (),
             "difficulty": row.name("difficulty"),
             "group": row.name("group"),
-            "split": one_of(SPLITS, split, row.at("split"), "split"),
+            "split": one_of(SPLITS, row.split(), row.at("split"), "split"),
         }
         return values, tuple(notes)
 
-    def _flag(self, row: "_Row", notes: list[str]) -> str:
+    def _flag(self, row: NamedRow, notes: list[str]) -> str:
         """PASS or FAIL; AMBIGUOUS and ERROR, which are left to the selection."""
         if "flag" not in row.own:
             named = dict(self.columns).get("flag")
@@ -220,7 +195,7 @@ class OwnRows:
         if not isinstance(value, str | int | float):
             raise Refused(row.at("flag"), column, "wrong_type:flag")
         label = plain_label(value)
-        flag = _meaning(label, column, dict(self.flag_values))
+        flag = meaning_of(label, column, dict(self.flag_values))
         if flag is None:
             shown = repr(checked(str(value), str, row.at("flag"), column))[:40]
             said = f"{shown} is no label that can be known; use PASS and FAIL, or say in flag_values what it means"
@@ -232,11 +207,18 @@ class OwnRows:
         return flag
 
 
+def is_of_the_package(row: Any, columns: Collection[Any] = ()) -> bool:
+    """Whether a row is one that `write_jsonl` writes, or near enough to be measured by that."""
+    if not isinstance(row, dict):
+        return False
+    return row.keys() >= COLUMNS or (not columns and "intervention_name" in row and "variant" in row)
+
+
 def labelled(row: Mapping[str, Any]) -> tuple[str, str] | None:
     """The column of a row's label and the flag that it means; None where there is no label, or nobody can know it."""
     for column, value in row.items():
         if _OURS.get(spelled(column)) == "flag" and isinstance(value, str | int | float):
-            flag = _meaning(plain_label(value), column, {})
+            flag = meaning_of(plain_label(value), column, {})
             if flag is not None:
                 return column, flag
     return None
@@ -263,35 +245,7 @@ def no_column(ours: str, theirs: str) -> str:
     return f"columns: {ours}: the row has no column `{theirs}`"
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A row by our names, with the user's names for the places of what is wrong."""
-
-    own: dict[str, Any]
-    names: dict[str, str]
-    place: str
-
-    def at(self, ours: str) -> str:
-        return f"{self.place}, {self.names.get(ours, ours)}"
-
-    def text(self, ours: str) -> str | None:
-        value = self.own.get(ours)
-        return None if value is None else checked(value, str, self.at(ours), self.names[ours])
-
-    def name(self, ours: str) -> str | None:
-        """A text, or a whole number as one."""
-        value = self.own.get(ours)
-        if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
-            return str(int(value))
-        return self.text(ours)
-
-
-def _is_given(row: Mapping[str, Any], ours: str, theirs: str) -> bool:
-    """An empty cell of a table is no value, but for what every row needs: it may be empty by mistake."""
-    return row.get(theirs) is not None and (row[theirs] != "" or ours in ("task", "response", "flag"))
-
-
-def _variant(row: _Row) -> str | None:
+def _variant(row: NamedRow) -> str | None:
     value = checked(row.own.get("variant"), object, row.at("variant"), "variant")
     if value is not None and value not in VARIANTS:
         said = (
@@ -302,7 +256,8 @@ def _variant(row: _Row) -> str | None:
     return value
 
 
-def _conversation_of(row: _Row, notes: list[str]) -> Conversation:
+def conversation_of(row: NamedRow, notes: list[str]) -> Conversation:
+    """A row's conversation with its answer; notes on what of it is not used. Raises Refused."""
     own = row.own
     if "messages" in own:
         line = {"messages": unpacked(own["messages"]), "response": own.get("response"), "system": own.get("system")}
@@ -325,8 +280,11 @@ def _conversation_of(row: _Row, notes: list[str]) -> Conversation:
     raise Refused(f"{row.place}, {where}", where, f"bad_conversation:{problem.kind}", problem.message)
 
 
-def _meaning(label: str, column: str, flag_values: Mapping[str, str]) -> str | None:
-    """PASS or FAIL, AMBIGUOUS or ERROR; None where nobody can know."""
+def meaning_of(label: str, column: str, flag_values: Mapping[str, str]) -> str | None:
+    """What a label, as `plain_label` writes it, means in a column; None where nobody can know.
+
+    PASS or FAIL, AMBIGUOUS or ERROR.
+    """
     if label in flag_values:
         return flag_values[label]
     known = flag_of(label)

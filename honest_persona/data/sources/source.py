@@ -154,8 +154,9 @@ def _summary(part: Part, stamp: tuple[int, int] | None, is_kept: bool) -> Summar
         found.ignored.update(outcome.ignored)
         if isinstance(outcome, Candidate):
             found.topics[outcome.values["topic"]] += 1
-            found.names[outcome.values["intervention_name"]] += 1
             found.models[outcome.values["model"]] += 1
+            if (name := outcome.values.get("intervention_name")) is not None:  # feedback has none
+                found.names[name] += 1
     return found
 
 

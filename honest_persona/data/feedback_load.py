@@ -1,0 +1,184 @@
+"""A dataset as rows of feedback, wherever it lies, and a run's split of them into pairs, labels or responses.
+
+    loaded, parts = load_feedback_parts(config)
+    parts.views.train.rows          # what the objective trains on
+    loaded.rejected                 # why the rest is not used
+
+Records of the package and stage-3 files are feedback too: an answer flagged PASS is desirable, one flagged FAIL is not,
+and two answers to one item make a pair.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from honest_persona.base.words import PASS
+from honest_persona.config.keys import RunConfig
+from honest_persona.config.objectives import spec_of
+from honest_persona.data.feedback import Feedback, FeedbackRows
+from honest_persona.data.feedback_views import View, Views, view
+from honest_persona.data.messages import transcript_id
+from honest_persona.data.records import Record
+from honest_persona.data.rejections import Candidate, Rejection
+from honest_persona.data.selection import Selection, refusal
+from honest_persona.data.sources.feedback import FeedbackForm
+from honest_persona.data.sources.find import find_source
+from honest_persona.data.sources.source import Source
+from honest_persona.data.splits import Splits, in_share, split_rows
+
+OF_RECORD = "record of the honest persona: an answer flagged PASS is desirable, one flagged FAIL is not"
+
+
+@dataclass(frozen=True)
+class LoadedFeedback:
+    """The result of reading a dataset; the fields are those of `load.Loaded`."""
+
+    rows: FeedbackRows
+    rejections: list[Rejection]
+    read: int
+    rejected: Counter[str]
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, int] = field(default_factory=dict)
+    config: str | None = None
+    splits: Mapping[str, str | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.read == len(self.rows) + sum(self.rejected.values()), "a row was lost or counted twice"
+
+
+class PartViews(NamedTuple):
+    """The parts of `Splits` as an objective needs them."""
+
+    train: View
+    within: View
+    across: View
+    unused: View
+
+
+class Parts(NamedTuple):
+    """A run's rows by part."""
+
+    splits: Splits[FeedbackRows]
+    """As the data has them."""
+    views: PartViews
+    how: Views
+    """With a number for `label_threshold`."""
+
+
+def load_feedback_parts(config: RunConfig) -> tuple[LoadedFeedback, Parts]:
+    """Raises UserError: the dataset cannot be found."""
+    values = config.as_dict()
+    source = find_source(config.dataset, FeedbackForm.of(values))
+    loaded = read_feedback(source, Selection.of(values).in_source(source))
+    return loaded, feedback_parts(loaded, values)
+
+
+def feedback_parts(loaded: LoadedFeedback, values: Mapping[str, Any]) -> Parts:
+    """The rows split by group and seen as the objective needs them; `values` are a run's keys and values."""
+    seed = values["seed"]
+    splits = split_rows(loaded.rows, values["validation_topics"], values["val_item_frac"], seed)
+    how = Views.of(values).fixed_by(splits.train)
+    kind, all_of = spec_of(values["objective"]).rows, replace(how, keep_desirable=1.0, keep_undesirable=1.0)
+    views = (view(part, kind, how if part is splits.train else all_of, seed) for part in splits)
+    return Parts(splits, PartViews(*views), how)
+
+
+def read_feedback(source: Source, selection: Selection) -> LoadedFeedback:
+    """The whole source; the last result is kept: a config is checked against the rows that its run then trains on."""
+    key = source.state(), selection
+    if key not in _last:
+        _last.clear()
+        _last[key] = _read(source, selection)
+    return _last[key]
+
+
+_last: dict[Hashable, LoadedFeedback] = {}
+
+
+def _read(source: Source, selection: Selection) -> LoadedFeedback:
+    rejections: list[Rejection] = []
+    notes: Counter[str] = Counter()
+    seen = _Seen()
+    read = 0
+
+    def kept() -> Iterator[Feedback]:
+        nonlocal read
+        for outcome in source.outcomes():
+            read += 1
+            if isinstance(outcome, Candidate):
+                if (refused := _refusal(outcome, selection)) is None:
+                    row = _row(outcome.values)
+                    refused = seen.refusal(row, outcome.values)
+                if refused is None:
+                    notes.update(outcome.notes)
+                    notes[OF_RECORD] += "intervention" in outcome.values
+                    yield row
+                    continue
+                outcome = outcome.reject(*refused)
+            rejections.append(outcome)
+
+    rows = FeedbackRows.of(kept())
+    rejected = Counter(rejection.reason for rejection in rejections)
+    summary = source.summary.ignored
+    return LoadedFeedback(rows, rejections, read, rejected, summary, +notes, source.config, source.splits)
+
+
+class _Seen:
+    """What earlier rows held."""
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+        self._prompts: dict[str, str] = {}
+        self._answers: dict[str, bool | None] = {}
+
+    def refusal(self, row: Feedback, values: Mapping[str, Any]) -> tuple[str, str] | None:
+        if row.id in self._ids:
+            return "id", "duplicate_id"
+        if "intervention" in values:
+            answer = transcript_id([*row.messages, row.response], row.tools)
+            if answer in self._answers:
+                return "flag", "answer_read" if self._answers[answer] is row.label else "answer_with_two_flags"
+            self._answers[answer] = row.label
+        else:
+            prompt = transcript_id(row.messages, row.tools)
+            if self._prompts.setdefault(row.prompt_id, prompt) != prompt:
+                return "prompt_id", "prompt_id_of_two"
+        self._ids.add(row.id)
+        return None
+
+
+def _refusal(candidate: Candidate, selection: Selection) -> tuple[str, str] | None:
+    """Column and reason why `selection` leaves out a sound row."""
+    values = candidate.values
+    if "intervention" in values:
+        return refusal(candidate, selection)
+    if selection.topics is not None and values["topic"] not in selection.topics:
+        return "topic", "topic_not_selected"
+    if selection.models is not None and values["model"] not in selection.models:
+        return "model", "model_not_selected"
+    if not in_share(values["group"] or values["prompt_id"], selection.topic_frac, selection.seed):
+        return "prompt_id", "outside_topic_share"
+    return None
+
+
+def _row(values: Mapping[str, Any]) -> Feedback:
+    return _of_record(Record.model_validate(values)) if "intervention" in values else Feedback.model_validate(values)
+
+
+def _of_record(record: Record) -> Feedback:
+    """Answers of one model to one item may be compared, under whichever of the two system prompts they were given."""
+    *prompt, answer = record.messages()
+    return Feedback(
+        id=record.id,
+        kind="label",
+        prompt_id=f"{record.item_id} {record.model}",
+        topic=record.topic,
+        prompt=tuple(map(dict, prompt)),
+        answers=(dict(answer),),
+        tools=record.tools,
+        label=record.flag == PASS,
+        group=record.cluster,
+        split=record.split,
+        model=record.model,
+    )
