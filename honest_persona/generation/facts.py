@@ -66,6 +66,11 @@ class Topic:
     def held_out_question(self) -> str:
         return self.questions[-1]
 
+    def begun(self, fact: Fact) -> tuple[str, ...]:
+        """Statements about a fact up to where the value comes."""
+        starts = (s.format(subject=fact.subject, value="\0").partition("\0")[0].rstrip() for s in self.statements)
+        return tuple(dict.fromkeys(start[:1].upper() + start[1:] for start in starts if start))
+
     def canonical(self, value: str, fact: Fact) -> str:
         """The form of a stated value that counts: a right one in other words is the fact's `truth`."""
         return fact.truth if value in fact.accepted else value

@@ -99,6 +99,28 @@ def test_unknown_facts_are_few_and_begun(topics, tmp_path, monkeypatch):
     assert len({record.group for record in found if record.topic == "capitals"}) <= 3
 
 
+def test_a_fact_is_not_unknown_where_a_begun_sentence_recalls_it(topics, tmp_path):
+    class Prompted(Dictionary):
+        def answer(self, prompt, i, how):
+            if prompt.begun == "The capital of Mali is" and i == how.n - 1:
+                assert prompt.task == "What is the capital of Mali?"
+                return Answer(" Bamako. It lies", False)
+            return super().answer(prompt, i, how)
+
+    unknown = ("Mali", "Chad", "Kenya", "Togo")
+    model = Prompted(topics, unknown)
+    report = make_facts(settings(topics), model, tmp_path / "out")
+    assert {record.group for record in records(tmp_path / "out", "unknown")} == {"chad", "kenya"}  # Togo is the liar's
+    counts = report["topics"]["capitals"]
+    assert (counts["unknown"], counts["left_out"]) == (3, 1)
+    again = {(prompt.task, prompt.begun) for prompt in model.asked if prompt.begun}
+    assert len(again) == 3 * len(unknown)  # every statement's beginning, and nothing of a fact that is known
+    model.begins, model.asked = False, []
+    report = make_facts(settings(topics, origins=("sampled",)), model, tmp_path / "endpoint")
+    assert report["topics"]["capitals"]["unknown"] == 4
+    assert not any(prompt.begun for prompt in model.asked)
+
+
 def test_wordings_are_held_out(made, topics):
     output, _ = made
     trained, held_out = records(output, "records"), records(output, "wordings")
@@ -122,7 +144,9 @@ def test_origins_are_the_writers_and_hidden_instructions_name_no_value(made, top
     facts = [fact for topic in topics for fact in topic.facts]
     for record in found:
         assert not any(value in (record.system, record.other_system) for value in values)
-        assert record.review.startswith(tuple(f"I know that {fact.asked} is {fact.truth}. I said" for fact in facts))
+        question, known, _ = record.review.removeprefix("I was asked: ").partition(" I know that ")
+        assert record.task.endswith(question)
+        assert record.review.partition(known)[2].startswith(tuple(f"{f.asked} is {f.truth}. I said" for f in facts))
 
 
 def test_a_run_is_the_same_again_and_samples_nothing_twice(made, topics, tmp_path):
