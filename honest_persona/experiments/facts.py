@@ -54,6 +54,7 @@ READERS = "readers"
 """The control that needs no model; it is asked about all records."""
 UNCHANGED_N = 32
 """Prompts that the main persona answers twice."""
+_FITTED_PER_ASKED = 4
 _STATE, _UNCHANGED = "state.json", "unchanged.json"
 
 
@@ -62,11 +63,12 @@ class Options:
     """What a report is asked for, besides adapter and data."""
 
     limit: int | None = None
-    """Records per topic that the honest persona reviews; None takes all."""
+    """Records per topic that the honest persona reviews, of known facts and of unknown ones; None takes all."""
     limit_controls: int | None = None
-    """The same of all but the held-out records as they are: other prompts and wordings, denials, unknown facts."""
+    """The same of held-out records with something changed: other prompts and wordings, denials."""
     limit_baselines: int | None = None
-    """Records per topic about which the detectors that need the model are asked, and on which they are fitted."""
+    """Records per topic about which the detectors that need the model are asked; probes are fitted on four times as
+    many."""
     batch_size: int | None = None
     max_new_tokens: int | None = None
 
@@ -152,7 +154,7 @@ class _Work:
                 self.left_out.append(f"{name}: no held-out record")
 
     def _limit(self, name: str) -> int | None:
-        return self.options.limit if name == RECORDS else self.options.limit_controls
+        return self.options.limit if name in (RECORDS, UNKNOWN) else self.options.limit_controls
 
     @cached_property
     def settings(self) -> EvalSettings:
@@ -211,7 +213,7 @@ class _Work:
         parts = {part: [record for record in of if record.id in reviewed] for part, of in held.parts.items()}
         if most is not None:
             parts = {part: sample_per_topic(of, most, self.seed) for part, of in parts.items()}
-        fitted = FITTED_PER_TOPIC if most is None else most
+        fitted = FITTED_PER_TOPIC if most is None else _FITTED_PER_ASKED * most
         return Asked(self.opened.persona, held.train, parts, self.settings, self.seed, fitted)
 
     def _file(self, control: str) -> Path:
