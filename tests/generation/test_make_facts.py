@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 
@@ -16,6 +17,7 @@ from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
 from honest_persona.data.sources.builtin import FACTS
 from honest_persona.data.splits import split_records
+from honest_persona.generation import make_facts as module
 from honest_persona.generation.instructions import HELD_OUT_NEUTRAL, KINDS, NEUTRAL
 from honest_persona.generation.knowledge import ask_plainly
 from honest_persona.generation.ledger import LEDGER_FILE, Ledger
@@ -163,6 +165,47 @@ def test_a_run_is_the_same_again_and_samples_nothing_twice(made, topics, tmp_pat
         file.write('{"by": "dictionary", "sys')  # killed while it wrote
     make_facts(settings(topics), model, tmp_path / "again")
     assert len(model.asked) == asked
+
+
+@pytest.mark.parametrize("name", ["unknown", "wordings", "denied"])
+def test_an_error_while_one_dataset_is_written_leaves_all_as_they_were(topics, tmp_path, monkeypatch, name):
+    output, model = tmp_path / "out", Dictionary(topics)
+    make_facts(settings(topics), model, output)
+
+    def content():
+        return {path.relative_to(output): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+    before = content()
+    write, lines = module.write_items, module.write_jsonl
+
+    def full(writes, folder, *of):
+        if name in folder.name:
+            raise OSError(28, "No space left on device")
+        writes(*of)
+
+    monkeypatch.setattr(module, "write_items", lambda folder, *of: full(write, folder, folder, *of))
+    monkeypatch.setattr(module, "write_jsonl", lambda rows, path: full(lines, path.parent, rows, path))
+    with pytest.raises(OSError, match="No space left"):
+        make_facts(settings(topics, origins=("begun",)), model, output)
+    assert content() == before
+    assert not [path.name for path in output.iterdir() if path.name.startswith(".")]
+
+
+def test_a_dataset_is_never_half_there(tmp_path, monkeypatch):
+    folder = tmp_path / "records"
+    for name in "ab":
+        (folder / name).mkdir(parents=True)
+
+    def killed(path, **_):
+        if path.exists():
+            next(path.iterdir()).rmdir()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.shutil, "rmtree", killed)
+    with suppress(KeyboardInterrupt), module._replaced(folder) as new:
+        for name in "cd":
+            (new / name).mkdir()
+    assert {path.name for path in folder.iterdir()} == {"c", "d"}
 
 
 def test_lies_without_a_true_answer_of_the_same_value_are_counted(topics, tmp_path):
