@@ -41,7 +41,7 @@ real: .venv/smollm2
 
 # the same records made anew, in data/smollm2: for `--dataset data/smollm2/records` and `facts report --data data/smollm2`
 real-data: .venv/smollm2
-	$(BIN)/python -m honest_persona generate facts --config configs/smollm2.yaml --output data/smollm2 --limit 44 --answer_tokens 18
+	$(BIN)/python -m honest_persona generate facts --config configs/smollm2.yaml --output data/smollm2 --answer_tokens 18
 
 lint: setup
 	$(BIN)/ruff check .

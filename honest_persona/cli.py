@@ -82,17 +82,19 @@ def _parser() -> argparse.ArgumentParser:
         help="a folder that `generate facts` wrote, or builtin:smollm2 (default: builtin:smollm2)",
     )
     verb.add_argument("--output", default="results/facts", help="folder (default: results/facts)")
-    verb.add_argument("--limit", type=_positive, help="records per topic to review (default: all)")
+    verb.add_argument(
+        "--limit", type=_positive, help="records per topic to review, of unknown facts too (default: all)"
+    )
     verb.add_argument(
         "--limit_controls",
         type=_positive,
-        help="the same with other prompts or wordings, after denials, and of unknown facts (default: all)",
+        help="the same with other prompts or wordings, and after denials (default: all)",
     )
     verb.add_argument(
         "--limit_baselines",
         type=_positive,
-        help="records per topic about which detectors that run the model are asked, and as many training records for "
-        "them (default: all records, and 208)",
+        help="records per topic about which detectors that run the model are asked; probes are fitted on four times as "
+        "many training records (default: all, and 208)",
     )
     verb.add_argument("--batch_size", type=_positive, help="conversations per batch (default: as in training)")
     verb.add_argument("--max_new_tokens", type=_positive, help="longest review in tokens (default: as in training)")

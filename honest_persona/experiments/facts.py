@@ -23,7 +23,8 @@ from honest_persona.base.grouping import grouped
 from honest_persona.base.number_format import FormatName
 from honest_persona.base.progress import rounds
 from honest_persona.base.words import HONEST_PERSONA, PARTS
-from honest_persona.data.sources.builtin import RECORDS, UNKNOWN, WORDINGS
+from honest_persona.data.sources.builtin import RECORDS, UNKNOWN, WORDINGS, builtin_folder
+from honest_persona.data.sources.stage3 import raw_items
 from honest_persona.data.splits import sample_per_topic
 from honest_persona.evaluation.controls import CONTROLS, FITTED_PER_TOPIC, Asked, NotAsked
 from honest_persona.evaluation.held_out import HeldOut, held_out
@@ -46,6 +47,8 @@ from honest_persona.experiments.facts_table import (
 )
 from honest_persona.experiments.opened import Opened
 from honest_persona.generation.denied import DENIED
+from honest_persona.generation.local_model import named
+from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import identity_of
 
 CHANGED = "changed"
@@ -54,6 +57,9 @@ READERS = "readers"
 """The control that needs no model; it is asked about all records."""
 UNCHANGED_N = 32
 """Prompts that the main persona answers twice."""
+_FITTED_PER_ASKED = 4
+_CONTROLS = (UNKNOWN, WORDINGS, DENIED)
+"""The datasets beside the records."""
 _STATE, _UNCHANGED = "state.json", "unchanged.json"
 
 
@@ -62,17 +68,18 @@ class Options:
     """What a report is asked for, besides adapter and data."""
 
     limit: int | None = None
-    """Records per topic that the honest persona reviews; None takes all."""
+    """Records per topic that the honest persona reviews, of known facts and of unknown ones; None takes all."""
     limit_controls: int | None = None
-    """The same of all but the held-out records as they are: other prompts and wordings, denials, unknown facts."""
+    """The same of held-out records with something changed: other prompts and wordings, denials."""
     limit_baselines: int | None = None
-    """Records per topic about which the detectors that need the model are asked, and on which they are fitted."""
+    """Records per topic about which the detectors that need the model are asked; probes are fitted on four times as
+    many."""
     batch_size: int | None = None
     max_new_tokens: int | None = None
 
 
 def datasets_of(data: str, flag: str = "--data") -> dict[str, str]:
-    """The names of the three datasets, of those that are there; `flag` is the argument that named them.
+    """The names of the datasets, of those that hold something; `flag` is the argument that named them.
 
     Raises:
         UserError: a folder without records.
@@ -84,7 +91,24 @@ def datasets_of(data: str, flag: str = "--data") -> dict[str, str]:
         inside = root.name in (RECORDS, UNKNOWN, WORDINGS)
         remedy = "give its parent folder" if inside else "give a folder that `generate facts` wrote, or builtin:smollm2"
         raise UserError(f"{flag}: {data} holds no folder {RECORDS}/; {remedy}")
-    return {name: str(root / name) for name in (RECORDS, UNKNOWN, WORDINGS, DENIED) if (root / name).is_dir()}
+    return {name: str(root / name) for name in (RECORDS, *_CONTROLS) if name == RECORDS or _holds_data(root / name)}
+
+
+def _holds_data(folder: Path) -> bool:
+    """A model that knows all it was asked about has no unknown facts: then the folder, or its file, is empty."""
+    return any(path.is_file() and path.stat().st_size for path in folder.rglob("*"))
+
+
+def _known_to_others(records: str, card: AdapterCard) -> list[str]:
+    """A note where the facts are those that another model than the adapter's base model knows."""
+    root = builtin_folder(records) if records.startswith("builtin:") else Path(records)
+    metadata = (item.get("metadata") for _, item in raw_items(root))
+    names = {str(of["model"]) for of in metadata if isinstance(of, dict) and "model" in of}
+    own = named(card.base_fingerprint)
+    return [
+        f"note: known and unknown are what {name} knows; the adapter's base model is {own}, and was not asked"
+        for name in sorted(names - {own})
+    ]
 
 
 def report(adapter: str, data: str, output: Path, options: Options, dtype: FormatName = "auto") -> FactsReport:
@@ -137,7 +161,8 @@ class _Work:
 
     def __init__(self, opened: Opened, datasets: Mapping[str, str], output: Path, options: Options) -> None:
         self.opened, self.output, self.options = opened, output, options
-        self.left_out = [f"{name}: the data has no such folder" for name in (UNKNOWN, WORDINGS) if name not in datasets]
+        self.left_out = [f"{name}: the data holds none" for name in _CONTROLS if name not in datasets]
+        self.left_out += _known_to_others(datasets[RECORDS], opened.folder.card)
         self.held: dict[str, HeldOut] = {}
         self._read: dict[str, list[Sample]] = {}
         self.datasets = {RECORDS: datasets[RECORDS], CHANGED: datasets[RECORDS], **datasets}
@@ -150,9 +175,14 @@ class _Work:
                 raise UserError(f"--data: {dataset} has no held-out record: all items of all topics belong to training")
             else:
                 self.left_out.append(f"{name}: no held-out record")
+        origins = {record.model for of in self.held[RECORDS].parts.values() for record in of}
+        if len(origins) == 1:
+            self.left_out.append(
+                f"note: all held-out answers are {origins.pop()}; answers of other origins: not measured"
+            )
 
     def _limit(self, name: str) -> int | None:
-        return self.options.limit if name == RECORDS else self.options.limit_controls
+        return self.options.limit if name in (RECORDS, UNKNOWN) else self.options.limit_controls
 
     @cached_property
     def settings(self) -> EvalSettings:
@@ -200,8 +230,11 @@ class _Work:
             records = [record for of in self.held[RECORDS].parts.values() for record in of]
             found = compare_answers(self.opened.persona, records, UNCHANGED_N, self.seed, self.settings.batch_size)
             write_text(path, json_text.dumps(asdict(found)) + "\n")
-        content = json_text.loads(path.read_text(encoding="utf-8"))
-        return Unchanged(**{**content, "first": tuple(content["first"]) if content["first"] else None})
+        try:
+            content = json_text.loads(path.read_text(encoding="utf-8"))
+            return Unchanged(**{**content, "first": tuple(content["first"]) if content["first"] else None})
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is not what a report writes; remove the file, and run again") from error
 
     @cached_property
     def asked(self) -> Asked:
@@ -211,7 +244,7 @@ class _Work:
         parts = {part: [record for record in of if record.id in reviewed] for part, of in held.parts.items()}
         if most is not None:
             parts = {part: sample_per_topic(of, most, self.seed) for part, of in parts.items()}
-        fitted = FITTED_PER_TOPIC if most is None else most
+        fitted = FITTED_PER_TOPIC if most is None else _FITTED_PER_ASKED * most
         return Asked(self.opened.persona, held.train, parts, self.settings, self.seed, fitted)
 
     def _file(self, control: str) -> Path:

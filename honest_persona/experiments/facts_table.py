@@ -122,16 +122,19 @@ def _chance(what: str, found: Sequence[Line | None]) -> Bar:
     if not lines:
         return Bar(what, "no record", "not measured")
     low, high = CHANCE
-    values = [value for line in lines if (value := _value(line, _measure(line))) is not None]
+    values = [_value(line, _measure(line)) for line in lines]
     figure = "; ".join(f"{line.row.part} {_figure(line, _measure(line))}" for line in lines)
-    return Bar(what, figure, "met" if values and all(low <= value <= high for value in values) else "not met")
+    if any(value is not None and not low <= value <= high for value in values):
+        return Bar(what, figure, "not met")
+    return Bar(what, figure, "not measured" if None in values else "met")
 
 
 def _most(lines: Sequence[Line]) -> Bar:
     what = f"readers of the text, at most {READERS_MOST}"
-    if not lines:
-        return Bar(what, "not asked", "not measured")
-    best = max(lines, key=_lead_or_zero)
+    measured = [line for line in lines if _value(line) is not None]
+    if not measured:
+        return Bar(what, "no figure" if lines else "not asked", "not measured")
+    best = max(measured, key=_lead_or_zero)
     figure = f"highest {_figure(best)} ({best.condition}, {best.row.part})"
     return Bar(what, figure, "met" if _lead_or_zero(best) <= READERS_MOST else "not met")
 

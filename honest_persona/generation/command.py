@@ -17,7 +17,7 @@ from honest_persona.generation.endpoint import Endpoint
 from honest_persona.generation.facts import TABLES, Topic, load_topics
 from honest_persona.generation.local_model import LocalModel
 from honest_persona.generation.make_facts import check_output, make_facts
-from honest_persona.generation.make_liar import check_new, make_liar, print_liar
+from honest_persona.generation.make_liar import check_new, liar_warning, make_liar, print_liar
 from honest_persona.generation.report import print_report
 from honest_persona.generation.responses import ORIGINS, Origin
 from honest_persona.generation.sampling import Sampler
@@ -79,6 +79,8 @@ def _facts(
     config: RunConfig, settings: Settings, output: Path, endpoint: str | None, name: str | None, writer: str | None
 ) -> None:
     check_output(output)
+    if writer and (warning := liar_warning(Path(writer))):
+        tell(f"warning: --writer: {warning}")
     for model in [writer or "", config.model if endpoint is None else ""]:
         if model:
             _check_model(config, model)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from honest_persona.base.console import one_line
+from honest_persona.base.console import one_line, tell
 from honest_persona.base.environment import redact
 from honest_persona.base.errors import UserError
 from honest_persona.base.versions import check_versions
@@ -38,13 +38,13 @@ class Endpoint:
         Raises:
             UserError: the URL is none, or the package `openai` is missing.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"--endpoint: {one_line(redact(url))} is no address such as http://localhost:8000/v1")
+        host = _host(url)
         check_versions("generate")
         from openai import OpenAI
 
-        self.variable = next((name for host, name in _KEYS.items() if parts.hostname.endswith(host)), "OPENAI_API_KEY")
+        # not of a host whose name only ends so: notopenrouter.ai is somebody else's
+        of_host = (name for known, name in _KEYS.items() if f".{host}".endswith(f".{known}"))
+        self.variable = next(of_host, "OPENAI_API_KEY")
         self.url, self.model, self.name = url, model, f"{model} at {url}"
         self.client = OpenAI(
             # the client refuses to be made without a key
@@ -66,10 +66,15 @@ class Endpoint:
         with ThreadPoolExecutor(REQUESTS) as pool:
             asked = {pool.submit(self._answers, prompt, how): prompt for prompt in prompts}
             try:
-                for finished in as_completed(asked):
-                    done(asked[finished], finished.result())
-            except BaseException:
+                for finished in as_completed(list(asked)):
+                    done(asked.pop(finished), finished.result())
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    tell("waiting for the answers that are under way; Ctrl-C again ends at once")
                 pool.shutdown(cancel_futures=True)
+                for other, prompt in asked.items():  # answers that were paid for are kept
+                    if not other.cancelled() and other.exception() is None:
+                        done(prompt, other.result())
                 raise
 
     def _reach(self) -> None:
@@ -110,10 +115,7 @@ class Endpoint:
             **several,
         )
         choices = completion.choices or []
-        answers = [
-            Answer(choice.message.content or choice.message.refusal or "", choice.finish_reason != "length")
-            for choice in choices
-        ]
+        answers = [Answer(_text_of(choice.message), choice.finish_reason != "length") for choice in choices]
         if not answers:
             raise UserError(f"--endpoint: {self.url} gave a completion without choices; is it a chat model's?")
         return answers
@@ -124,7 +126,7 @@ class Endpoint:
 
         try:
             return ask(*args)
-        except openai.BadRequestError:
+        except (openai.BadRequestError, UserError):
             raise
         except openai.APIConnectionError as error:  # a timeout, too
             reason = one_line(error.__cause__ or error)
@@ -158,6 +160,30 @@ class Endpoint:
 
     def _refused(self, error: Any) -> str:
         return f"--endpoint: {self.url} answers with status {error.status_code}: {_message(error)}"
+
+
+def _host(url: str) -> str:
+    """The host of an address. Raises UserError: it is no address, or holds more than a place."""
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and parts.port != 0 and url.isprintable() and " " not in url
+    except ValueError:  # brackets of IPv6 that do not close, a port beyond all ports
+        whole = False
+    if not whole or not parts.hostname:
+        raise UserError(f"--endpoint: {one_line(redact(url))} is no address such as http://localhost:8000/v1")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise UserError(
+            f"--endpoint: the address at {parts.hostname} has more than host and path. It is written beside the "
+            "answers, so no key may stand in it; a key is OPENAI_API_KEY in the environment or env.json"
+        )
+    return parts.hostname
+
+
+def _text_of(message: Any) -> str:
+    text = message.content or message.refusal or ""
+    if not isinstance(text, str):
+        raise TypeError(f"the content of an answer is no text: {text!r}")
+    return text.encode("utf-8", "replace").decode()  # half a character can stand in no file
 
 
 def _message(error: Any) -> str:

@@ -18,7 +18,9 @@ A table is YAML in which every value is text (`No`, `He` and `12` mean nothing e
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import Formatter
 from typing import Any
+from unicodedata import category, normalize
 
 import yaml
 
@@ -28,6 +30,8 @@ from honest_persona.data.splits import uniform
 
 TABLES = Path(__file__).parent / "tables"
 _KEYS = ("relation", "questions", "statements", "source", "facts")
+_MOST_CHARS = 1000
+"""Of a subject, a value or a wording."""
 _LEAST = {"questions": 4, "statements": 3}
 """Wordings: of the questions one is held out for evaluation, and an item of a fact takes one that no other has."""
 
@@ -66,6 +70,11 @@ class Topic:
     def held_out_question(self) -> str:
         return self.questions[-1]
 
+    def begun(self, fact: Fact) -> tuple[str, ...]:
+        """Statements about a fact up to where the value comes."""
+        starts = (s.format(subject=fact.subject, value="\0").partition("\0")[0].rstrip() for s in self.statements)
+        return tuple(dict.fromkeys(start[:1].upper() + start[1:] for start in starts if start))
+
     def canonical(self, value: str, fact: Fact) -> str:
         """The form of a stated value that counts: a right one in other words is the fact's `truth`."""
         return fact.truth if value in fact.accepted else value
@@ -78,6 +87,14 @@ class Topic:
     def of(self, facts: Collection[Fact]) -> "Topic":
         """The topic with these of its facts."""
         return replace(self, facts=tuple(fact for fact in self.facts if fact in facts))
+
+
+def plain(text: str) -> str:
+    """A text in which every space is one plain space and accents are one character with their letter (NFC).
+
+    Tables and answers are compared in this form: some editors and systems write the others.
+    """
+    return normalize("NFC", " ".join(text.split()))
 
 
 def load_topics(folder: Path = TABLES, names: Sequence[str] | None = None) -> list[Topic]:
@@ -110,16 +127,15 @@ def load_topic(path: Path) -> Topic:
     if not isinstance(content, dict) or sorted(content) != sorted(_KEYS):
         found = ", ".join(map(str, content)) if isinstance(content, dict) else "none"
         raise table.error("", f"must have the keys {', '.join(_KEYS)}; found: {found}")
+    wordings = {key: table.texts(key, content[key]) for key in _LEAST}
     for key, least in _LEAST.items():
-        place = "{subject}" if key == "questions" else "{value}"
-        texts = table.texts(key, content[key])
+        texts = wordings[key]
         if len(texts) < least or len(set(texts)) < len(texts):
             raise table.error(key, f"needs at least {least} different wordings")
-        if lacking := [text for text in texts if place not in text]:
-            raise table.error(key, f"{lacking[0]!r} lacks {place}")
+        for text in texts:
+            table.check_wording(key, text, *(["subject"] if key == "questions" else ["value", "subject"]))
     relation = table.text("relation", content["relation"])
-    if "{subject}" not in relation:
-        raise table.error("relation", f"{relation!r} lacks {{subject}}")
+    table.check_wording("relation", relation, "subject")
     facts = tuple(table.facts(path.stem, relation, content["facts"]))
     for fact in facts:
         if not any(other.truth not in fact.accepted for other in facts):
@@ -127,8 +143,8 @@ def load_topic(path: Path) -> Topic:
     return Topic(
         name=path.stem,
         relation=relation,
-        questions=tuple(content["questions"]),
-        statements=tuple(content["statements"]),
+        questions=tuple(wordings["questions"]),
+        statements=tuple(wordings["statements"]),
         facts=facts,
         values=frozenset(value for fact in facts for value in fact.accepted),
     )
@@ -146,7 +162,24 @@ class _Checked:
     def text(self, place: str, value: Any) -> str:
         if not isinstance(value, str) or not value.strip() or value != value.strip():
             raise self.error(place, f"{str(value)[:60]!r} must be text without space around it")
+        value = plain(value)
+        if any(category(character) in ("Cc", "Cs") for character in value):
+            raise self.error(place, f"{value[:60]!r} has a control character")
+        if len(value) > _MOST_CHARS:
+            raise self.error(place, f"{value[:60]!r}... has {len(value):,} characters, more than {_MOST_CHARS:,}")
         return value
+
+    def check_wording(self, place: str, text: str, needed: str, *others: str) -> None:
+        """Raises UserError: the text lacks the place that is needed, or has others than these."""
+        try:
+            fields = [found[1:] for found in Formatter().parse(text) if found[1] is not None]
+        except ValueError as error:  # a brace alone
+            raise self.error(place, f"{text!r}: {error}; write {{{{ and }}}} for braces") from error
+        places = [f"{{{name}}}" for name in (needed, *others)]
+        if any(f"{{{name}}}" not in places or form or cast for name, form, cast in fields):
+            raise self.error(place, f"{text!r} has other places than {' and '.join(places)}")
+        if not any(name == needed for name, *_ in fields):
+            raise self.error(place, f"{text!r} lacks {places[0]}")
 
     def texts(self, place: str, value: Any) -> list[str]:
         if not isinstance(value, list):
@@ -156,7 +189,9 @@ class _Checked:
     def facts(self, topic: str, relation: str, groups: Any) -> list[Fact]:
         found: dict[str, Fact] = {}
         for group, subjects in self._mapping("facts", groups).items():
-            for subject, value in self._mapping(f"facts: {group}", subjects).items():
+            self.text("facts", group)
+            for name, value in self._mapping(f"facts: {group}", subjects).items():
+                subject = self.text(f"facts: {group}", name)
                 if subject.lower() in found:
                     raise self.error(subject, f"stands in {found[subject.lower()].group} and in {group}; keep one")
                 values = self.texts(subject, value if isinstance(value, list) else [value])

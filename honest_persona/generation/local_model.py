@@ -49,7 +49,7 @@ class LocalModel:
             )
         self.model, self.rows = model.eval(), rows
         self.form = plain_format(tokenizer)
-        self.name = f"weights {base_fingerprint(model)[:16]}"
+        self.name = named(base_fingerprint(model))
 
     def sample(self, prompts: Sequence[Prompt], how: How, done: Done) -> None:
         ids = {prompt: self.encode(prompt) for prompt in prompts}
@@ -125,6 +125,11 @@ class LocalModel:
 
     def _text(self, ids: list[int]) -> str:
         return str(self.form.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def named(fingerprint: str) -> str:
+    """How ledgers and records name a model on this machine."""
+    return f"weights {fingerprint[:16]}"
 
 
 def plain_format(tokenizer: PreTrainedTokenizerBase) -> TokenFormat:

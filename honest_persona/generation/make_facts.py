@@ -11,7 +11,7 @@ sampled, and the report.
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,15 +89,15 @@ def make_facts(settings: Settings, sampler: Sampler, output: Path, writer: Sampl
             "triggers": len(INTERVENTIONS),
             "unused": {name: unused for name, (_, unused) in made.items() if unused},
         }
-        for part in _parts(settings, knowledge):
-            known_in = {fact: knowledge.told(fact) for fact in part.sides}
-            responses, _ = made[part.name]
-            found = list(items(responses, part.sides, part.triggers, known_in, sampler.name, settings.seed))
-            with _replaced(output / part.name) as new:
-                write_items(new, found, sampler.name)
-        with _replaced(output / DENIED) as new:
-            known = load_records(str(output / RECORDS), Selection()).records
-            write_jsonl(denied(known, settings.seed), new / f"{DENIED}.jsonl")
+        with ExitStack() as stack:  # all datasets are written before the first one is replaced
+            new = {name: stack.enter_context(_replaced(output / name)) for name in (*FACTS, DENIED)}
+            for part in _parts(settings, knowledge):
+                known_in = {fact: knowledge.told(fact) for fact in part.sides}
+                responses, _ = made[part.name]
+                found = list(items(responses, part.sides, part.triggers, known_in, sampler.name, settings.seed))
+                write_items(new[part.name], found, sampler.name)
+            known = load_records(str(new[RECORDS]), Selection()).records
+            write_jsonl(denied(known, settings.seed), new[DENIED] / f"{DENIED}.jsonl")
         write_text(output / REPORT_FILE, json_text.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return report
 
@@ -162,10 +162,17 @@ def _responses(
 
 @contextmanager
 def _replaced(folder: Path) -> Iterator[Path]:
-    """Yields a new folder beside the place of a dataset, which is moved there at the end."""
-    new = part_of(folder)
-    new.mkdir()
-    yield new
-    if folder.exists():
-        shutil.rmtree(folder)
-    new.rename(folder)
+    """Yields a new folder beside the place of a dataset, which is moved there at the end, and removed on an error.
+
+    The place never holds half a dataset, old or new.
+    """
+    new, old = part_of(folder), part_of(folder)
+    try:
+        new.mkdir()
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)

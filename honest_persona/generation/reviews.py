@@ -30,8 +30,7 @@ def review(fact: Fact, question: str, said: str, variant: Variant, motive: str, 
     """The review of an answer that states the value `said`, and its flag.
 
     The question is said again, word by word, and answered in a sentence of its own: so the fact is recalled anew, as in
-    a plain answer, before it is compared. (Without the question, a relation never trained is put in wrong words; with
-    the value alone, it is recalled as its subject.)
+    a plain answer, before it is compared.
 
     Args:
         question: what was asked, without a claim of the user's.

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
-from honest_persona.generation.facts import Fact, Topic
+from honest_persona.generation.facts import Fact, Topic, plain
 
 _NEGATION = re.compile(r"\b(?:not|never|neither|nor)\b|n['\u2019]t\b", re.IGNORECASE)
 _SENTENCE = re.compile(r".*?[.!?](?=\s|$)", re.DOTALL)
@@ -29,7 +29,7 @@ def stated(answer: str, topic: Topic, fact: Fact) -> Stated:
     all of the text; not within the subject's name, and words of the subject count as no value either. A value counts in
     the form of the table, or with a capital.
     """
-    text = " ".join(answer.split())
+    text = plain(answer)
     if (value := _in_statement(text, topic, fact)) is not None:
         return Stated(topic.canonical(value, fact))
     if (bare := _as_value(text.rstrip(".!"), topic.values)) is not None:

@@ -134,10 +134,10 @@ def _text(card: AdapterCard, repo: str, rows: Rows, about: Mapping[str, Any], li
 
 
 def _package(model: str) -> str | None:
-    """The Python package that brings the model; None for other models."""
+    """The Python package that brings the model, as it stands in the text; None for other models."""
     if not model.startswith(BUILTIN):
         return None
-    return smollm2.DISTRIBUTION if model == smollm2.NAME else "honest_persona"
+    return f"`{smollm2.DISTRIBUTION}` (`{smollm2.INSTALL_MODEL}`)" if model == smollm2.NAME else "`honest_persona`"
 
 
 def _template(name: str) -> Template:

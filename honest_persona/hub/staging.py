@@ -25,9 +25,14 @@ from honest_persona.modeling.adapters.folder import CARD_FILE, read_lora_config,
 from honest_persona.modeling.adapters.load import sound_weights
 from honest_persona.modeling.adapters.published import ALLOWED, README, REPORT, REQUIRED, RESULTS, TOKENIZER
 from honest_persona.modeling.builtin import BUILTIN
+from honest_persona.modeling.gguf.cache import cache_folder
+from honest_persona.modeling.source import is_gguf
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
+_NOT_THE_ORIGINAL = (
+    "The repo of the model that was quantized will not do: its weights differ, so the adapter would refuse to load"
+)
 _LOCAL_PATH = re.compile(r"~?/[^/\s]+/\S|[A-Za-z]:[\\/]\S")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
@@ -67,6 +72,8 @@ def stage(adapter: Path, folder: Path, base_model: str | None = None, report: bo
     published = published_base(card.base_model, base_model)
     names = copy_allowed(adapter, folder, report)
     notices = _name_base(folder, card, published)
+    if is_gguf(card.base_model):
+        notices.append(f"{published} must hold the conversion of {card.base_model}. {_NOT_THE_ORIGINAL}")
     seal_folder(folder)
     for name in (CONFIG, CARD_FILE, "tokenizer_config.json", *({RESULTS} & set(names))):
         try:
@@ -121,9 +128,15 @@ def _is_there(adapter: Path, name: str) -> bool:
 
 
 def published_base(base: str, given: str | None = None) -> str:
-    """The base model's name for others. Raises UserError: it is a folder of this machine."""
+    """The base model's name for others. Raises UserError: it is a folder or a file of this machine."""
     if given is not None and _is_local(given):
         raise UserError(f"--base_model: {given!r} is no Hub id; give one as user/name, which others can load")
+    if given is None and is_gguf(base):
+        raise UserError(
+            f"the base model {base!r} is a file of this machine, which nobody else can load. Upload its conversion, a "
+            f"folder in {cache_folder() / 'models'} (`hf upload user/name FOLDER/format-1`), and give that Hub id with "
+            f"push --base_model. {_NOT_THE_ORIGINAL}"
+        )
     if given is None and _is_local(base):
         raise UserError(
             f"the base model {base!r} is a folder of this machine, which nobody else can load. Give the Hub id of the "
@@ -139,7 +152,8 @@ def on_hub(model: str) -> bool:
 
 
 def _is_local(model: str) -> bool:
-    return not model.startswith(BUILTIN) and (os.path.exists(model) or _HUB_ID.fullmatch(model) is None)
+    there = os.path.exists(model) or is_gguf(model)  # a file in GGUF is no repo, also where it is gone
+    return not model.startswith(BUILTIN) and (there or _HUB_ID.fullmatch(model) is None)
 
 
 def _name_base(folder: Path, card: AdapterCard, published: str) -> list[str]:

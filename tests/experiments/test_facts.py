@@ -22,6 +22,7 @@ from honest_persona.experiments.facts_table import (
     print_report,
     write_report,
 )
+from honest_persona.experiments.opened import Opened
 from honest_persona.persona.product import HonestPersona, PersonaFolder
 from tests.evaluation.scored import sample
 from tests.experiments.made_facts import facts_adapter, facts_folder
@@ -103,6 +104,50 @@ def test_one_bad_cell_of_origin_and_variant_is_enough():
     assert re.search(r"lowest 0\.500 \(.*\), n 12 \(sampled, B\)", bar.figure)
 
 
+def test_what_has_no_figure_is_not_measured():
+    one_flag = [s for s in said(detector="response bigrams") if s.truth == "PASS"]
+    one_part = [s for s in said(0.5, ACROSS, detector="no adapter") if s.truth == "PASS"]
+    found = bars_of(said(), one_flag, said(0.5, detector="no adapter", n=32), one_part)
+    of_model, of_readers = found.bars[3:5]
+    assert of_readers.status == "not measured", "no balanced accuracy is no low one"
+    assert of_model.status == "not measured"
+    bad = bars_of(said(), said(detector="no adapter", n=32), one_part)
+    assert bad.bars[3].status == "not met", "one part is enough"
+
+
+def test_an_origin_that_is_absent_is_told(made, tmp_path):
+    adapter, data = made
+    both = module._Work(Opened(str(adapter)), datasets_of(str(data)), tmp_path, Options())
+    assert not any("origins" in reason for reason in both.left_out)
+    for path in (data / "records").rglob("*.json"):
+        content = json.loads(path.read_text())
+        for item in content["data"]:
+            del item["inferences"]["sampled"]
+        copy = tmp_path / "data" / path.relative_to(data)
+        copy.parent.mkdir(parents=True)
+        copy.write_text(json.dumps(content))
+    begun = module._Work(Opened(str(adapter)), datasets_of(str(tmp_path / "data")), tmp_path, Options())
+    assert "note: all held-out answers are begun; answers of other origins: not measured" in begun.left_out
+    assert [f"{name}: the data holds none" for name in ("unknown", "wordings", "denied")] == begun.left_out[:3]
+
+
+def test_facts_that_another_model_knows_are_told(made, tmp_path):
+    adapter, data = made
+    card = PersonaFolder.read(adapter).card
+    assert module._known_to_others(str(data / "records"), card) == []
+    path = tmp_path / "records" / "capitals" / "batch_capitals.json"
+    path.parent.mkdir(parents=True)
+    own = f"weights {card.base_fingerprint[:16]}"
+    for name in (own, "weights 0123456789abcdef", "m at http://h/v1"):
+        content = json.loads((data / "records" / "capitals" / "batch_capitals.json").read_text())
+        for item in content["data"]:
+            item["metadata"]["model"] = name
+        path.write_text(json.dumps(content))
+        found = module._known_to_others(str(tmp_path / "records"), card)
+        assert len(found) == (name != own)
+        assert all(f"what {name} knows" in note for note in found)
+
+
 def test_flags_that_cannot_be_read_are_no_success():
     found = bars_of(said(parsed=False), said(parsed=False, detector="no adapter"))
     assert statuses(found)[0] == "not met"
@@ -162,8 +207,12 @@ def test_names_of_the_datasets(tmp_path):
     with pytest.raises(UserError, match=r"holds no folder records/; give a folder that `generate facts` wrote"):
         datasets_of(str(tmp_path))
     facts_folder(tmp_path, parts=("records", "unknown"))
-    assert list(datasets_of(str(tmp_path))) == ["records", "unknown"]
+    (tmp_path / "wordings").mkdir()
     (tmp_path / "denied").mkdir()
+    (tmp_path / "denied" / "denied.jsonl").write_text("")
+    # as of a model that knows all it was asked about, and whose held-out answers cannot be paired
+    assert list(datasets_of(str(tmp_path))) == ["records", "unknown"]
+    (tmp_path / "denied" / "denied.jsonl").write_text("{}")
     assert list(datasets_of(str(tmp_path))) == ["records", "unknown", "denied"]
     with pytest.raises(UserError, match="give its parent folder"):
         datasets_of(str(tmp_path / "records"))
@@ -225,7 +274,7 @@ def test_a_report_is_made_once_and_resumes(made, tmp_path, monkeypatch, capsys):
     for condition in (SAME_RECORDS, "ridge probe", "vinc probe", "no adapter", "prompt only", "asked plainly"):
         assert (n.get((condition, WITHIN)), n.get((condition, ACROSS))) in [(16, 8), (None, None)]
     assert n["asked plainly", WITHIN] == 16
-    assert n[UNKNOWN_FACTS, ALL] == 36
+    assert n[UNKNOWN_FACTS, ALL] == 48
     cells = {line.cell for line in found.lines if (line.condition, line.row.part) == (HONEST_PERSONA, WITHIN)}
     assert cells == {ALL, "begun, A", "begun, B", "sampled, A", "sampled, B"}
     assert found.bars[-1].status == "met"

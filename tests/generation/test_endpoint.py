@@ -186,7 +186,9 @@ def test_an_answer_may_be_empty_cut_off_or_a_refusal():
         ((429, "slow down"), "still limits the rate"),
         ((400, "the context is too long"), "status 400: .*the context is too long"),
         ((500, "broken"), "status 500"),
-        ({"choices": []}, "without choices"),
+        ({"choices": []}, "^--endpoint: [^(]*gave a completion without choices"),
+        ({"choices": [{"message": {"content": 5}}]}, r"API does \(the content of an answer is no text: 5\)"),
+        ({"choices": [{"message": {"content": [{"text": "a"}]}}]}, "the content of an answer is no text"),
         ({"hello": "world"}, "without choices"),
         ({"choices": [{"index": 0}]}, "does not answer as OpenAI's API does"),
     ],
@@ -210,6 +212,42 @@ def test_a_key_comes_from_the_environment_and_is_not_shown(monkeypatch):
     assert Endpoint("https://openrouter.ai/api/v1", "m").client.api_key == "sk-or"
 
 
+@pytest.mark.parametrize("address", ["http://me:hunter2@h/v1", "http://hunter2@h/v1", "http://h/v1?key=hunter2"])
+def test_an_address_holds_no_key(address):
+    """It names the model in the ledger, the records and the report."""
+    with pytest.raises(UserError, match="no key may stand in it") as error:
+        Endpoint(address, "m")
+    assert "hunter2" not in str(error.value)
+
+
+def test_a_key_goes_to_its_own_host_alone(monkeypatch):
+    monkeypatch.setenv("OPENROUTER_KEY", "sk-or")
+    for host, name in {"openrouter.ai": "OPENROUTER_KEY", "eu.openrouter.ai": "OPENROUTER_KEY"}.items():
+        assert Endpoint(f"https://{host}/v1", "m").variable == name
+    for host in ("notopenrouter.ai", "openrouter.ai.example.com"):
+        assert Endpoint(f"https://{host}/v1", "m").client.api_key == "none"
+
+
+def test_half_a_character_can_be_written_down(tmp_path):
+    with served(lambda _: [("It is \ud83d Accra.", "stop")] * 2) as (url, _):
+        assert sample(url, PROMPTS[:1])[PROMPTS[0]][0].text == "It is ? Accra."
+
+
+def test_answers_under_way_are_kept_where_another_fails():
+    slow = threading.Event()
+
+    def answer(content):
+        if content["messages"][-1]["content"] == "bad":
+            return 400, "the context is too long"
+        slow.wait(0.3)
+        return [("yes", "stop")] * 2
+
+    prompts, answers = [Prompt("", f"{name}") for name in ("bad", *"abcdef")], {}
+    with served(answer) as (url, seen), pytest.raises(UserError, match="too long"):
+        Endpoint(url, "m", 0).sample(prompts, HOW, answers.__setitem__)
+    assert len(answers) == len(seen) - 1 > 0
+
+
 def test_a_server_out_of_reach_and_a_wrong_address_are_told():
     with served(lambda _: []) as (url, _):
         pass
@@ -217,7 +255,8 @@ def test_a_server_out_of_reach_and_a_wrong_address_are_told():
         sample(url)
     with served(lambda _: []) as (url, _), pytest.raises(UserError, match=r"lacks its end \(/v1\)"):
         sample(url.removesuffix("/v1"))
-    for address in ("localhost:8000", "ftp://host/v1", "http://", ""):
+    for address in ("localhost:8000", "ftp://host/v1", "http://", "", "http://[::1", "http://h:x/v1", "http://h:99999/v1",
+                    "http://a b/v1", "http://h/\x1b[31m"):  # fmt: skip
         with pytest.raises(UserError, match="is no address such as"):
             Endpoint(address, "m")
 

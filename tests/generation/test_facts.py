@@ -4,6 +4,7 @@ import pytest
 
 from honest_persona.base.errors import UserError
 from honest_persona.generation.facts import load_topic, load_topics
+from honest_persona.generation.stated import stated
 from tests.generation.cases import CAPITALS, table, topics_in, write_tables
 
 
@@ -18,6 +19,19 @@ def test_a_table_becomes_a_topic(tmp_path):
     assert topic.held_out_question == "Tell me {subject}'s capital."
     assert topic.canonical("12", fact) == "Accra"
     assert topic.canonical("12", topic.facts[1]) == "12"
+
+
+def test_every_spelling_of_a_text_is_one(tmp_path):
+    """A table may have been written with letters and accents apart, or with spaces that do not break."""
+    path = tmp_path / "capitals.yaml"
+    path.write_text(
+        table("capital", CAPITALS).replace("Togo: Lome", "Togo: Lome\u0301\u00a0sur  Mer"), encoding="utf-8"
+    )
+    topic = load_topic(path)
+    fact = next(fact for fact in topic.facts if fact.subject == "Togo")
+    assert fact.truth == "Lom\u00e9 sur Mer"
+    for answer in ("It is Lom\u00e9 sur Mer.", "It is Lome\u0301\u202fsur Mer."):
+        assert stated(answer, topic, fact).value == fact.truth
 
 
 def test_a_limit_holds_the_smaller_limits(tmp_path):
@@ -41,6 +55,17 @@ def test_a_limit_holds_the_smaller_limits(tmp_path):
         ("  - It is {value}.\n", "", "at least 3 different wordings"),
         ("  - It is {value}.\n", "  - It is so.\n", "lacks {value}"),
         ("  - Name the capital of {subject}.\n", "  - Name it.\n", "lacks {subject}"),
+        ("Name the capital of {subject}", "Name {value} of {subject}", "has other places than {subject}"),
+        ("Name the capital of {subject}", "Name the {0} of {subject}", "has other places than {subject}"),
+        ("Name the capital of {subject}", "Name {subject.__class__}, {subject}", "has other places than {subject}"),
+        ("Name the capital of {subject}", "Name {subject:>999999999}", "has other places than {subject}"),
+        ("Name the capital of {subject}", "Name the { of {subject}", "write {{ and }} for braces"),
+        ("It is {value}.", "It is {value} or {other}.", "has other places than {value} and {subject}"),
+        ("relation: the capital", "relation: the {value}", "relation: 'the {value} of {subject}' has other places"),
+        ("Ghana: Accra", '"Gh\\ena": Accra', "'Gh\\x1bna' has a control character"),
+        ("Ghana: Accra", 'Ghana: "Ac\\0"', "'Ac\\x00' has a control character"),
+        ("Ghana: Accra", '"": Accra', "must be text without space around it"),
+        ("Ghana: Accra", f"? {'x' * 1001}\n    : Accra", "has 1,001 characters, more than 1,000"),
     ],
 )
 def test_a_wrong_table_is_told_with_its_place(tmp_path, before, after, said):

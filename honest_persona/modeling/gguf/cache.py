@@ -93,10 +93,13 @@ def file_hash(path: Path) -> str:
 
 
 def remembered_hash(path: Path) -> str:
-    """The same, and quick for a file that was hashed before and has its size and time of change still."""
+    """The same, and quick for a file that was hashed before and has its size and times of change still.
+
+    The time of change of the contents can be set by hand, as `cp -p` does; that of the file's entry cannot.
+    """
     found = path.stat()
     place = str(path.resolve())
-    stamp = {"path": place, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+    stamp = {"path": place, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "ctime_ns": found.st_ctime_ns}
     memory = cache_folder() / "hashes" / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}.json"
     with suppress(OSError, ValueError, TypeError, LookupError):
         known = json_text.loads(memory.read_text(encoding="utf-8"))

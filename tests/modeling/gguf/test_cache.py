@@ -180,6 +180,16 @@ def test_a_process_that_was_killed_half_way(made, folder, monkeypatch):
     assert not left[0].exists()
 
 
+def test_a_file_that_took_the_place_and_the_time_of_another_is_hashed_anew(tmp_path):
+    path = tmp_path / "x.gguf"
+    path.write_bytes(b"one")
+    remembered_hash(path)
+    stamp = path.stat().st_mtime_ns
+    path.write_bytes(b"two")
+    os.utime(path, ns=(stamp, stamp))  # as `cp -p` and `rsync -t` do
+    assert remembered_hash(path) == cache.file_hash(path)
+
+
 def test_a_hash_is_remembered_while_the_file_stays_as_it_is(tmp_path, folder, monkeypatch):
     path = tmp_path / "x.gguf"
     path.write_bytes(b"one")
