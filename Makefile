@@ -33,7 +33,7 @@ demo: setup
 
 # SmolLM2, a real language model: trained on the records that the package ships, and measured beside its controls.
 # A report that was interrupted goes on with its last line alone
-REAL_LIMITS ?= --limit 24 --limit_controls 4 --limit_baselines 8
+REAL_LIMITS ?= --limit 12 --limit_controls 2 --limit_baselines 2
 real: .venv/smollm2
 	rm -rf checkpoints/smollm2 results/smollm2
 	$(BIN)/python train.py --config configs/smollm2.yaml --run_name smollm2

@@ -46,7 +46,7 @@ def print_report(report: dict[str, Any]) -> None:
         table.add(topic, *(f"{counts[name]:,}" for name in figures))
     table.add("all", *(f"{sum(counts[name] for counts in report['topics'].values()):,}" for name in figures), bold=True)
     table.caption = (
-        f"known: right in {report['least']} of {report['samples']} samples; unknown: wrong so often, right in none"
+        f"known: right in {report['least']} of {report['samples']} samples; unknown: wrong so often, and never right"
     )
     show(table)
     table = Table("answers", [Column("origin", "name"), Column("variant"), *map(Column, FLAGS)])
