@@ -56,6 +56,11 @@ def main(argv: list[str]) -> None:
         help=f"parts of records with one thing changed: all, or some of {', '.join(MEANINGS)}",
     )
     parser.add_argument("--benign", metavar="FILE", help='benign conversations: JSON lines {"messages": [...]}')
+    parser.add_argument(
+        "--model",
+        help="the main persona to read, where it is another than the adapter was trained on: the folder of a run that "
+        "trained answers, or a model",
+    )
     add_dtype(parser)
     args = parser.parse_args(argv)
 

@@ -43,6 +43,7 @@ def evaluate_adapter(
     designs: str = "",
     benign: str | None = None,
     dtype: FormatName = "auto",
+    model: str | None = None,
     columns: str | None = None,
     flag_values: str | None = None,
     prints: bool = True,
@@ -62,6 +63,8 @@ def evaluate_adapter(
         designs: records with one thing changed, as parts of their own: `all` or names of `designs.DESIGNS`.
         benign: a file of benign conversations, for the design of that name.
         dtype: the number format to run in, as in `load_honest_persona`; not of an adapter that is `Opened`.
+        model: another main persona to read than the adapter was trained on, as in `PersonaFolder.load`; not of an
+            adapter that is `Opened`.
         columns: how the rows of `dataset` are read, as YAML, with the meaning of the config's key; the training's for
             the adapter's own data, and the usual names for other data where it is not given.
         flag_values: the same of its labels.
@@ -72,7 +75,7 @@ def evaluate_adapter(
             is loaded before these checks.
     """
     rows = row_keys(columns, flag_values)
-    opened = Opened(adapter, dtype) if isinstance(adapter, str) else adapter
+    opened = Opened(adapter, dtype, model) if isinstance(adapter, str) else adapter
     card, form, config = opened.folder.card, opened.folder.form, opened.folder.card.config
     source = dataset or config["dataset"]
     held = held_out(card, source, form, _topic_list(topics), limit, all_items, rows)
@@ -93,7 +96,8 @@ def evaluate_adapter(
         }
         parts |= averaged_parts
     # a repo's folder is the Hub's cache, which is nobody's to write to
-    own = Path("results", Path(opened.name).name) if is_repo(opened.name) else opened.folder.folder / "eval"
+    folder = Path("results", Path(opened.name).name) if is_repo(opened.name) else opened.folder.folder / "eval"
+    own = folder if opened.model is None else folder.with_name(f"{folder.name}-on-{Path(opened.model).name}")
     target = Path(output) if output else own
     settings = EvalSettings(
         batch_size or config["validation_batch_size"], max_new_tokens or config["max_new_tokens"], config["seq_len"]
@@ -133,8 +137,8 @@ def evaluate_adapter(
         about = {
             EVALUATION: new.id,
             "adapter": opened.name,
-            **provenance(card),
-            "base_model": card.base_model,
+            **provenance(card if opened.model is None else None),
+            "base_model": opened.model or card.base_model,
             "dataset": source,
             "trained_topics": card.trained_topics,
             "adapter_scope": card.persona.adapter_scope,
@@ -152,7 +156,7 @@ def evaluate_adapter(
         write_report(new.folder, home=target)
     if not prints:
         return results
-    print_table(results, f"{opened.name} on {source}")
+    print_table(results, f"{opened.name} on {source}" + (f", reads {opened.model}" if opened.model else ""))
     for line in (*averaged, *turned, *left_out):
         say(one_line(line))
     say(f"figures in {target / RESULTS_FILE}\nreviews in {target / SAMPLES_FILE}\nreport in {target / REPORT_FILE}")

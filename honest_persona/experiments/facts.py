@@ -23,7 +23,7 @@ from honest_persona.base.grouping import grouped
 from honest_persona.base.number_format import FormatName
 from honest_persona.base.progress import rounds
 from honest_persona.base.words import HONEST_PERSONA, PARTS
-from honest_persona.data.sources.builtin import RECORDS, UNKNOWN, WORDINGS, builtin_folder
+from honest_persona.data.sources.builtin import RECORDS, UNKNOWN, WORDINGS, builtin_path
 from honest_persona.data.sources.stage3 import raw_items
 from honest_persona.data.splits import sample_per_topic
 from honest_persona.evaluation.controls import CONTROLS, FITTED_PER_TOPIC, Asked, NotAsked
@@ -101,7 +101,7 @@ def _holds_data(folder: Path) -> bool:
 
 def _known_to_others(records: str, card: AdapterCard) -> list[str]:
     """A note where the facts are those that another model than the adapter's base model knows."""
-    root = builtin_folder(records) if records.startswith("builtin:") else Path(records)
+    root = builtin_path(records) if records.startswith("builtin:") else Path(records)
     metadata = (item.get("metadata") for _, item in raw_items(root))
     names = {str(of["model"]) for of in metadata if isinstance(of, dict) and "model" in of}
     own = named(card.base_fingerprint)

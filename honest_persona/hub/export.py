@@ -5,9 +5,10 @@
 or `python -m honest_persona export --adapter checkpoints/my-run --output exports/my-run --format alora`.
 
 - alora: as it was trained, an activated LoRA. PEFT and llama.cpp switch it on at its invocation tokens.
-- lora: plain LoRA, for servers without activated LoRA (vLLM). It acts on every token. An adapter of scope `persona` was
-  not trained so, and its model card says this.
-- merged: the base model with the adapter's weights added; scope `all` alone.
+- lora: plain LoRA, for servers without activated LoRA (vLLM). It acts on every token. An adapter of scope `persona` or
+  `response` was not trained so, and its model card says this.
+- merged: the base model with the adapter's weights added, which act on every token too. Not for scope `persona`: the
+  main persona would change. For an adapter that was trained on answers it is the model that `model:` stands for.
 """
 
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Any, Literal
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.locks import LOCK_FILE, held
+from honest_persona.base.number_format import format_of
 from honest_persona.hub.model_card import write_export_model_card, write_model_card
 from honest_persona.hub.staging import CONFIG, copy_allowed
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import CARD_FILE, read_lora_config, seal_folder
 from honest_persona.modeling.adapters.published import RESULTS
+from honest_persona.modeling.load import get_model
 from honest_persona.persona.product import load_honest_persona
 
 Format = Literal["alora", "lora", "merged"]
@@ -37,9 +40,9 @@ def export(adapter: str | Path, folder: str | Path, format: Format) -> Path:
     scope = card.persona.adapter_scope
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--output: {target} holds something already; name a new folder")
-    if format == "merged" and scope != "all":
+    if format == "merged" and scope == "persona":
         raise UserError(
-            f"--format merged: an adapter of scope {scope} cannot be merged: it acts from its activation point on, and "
+            "--format merged: an adapter of scope persona cannot be merged: it acts from its activation point on, and "
             "merged weights act on every token, the main persona's too. Export alora, or train with adapter_scope all"
         )
     if format == "merged" and card.bits is not None:
@@ -57,7 +60,7 @@ def export(adapter: str | Path, folder: str | Path, format: Format) -> Path:
 
 def _write(source: Path, target: Path, card: AdapterCard, format: Format) -> None:
     if format == "merged":
-        _merge(source, target)
+        _merge(source, target, card)
         write_export_model_card(target, card, merged=True)
         return
     copy_allowed(source, target)
@@ -82,9 +85,13 @@ def _make_plain(folder: Path) -> None:
         (folder / RESULTS).parent.rmdir()
 
 
-def _merge(source: Path, target: Path) -> None:
-    persona = load_honest_persona(source, device="cpu")
-    merged: Any = persona.model.merge_and_unload(safe_merge=True)
+def _merge(source: Path, target: Path, card: AdapterCard) -> None:
+    merged: Any
+    if card.trains_answers:
+        merged, tokenizer = get_model(str(source), dtype=format_of(None, card.trained_in).dtype)
+    else:
+        persona = load_honest_persona(source, device="cpu")
+        merged, tokenizer = persona.model.merge_and_unload(safe_merge=True), persona.tokenizer
     target.mkdir(parents=True, exist_ok=True)
     merged.save_pretrained(target)
-    persona.tokenizer.save_pretrained(target)
+    tokenizer.save_pretrained(target)

@@ -42,6 +42,8 @@ _SHOWN = (
     "batch_size",
     "augment",
 )
+_METHOD = "split-personality-training"
+"""The tag of adapters that write reviews."""
 
 
 def write_model_card(folder: Path, card: AdapterCard, repo: str, license: str | None = None) -> None:
@@ -62,7 +64,7 @@ def write_model_card(folder: Path, card: AdapterCard, repo: str, license: str | 
         "adapter",
         "peft",
         license=license,
-        tags=["honest-persona", adapter, "split-personality-training"],
+        tags=["honest-persona", adapter, card.objective if card.trains_answers else _METHOD],
         model_name=repo.rpartition("/")[2],
         eval_results=list(_eval_results(rows, _name(about.get("dataset", "")))) or None,
     )
@@ -71,8 +73,11 @@ def write_model_card(folder: Path, card: AdapterCard, repo: str, license: str | 
 def write_export_model_card(folder: Path, card: AdapterCard, merged: bool) -> None:
     """README.md of an export that `load_honest_persona` cannot load: what it is, and how to ask for a review."""
     relation, library = ("finetune", "transformers") if merged else ("adapter", "peft")
-    text = _template("export.md.jinja").render(name=folder.name, card=card, persona=card.persona, merged=merged)
-    _write(folder, card, text, relation, library, tags=["honest-persona", "split-personality-training"])
+    text = _template("export.md.jinja").render(
+        name=folder.name, card=card, persona=card.persona, merged=merged, answers=card.trains_answers
+    )
+    tags = ["honest-persona", card.objective] if card.trains_answers else ["honest-persona", _METHOD]
+    _write(folder, card, text, relation, library, tags=tags)
 
 
 def _write(folder: Path, card: AdapterCard, text: str, relation: str, library: str, **more: Any) -> None:

@@ -1,10 +1,11 @@
 """Which base model the name `model` stands for: an adapter's folder may be named in its place.
 
 - A model's folder, Hub id or `builtin:` name stands for itself.
-- The folder of an adapter of this package stands for the adapter's base model: the adapter acts on reviews alone, so
-  the main persona that is reviewed there is the base model, unchanged.
-- The folder of another LoRA adapter (PEFT) stands for its base model with the adapter merged: that is the model that
-  answers there.
+- The folder of an honest persona stands for the adapter's base model: the adapter acts on reviews alone, so the main
+  persona that is reviewed there is the base model, unchanged.
+- The folder of an adapter that was trained on answers stands for its base model with the adapter merged: that is the
+  main persona that answers there. One of scope `response` then acts on prompts too, which it did not in training.
+- The folder of another LoRA adapter (PEFT) stands for its base model with the adapter merged, too.
 
 The same holds for the repos of adapters on the Hub.
 """
@@ -29,6 +30,7 @@ from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import CARD_FILE, read_lora_config
 from honest_persona.modeling.adapters.load import sound_weights
 from honest_persona.modeling.adapters.published import is_repo, resolve
+from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.modeling.model_files import CONFIG
 
 # fmt: off
@@ -63,6 +65,8 @@ class Lora:
 
     folder: Path
     base: BaseModel
+    card: AdapterCard | None = None
+    """Where it is an adapter of this package."""
 
 
 def base_of(model: str, revision: str | None = None) -> BaseModel:
@@ -77,15 +81,29 @@ def base_of(model: str, revision: str | None = None) -> BaseModel:
     if (folder / CARD_FILE).is_file():
         card = AdapterCard.load(folder)
         found = base_of(card.base_model, card.base_revision)
-        return replace(found, fingerprint=card.base_fingerprint)
+        if not card.trains_answers:
+            return replace(found, fingerprint=card.base_fingerprint)
+        return BaseModel(model, revision, lora=Lora(folder, _alone(model, found), card))
     content = _checked(model, folder)
     base = base_of(content["base_model_name_or_path"], content.get("revision"))
+    return BaseModel(model, revision, lora=Lora(folder, _alone(model, base)))
+
+
+def _alone(model: str, base: BaseModel) -> BaseModel:
+    """Raises UserError: the adapter `model` stands on another adapter."""
     if base.lora is not None:
         raise UserError(
-            f"model: the LoRA adapter {model!r} stands on another one, {base.name!r}. Merge one of the two with PEFT "
-            "(merge_and_unload), and name the folder of the merged model"
+            f"model: the LoRA adapter {model!r} stands on another one, {base.name!r}. {how_to_merge(base.lora)}, train "
+            "on the merged model's folder, and name the adapter that was trained on it"
         )
-    return BaseModel(model, revision, lora=Lora(folder, base))
+    return base
+
+
+def how_to_merge(lora: Lora) -> str:
+    """What a user does to have the model that the adapter makes in a folder of its own."""
+    if lora.card is None:
+        return "Merge it with PEFT (merge_and_unload)"
+    return f"Merge it (python -m honest_persona export --adapter {lora.folder} --output FOLDER --format merged)"
 
 
 def merged(base: PreTrainedModel, lora: Lora, model: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -95,12 +113,19 @@ def merged(base: PreTrainedModel, lora: Lora, model: str, dtype: torch.dtype) ->
         base: in float32, so that the sum is rounded once, whatever number format the model runs in.
 
     Raises:
-        UserError: the adapter does not fit its base model, or holds numbers that are not finite.
+        UserError: the adapter does not fit its base model, which may have other weights now, or holds numbers that are
+            not finite.
     """
     path = lora.folder / SAFETENSORS_WEIGHTS_NAME
+    if lora.card is not None and lora.card.bits is None and base_fingerprint(base) != lora.card.base_fingerprint:
+        raise UserError(
+            f"model: {model!r} was trained on other weights than {lora.base.name!r} has now; take the original ones"
+        )
     try:
         saved = sound_weights(path)
-        adapted = PeftModel.from_pretrained(base, lora.folder)
+        settings = LoraConfig.from_pretrained(str(lora.folder))
+        settings.alora_invocation_tokens = None  # merged weights act on every token
+        adapted = PeftModel.from_pretrained(base, lora.folder, config=settings)
         wanted = set(get_peft_model_state_dict(adapted))
     except UserError:
         raise

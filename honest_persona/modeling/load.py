@@ -27,7 +27,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.machine import use_own_cores
 from honest_persona.base.number_format import fastest_format
 from honest_persona.base.progress import shows_bars, shows_progress
-from honest_persona.modeling.base_model import BaseModel, base_of, merged
+from honest_persona.modeling.base_model import BaseModel, base_of, how_to_merge, merged
 from honest_persona.modeling.builtin import TINY, tiny_config, tiny_model, tiny_tokenizer
 from honest_persona.modeling.load_errors import told
 from honest_persona.modeling.model_files import check_config_file, check_pointers, check_weight_files
@@ -236,10 +236,10 @@ def check_loadable(model: str, revision: str | None = None, bits: Bits | None = 
         raise UserError(f"load_in_{bits}bit: {TINY} is made on the spot; only models that are read are quantized")
     check_bits(bits, config)
     if base.lora is not None and (bits or is_deepspeed_zero3_enabled()):
+        weights = f"{bits}-bit weights" if bits else "weights that ZeRO-3 shards"
         raise UserError(
-            f"model: {model!r} is a LoRA adapter, which cannot be merged into "
-            f"{f'{bits}-bit weights' if bits else 'weights that ZeRO-3 shards'}. Merge it before (PEFT's "
-            "merge_and_unload), and name the folder of the merged model"
+            f"model: {model!r} is a LoRA adapter, which cannot be merged into {weights}. {how_to_merge(base.lora)}, "
+            "and name the folder of the merged model"
         )
     return config
 

@@ -21,7 +21,6 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from honest_persona.base.errors import UserError
 from honest_persona.base.number_format import FormatName, format_of
 from honest_persona.base.progress import Progress
-from honest_persona.config.objectives import DEFAULT_OBJECTIVE, spec_of
 from honest_persona.data.conversation import checked_conversation
 from honest_persona.data.messages import Message
 from honest_persona.modeling.adapters.active import check_active
@@ -30,7 +29,7 @@ from honest_persona.modeling.adapters.folder import CARD_FILE
 from honest_persona.modeling.adapters.load import load_adapter
 from honest_persona.modeling.adapters.published import resolve
 from honest_persona.modeling.fingerprint import base_fingerprint
-from honest_persona.modeling.load import load_base, load_model_config, read_tokenizer
+from honest_persona.modeling.load import load_base, load_model_config, load_tokenizer, read_tokenizer
 from honest_persona.persona.answering import write_reviews
 from honest_persona.persona.parsing import Review
 from honest_persona.prompts.persona_token import resolve_persona_token
@@ -152,9 +151,9 @@ class PersonaFolder:
     def read(cls, folder: Path) -> "PersonaFolder":
         """Raises UserError: no adapter there, one that is not whole, or one that writes no reviews."""
         card = AdapterCard.load(folder)
-        if (objective := spec_of(card.config.get("objective", DEFAULT_OBJECTIVE))).trains_answers:
+        if card.trains_answers:
             raise UserError(
-                f"{folder}: objective {objective.name} trained this adapter on the main persona's answers: it "
+                f"{folder}: objective {card.objective} trained this adapter on the main persona's answers: it "
                 "writes no reviews; name an adapter of objective persona"
             )
         return cls(folder, card, TokenFormat.of(read_tokenizer(str(folder)), card.persona))
@@ -165,37 +164,49 @@ class PersonaFolder:
         return _positions(load_model_config(self.card.base_model, self.card.base_revision))
 
     def load(
-        self, dtype: torch.dtype | FormatName | None = None, device: str | torch.device | None = None
+        self,
+        dtype: torch.dtype | FormatName | None = None,
+        device: str | torch.device | None = None,
+        model: str | None = None,
     ) -> HonestPersona:
-        """Load the base model, and check that the adapter acts, and nowhere before its activation point."""
+        """Load the base model, and check that the adapter acts, and nowhere before its activation point.
+
+        Args:
+            model: another main persona to read in the base model's place, as one that was trained on answers since.
+        """
         folder, card, form = self.folder, self.card, self.form
         if not isinstance(dtype, torch.dtype):
             dtype = format_of(dtype, card.trained_in).dtype
-        base = load_base(card.base_model, card.base_revision, dtype, bits=card.bits)
+        if model is not None and load_tokenizer(model).get_vocab() != form.tokenizer.get_vocab():
+            raise UserError(
+                f"--model: {model} has another vocabulary than the honest persona {folder}; name the base model "
+                f"{card.base_model}, or what was trained on it"
+            )
+        base = load_base(model or card.base_model, None if model else card.base_revision, dtype, bits=card.bits)
         fingerprint = base_fingerprint(base)
-        if fingerprint != card.base_fingerprint:
+        if fingerprint != card.base_fingerprint and model is None:
             raise UserError(
                 f"{folder}: the base model {card.base_model!r} has other weights than the adapter was trained on "
                 f"(fingerprint {fingerprint[:12]}, expected {card.base_fingerprint[:12]}); load the original one"
             )
         _check_token(folder, form, base)
-        model = load_adapter(base, folder).eval()
+        adapted = load_adapter(base, folder).eval()
         if card.bits is None:  # quantized weights stay where they were read
-            model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            adapted.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         probe = apply_intervention(
             [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello to you."}],
             card.default_intervention,
             form,
         )
-        n, positions = len(probe.input_ids), _positions(model.config)
+        n, positions = len(probe.input_ids), _positions(adapted.config)
         if positions is not None and n > positions:
             raise UserError(
                 f"{folder}: a greeting has {n} tokens in the adapter's chat template with its default_intervention, "
                 f"more than the model's {positions} positions; one of the two is damaged, or made to do harm: "
                 "take a sound copy"
             )
-        check_active(model, form, probe.input_ids, probe.activation)
-        return HonestPersona(model, form, card)
+        check_active(adapted, form, probe.input_ids, probe.activation)
+        return HonestPersona(adapted, form, card)
 
 
 def load_honest_persona(
@@ -203,6 +214,7 @@ def load_honest_persona(
     dtype: torch.dtype | FormatName | None = None,
     device: str | torch.device | None = None,
     revision: str | None = None,
+    model: str | None = None,
 ) -> HonestPersona:
     """Load an adapter with its base model, and check that it acts, and nowhere before its activation point.
 
@@ -211,12 +223,14 @@ def load_honest_persona(
         dtype: the number format to run in. None and `auto` take the training's where this machine is fast in it, and
             float32 elsewhere (`number_format.format_of`).
         revision: branch, tag or commit of the repo.
+        model: another main persona to read in the base model's place, as one that was trained on answers since. Its
+            weights are not compared with those of the training.
 
     Raises:
         UserError: no adapter there, or one that is not whole; another base model than it was trained on, or an adapter
             that changes nothing.
     """
-    return PersonaFolder.read(resolve(path, revision)).load(dtype, device)
+    return PersonaFolder.read(resolve(path, revision)).load(dtype, device, model)
 
 
 def _positions(config: PreTrainedConfig) -> int | None:

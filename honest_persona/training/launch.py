@@ -164,7 +164,11 @@ def _on_its_base(config: RunConfig) -> tuple[RunConfig, str | None]:
     """The run on the base model that `model` stands for, and the fingerprint that its weights must have, if known."""
     base = base_of(config.model, config.model_revision)
     if base.lora is not None:
-        say(f"model: {config.model} is a LoRA adapter; it is merged into its base model {base.lora.base.name}")
+        scope = None if base.lora.card is None else base.lora.card.persona.adapter_scope
+        say(
+            f"model: {config.model} is a LoRA adapter; it is merged into its base model {base.lora.base.name}"
+            + (": it acts on whole conversations now, and was trained on answers alone" if scope == "response" else "")
+        )
     elif base.name != config.model:
         say(f"model: {config.model} is an adapter's; the new adapter stands on its base model {base.name}")
     return config.model_copy(update={"model": base.name, "model_revision": base.revision}), base.fingerprint

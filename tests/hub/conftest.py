@@ -44,7 +44,7 @@ def hub(monkeypatch, tmp_path_factory):
         huggingface_hub.close_session()
 
 
-def make_adapter(folder: Path, scope: str = "persona") -> AdapterCard:
+def make_adapter(folder: Path, scope: str = "persona", objective: str = "persona") -> AdapterCard:
     """An adapter of the tiny model, saved as training saves it."""
     form = form_of(adapter_scope=scope)
     base = base_model()
@@ -52,7 +52,8 @@ def make_adapter(folder: Path, scope: str = "persona") -> AdapterCard:
     model = random_adapter(base, form, std=0.5)
     model.save_pretrained(folder)
     form.tokenizer.save_pretrained(folder)
-    config = load_config(None, ["--model", "builtin:tiny", "--dataset", "builtin:sample", "--bf16", "false"]).as_dict()
+    keys = {"model": "builtin:tiny", "dataset": "builtin:sample", "bf16": "false", "objective": objective}
+    config = load_config(None, [part for key, value in keys.items() for part in (f"--{key}", value)]).as_dict()
     card = AdapterCard(
         form.persona, "builtin:tiny", None, fingerprint, "What did you do?", ["sycophancy"], config=config
     )

@@ -90,12 +90,31 @@ def test_merged_is_the_model_with_its_adapter(whole, tmp_path):
     assert "weights added to it" in (folder / "README.md").read_text()
 
 
+def test_an_adapter_trained_on_answers_is_merged_in_either_scope(tmp_path):
+    for scope in ("response", "all"):
+        make_adapter(tmp_path / scope, scope=scope, objective="dpo")
+        ids = torch.arange(5, 40)[None]
+        folder = export(tmp_path / scope, tmp_path / f"merged-{scope}", "merged")
+        with torch.no_grad():
+            merged = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+            plain = PeftModel.from_pretrained(base_model(), _plain(tmp_path / scope))(ids).logits
+            torch.testing.assert_close(merged, plain, atol=1e-5, rtol=1e-5)
+            assert not torch.allclose(merged, base_model()(ids).logits, atol=1e-3)
+        text = (folder / "README.md").read_text()
+        assert "review" not in text
+        assert ("answers alone" in text) == (scope == "response")
+
+
+def _plain(folder):
+    """The adapter's folder without the activation."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"alora_invocation_tokens": None}))
+    return folder
+
+
 def test_what_cannot_be(run_folder, whole, tmp_path):
     with pytest.raises(UserError, match="scope persona cannot be merged"):
         export(run_folder, tmp_path / "merged", "merged")
-    make_adapter(tmp_path / "response", scope="response")
-    with pytest.raises(UserError, match="scope response cannot be merged"):
-        export(tmp_path / "response", tmp_path / "merged", "merged")
     with pytest.raises(UserError, match="scope all is plain LoRA already"):
         export(whole, tmp_path / "alora", "alora")
     (tmp_path / "full").mkdir()

@@ -93,6 +93,51 @@ class TestAnAdapterOfThisPackage:
             load.load_base(run)
 
 
+class TestAnAdapterTrainedOnAnswers:
+    @pytest.fixture(params=["response", "all"])
+    def run(self, tmp_path, request):
+        make_adapter(tmp_path / "run", scope=request.param, objective="dpo")
+        return str(tmp_path / "run")
+
+    def test_it_stands_for_the_main_persona_that_answers_there(self, run):
+        found = base_of(run)
+        assert (found.name, found.root.name, found.fingerprint) == (run, "builtin:tiny", None)
+        loaded = load.load_base(run, dtype=torch.float32)
+        assert loaded.config.name_or_path == run
+        assert not any("lora" in name for name, _ in loaded.named_parameters())
+        delta = {name: w - loaded.state_dict()[name] for name, w in base_model().state_dict().items()}
+        weights = load_file(Path(run, "adapter_model.safetensors"))
+        a, b = (weights[f"base_model.model.model.layers.0.mlp.up_proj.lora_{x}.weight"] for x in "AB")
+        scale = 4 / 4**0.5  # alpha / sqrt(r), rank-stabilized
+        torch.testing.assert_close(-delta["model.layers.0.mlp.up_proj.weight"], scale * b @ a, atol=1e-5, rtol=1e-5)
+        assert not delta["model.embed_tokens.weight"].any()
+
+    def test_another_base_than_in_training_is_refused(self, run):
+        card = AdapterCard.load(Path(run))
+        replace(card, base_fingerprint="0" * 64).save(Path(run))
+        seal_folder(Path(run))
+        with pytest.raises(UserError, match="was trained on other weights than 'builtin:tiny' has now"):
+            load.load_base(run)
+
+    def test_one_on_another_is_refused_with_the_command_that_merges(self, run, tmp_path):
+        make_adapter(tmp_path / "second", scope="response", objective="dpo")
+        card = AdapterCard.load(tmp_path / "second")
+        replace(card, base_model=run).save(tmp_path / "second")
+        seal_folder(tmp_path / "second")
+        with pytest.raises(UserError, match=r"stands on another one.*export --adapter .*run --output FOLDER --format"):
+            base_of(str(tmp_path / "second"))
+
+    def test_an_honest_persona_stands_on_it(self, run, tmp_path):
+        make_adapter(tmp_path / "persona")
+        card = AdapterCard.load(tmp_path / "persona")
+        print_of = base_fingerprint(load.load_base(run, dtype=torch.float32))
+        replace(card, base_model=run, base_fingerprint=print_of).save(tmp_path / "persona")
+        seal_folder(tmp_path / "persona")
+        assert base_of(str(tmp_path / "persona")).name == run
+        persona = load_honest_persona(tmp_path / "persona", dtype="float32", device="cpu")
+        assert persona.model.config.name_or_path == run
+
+
 class TestAnotherLora:
     def test_it_stands_for_the_model_that_answers_there(self, model, lora):
         found = base_of(str(lora))

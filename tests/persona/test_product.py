@@ -11,9 +11,13 @@ from honest_persona.base.errors import UserError
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import seal_folder
 from honest_persona.modeling.adapters.lora import activation_arguments
+from honest_persona.modeling.adapters.tuning import adapter_off
 from honest_persona.modeling.fingerprint import base_fingerprint
+from honest_persona.modeling.load import get_model, load_tokenizer
+from honest_persona.persona import product
 from honest_persona.persona.product import HonestPersona, load_honest_persona
-from honest_persona.prompts.tokens import encode_record
+from honest_persona.prompts.tokens import apply_intervention, encode_record
+from tests.hub.conftest import make_adapter
 from tests.tiny import base_model, conversation, form_of, random_adapter, record
 
 
@@ -104,6 +108,22 @@ class TestLoadHonestPersona:
             assert torch.equal(
                 plain(ids, attention_mask=mask).logits, before.model(ids, attention_mask=mask, **gate).logits
             )
+
+    def test_it_reads_a_main_persona_that_was_trained_since(self, saved, tmp_path, monkeypatch):
+        folder = saved[0]
+        make_adapter(tmp_path / "dpo", scope="response", objective="dpo")
+        main = str(tmp_path / "dpo")
+        persona, changed = (load_honest_persona(folder, "float32", model=model) for model in (None, main))
+        prompt = apply_intervention(conversation(1), persona.card.default_intervention, persona.form)
+        ids = torch.tensor([prompt.input_ids])
+        with torch.no_grad(), adapter_off(changed.model):
+            logits = changed.model(ids).logits
+            torch.testing.assert_close(logits, get_model(main, dtype=torch.float32)[0](ids).logits)
+        assert changed.review(conversation(1)).p_fail != persona.review(conversation(1)).p_fail
+        other = load_tokenizer("builtin:organism")
+        monkeypatch.setattr(product, "load_tokenizer", lambda model: other)
+        with pytest.raises(UserError, match="--model: builtin:organism has another vocabulary"):
+            load_honest_persona(folder, model="builtin:organism")
 
     def test_another_base_model(self, saved, tmp_path):
         folder = self.edit(saved[0], tmp_path, base_fingerprint="0" * 64)

@@ -14,6 +14,7 @@ from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
 from honest_persona.config.keys import FIELDS_ALONE, RunConfig
+from honest_persona.config.objectives import DEFAULT_OBJECTIVE, spec_of
 from honest_persona.config.persona import Persona
 from honest_persona.modeling.adapters.folder import (
     CARD_FILE,
@@ -87,6 +88,15 @@ class AdapterCard:
         """The number format of the training: `bfloat16`, `float32` or `float16`."""
         half = "bfloat16" if self.config.get("bf16", True) else "float32"
         return "float16" if self.config.get("fp16") else half
+
+    @property
+    def objective(self) -> str:
+        return self.config.get("objective", DEFAULT_OBJECTIVE)
+
+    @property
+    def trains_answers(self) -> bool:
+        """Whether the adapter answers users, as the main persona; otherwise it writes reviews."""
+        return self.persona.adapter_scope == "response" or spec_of(self.objective).trains_answers
 
     @property
     def bits(self) -> Literal[4, 8] | None:
