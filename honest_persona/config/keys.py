@@ -76,6 +76,9 @@ class RunConfig(PersonaKeys, ObjectiveKeys):
     adapter_scope: AdapterScope = Field(default_factory=lambda values: spec_of(values["objective"]).scope)
     """where the adapter is active: from the activation point on (persona), from the answer's first token on (response),
     or on every token (all); null: persona for objective persona, response for the others"""
+    system_tag: str = Field(default_factory=lambda values: spec_of(values["objective"]).system_tag)
+    """text before and after a system prompt. The default of objective persona; the others' is "": nobody who asks the
+    trained model writes one"""
     model: Annotated[str, Field(min_length=1)] = "builtin:tiny"
     """Hub id, folder or GGUF file of the base model, or an adapter on it (docs/models.md); `builtin:tiny`: random"""
     model_revision: str | None = None

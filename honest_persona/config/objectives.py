@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from honest_persona.config.own_rows import FEEDBACK_COLUMNS, OWN_COLUMNS
+from honest_persona.config.persona import SYSTEM_TAG
 
 RowKind = Literal["records", "pairs", "labels", "responses"]
 """records: reviews of the honest persona; pairs: a chosen and a rejected answer to one prompt; labels: an answer that
@@ -63,6 +64,11 @@ class ObjectiveSpec:
     def scope(self) -> Literal["persona", "response"]:
         """The default of `adapter_scope`."""
         return "response" if self.trains_answers else "persona"
+
+    @property
+    def system_tag(self) -> str:
+        """The default of `system_tag`."""
+        return "" if self.trains_answers else SYSTEM_TAG
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from honest_persona.base.words import AdapterScope, Elicitation, OutputFormat
 
 TokenId = Annotated[int, Field(ge=0)]
+SYSTEM_TAG = "<SYSTEM> "
 
 
 class PersonaKeys(BaseModel):
@@ -31,7 +32,7 @@ class PersonaKeys(BaseModel):
     """what the honest persona writes, and in which order"""
     tools_as_text: bool = False
     """write calls of tools and their results as plain text, for chat templates that have no place for tools"""
-    system_tag: str = "<SYSTEM> "
+    system_tag: str = SYSTEM_TAG
     """text before and after a system prompt"""
     intervention_prefix: str = " INTERVENTION: "
     """text before the intervention"""

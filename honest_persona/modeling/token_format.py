@@ -1,6 +1,7 @@
-"""A config's tokenizer and persona, before any weights are read."""
+"""The tokenizer with the persona, of a config or of a saved adapter, before any weights are read."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -8,8 +9,9 @@ from transformers import PreTrainedTokenizerBase
 from honest_persona.base.errors import UserError
 from honest_persona.config.keys import RunConfig
 from honest_persona.config.objectives import spec_of
-from honest_persona.modeling.load import load_model_config, load_tokenizer
-from honest_persona.prompts.persona_token import resolve_control_tokens, resolve_persona_token
+from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.modeling.load import load_model_config, load_tokenizer, read_tokenizer
+from honest_persona.prompts.persona_token import ControlTokens, resolve_control_tokens, resolve_persona_token
 from honest_persona.prompts.tokens import TokenFormat
 
 
@@ -27,6 +29,13 @@ def token_format(config: RunConfig) -> TokenFormat:
         requested = config.desirable_token_id, config.undesirable_token_id
         control = resolve_control_tokens(tokenizer, rows, *requested, in_use)
     return TokenFormat.of(tokenizer, config.persona(token), control)
+
+
+def saved_format(folder: Path, card: AdapterCard) -> TokenFormat:
+    """The format that an adapter was trained in, from its folder. Raises UserError: its tokenizer cannot be used."""
+    good, bad = (card.config.get(f"{name}_token_id") for name in ControlTokens._fields)
+    control = ControlTokens(good, bad) if isinstance(good, int) and isinstance(bad, int) else None
+    return TokenFormat.of(read_tokenizer(str(folder)), card.persona, control)
 
 
 def _named_ids(config: dict[Any, Any]) -> Iterator[int]:

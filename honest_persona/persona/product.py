@@ -29,7 +29,8 @@ from honest_persona.modeling.adapters.folder import CARD_FILE
 from honest_persona.modeling.adapters.load import load_adapter
 from honest_persona.modeling.adapters.published import resolve
 from honest_persona.modeling.fingerprint import base_fingerprint
-from honest_persona.modeling.load import load_base, load_model_config, load_tokenizer, read_tokenizer
+from honest_persona.modeling.load import load_base, load_model_config, load_tokenizer
+from honest_persona.modeling.token_format import saved_format
 from honest_persona.persona.answering import write_reviews
 from honest_persona.persona.parsing import Review
 from honest_persona.prompts.persona_token import resolve_persona_token
@@ -156,7 +157,7 @@ class PersonaFolder:
                 f"{folder}: objective {card.objective} trained this adapter on the main persona's answers: it "
                 "writes no reviews; name an adapter of objective persona"
             )
-        return cls(folder, card, TokenFormat.of(read_tokenizer(str(folder)), card.persona))
+        return cls(folder, card, saved_format(folder, card))
 
     @cached_property
     def positions(self) -> int | None:

@@ -36,6 +36,7 @@ from honest_persona.modeling.load import check_loadable, load_base
 from honest_persona.modeling.prefix.cache import PrefixCache
 from honest_persona.modeling.quantized import check_trainable
 from honest_persona.prompts.prepare import Material
+from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training import finished
 from honest_persona.training.assembly import Assembly, prepared
 from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCheck, SaveAtEpochEnd, StopAtSignal
@@ -198,9 +199,15 @@ def _card(run: _Run) -> AdapterCard:
         default_intervention=config.default_intervention or run.material.intervention,
         trained_topics=run.material.trained_topics,
         validation_topics=list(config.validation_topics),
-        config=config.as_dict(),
+        config={**config.as_dict(), **_control_ids(run.assembly.form)},
         versions={name: version(name) for name in _VERSIONS},
     )
+
+
+def _control_ids(form: TokenFormat) -> dict[str, int]:
+    """The control tokens that were chosen, by the keys of the config that name them."""
+    control = form.control
+    return {} if control is None else {f"{name}_token_id": token for name, token in control._asdict().items()}
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """A tokenizer and a model that do not fit are told before the weights are read."""
 
+from dataclasses import replace
+
 import pytest
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
@@ -7,7 +9,8 @@ from transformers import AutoTokenizer
 from honest_persona.base.errors import UserError
 from honest_persona.config.load import load_config
 from honest_persona.modeling.builtin import tiny_tokenizer
-from honest_persona.modeling.token_format import token_format
+from honest_persona.modeling.token_format import saved_format, token_format
+from tests.hub.conftest import make_adapter
 from tests.modeling.damaged import edit
 from tests.tiny import base_model
 
@@ -70,3 +73,12 @@ def test_ids_that_the_models_config_names_do_not_become_the_persona_token(folder
     edit(folder, eos_token_id=[2, 2049])
     with pytest.raises(UserError, match="add_sp_token: false"):
         form_in(folder)
+
+
+def test_a_saved_adapter_has_the_control_tokens_that_its_training_chose(tmp_path):
+    card = make_adapter(tmp_path, scope="response", objective="csft")
+    assert saved_format(tmp_path, card).control is None, "none were chosen"
+    chosen = replace(card, config={**card.config, "desirable_token_id": 3, "undesirable_token_id": 0})
+    form = saved_format(tmp_path, chosen)
+    assert form.control == (3, 0)
+    assert {3, 0} <= form.forbidden
