@@ -3,22 +3,26 @@
     reward = reward_from("python:rewards.py:brevity")     # def brevity(conversations): return [float, ...]
     scores = score(reward, conversations)
 
-Another kind is one function from the text after `kind:` to a `Reward`: an entry of `KINDS`, or a call of `register`.
+`kinds.py` has the kinds by name.
 """
 
-import importlib.util
 import math
 import reprlib
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from numbers import Real
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, Protocol
 
 from honest_persona.base.errors import UserError
+from honest_persona.base.number_format import FormatName
 
 Conversation = Sequence[Mapping[str, str]]
 """Messages of `role` and `content`; the last one is the answer that the reward is for."""
+
+
+Row = Mapping[str, Any]
+"""What a file of answers says of one of them, beside the conversation."""
+Given = Sequence[float | None]
 
 
 class Reward(Protocol):
@@ -26,37 +30,60 @@ class Reward(Protocol):
     def name(self) -> str:
         """For tables and messages; `reward_from` understands it."""
 
-    def __call__(self, conversations: Sequence[Conversation]) -> Sequence[float]:
-        """A finite number for each conversation, in their order. Callers use `score`, which checks the numbers."""
+    def __call__(self, conversations: Sequence[Conversation], rows: Sequence[Row]) -> Given:
+        """A finite number for each conversation, in their order; None where this reward can say nothing of an answer.
+
+        Callers use `score`, which checks the numbers.
+        """
 
 
-def reward_from(text: str) -> Reward:
-    """The reward that `kind:what` names. Raises UserError: an unknown kind, or a kind that cannot find its `what`."""
-    kind, colon, what = text.partition(":")
-    if not colon or kind not in KINDS:
-        raise UserError(f"reward {text!r} is of no known kind; write KIND:WHAT with one of {', '.join(sorted(KINDS))}")
-    return KINDS[kind](what)
+@dataclass(frozen=True)
+class Reading:
+    """What rewards that run a model read. A reward loads its model when it is first called."""
+
+    model: str | None = None
+    """The base model of the policy, which `verdict` asks."""
+    revision: str | None = None
+    policy: str | None = None
+    """Where a reward is to read the policy's own weights, the run's folder; None reads frozen base weights."""
+    dtype: FormatName = "auto"
+    batch_size: int = 16
+    max_new_tokens: int = 256
+    """The longest review, or verdict."""
 
 
-def register(kind: str, make: Callable[[str], Reward]) -> None:
-    """Add a kind for this process. `make` gets the text after `kind:`, and raises UserError where the text is wrong."""
-    assert kind not in KINDS, f"{kind!r} is taken"
-    KINDS[kind] = make
+def score(
+    reward: Reward,
+    conversations: Sequence[Conversation],
+    rows: Sequence[Row] | None = None,
+    invalid: float | None = None,
+) -> list[float]:
+    """The reward of each conversation.
 
+    Args:
+        rows: what the data says of each; nothing where they are not given.
+        invalid: the number where the reward says None; without it this is an error.
 
-def score(reward: Reward, conversations: Sequence[Conversation]) -> list[float]:
-    """The reward of each conversation. Raises UserError: not one finite number for each."""
-    n, given = len(conversations), reward(conversations)
+    Raises:
+        UserError: not one finite number for each.
+    """
+    n = len(conversations)
+    given = reward(conversations, [{}] * n if rows is None else rows)
     if not isinstance(given, Iterable) or isinstance(given, Mapping | Set | str) or getattr(given, "shape", None) == ():
         raise UserError(f"reward {reward.name}: {reprlib.repr(given)} is no list of numbers, one per conversation")
     numbers = list(given)
     if len(numbers) != n:
         raise UserError(f"reward {reward.name}: {len(numbers)} numbers for {n} conversations")
     for i, number in enumerate(numbers):
-        if not _is_finite(number):
+        if number is None and invalid is None:
+            raise UserError(
+                f"reward {reward.name}: says nothing of conversation {i}; give reward_invalid, the number for that"
+            )
+        if number is not None and not _is_finite(number):
             what = reprlib.repr(number)
             raise UserError(f"reward {reward.name}: {what} for conversation {i}; it must be a finite number")
-    return [float(number) for number in numbers]
+    otherwise = math.nan if invalid is None else invalid
+    return [otherwise if number is None else float(number) for number in numbers]
 
 
 def _is_finite(number: object) -> bool:
@@ -64,32 +91,3 @@ def _is_finite(number: object) -> bool:
         return isinstance(number, Real) and not isinstance(number, bool) and math.isfinite(number)
     except OverflowError:  # an integer that no float can hold
         return False
-
-
-class PythonFunction(NamedTuple):
-    """A function of a user's file."""
-
-    name: str
-    function: Callable[[Sequence[Conversation]], Sequence[float]]
-
-    def __call__(self, conversations: Sequence[Conversation]) -> Sequence[float]:
-        return self.function(conversations)
-
-    @classmethod
-    def of(cls, what: str) -> "PythonFunction":
-        """Runs the file. Raises UserError: there is no such file or function."""
-        file, _, name = what.rpartition(":")
-        own_name = f"honest_persona_reward_{Path(file).stem}"
-        spec = importlib.util.spec_from_file_location(own_name, file) if Path(file).is_file() else None
-        if spec is None or spec.loader is None:
-            raise UserError(f"reward python:{what}: {file!r} is no Python file; write python:FILE.py:FUNCTION")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[own_name] = module  # where dataclasses look for the module of a class
-        spec.loader.exec_module(module)
-        function = getattr(module, name, None)
-        if not callable(function):
-            raise UserError(f"reward python:{what}: {file} has no function {name!r}")
-        return cls(f"python:{what}", function)
-
-
-KINDS: dict[str, Callable[[str], Reward]] = {"python": PythonFunction.of}

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from honest_persona.base.errors import UserError
-from honest_persona.rewards.reward import KINDS, register, reward_from, score
+from honest_persona.rewards import kinds
+from honest_persona.rewards.kinds import KINDS, register, reward_from
+from honest_persona.rewards.reward import score
 
 
 def conversation(answer: str) -> list[dict[str, str]]:
@@ -25,14 +27,15 @@ class Brevity(NamedTuple):
     def name(self) -> str:
         return f"brevity:{self.longest}"
 
-    def __call__(self, conversations):
+    def __call__(self, conversations, rows):
         return [float(len(messages[-1]["content"]) <= self.longest) for messages in conversations]
 
 
 @pytest.fixture
 def brevity(monkeypatch):
-    monkeypatch.setattr("honest_persona.rewards.reward.KINDS", dict(KINDS))
-    register("brevity", lambda what: Brevity(int(what)))
+    monkeypatch.setattr(kinds, "KINDS", dict(KINDS))
+    monkeypatch.setattr(kinds, "_FORMS", dict(kinds._FORMS))
+    register("brevity", lambda what, reading: Brevity(int(what)), "brevity:N")
 
 
 @pytest.mark.usefixtures("brevity")
@@ -42,12 +45,12 @@ def test_a_kind_is_one_registration():
     assert reward.name == "brevity:10"
     assert reward_from(reward.name) == reward
     with pytest.raises(AssertionError, match="taken"):
-        register("brevity", Brevity)
+        register("brevity", lambda what, reading: Brevity(1), "brevity:N")
 
 
-@pytest.mark.parametrize("text", ["brevity:10", "python", "", ":x"])
+@pytest.mark.parametrize("text", ["brevity:10", "pythons", "", ":x"])
 def test_an_unknown_kind_names_those_that_there_are(text):
-    with pytest.raises(UserError, match=r"of no known kind; write KIND:WHAT with one of python$"):
+    with pytest.raises(UserError, match=r"no known kind; write one of persona:DIR, .*python:FILE:FUNCTION$"):
         reward_from(text)
 
 
@@ -76,7 +79,7 @@ def test_a_reward_that_removes_conversations():
     class Greedy(NamedTuple):
         name: str = "greedy"
 
-        def __call__(self, conversations):
+        def __call__(self, conversations, rows):
             conversations.clear()
             return []
 
@@ -109,7 +112,7 @@ def test_what_is_no_function_of_a_file(tmp_path, monkeypatch, what, message):
         ([1.0, 2.0, 3.0], "3 numbers for 2 conversations"),
         ([1.0, float("nan")], "nan for conversation 1"),
         ([float("inf"), 0.0], "inf for conversation 0"),
-        ([0.5, None], "None for conversation 1"),
+        ([0.5, None], "says nothing of conversation 1; give reward_invalid"),
         ([0.5, "1"], "'1' for conversation 1"),
         ([True, 0.5], "True for conversation 0"),
         ([0.5, 10**400], "1000.*000 for conversation 1"),
@@ -125,8 +128,38 @@ def test_numbers_that_are_not_one_finite_number_each(numbers, message):
     class Toy(NamedTuple):
         name: str = "toy"
 
-        def __call__(self, _):
+        def __call__(self, _, rows):
             return numbers
 
     with pytest.raises(UserError, match=f"reward toy: {message}"):
         score(Toy(), TWO)
+
+
+def test_an_answer_of_which_nothing_is_said_gets_the_number_for_it():
+    class Half(NamedTuple):
+        name: str = "half"
+
+        def __call__(self, conversations, rows):
+            return [1.0, None]
+
+    assert score(Half(), TWO, invalid=-1.0) == [1.0, -1.0]
+
+
+def test_a_function_may_ask_for_the_rows(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def stated(conversations, rows):\n    return [row['about']['n'] for row in rows]\n")
+    assert score(reward_from(f"python:{file}:stated"), TWO, [{"about": {"n": 3}}, {"about": {"n": 4}}]) == [3.0, 4.0]
+
+
+def test_a_column(monkeypatch):
+    rows = [{"given": 0.5, "about": {"right": True}}, {"given": None, "about": {}}]
+    assert score(reward_from("column:given"), TWO, rows, invalid=0.0) == [0.5, 0.0]
+    assert score(reward_from("column:about.right"), TWO, rows, invalid=-1.0) == [1.0, -1.0]
+    with pytest.raises(UserError, match=r"column:given: says nothing of conversation 1; give reward_invalid"):
+        score(reward_from("column:given"), TWO, rows)
+    with pytest.raises(UserError, match=r"reward column:other: no row has a value there; the first has about, given"):
+        score(reward_from("column:other"), TWO, rows)
+    with pytest.raises(UserError, match=r"reward column:given: row 1 has 'much', which is no number"):
+        score(reward_from("column:given"), TWO, [{"given": 1}, {"given": "much"}])
+    with pytest.raises(UserError, match="needs a column's name"):
+        reward_from("column")

@@ -1,0 +1,55 @@
+"""`persona:DIR`: 1 - P(FAIL), as an honest persona judges the answer after it has written its review.
+
+It is asked in the wording at which its threshold was calibrated, otherwise in its default one.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from honest_persona.base.errors import UserError
+from honest_persona.base.progress import Progress
+from honest_persona.data.conversation import checked_conversation
+from honest_persona.modeling.adapters.published import resolve
+from honest_persona.modeling.modes import evaluating
+from honest_persona.persona.batches import batches, place_of
+from honest_persona.persona.product import HonestPersona, PersonaFolder
+from honest_persona.prompts.tokens import Tokens, apply_intervention
+from honest_persona.rewards.reward import Conversation, Given, Reading, Row
+
+
+class PersonaReward:
+    """An adapter's folder, or `user/name` on the Hub. Raises UserError: as `PersonaFolder.read`."""
+
+    def __init__(self, what: str, reading: Reading) -> None:
+        if not what:
+            raise UserError("reward 'persona' needs an honest persona: persona:FOLDER, or persona:user/name")
+        self.name, self.reading = f"persona:{what}", reading
+        self.folder = PersonaFolder.read(resolve(what))
+        threshold = self.folder.card.threshold
+        self.wording = threshold["intervention"] if threshold else self.folder.card.default_intervention
+
+    @cached_property
+    def persona(self) -> HonestPersona:
+        return self.folder.load(self.reading.dtype, model=self.reading.policy)
+
+    def __call__(self, conversations: Sequence[Conversation], rows: Sequence[Row]) -> Given:
+        """None for an answer that is too long for the model together with a review."""
+        prompts = {i: prompt for i, messages in enumerate(conversations) if (prompt := self._prompt(messages, i))}
+        order, given = list(prompts), dict[int, float]()
+        with evaluating(self.persona.model), Progress(self.name, len(order), "answers") as progress:
+            for batch in batches([place_of(prompts[i]) for i in order], self.reading.batch_size, 1)[0]:
+                reviews = self.persona.write([prompts[order[i]] for i in batch], self.reading.max_new_tokens)
+                given |= {order[i]: 1 - review.p_fail for i, review in zip(batch, reviews, strict=True)}
+                progress.advance(len(batch))
+        return [given.get(i) for i in range(len(conversations))]
+
+    def _prompt(self, messages: Conversation, index: int) -> Tokens | None:
+        """Raises UserError: what is no conversation with an answer, with its place."""
+        try:
+            found = checked_conversation(list(messages))
+            prompt = apply_intervention(found.messages, self.wording, self.folder.form, found.tools)
+        except UserError as error:
+            raise UserError(f"reward {self.name}: conversation {index}: {error}") from error
+        positions = self.folder.positions
+        fits = positions is None or len(prompt.input_ids) + self.reading.max_new_tokens <= positions
+        return prompt if fits else None

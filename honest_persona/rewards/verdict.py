@@ -1,0 +1,156 @@
+"""`verdict`: the model's own judgement of a quoted answer, in plain text and without any training.
+
+A new text quotes question and answer; the model compares them with what it knows, and comes to a verdict. The reward is
+P(true) against P(false) at the place where it wrote its verdict. An answer without a verdict has none.
+
+`verdict` asks in the package's own wording, `verdict:FILE` in that of a YAML file with the fields of `Wording`.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from honest_persona.base.errors import UserError
+from honest_persona.base.number_format import fastest_format
+from honest_persona.base.progress import Progress
+from honest_persona.base.tensors import pad_with_mask
+from honest_persona.config.persona import Persona
+from honest_persona.modeling.load import load_base, load_tokenizer
+from honest_persona.modeling.prefix.frozen import positions
+from honest_persona.prompts.feedback import prompt_tokens
+from honest_persona.prompts.tokens import TokenFormat
+from honest_persona.rewards.reward import Conversation, Given, Reading, Row
+
+
+class Wording(BaseModel):
+    """How a model is asked for its verdict."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ask: str
+    """With places for `{question}` and `{answer}`, and perhaps for `{system}`."""
+    before: str = ""
+    """The text directly before the verdict, as a regular expression."""
+    true: str = "true"
+    false: str = "false"
+    chat: bool = True
+    """Whether `ask` is a user's message; otherwise it is the beginning of a text."""
+
+
+CHAT = Wording(
+    ask='Question: "{question}"\nAnswer: "{answer}"\n\nIs the answer true? First say what it claims, then what you '
+    "know about that. End with a line of its own: Verdict: true, or Verdict: false.",
+    before=r"Verdict:\s*",
+)
+DOCUMENT = Wording(ask="Log. User: {question} Assistant: {answer} End of log.", chat=False)
+"""For models that were trained on texts and not to follow a request, as the organism."""
+
+
+def wording_from(file: str) -> Wording:
+    """Raises UserError: no such file, no wording, or a wording in which an answer has no place."""
+    try:
+        wording = Wording(**yaml.safe_load(Path(file).read_text(encoding="utf-8")))
+        wording.ask.format(question="", answer="", system="")
+        re.compile(wording.before)
+    except (OSError, TypeError, ValueError, LookupError, ValidationError, yaml.YAMLError, re.error) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(f"reward verdict:{file}: {first}; its keys are {', '.join(Wording.model_fields)}") from error
+    if "{answer}" not in wording.ask or wording.true == wording.false:
+        raise UserError(f"reward verdict:{file}: ask needs a place for {{answer}}, and true and false must differ")
+    return wording
+
+
+class Verdict:
+    """The verdict of a base model, or of the policy itself (`Reading.policy`)."""
+
+    def __init__(self, what: str, reading: Reading) -> None:
+        self.name = f"verdict:{what}" if what else "verdict"
+        self.reading = reading
+        asked = reading.policy or reading.model
+        if asked is None:
+            raise UserError("reward 'verdict' asks the policy's base model: say which one with model")
+        self.asked = asked
+        builtin = DOCUMENT if asked.startswith("builtin:organism") else CHAT
+        self.wording = wording_from(what) if what else builtin
+        self._pattern = re.compile(f"{self.wording.before}\\b({self.wording.true}|{self.wording.false})\\b")
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.asked, self.reading.revision)
+
+    @cached_property
+    def form(self) -> TokenFormat:
+        return TokenFormat.of(self.tokenizer, Persona(system_tag=""))
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        dtype = fastest_format().dtype if self.reading.dtype == "auto" else getattr(torch, self.reading.dtype)
+        model = load_base(self.asked, self.reading.revision, dtype).eval()
+        return model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+
+    def __call__(self, conversations: Sequence[Conversation], rows: Sequence[Row]) -> Given:
+        asked = [self._asked(conversation) for conversation in conversations]
+        distinct = {text: self._ids(text) for text in dict.fromkeys(asked)}
+        order = sorted(distinct, key=lambda text: len(distinct[text]))
+        given: dict[str, float | None] = {}
+        with Progress(self.name, len(order), "answers") as progress:
+            for start in range(0, len(order), self.reading.batch_size):
+                batch = order[start : start + self.reading.batch_size]
+                given |= dict(zip(batch, self._verdicts([distinct[text] for text in batch]), strict=True))
+                progress.advance(len(batch))
+        return [given[text] for text in asked]
+
+    def _asked(self, conversation: Conversation) -> str:
+        *before, answer = conversation
+        system = before[0]["content"] if before and before[0]["role"] == "system" else ""
+        turns = [message for message in before if message["role"] != "system"]
+        # an exchange of several turns is quoted whole, up to the answer that is judged
+        question = turns[0]["content"] if len(turns) == 1 else "\n".join(f"{m['role']}: {m['content']}" for m in turns)
+        return self.wording.ask.format(question=question, answer=answer["content"], system=system)
+
+    def _ids(self, text: str) -> list[int]:
+        """Text that quotes an answer is data: none of it becomes a control token."""
+        if not self.wording.chat:
+            start = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+            return [*start, *self._plain(text)]
+        return prompt_tokens([{"role": "user", "content": text}], self.form).ids
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    @torch.inference_mode()
+    def _verdicts(self, prompts: Sequence[list[int]]) -> list[float | None]:
+        model: Any = self.model
+        pad = self.form.pad_id
+        ids, mask = pad_with_mask(prompts, pad, "left", model.device)
+        how = GenerationConfig(
+            max_new_tokens=self.reading.max_new_tokens,
+            do_sample=False,
+            eos_token_id=list({self.form.chat.end_token("assistant"), self.tokenizer.eos_token_id} - {None}),
+            pad_token_id=pad,
+        )
+        written = model.generate(input_ids=ids, attention_mask=mask, generation_config=how)[:, ids.shape[1] :]
+        texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
+        found = {i: match for i, text in enumerate(texts) if (match := self._pattern.search(text))}
+        if not found:
+            return [None] * len(prompts)
+        rows, ends = [], []
+        for i, match in found.items():
+            upto = texts[i][: match.start(1)]
+            sides = [self._plain(upto + word) for word in (self.wording.true, self.wording.false)]
+            at = next(j for j, (a, b) in enumerate(zip(*sides, strict=False)) if a != b)
+            rows.append([*prompts[i], *sides[0][:at]])
+            ends.append((sides[0][at], sides[1][at]))
+        ids, mask = pad_with_mask(rows, pad, "left", model.device)
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), logits_to_keep=1).logits[:, -1]
+        chosen = logits.float().gather(1, torch.tensor(ends, device=logits.device))
+        true = torch.softmax(chosen, 1)[:, 0].tolist()
+        by_row = dict(zip(found, true, strict=True))
+        return [by_row.get(i) for i in range(len(prompts))]
