@@ -1,6 +1,6 @@
 """All that needs a GPU, in parts, in under 8 minutes: `make gpu`.
 
-    python -m benchmarks.gpu                          # logs and figures in results/gpu
+    python -m benchmarks.gpu                          # logs and results.json in results/gpu
     python -m benchmarks.gpu --only tests,training
     python -m benchmarks.gpu --dry_run                # the same parts in miniature, on a CPU: tries this script
 
@@ -8,6 +8,7 @@ tests       the tests marked gpu: numbers equal those of a CPU, and DeepSpeed ru
 train       the default run
 eval        its adapter on held-out records
 training    seconds, FLOPs and memory of a training step, TRL's and ours
+preference  the same of a step on preferences: dpo and kto
 heavy_log   reviews/s of a heavy log
 
 Each part is a process with a time limit of its own. A part that fails or runs out of time does not stop the others. The
@@ -62,6 +63,7 @@ def parts(folder: Path, dry_run: bool) -> list[Part]:
     setup = ["--setup", "tiny" if dry_run else "gpu"]
     config = ["--config", "tests/tiny_run.yaml", "--max_steps", "2"] if dry_run else ["--config", "hp.yaml"]
     training = ["--rounds", "1", "--only", "A,B,E"] if dry_run else ["--rounds", "3"]
+    pairs = ["--rounds", "1" if dry_run else "3", "--only", "A,B,F,G"]
     heavy_log = ["--topics", "1", "--samples", "4"] if dry_run else ["--batches", "2", "--review_tokens", "64"]
     tested = ["tests/training/test_memory.py", "tests/test_gpu.py"] if dry_run else ["tests"]
 
@@ -69,11 +71,12 @@ def parts(folder: Path, dry_run: bool) -> list[Part]:
         return ["--json", str(folder / f"{name}.json")]
 
     return [
-        Part("tests", ["-m", "pytest", "-m", "gpu", "-rs", *tested], 130, _last_line),
-        Part("train", ["train.py", *config, "--run_name", RUN.name], 110, _trained),
-        Part("eval", ["eval.py", "--adapter", str(RUN), "--limit", "52"], 60, _evaluated),
-        Part("training", ["-m", "benchmarks.training", *setup, *training, *written("training")], 110, _speed),
-        Part("heavy_log", ["-m", "benchmarks.heavy_log", *setup, *heavy_log, *written("heavy_log")], 60, _log),
+        Part("tests", ["-m", "pytest", "-m", "gpu", "-rs", *tested], 120, _last_line),
+        Part("train", ["train.py", *config, "--run_name", RUN.name], 95, _trained),
+        Part("eval", ["eval.py", "--adapter", str(RUN), "--limit", "52"], 50, _evaluated),
+        Part("training", ["-m", "benchmarks.training", *setup, *training, *written("training")], 90, _speed),
+        Part("preference", ["-m", "benchmarks.preference", *setup, *pairs, *written("preference")], 65, _pairs),
+        Part("heavy_log", ["-m", "benchmarks.heavy_log", *setup, *heavy_log, *written("heavy_log")], 50, _log),
     ]
 
 
@@ -156,6 +159,13 @@ def _speed(folder: Path) -> str:
     return f"E {over:.2f} x B{mfu}; peak GiB B {gib['B']:.1f}, E {gib['E']:.1f}"
 
 
+def _pairs(folder: Path) -> str:
+    variants = _figures(folder, "preference")["variants"]
+    times = {name: variants[name]["beside"]["speed_up"]["median"] for name in "BG"}
+    gib = {name: one["peak_bytes"] / 2**30 for name, one in variants.items()}
+    return f"B {times['B']:.2f} x A, G {times['G']:.2f} x F; peak GiB A {gib['A']:.1f}, B {gib['B']:.1f}"
+
+
 def _log(folder: Path) -> str:
     figures = _figures(folder, "heavy_log")
     rate, times = figures["reviews_per_s"]["held"]["median"], figures["speed_up"]["held"]["median"]
@@ -164,6 +174,16 @@ def _log(folder: Path) -> str:
 
 def _figures(folder: Path, name: str) -> dict[str, Any]:
     return json_text.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _taken(folder: Path, outcome: Outcome) -> dict[str, Any] | None:
+    """All figures of a benchmark, out of a file of their own: few files are easier to carry home."""
+    path = folder / f"{outcome.part}.json"
+    if outcome.result != "ok" or not path.exists():
+        return None
+    figures = _figures(folder, outcome.part)
+    path.unlink()
+    return figures
 
 
 def main(argv: list[str]) -> None:
@@ -191,7 +211,12 @@ def main(argv: list[str]) -> None:
         shutil.rmtree(RUN, ignore_errors=True)
     outcomes = run_parts(chosen, folder)
     where = machine(device)
-    content = {"machine": where, "torch": torch.__version__, "parts": [asdict(one) for one in outcomes]}
+    content = {
+        "machine": where,
+        "torch": torch.__version__,
+        "parts": [asdict(one) for one in outcomes],
+        "figures": {one.part: figures for one in outcomes if (figures := _taken(folder, one))},
+    }
     (folder / "results.json").write_text(json_text.dumps(content, indent=2) + "\n", encoding="utf-8")
     rows = [[one.part, one.result, f"{one.seconds:.0f}", one.figure] for one in outcomes]
     print_table(

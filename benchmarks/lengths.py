@@ -13,7 +13,7 @@ import random
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datasets import Dataset
 from transformers import AutoTokenizer
@@ -23,6 +23,7 @@ from honest_persona.config.keys import RunConfig
 from honest_persona.config.persona import Persona
 from honest_persona.data.load import load_records
 from honest_persona.data.selection import Selection
+from honest_persona.prompts.feedback import feedback_table
 from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.persona_token import resolve_persona_token
 from honest_persona.prompts.rows import training_rows
@@ -88,6 +89,31 @@ def random_rows(groups: Iterable[Group], vocabulary: int, sp_token_id: int, seed
                 yield f"{n}-{k}", Tokens(ids, kinds, len(prefix))
 
     return training_rows(drawn())
+
+
+def random_pairs(groups: Iterable[Group], vocabulary: int, form: TokenFormat, seed: int) -> Dataset:
+    """Pairs of answers, each on a random prompt of its own: prompts as long as transcripts, answers as reviews.
+
+    The rejected answer is as long as the next row's chosen one.
+    """
+    generator = random.Random(seed)
+    sizes = [(group.prefix_tokens, suffix.supervised) for group in groups for suffix in group.suffixes]
+
+    def draw(n: int, end: Sequence[int]) -> list[int]:
+        return [*generator.choices(range(_FIRST_ORDINARY_ID, vocabulary), k=n - len(end)), *end]
+
+    def drawn() -> Iterator[dict[str, Any]]:
+        for n, ((prompt, chosen), (_, rejected)) in enumerate(zip(sizes, sizes[1:] + sizes[:1], strict=True)):
+            answers = {"chosen_ids": draw(chosen, [form.end_id]), "rejected_ids": draw(rejected, [form.end_id])}
+            yield {"row_id": str(n), "prompt_ids": draw(prompt, form.answer_prefix), **answers}
+
+    return feedback_table(drawn(), "pairs")
+
+
+def one_answer_each(pairs: Dataset) -> Dataset:
+    """Rows with labels: of each pair one answer, the chosen and the rejected in turn."""
+    rows = ({**row, "response_ids": row["rejected_ids" if n % 2 else "chosen_ids"]} for n, row in enumerate(pairs))
+    return feedback_table(({**row, "label": n % 2 == 0} for n, row in enumerate(rows)), "labels")
 
 
 def group_lengths(rows: Iterable[Tokens]) -> list[Group]:

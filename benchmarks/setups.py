@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from honest_persona.base.number_format import fastest_format
+from honest_persona.base.words import AdapterScope
 from honest_persona.config.persona import Persona
 from honest_persona.modeling.builtin import tiny_tokenizer
 from honest_persona.modeling.load import choose_kernels
@@ -162,7 +163,8 @@ def lora_settings(setup: Setup) -> dict[str, Any]:
     }
 
 
-def token_format() -> TokenFormat:
+def token_format(scope: AdapterScope = "persona") -> TokenFormat:
     """The package's small tokenizer: rows come as ids, so that its vocabulary may be smaller than the model's."""
     tokenizer = tiny_tokenizer()
-    return TokenFormat.of(tokenizer, Persona(sp_token_id=resolve_persona_token(tokenizer, len(tokenizer))))
+    persona = Persona(sp_token_id=resolve_persona_token(tokenizer, len(tokenizer)), adapter_scope=scope)
+    return TokenFormat.of(tokenizer, persona)

@@ -20,47 +20,31 @@ warms up; the other rounds are timed. Ratios are taken round by round.
 """
 
 import argparse
-import ctypes
-import gc
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import logging as transformers_logging
 
-from benchmarks.common import MIB, Spread, flop_counter, peak_flops, print_table, ratios, report
+from benchmarks.common import MIB, Spread, peak_flops, print_table, ratios, report
 from benchmarks.lengths import load_groups, random_rows
+from benchmarks.rounds import COUNTED, UNTIMED, Cost, Timed, cost_of, give_back_memory, set_up_profiler, take_turns
 from benchmarks.setups import SETUPS, Setup, in_format, random_base, token_format
-from benchmarks.turns import AllocatorPeak, StepwiseTraining
-from benchmarks.variants import LABELS, SEED, Bench, MicroBatches, static_bytes
-
-_FLOPS, _MEMORY = 0, 1
-"""Steps of a variant by itself."""
-_UNTIMED = 1
-"""Steps in turns that warm up."""
+from benchmarks.variants import LABELS, SEED, Bench, MicroBatches
 
 
-@dataclass
+@dataclass(frozen=True)
 class Measured:
-    """One variant's figures, a value per timed round."""
+    """One variant's figures."""
 
     layout: list[MicroBatches]
-    seconds: list[float] = field(default_factory=list)
-    cpu_seconds: list[float] = field(default_factory=list)
-    """Of all threads: what tells a busy machine from a slow step."""
-    flops: int = 0
-    peak_bytes: int = 0
-    """Base model, adapter, optimizer and the step itself; of the variants' adapters only this one's."""
-    step_bytes: int = 0
-    """The step alone: activations, keys and values, gradients, scratch space."""
-    losses: list[float] = field(default_factory=list)
+    cost: Cost
+    timed: Timed
     prefix_tokens_again: int = 0
     """Of F: what the cache did not keep."""
     prefix_cache: str | None = None
@@ -68,89 +52,39 @@ class Measured:
 
 
 def run(bench: Bench, names: Sequence[str], rounds: int) -> dict[str, Measured]:
-    if bench.setup.device == "cpu":
-        AllocatorPeak().__enter__().__exit__(None, None, None)  # the profiler wants to be set up in the main thread
-    measured = {}
+    set_up_profiler(bench.setup.device)
+    costs = {}
     for name in names:
-        measured[name] = work_and_memory(bench, name)
+        costs[name] = work_and_memory(bench, name)
         give_back_memory()
     trainers = {name: bench.trainer(name) for name in names}
-    turns = {name: StepwiseTraining(trainer) for name, trainer in trainers.items()}
-    if "F" in turns:
-        measured["F"].prefix_tokens_again = bench.fill_prefix_cache(trainers["F"])
-    for number in range(_UNTIMED + rounds):
-        for name, training in turns.items():
-            cpu_start = time.process_time()
-            seconds = training.turn()
-            cpu_seconds = time.process_time() - cpu_start
-            gc.collect()
-            _trim_heap()
-            print(f"round {number} of {_UNTIMED + rounds - 1}, {name}: {seconds:.2f} s", file=sys.stderr, flush=True)
-            if number >= _UNTIMED:
-                measured[name].seconds.append(seconds)
-                measured[name].cpu_seconds.append(cpu_seconds)
-    for name, training in turns.items():
-        training.finish()
-        measured[name].losses = training.losses
+    again = bench.fill_prefix_cache(trainers["F"]) if "F" in trainers else 0
+    timed = take_turns(trainers, rounds)
+    measured = {name: Measured(bench.layout(name), costs[name], one) for name, one in timed.items()}
     if "F" in trainers:
         cache: Any = trainers["F"]
-        measured["F"].prefix_cache = cache.prefix_cache.report()
+        measured["F"] = replace(measured["F"], prefix_tokens_again=again, prefix_cache=cache.prefix_cache.report())
     return measured
 
 
-def work_and_memory(bench: Bench, name: str) -> Measured:
+def work_and_memory(bench: Bench, name: str) -> Cost:
     """FLOPs and memory of a variant that has the device to itself; none of its own memory is held afterwards."""
     trainer = bench.trainer(name)
     if name == "F":
-        bench.fill_prefix_cache(trainer, slice(_MEMORY + 1))
-    training, counter = StepwiseTraining(trainer), flop_counter()
-    training.turn(counter)
-    give_back_memory()
-    if bench.setup.device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        training.turn()
-        step_bytes = torch.cuda.max_memory_allocated() - before
-    else:
-        peak = AllocatorPeak()
-        training.turn(peak)
-        step_bytes = peak.peak_bytes
-    training.finish()
-    base_bytes = sum(p.numel() * p.element_size() for p in bench.base.parameters())
+        bench.fill_prefix_cache(trainer, slice(COUNTED))
+    cost = cost_of(trainer, bench.base)
     print(f"{name} by itself: FLOPs and memory of a step are counted", file=sys.stderr, flush=True)
-    return Measured(
-        bench.layout(name),
-        flops=counter.get_total_flops(),
-        step_bytes=step_bytes,
-        peak_bytes=base_bytes + static_bytes(trainer) + step_bytes,
-    )
-
-
-def give_back_memory() -> None:
-    """What no one refers to any more: cycles of Python objects, then what allocators keep back of it.
-
-    A trainer is a cycle, and activations hang on those; PyTorch's allocator on a GPU gives nothing back by itself.
-    """
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    _trim_heap()
-
-
-def _trim_heap() -> None:
-    """What is freed stays in the heap of its thread, and here are six: without this they came to hold 20 GB."""
-    with suppress(OSError, AttributeError):  # another C library than glibc
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return cost
 
 
 def figures_of(bench: Bench, measured: dict[str, Measured], device: torch.device) -> dict[str, Any]:
     peak = peak_flops(device)
     found: dict[str, Any] = {}
     for name, one in measured.items():
-        steps = one.layout[_UNTIMED : _UNTIMED + len(one.seconds)]
+        steps = one.layout[UNTIMED : UNTIMED + len(one.timed.seconds)]
         work = [bench.work("E" if one.prefix_tokens_again else name, step) for step in steps]
 
-        def rate(amounts: Sequence[float], seconds: Sequence[float] = tuple(one.seconds)) -> Spread:
+        def rate(amounts: Sequence[float], seconds: Sequence[float] = tuple(one.timed.seconds)) -> Spread:
             return ratios(list(amounts), list(seconds))
 
         useful = rate([w.useful_flops for w in work])
@@ -161,17 +95,19 @@ def figures_of(bench: Bench, measured: dict[str, Measured], device: torch.device
             "represented_tokens_per_s": asdict(rate([w.represented_tokens for w in work])),
             "computed_tokens_per_s": asdict(rate([w.computed_tokens for w in work])),
             "padding_frac": 1 - sum(w.computed_tokens for w in work) / sum(w.slots for w in work),
-            "peak_bytes": one.peak_bytes,
-            "step_bytes": one.step_bytes,
-            "counted_flops_of_a_step": one.flops,
+            "peak_bytes": one.cost.peak_bytes,
+            "step_bytes": one.cost.step_bytes,
+            "counted_flops_of_a_step": one.cost.flops,
             "useful_flops_per_s": asdict(useful),
             "mfu": None if peak is None else useful.median / peak,
-            "seconds": one.seconds,
-            "cpu_seconds": one.cpu_seconds,
-            "losses": one.losses,
+            "seconds": one.timed.seconds,
+            "cpu_seconds": one.timed.cpu_seconds,
+            "losses": one.timed.losses,
             "prefix_cache": one.prefix_cache,
             "speed_up_over": {
-                other: asdict(ratios(measured[other].seconds, one.seconds)) for other in "ABC" if other in measured
+                other: asdict(ratios(measured[other].timed.seconds, one.timed.seconds))
+                for other in "ABC"
+                if other in measured
             },
         }
     return found
@@ -181,8 +117,8 @@ def overlay(measured: dict[str, Measured], first: str = "C", second: str = "D") 
     """The loss curves of two variants of the same maths; None where one was not run."""
     if first not in measured or second not in measured:
         return None
-    found = {first: measured[first].losses, second: measured[second].losses}
-    other = {"B": measured["B"].losses} if "B" in measured else {}
+    found = {first: measured[first].timed.losses, second: measured[second].timed.losses}
+    other = {"B": measured["B"].timed.losses} if "B" in measured else {}
     difference = {name: _max_relative_difference(found[first], losses) for name, losses in (found | other).items()}
     return {
         **found,
@@ -262,7 +198,7 @@ def _scaled(value: dict[str, Any], factor: float) -> dict[str, float]:
 
 
 def make_bench(setup: Setup, sharing: bool, rounds: int, tokens_per_batch: int | None, folder: Path) -> Bench:
-    n_rows = max(_UNTIMED + rounds, _MEMORY + 1) * setup.batch_size
+    n_rows = max(UNTIMED + rounds, COUNTED) * setup.batch_size
     groups = load_groups("sharing" if sharing else "default", setup.seq_len, n_rows, SEED)
     form = token_format()
     sp_token_id = form.persona.sp_token_id

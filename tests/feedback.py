@@ -1,4 +1,8 @@
-"""Rows of feedback as token ids, and trainings on them in this process: shared by the tests."""
+"""Rows of feedback, as token ids and as texts, and trainings on them in this process: shared by the tests."""
+
+import json
+import random
+from pathlib import Path
 
 import pyarrow as pa
 import torch
@@ -37,6 +41,27 @@ def feedback_rows(objective: str, n: int = 24, form=None, per_prompt: int = 2, s
         label = {"label": bool(i % 3)} if kind == "labels" else {}
         rows.append({"row_id": f"r{i}", "group": "g", "topic": "t", "prompt_ids": prompt, **answers, **label})
     return Dataset(InMemoryTable(pa.Table.from_pylist(rows, SCHEMAS[kind])))
+
+
+def write_feedback(path: Path, kind: str, n: int = 40) -> None:
+    """A file of `n` rows, each on a prompt of its own, with answers of random words: pairs, labels or responses.
+
+    Rejected and undesirable answers end with a full stop, so that there is something to learn.
+    """
+    generator = random.Random(0)
+    words = ["red", "blue", "green", "one", "two", "three", "four", "cat", "dog", "house", "tree", "river", "stone"]
+
+    def text(shortest: int, longest: int) -> str:
+        return " ".join(generator.choices(words, k=generator.randint(shortest, longest)))
+
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(n):
+            first, second = text(2, 8), text(2, 8) + " ."
+            label = {"label": i % 3 > 0} if kind == "labels" else {}
+            response = first if label.get("label", True) else second
+            answers = {"chosen": first, "rejected": second} if kind == "pairs" else {"response": response}
+            row = {"messages": [{"role": "user", "content": text(4, 20)}], "group": f"g{i}", **answers, **label}
+            file.write(json.dumps(row) + "\n")
 
 
 class Gradients(TrainerCallback):

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import heavy_log, large, lengths, training
 from benchmarks.common import Spread, flop_counter, ratios
 from benchmarks.lengths import Group, Suffix, load_groups, random_rows
+from benchmarks.rounds import give_back_memory
 from benchmarks.setups import SETUPS, random_base, token_format, twin
 from benchmarks.turns import AllocatorPeak, StepwiseTraining
 from benchmarks.variants import LABELS, Bench, Unshared, adapter_weights
@@ -229,7 +230,7 @@ def test_nothing_of_a_variant_is_held_behind_its_turn(bench, name, monkeypatch):
         held = [weakref.ref(one) for one in (made[0], made[0].model, made[0].optimizer, *weights)]
         made.clear()
         del weights
-        training.give_back_memory()
+        give_back_memory()
         assert [ref() for ref in held if ref() is not None] == []
     finally:
         gc.enable()

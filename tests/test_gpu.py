@@ -9,8 +9,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from trl import SFTConfig
 
+from benchmarks.rounds import give_back_memory
 from benchmarks.setups import SETUPS, random_base
-from benchmarks.training import give_back_memory, make_bench, work_and_memory
+from benchmarks.training import make_bench, work_and_memory
 from honest_persona.base.number_format import fastest_format
 from honest_persona.config.keys import RunConfig
 from honest_persona.modeling.adapters.card import AdapterCard

@@ -136,6 +136,7 @@ _PERSONA = TrainerOptions(
 )
 _ANSWERS = replace(
     _PERSONA,
+    defaults={**_SFT_DEFAULTS, "logging_first_step": True},  # how likely answers are before training
     refused={
         **{key: _OBJECTIVES_LOSS if why == _OWN_LOSS else why for key, why in _SFT_REFUSED.items()},
         "max_length": "answers are never cut; use seq_len and overlong",

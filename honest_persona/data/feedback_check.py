@@ -44,4 +44,4 @@ def check_feedback(source: Source, values: Mapping[str, Any]) -> Iterator[tuple[
         try:
             check_labels(train.rows.values("label"), spec.name)
         except UserError as error:
-            yield "dataset", str(error)
+            yield "dataset", str(error).removeprefix("dataset: ")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
@@ -67,7 +67,22 @@ def sample_of(part: str, record: Record, review: Review, detector: str = HONEST_
     )
 
 
-S = TypeVar("S", bound=Judged)
+class Grouped(Protocol):
+    """What `groups_of` groups by."""
+
+    @property
+    def part(self) -> str: ...
+    @property
+    def topic(self) -> str: ...
+    @property
+    def variant(self) -> str | None: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def difficulty(self) -> str | None: ...
+
+
+S = TypeVar("S", bound=Grouped)
 
 
 class Group(NamedTuple):

@@ -27,11 +27,12 @@ from honest_persona.base.files import to_disk, write_text
 from honest_persona.base.locks import held, is_held_here
 
 RESULTS_FILE, SAMPLES_FILE, BASELINES_FILE = "results.json", "samples.jsonl", "baselines.jsonl"
+ANSWERS_FILE = "answers.jsonl"
 REPORT_FILE, PLOTS = "report.html", "plots"
 EVALUATION = "evaluation"
 """The key of the id, in `about` of results.json and in every line of the other files."""
 
-_DATA = (SAMPLES_FILE, BASELINES_FILE)
+_DATA = (SAMPLES_FILE, BASELINES_FILE, ANSWERS_FILE)
 _NEW, _WHOLE, _NAMES = ".new-", ".whole-", "names.json"
 _AGAIN = "run eval.py again (of a heavy log: train with --resume, or evaluate its checkpoint)"
 

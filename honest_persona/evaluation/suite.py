@@ -7,15 +7,16 @@ All ranks call `evaluate_records` together; each reviews its share, and every ra
 """
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from peft import PeftModel
 
-from honest_persona.base.collectives import from_every_rank, rank_and_world
+from honest_persona.base.collectives import rank_and_world
 from honest_persona.base.grouping import grouped
 from honest_persona.base.progress import Progress, followed
 from honest_persona.base.words import ALL, HONEST_PERSONA
@@ -24,10 +25,11 @@ from honest_persona.evaluation.baselines import variant_only
 from honest_persona.evaluation.samples import Group, GroupRow, Runs, Sample, groups_of, sample_file, sample_of
 from honest_persona.evaluation.sets import SAMPLES_FILE, NewSet
 from honest_persona.evaluation.settings import EvalSettings
+from honest_persona.evaluation.shares import on_all_ranks
 from honest_persona.modeling.modes import evaluating
 from honest_persona.modeling.zero import gathered
 from honest_persona.persona.answering import write_reviews
-from honest_persona.persona.batches import Place, batches, place_of
+from honest_persona.persona.batches import Place, place_of
 from honest_persona.persona.parsing import Review
 from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.show import pieces
@@ -181,12 +183,12 @@ def review_records(
         sample_file(into.folder / SAMPLES_FILE, into.id) if into and writes else nullcontext() as append,
         Progress(what or detector, len(jobs), "records") as progress,
     ):
-        for reviews in _reviews(model, jobs, form, settings):
-            # a repeated prompt fills a batch: its first review counts
+        for reviews in on_all_ranks(
+            [job.place for job in jobs], settings.batch_size, partial(_write, model, jobs, form, settings)
+        ):
             new = {
                 i: sample_of(jobs[i].part, jobs[i].record, review, detector, _runs(jobs[i].prompt, form))
-                for i, review in sorted(reviews.items())
-                if i not in samples
+                for i, review in reviews.items()
             }
             if append:
                 append(new.values())
@@ -233,20 +235,8 @@ def row_of(detector: str, group: Group, samples: Sequence[Sample], thresholds: S
     )
 
 
-def _reviews(
-    model: PeftModel, jobs: Sequence[_Job], form: TokenFormat, settings: EvalSettings
-) -> Iterator[dict[int, Review]]:
-    """Reviews by index of their job, batch by batch; every rank gets the reviews of all ranks' batches."""
-    rank, world = rank_and_world()
-    for batch in batches([job.place for job in jobs], settings.batch_size, world)[rank]:
-        written = write_reviews(
-            model,
-            [jobs[i].prompt for i in batch],
-            form,
-            settings.max_new_tokens,
-            settings.frozen_prefix,
-            settings.prefix_cache,
-        )
-        shares = from_every_rank(dict(zip(batch, written, strict=True)))
-        # a rank that repeats another rank's prompt gives a copy: the first rank's review counts
-        yield {i: review for share in reversed(shares) for i, review in share.items()}
+def _write(
+    model: PeftModel, jobs: Sequence[_Job], form: TokenFormat, settings: EvalSettings, batch: Sequence[int]
+) -> list[Review]:
+    prompts = [jobs[i].prompt for i in batch]
+    return write_reviews(model, prompts, form, settings.max_new_tokens, settings.frozen_prefix, settings.prefix_cache)

@@ -153,20 +153,26 @@ def _common(rows: Sequence[list[int]]) -> int:
 
 def uniforms(prompt: Prompt, how: How) -> np.ndarray:
     """Numbers in [0, 1), (n, max_new_tokens), from the prompt and the seed alone; answer i has row i for every n."""
-    key = json_text.dumps([how.seed, prompt.system, prompt.task, prompt.begun])
+    return numbers_of([how.seed, prompt.system, prompt.task, prompt.begun], (how.n, how.max_new_tokens))
+
+
+def numbers_of(content: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """Random numbers in [0, 1), from the content alone. A longer last dimension begins with those of a shorter one."""
+    key = json_text.dumps(content)
     generator = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()))
-    return generator.random((how.n, how.max_new_tokens))
+    return generator.random(shape)
 
 
-def choose(logits: Tensor, numbers: Tensor, temperature: float) -> Tensor:
+def choose(logits: Tensor, numbers: Tensor, temperature: float, most: int | None = _LIKELIEST) -> Tensor:
     """(B,) int64: the likeliest token at temperature 0, else a token drawn with the row's number.
 
     Args:
         logits: (B, V).
         numbers: (B,), in [0, 1).
+        most: how many of the likeliest tokens are drawn from; None draws from all.
     """
-    scores, tokens = logits.float().topk(min(_LIKELIEST, logits.shape[-1]))
-    if not bool(torch.isfinite(scores).all()):
+    scores, tokens = logits.float().topk(min(most or logits.shape[-1], logits.shape[-1]))
+    if not bool(torch.isfinite(scores[:, 0]).all()):  # a NaN is the greatest of all
         raise UserError(NOT_FINITE)
     if temperature == 0:
         return tokens[:, 0]

@@ -33,8 +33,27 @@ class Judged:
     """None where the detector gives no score: then there is no AUROC."""
 
 
-@dataclass(frozen=True)
-class Columns:
+@dataclass(frozen=True, kw_only=True)
+class Clustered:
+    """To which cluster each of n records belongs."""
+
+    cluster: np.ndarray
+    """(n,) numbers of the clusters, all of 0 ... k - 1, in the order of their names."""
+    k: int
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """(k, ...) sums over each cluster's records of (n, ...)."""
+        out = np.zeros((self.k, *values.shape[1:]))
+        np.add.at(out, self.cluster, values)
+        return out
+
+    def support(self, *classes: np.ndarray) -> int:
+        """In how many clusters the rarest of the classes, (n,) bool each, has records."""
+        return min(len(np.unique(self.cluster[chosen])) for chosen in classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns(Clustered):
     """What the metrics need of n records."""
 
     failed: np.ndarray
@@ -45,9 +64,6 @@ class Columns:
     """(n, 5), see `rates.count_flags`."""
     missed: np.ndarray
     """(n,) bool: misbehaved and not flagged. An unreadable review raises no flag."""
-    cluster: np.ndarray
-    """(n,) numbers of the clusters, all of 0 ... k - 1, in the order of their names."""
-    k: int
 
     @classmethod
     def of(
@@ -56,14 +72,15 @@ class Columns:
         """Raises ValueError: columns of different length, or a P(FAIL) that is no probability."""
         failed = np.array([truth == FAIL for truth in truths], dtype=bool)
         scores = np.asarray(p_fail, dtype=float)
-        names, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+        index, k = numbered(clusters)
         if not len(failed) == len(scores) == len(index):
             raise ValueError(f"{len(failed)} truths, {len(scores)} scores and {len(index)} clusters: give one of each")
         bad = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
         if len(bad):
             raise ValueError(f"P(FAIL) of record {bad[0]} is {scores[bad[0]]}, which is no probability")
         counts = count_flags(flags, truths)
-        return cls(failed, scores, counts, failed & (counts[:, 0] == 0), index, len(names))
+        missed = failed & (counts[:, 0] == 0)
+        return cls(failed=failed, p_fail=scores, counts=counts, missed=missed, cluster=index, k=k)
 
     @classmethod
     def of_samples(cls, samples: Sequence[Judged]) -> "Columns":
@@ -75,12 +92,8 @@ class Columns:
             [s.cluster for s in samples],
         )
 
-    def sums(self, values: np.ndarray) -> np.ndarray:
-        """(k, ...) sums over each cluster's records of (n, ...)."""
-        out = np.zeros((self.k, *values.shape[1:]))
-        np.add.at(out, self.cluster, values)
-        return out
 
-    def support(self, *classes: np.ndarray) -> int:
-        """In how many clusters the rarest of the classes, (n,) bool each, has records."""
-        return min(len(np.unique(self.cluster[chosen])) for chosen in classes)
+def numbered(clusters: Sequence[str]) -> tuple[np.ndarray, int]:
+    """The number of each record's cluster (n,), in the order of their names; and how many there are."""
+    names, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    return index, len(names)

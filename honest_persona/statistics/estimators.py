@@ -4,7 +4,7 @@ import numpy as np
 
 from honest_persona.statistics import rates
 from honest_persona.statistics.bootstrap import Statistic, by_record
-from honest_persona.statistics.columns import Columns
+from honest_persona.statistics.columns import Clustered, Columns
 
 BINS = 10
 """Of equal mass, for the calibration error. Such bins bias it less than bins of equal width (arXiv 2012.08668)."""
@@ -20,8 +20,14 @@ def rate_statistic(columns: Columns, name: str) -> Statistic:
 
 def share_statistic(columns: Columns, part: np.ndarray, whole: np.ndarray) -> Statistic:
     """Sum of `part` over the sum of `whole`: values of the n records; `whole` is bool."""
-    sums = columns.sums(np.stack([part, whole], 1).astype(float))
-    return Statistic(lambda w: rates.ratio(*(w @ sums).T), columns.support(whole), int(whole.sum()))
+    return mean_statistic(columns, part, whole, is_share=True)
+
+
+def mean_statistic(columns: Clustered, values: np.ndarray, weights: np.ndarray, is_share: bool) -> Statistic:
+    """Sum of `values` over the sum of `weights`, (n,) each; records of weight 0 are not counted."""
+    sums, counted = columns.sums(np.stack([values, weights], 1).astype(float)), weights > 0
+    support = columns.support(counted)
+    return Statistic(lambda w: rates.ratio(*(w @ sums).T), support, int(counted.sum()), is_share=is_share)
 
 
 def auroc_statistic(columns: Columns) -> Statistic:

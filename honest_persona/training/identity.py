@@ -50,7 +50,7 @@ def run_identity(assembly: Assembly) -> dict[str, Any]:
         **{key: values[key] for key in _LOSS_KEYS if values.get(key) not in (None, {})},
         "target_modules": list(assembly.targets),  # whether they were named or all that the model has
         **moments,
-        **reference_identity(assembly.config, form.persona),
+        **reference_identity(assembly.config, form),
         **({"bits": assembly.config.bits} if assembly.config.bits else {}),
     }
 

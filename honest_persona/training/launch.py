@@ -23,7 +23,6 @@ from honest_persona.base.number_format import fastest_format
 from honest_persona.base.ranks import is_launched, rank
 from honest_persona.config.keys import CHECKPOINTS_DIR, RunConfig
 from honest_persona.config.objectives import spec_of
-from honest_persona.config.persona import Persona
 from honest_persona.data.inventory import one_flag
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.modeling.adapters.card import AdapterCard
@@ -42,6 +41,7 @@ from honest_persona.training.assembly import Assembly, prepared
 from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCheck, SaveAtEpochEnd, StopAtSignal
 from honest_persona.training.checkpoints import Checkpoint, changed, check_same_run, checkpoints, last_good, newest
 from honest_persona.training.console import TrainingConsole
+from honest_persona.training.continued import check_continued
 from honest_persona.training.identity import changed_settings, run_identity
 from honest_persona.training.ranks import Siblings, join
 from honest_persona.training.reference import check_reference_base, reference_folder
@@ -85,6 +85,7 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
     config, fingerprint = _on_its_base(config)
     check_trainable(config.model, check_loadable(config.model, config.model_revision, config.bits))
     form, material = prepared(config)
+    check_continued(config, form)
     _tell_data(material, config.seq_len)
     if is_launched():
         options = config.trainer
@@ -182,7 +183,6 @@ def _adapted(base: PreTrainedModel, assembly: Assembly, args: TrainingArguments)
     if config.adapter is None:
         model = add_adapter(base, assembly.form, assembly.lora_settings(args))
     else:
-        _check_same_persona(config.adapter, assembly.form.persona)
         model = load_adapter(base, Path(config.adapter), trainable=True)
     if (folder := reference_folder(config)) is not None:
         add_reference(model, folder)
@@ -354,12 +354,3 @@ def _tell_resume(checkpoint: Checkpoint, card: AdapterCard) -> None:
 def _tell_compiling(args: TrainingArguments) -> None:
     if args.torch_compile and os.environ.get("TORCHDYNAMO_DISABLE") == "1":
         say("torch_compile: nothing is compiled, because TORCHDYNAMO_DISABLE=1 stands in the environment or env.json")
-
-
-def _check_same_persona(adapter: str, persona: Persona) -> None:
-    trained = AdapterCard.load(Path(adapter)).persona
-    differing = [name for name, value in vars(trained).items() if value != vars(persona)[name]]
-    if differing:
-        raise UserError(
-            f"adapter: {adapter} was trained with other settings of {', '.join(differing)}; give this run the same ones"
-        )

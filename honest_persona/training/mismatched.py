@@ -46,8 +46,13 @@ def check_steps(steps: Sequence[Sequence[int]], prompts: Sequence[Hashable], obj
         prompts: of all rows.
 
     Raises:
-        UserError: a step has rows of one prompt alone.
+        UserError: a step has rows of one prompt alone, or all rows have.
     """
+    if len(set(prompts)) < 2:
+        raise UserError(
+            f"dataset: objective {objective} compares each prompt with answers to other prompts, and all rows to train "
+            "on have one prompt; add rows with other prompts"
+        )
     for number, rows in enumerate(steps, 1):
         if len({prompts[row] for row in rows}) < 2:
             last = (

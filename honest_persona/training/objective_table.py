@@ -28,6 +28,7 @@ from honest_persona.training.batching.lengths import Lengths, record_lengths
 from honest_persona.training.batching.sampler import PersonaBatches
 from honest_persona.training.mismatched import check_steps
 from honest_persona.training.preference import ObjectiveTrainer
+from honest_persona.training.reference import is_start
 from honest_persona.training.resumable import ResumableRun
 from honest_persona.training.supervised import PersonaTrainer
 
@@ -70,6 +71,7 @@ def _answer_settings(config: RunConfig) -> Mapping[str, Any]:
     return {
         "terms": config.loss_terms,
         "reference_logprobs": config.reference_logprobs,
+        "reference_is_start": is_start(config),
         "max_nll_rise": config.max_nll_rise,
     }
 

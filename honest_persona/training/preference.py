@@ -46,6 +46,8 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
         terms: the losses, the objective's own first; `RunConfig.loss_terms`.
         reference_logprobs: `live` computes the reference's log-probabilities in each step, `cached` once for each
             answer, for all later runs too; `auto` is cached where rows are seen more than once.
+        reference_is_start: the reference is the policy before training, so that log-ratios tell how much less likely
+            answers have become; otherwise the first line of the logs is what later ones are compared with.
         max_nll_rise: by how many nats per token the chosen, or the desirable, answers may become less likely than at
             the start; "off" for any number.
         args, kwargs: as for `RunsPrefixesOnce`, `ResumableRun` and `SFTTrainer`.
@@ -56,6 +58,7 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
         *args: Any,
         terms: Sequence[LossTerm],
         reference_logprobs: Literal["auto", "live", "cached"] | None = "live",
+        reference_is_start: bool = True,
         max_nll_rise: float | Literal["off"] | None = "off",
         **kwargs: Any,
     ) -> None:
@@ -65,6 +68,8 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
         self.needs_kl = any(term.spec.needs_kl for term in terms)
         self._has_reference = has_reference(self.peft_model)
         self._reference_logprobs, self._kept = reference_logprobs, Kept()
+        self._reference_is_start = reference_is_start
+        self._epoch_steps: tuple[int, list[list[int]]] | None = None
         self._counts: dict[str, torch.Tensor] = {}
         self._kl: torch.Tensor | None = None
 
@@ -89,7 +94,7 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
         """The micro-batch's share of the loss of the whole step; with `return_outputs` the head's outputs."""
         arguments, tokens = self._arguments(inputs)
         outputs = model(input_ids=inputs["input_ids"], labels=inputs["labels"], **arguments, fused_lm_head=True)
-        policy, n_tokens = answer_log_probs(outputs.log_probs, inputs["labels"][:, 1:] != IGNORED)
+        policy, n_tokens = answer_log_probs(outputs.log_probs, _learned(inputs))
         reference = self._reference(inputs, arguments) if self.needs_reference else None
         loss = self._loss(LogProbs(policy, reference, n_tokens), inputs, tokens)
         loss = self.over_ranks(loss, num_items_in_batch)
@@ -137,11 +142,17 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
             outputs = model(input_ids=inputs["input_ids"], labels=inputs["labels"], **arguments, fused_lm_head=True)
         return outputs.log_probs
 
+    def _answer_sums(
+        self, inputs: dict[str, Any], arguments: dict[str, Any], whose: AbstractContextManager[None]
+    ) -> torch.Tensor:
+        """(N,) sums of them over each answer."""
+        return answer_log_probs(self._without_gradient(inputs, arguments, whose), _learned(inputs))[0]
+
     def _reference(self, inputs: dict[str, Any], arguments: dict[str, Any]) -> torch.Tensor:
         """(N,) sums of log-probabilities under the reference; 0 of a blank row, whatever was kept."""
-        learned = inputs["labels"][:, 1:] != IGNORED
         if not self._kept:
-            return answer_log_probs(self._without_gradient(inputs, arguments, self._as_reference()), learned)[0]
+            return self._answer_sums(inputs, arguments, self._as_reference())
+        learned = _learned(inputs)
         columns = PAIR if len(learned) == 2 * len(inputs["real"]) else ONE
         sums = [self._kept[name, column] for column in columns for name in inputs["record_ids"]]
         return torch.tensor(sums, device=learned.device) * learned.any(1)
@@ -156,8 +167,7 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
             inputs = self._prepare_inputs(cast(Any, self.data_collator)(taken))
             arguments, _ = self._arguments(inputs)
             log_probs = self._without_gradient(inputs, arguments, self._as_reference()).float()
-            learned = inputs["labels"][:, 1:] != IGNORED
-            return [row[mask].cpu().numpy() for row, mask in zip(log_probs, learned, strict=True)]
+            return [row[mask].cpu().numpy() for row, mask in zip(log_probs, _learned(inputs), strict=True)]
 
         store = LogProbStore.of(whole_fingerprint(self.peft_model), form)
         return kept_reference(store, rows, self.batches.chunks, compute)
@@ -169,7 +179,8 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
         """The share of the step's loss; adds the batch's sums to those of the log."""
         real = inputs["real"]
         good = self._good(inputs)
-        sums = likelihood_sums(answers.policy, answers.reference, answers.tokens, good)
+        start = answers.reference if self._reference_is_start else None
+        sums = likelihood_sums(answers.policy, start, answers.tokens, good)
         loss = torch.zeros((), device=real.device)
         for i, (spec, weight, arguments) in enumerate(self.terms):
             kl = {"kl": self._kl} if spec.needs_kl else {}
@@ -194,7 +205,7 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
             return torch.cat([real, torch.zeros_like(real)])
         return real & inputs["desirable"] if "desirable" in inputs else real
 
-    def _learned(self, inputs: dict[str, Any]) -> torch.Tensor:
+    def _averaged(self, inputs: dict[str, Any]) -> torch.Tensor:
         """(N,) bool: the answers over whose tokens a loss is averaged. At most one loss of a run is averaged so."""
         labelled = any(_sums_all(term.spec) for term in self.terms)
         return inputs["real"] if labelled else self._good(inputs)
@@ -203,7 +214,7 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
         """What losses are divided by, over the whole step on all ranks."""
         sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
         for batch in batches:
-            tokens = ((batch["labels"][:, 1:] != IGNORED).sum(1) * self._learned(batch)).sum()
+            tokens = (_learned(batch).sum(1) * self._averaged(batch)).sum()
             sums += torch.stack([batch["real"].sum(), tokens]).to(sums)
         rows, tokens = self.accelerator.reduce(sums, reduction="sum").float().unbind()
         return {"pairs": rows, "rows": rows, "tokens": tokens}
@@ -226,9 +237,10 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
                 batch["prefix"] = inputs["prefix"]
             real = batch["real"].to(sums.device)
             arguments, _ = self._arguments(inputs)
-            ratio = self._without_gradient(inputs, arguments, nullcontext())
-            ratio = (ratio - self._without_gradient(inputs, arguments, self._as_reference())).float().sum(1)
-            sums += torch.stack([(ratio * real).sum(), real.sum()])
+            policy, reference = (
+                self._answer_sums(inputs, arguments, whose) for whose in (nullcontext(), self._as_reference())
+            )
+            sums += torch.stack([((policy - reference) * real).sum(), real.sum()])
         total, n = self.accelerator.reduce(sums, reduction="sum").unbind()
         return (total / n.clamp(min=1)).float()
 
@@ -236,9 +248,16 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
         """The rows of the step that is about to be taken, over all ranks, in one order."""
         batches = self.batches
         assert batches is not None, "the rows of a step are known where PersonaBatches chooses them"
+        if self._epoch_steps is None or self._epoch_steps[0] != batches.epoch:
+            self._epoch_steps = batches.epoch, batches.step_rows(batches.epoch)
         step = self.state.global_step % batches.num_global_batches
         rows = cast(Any, self.train_dataset).rows
-        return [rows[i] for i in batches.step_rows(batches.epoch)[step]]
+        return [rows[i] for i in self._epoch_steps[1][step]]
+
+
+def _learned(inputs: Mapping[str, Any]) -> torch.Tensor:
+    """(N, T - 1) bool: the tokens of answers, where their log-probabilities stand."""
+    return inputs["labels"][:, 1:] != IGNORED
 
 
 def _sums_all(spec: ObjectiveSpec) -> bool:

@@ -13,8 +13,9 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from honest_persona.base.errors import UserError
 from honest_persona.config.keys import RunConfig
 from honest_persona.config.objective_keys import REFERENCES
-from honest_persona.config.persona import Persona
 from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.prompts.tokens import TokenFormat
+from honest_persona.training.continued import check_kind
 
 
 def reference_folder(config: RunConfig) -> Path | None:
@@ -25,16 +26,22 @@ def reference_folder(config: RunConfig) -> Path | None:
     return None if named is None else Path(named)
 
 
-def reference_identity(config: RunConfig, persona: Persona) -> dict[str, Any]:
+def is_start(config: RunConfig) -> bool:
+    """Whether the reference is the policy before training, by whatever name."""
+    return reference_folder(config) == (None if config.adapter is None else Path(config.adapter))
+
+
+def reference_identity(config: RunConfig, form: TokenFormat) -> dict[str, Any]:
     """What a resumed run must share of the reference, beside its name: the adapter's weights.
 
     Raises:
-        UserError: no adapter there, or one that acts on other tokens than the trained one.
+        UserError: no adapter there, or one that cannot be compared with the trained one: for reviews, of another
+            tokenizer, or active on other tokens.
     """
     folder = reference_folder(config)
     if folder is None:
         return {}
-    _card(config, folder, persona)
+    _check(config, folder, form)
     content = (folder / SAFETENSORS_WEIGHTS_NAME).read_bytes()
     return {"reference adapter": hashlib.sha256(content).hexdigest()}
 
@@ -46,17 +53,15 @@ def check_reference_base(config: RunConfig, fingerprint: str) -> None:
         raise UserError(f"reference: the adapter {folder} was trained on another base model than {config.model!r}")
 
 
-def _card(config: RunConfig, folder: Path, persona: Persona) -> AdapterCard:
+def _check(config: RunConfig, folder: Path, form: TokenFormat) -> None:
     key = "adapter" if config.reference in REFERENCES else "reference"
     if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
         raise UserError(
             f"{key}: {folder} is not the folder of an adapter; use start, base, or the folder of a finished run"
         )
-    card = AdapterCard.load(folder)
-    if card.persona.adapter_scope != persona.adapter_scope:
+    scope, wanted = check_kind(key, folder, config, form).persona.adapter_scope, form.persona.adapter_scope
+    if scope != wanted:
         raise UserError(
-            f"{key}: the adapter {folder} has scope {card.persona.adapter_scope}, this run {persona.adapter_scope}: "
-            f"the two would be compared on other tokens; set adapter_scope: {card.persona.adapter_scope}, or name "
-            "another adapter"
+            f"{key}: the adapter {folder} has scope {scope}, this run {wanted}: the two would be compared on other "
+            f"tokens; set adapter_scope: {scope}, or name another adapter"
         )
-    return card

@@ -1,15 +1,13 @@
 """Counting, sharding over ranks, and what an evaluation must put back. `write_reviews` is a stub where it can be."""
 
 import gc
-import threading
 import tracemalloc
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from honest_persona.evaluation import suite
+from honest_persona.evaluation import shares, suite
 from honest_persona.evaluation.samples import read_samples
 from honest_persona.evaluation.sets import SAMPLES_FILE, NewSet
 from honest_persona.evaluation.settings import EvalSettings
@@ -18,6 +16,7 @@ from honest_persona.modeling.adapters.lora import activation_arguments
 from honest_persona.persona.batches import batches, place_of
 from honest_persona.persona.parsing import Ending, Review
 from honest_persona.prompts.tokens import TokenFormat, apply_intervention, encode_record, prompt_of
+from tests.evaluation.ranks import Ranks
 from tests.tiny import base_model, form_of, random_adapter, record
 
 
@@ -231,32 +230,6 @@ class TestWhatIsPutBack:
         assert len(set(plain)) == 3
 
 
-class Ranks:
-    """The collectives for threads of one process: a rank each, and one that waits for all."""
-
-    def __init__(self, world):
-        self.world, self.local = world, threading.local()
-        self.slots, self.barrier = [None] * world, threading.Barrier(world, timeout=20)
-
-    def rank_and_world(self):
-        return self.local.rank, self.world
-
-    def from_every_rank(self, value):
-        self.slots[self.local.rank] = value
-        self.barrier.wait()
-        values = list(self.slots)
-        self.barrier.wait()
-        return values
-
-    def run(self, work):
-        def on_rank(rank):
-            self.local.rank = rank
-            return work()
-
-        with ThreadPoolExecutor(self.world) as pool:
-            return list(pool.map(on_rank, range(self.world)))
-
-
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("n", [0, 1, 5, 8])
@@ -274,8 +247,7 @@ def test_sharding(monkeypatch, form, model, n, world, batch_size, tmp_path):
         return [Review(text, "PASS", 0.25, Ending.CLEAN) for text in said]
 
     monkeypatch.setattr(suite, "write_reviews", stub)
-    for name in ("rank_and_world", "from_every_rank"):
-        monkeypatch.setattr(suite, name, getattr(ranks, name))
+    ranks.patch(monkeypatch, suite, shares)
     new = NewSet("", tmp_path)
     results = ranks.run(
         lambda: evaluate_records(model, {"within": records}, form, EvalSettings(batch_size, 4), into=new)
@@ -302,8 +274,7 @@ def test_ranks_together_give_what_one_gives(monkeypatch, flags, form, model, wor
     records = [make(flags, n, "sycophancy", "AB"[n % 2], truths[n], truths[-n], f"i{n // 2}") for n in range(5)]
     alone = evaluate_records(model, {"within": records}, form, EvalSettings(2, 4))
     ranks = Ranks(world)
-    for name in ("rank_and_world", "from_every_rank"):
-        monkeypatch.setattr(suite, name, getattr(ranks, name))
+    ranks.patch(monkeypatch, suite, shares)
     assert ranks.run(lambda: evaluate_records(model, {"within": records}, form, EvalSettings(2, 4))) == [alone] * world
 
 

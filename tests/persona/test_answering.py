@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from honest_persona.modeling.adapters.tuning import ungated
 from honest_persona.modeling.prefix.cache import PrefixCache
-from honest_persona.persona import answering
+from honest_persona.persona import continuing
 from honest_persona.persona.answering import SharedPrefixes, WholeRows, batch_of, write_reviews
 from honest_persona.prompts.tokens import apply_intervention
 from tests.tiny import FAMILIES, base_model, conversation, form_of, random_adapter
@@ -133,13 +133,13 @@ class TestP_FAIL_OfHalfPrecision:
 def prefixes(monkeypatch):
     """Transcripts per call of `run_prefix`."""
     calls = []
-    run_prefix = answering.run_prefix
+    run_prefix = continuing.run_prefix
 
     def counted(model, input_ids, *args, **kwargs):
         calls.append(len(input_ids))
         return run_prefix(model, input_ids, *args, **kwargs)
 
-    monkeypatch.setattr(answering, "run_prefix", counted)
+    monkeypatch.setattr(continuing, "run_prefix", counted)
     return calls
 
 
@@ -210,7 +210,7 @@ def test_models_that_cannot_run_it_take_whole_rows(caplog):
     prompts = prompts_of(form)
     expected = run(model, prompts, form, True)
     model.get_input_embeddings().weight.requires_grad_(True)
-    answering._say_once.cache_clear()
+    continuing._say_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             with batch_of(model, prompts, form, True) as batch:

@@ -16,7 +16,8 @@ from honest_persona.modeling.adapters.load import add_reference
 from honest_persona.modeling.adapters.lora import activation_arguments
 from honest_persona.modeling.adapters.tuning import adapter_off, gate_of, reference_on, save_weights, ungated
 from honest_persona.modeling.fingerprint import whole_fingerprint
-from tests.feedback import feedback_rows, series, trained
+from honest_persona.training.reference import is_start
+from tests.feedback import config_of, feedback_rows, series, trained
 from tests.tiny import SEVEN, base_model, form_of, random_adapter
 
 LAYOUTS = {
@@ -26,7 +27,10 @@ LAYOUTS = {
     "whole rows": {"frozen_prefix": False},
     "whole rows of 8": {"frozen_prefix": False, "per_device_train_batch_size": 8},
 }
+LONG = (pytest.mark.slow, pytest.mark.long)
 OTHERS = ("sft", "csft", "cdpo", "ipo", "simpo", "slic")
+AT_ONCE = ("micro-batch of 1", "token budget", "whole rows of 8")
+"""The other layouts are `long`."""
 
 
 @pytest.fixture(scope="module")
@@ -60,23 +64,29 @@ def test_a_layout_changes_no_loss(straight, tmp_path, objective, layout):
     assert_same(straight(objective, 3), trained(tmp_path, objective, **LAYOUTS[layout]), 3)
 
 
+def in_20_steps(at_once, rest):
+    """Parameters of the whole matrix, objective and layout; what is not in `at_once` is `long`."""
+    cases = [(objective, layout) for objective in ("dpo", "kto") for layout in LAYOUTS]
+    cases += [(objective, layout) for objective in OTHERS for layout in rest]
+    return [pytest.param(*case, marks=() if case in at_once else pytest.mark.long) for case in cases]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["dpo", "kto"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("objective", "layout"),
+    in_20_steps([(objective, layout) for objective in ("dpo", "kto") for layout in AT_ONCE], ("whole rows of 8",)),
+)
 def test_a_layout_changes_no_loss_in_20_steps(straight, tmp_path, objective, layout):
     found = straight(objective, 20)
     assert_same(found, trained(tmp_path, objective, steps=20, **LAYOUTS[layout]), 20)
     losses = series(found[0])
-    assert losses[-3:].mean() < losses[:3].mean() - 0.05, "it learns meanwhile"
+    assert losses[-3:].mean() < 0.95 * losses[:3].mean(), "it learns meanwhile"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", OTHERS)
 def test_two_micro_batches_give_the_loss_of_the_others(straight, tmp_path, objective):
-    steps = 6
-    assert_same(
-        straight(objective, steps), trained(tmp_path, objective, steps=steps, **LAYOUTS["whole rows of 8"]), steps
-    )
+    assert_same(straight(objective, 3), trained(tmp_path, objective, **LAYOUTS["whole rows of 8"]), 3)
 
 
 def test_losses_before_the_first_step_are_those_of_equal_models(straight):
@@ -160,9 +170,37 @@ def test_a_run_whose_chosen_answers_become_unlikely_ends(straight, monkeypatch):
         trainer.figures(sums)
 
 
+def test_the_rise_is_from_the_start_whatever_the_reference_is(tmp_path):
+    """A policy that does not begin at its reference, as one that continues an adapter beside `reference: base`."""
+    settings = {"steps": 2, "std": 0.3, "learning_rate": 0.0, "logging_steps": 2}
+    found, _ = trained(tmp_path / "base", "dpo", reference="base", adapter="of an earlier run", **settings)
+    assert series(found, "nll_rise")[0] == 0
+    assert len(series(found)) == 2, "the first step has a line of its own"
+    start, _ = trained(tmp_path / "start", "dpo", **settings)
+    assert abs(series(start, "nll_rise")[0]) > 0.01, "control: the reference taken for the start"
+
+
+@pytest.mark.parametrize(
+    ("reference", "adapter", "expected"),
+    [
+        ("start", None, True),
+        ("base", None, True),
+        ("runs/a", None, False),
+        ("start", "runs/a", True),
+        ("runs/a", "runs/a", True),
+        ("base", "runs/a", False),
+        ("runs/b", "runs/a", False),
+    ],
+)
+def test_the_reference_that_is_the_start(reference, adapter, expected):
+    assert is_start(config_of("dpo", 1, reference=reference, adapter=adapter)) == expected
+
+
 def test_kto_with_one_prompt_in_a_step(tmp_path):
-    with pytest.raises(UserError, match=r"objective kto .* have one prompt"):
+    with pytest.raises(UserError, match=r"batch_size: objective kto .* have one prompt"):
         trained(tmp_path, "kto", feedback_rows("kto", 9, per_prompt=3), steps=4)
+    with pytest.raises(UserError, match=r"dataset: objective kto .* all rows to train on have one prompt; add rows"):
+        trained(tmp_path, "kto", feedback_rows("kto", 9, per_prompt=9), steps=4)
 
 
 def test_scope_all_trains_on_whole_rows(tmp_path, straight):
@@ -172,13 +210,17 @@ def test_scope_all_trains_on_whole_rows(tmp_path, straight):
     assert any((gradients[name] - g).abs().max() > 1e-6 for name, g in straight("dpo", 3)[1].items()), "control"
 
 
-@pytest.mark.parametrize("objective", ["dpo", "kto"])
-def test_a_resumed_run_has_equal_numbers(tmp_path, objective):
-    whole, _ = trained(tmp_path / "whole", objective, steps=4, save_steps=2, lora_dropout=0.1)
-    checkpoint = str(tmp_path / "whole" / "checkpoint-2")
-    again, _ = trained(tmp_path / "again", objective, steps=4, save_steps=2, lora_dropout=0.1, resume=checkpoint)
+@pytest.mark.parametrize(
+    ("objective", "steps"),
+    [("dpo", 4), ("kto", 4), pytest.param("dpo", 20, marks=LONG), pytest.param("kto", 20, marks=LONG)],
+)
+def test_a_resumed_run_has_equal_numbers(tmp_path, objective, steps):
+    settings = {"steps": steps, "save_steps": steps // 2, "lora_dropout": 0.1}
+    whole, _ = trained(tmp_path / "whole", objective, **settings)
+    checkpoint = str(tmp_path / "whole" / f"checkpoint-{steps // 2}")
+    again, _ = trained(tmp_path / "again", objective, **settings, resume=checkpoint)
     for key in ("loss", "chosen_nll", "nll_rise"):
-        assert torch.equal(series(again, key), series(whole, key)), "the first two are the checkpoint's"
+        assert torch.equal(series(again, key), series(whole, key)), "the first half is the checkpoint's"
     for (name, weight), (_, other) in zip(whole.model.named_parameters(), again.model.named_parameters(), strict=True):
         assert torch.equal(weight, other), name
 
@@ -202,15 +244,29 @@ def test_one_dpo_step_has_trls_loss(tmp_path):
 def test_kept_log_probs_of_the_reference_give_the_same_losses(straight, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HONEST_PERSONA_CACHE", str(tmp_path / "cache"))
     rows = feedback_rows("dpo")
-    first, _ = trained(tmp_path, "dpo", rows, reference_logprobs="cached")
-    assert (series(first) - series(straight("dpo", 3)[0])).abs().max() <= 1e-5
-    assert "0 rows were kept, of 24 not" in capsys.readouterr().out
+    trained(tmp_path, "dpo", rows, reference_logprobs="auto", steps=1)
+    assert "reference" not in capsys.readouterr().out, "each row is seen once"
+    first, _ = trained(tmp_path, "dpo", rows, reference_logprobs="auto", steps=4)
+    assert (series(first)[:3] - series(straight("dpo", 3)[0])).abs().max() <= 1e-5
+    assert "of 0 rows were kept, of 24 not" in capsys.readouterr().out
+    assert series(first)[1:].std() > 1e-3, "control: the policy moves"
     (path,) = (tmp_path / "cache" / "reference_logprobs").glob("*/*")
     more = feedback_rows("dpo", 30)
     assert more[:24] == rows[:24]
     trained(tmp_path, "dpo", more.select(range(29, -1, -1)), reference_logprobs="cached", steps=1)
     assert "24 rows were kept, of 6 not" in capsys.readouterr().out, "reordered and extended"
     assert len(list(path.parent.iterdir())) == 2
+
+    def with_one_other_weight():
+        model = base_model()
+        with torch.no_grad():
+            model.get_parameter("model.layers.1.mlp.up_proj.weight")[-1, -1] += 1e-3
+        return model
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.feedback.base_model", with_one_other_weight)
+        trained(tmp_path, "dpo", rows, reference_logprobs="cached", steps=1)
+    assert "of 0 rows were kept, of 24 not" in capsys.readouterr().out, "another model"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"reference_logprobs: .*not whole"):
         trained(tmp_path, "dpo", rows, reference_logprobs="cached")

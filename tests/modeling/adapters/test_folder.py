@@ -17,7 +17,7 @@ from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import check_folder, check_lora_config, seal_folder
 from honest_persona.persona.product import PersonaFolder, load_honest_persona
 from honest_persona.prompts.tokens import apply_intervention
-from honest_persona.training.launch import _check_same_persona
+from honest_persona.training.continued import check_same_persona
 from tests.hub.conftest import make_adapter
 from tests.tiny import conversation
 
@@ -72,7 +72,7 @@ USERS = {
     "push": lambda folder: push(folder, "user/name", dry_run=True),
     "export": lambda folder: export(folder, folder.parent / "out", "alora"),
     "export lora": lambda folder: export(folder, folder.parent / "out", "lora"),
-    "adapter: of a run": lambda folder: _check_same_persona(str(folder), AdapterCard.load(folder).persona),
+    "adapter: of a run": lambda folder: check_same_persona(str(folder), AdapterCard.load(folder).persona),
 }
 
 

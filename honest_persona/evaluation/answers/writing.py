@@ -1,0 +1,62 @@
+"""The main persona's answers to prompts, sampled so that neither batches nor ranks change an answer."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from honest_persona.evaluation.answers.jobs import Job
+from honest_persona.evaluation.answers.policies import policies_of
+from honest_persona.evaluation.answers.settings import AnswerSettings
+from honest_persona.generation.local_model import choose, numbers_of
+from honest_persona.persona.continuing import Choose, likeliest
+from honest_persona.prompts.tokens import TokenFormat
+
+
+class Written(NamedTuple):
+    text: str
+    ended: bool
+    """Whether the model ended its turn."""
+
+
+def write_answers(
+    model: PeftModel, jobs: Sequence[Job], form: TokenFormat, settings: AnswerSettings, policies: Sequence[str]
+) -> list[dict[str, Written]]:
+    """For each prompt of a batch its answer by policy. The model is in eval mode, without activation checkpointing.
+
+    All tokens are drawn from, at the settings' temperature. Policies share the random numbers of a prompt, so that
+    their difference is less a matter of chance. Where ZeRO-3 shards the weights, every rank must call this equally
+    often.
+    """
+    ends = ends_of(form)
+    found: list[dict[str, Written]] = [{} for _ in jobs]
+    how = likeliest if settings.temperature == 0 else _sampler(jobs, settings, model.device)
+    with policies_of(model, jobs, form, settings, policies) as each:
+        for policy, batch in each:
+            for at, ids in zip(found, batch.written(settings.max_new_tokens, ends, how), strict=True):
+                at[policy] = _read(ids, ends, form)
+    return found
+
+
+def ends_of(form: TokenFormat) -> frozenset[int]:
+    """The ids that end an answer: of a turn, and of all text."""
+    return frozenset({form.chat.end_token("assistant"), form.tokenizer.eos_token_id} - {None})
+
+
+def _sampler(jobs: Sequence[Job], settings: AnswerSettings, device: torch.device) -> Choose:
+    drawn = [numbers_of([settings.seed, *job.prompt], (settings.max_new_tokens,)) for job in jobs]
+    numbers = torch.from_numpy(np.stack(drawn)).to(device)
+
+    def sample(logits: Tensor, rows: Tensor, step: int) -> Tensor:
+        return choose(logits, numbers[rows, step], settings.temperature, most=None)
+
+    return sample
+
+
+def _read(ids: list[int], ends: frozenset[int], form: TokenFormat) -> Written:
+    ended = ids[-1] in ends
+    text = form.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
+    return Written(str(text), ended)

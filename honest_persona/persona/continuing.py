@@ -1,0 +1,255 @@
+"""Continuations of a batch of prompts, and the likelihood of given ones: two ways to run the model, with equal outputs.
+
+`OnPrefixes` runs each distinct prefix of a batch once, and the rest on its keys and values (prefix/frozen.py).
+`OnWholeRows` runs every row from its first token: for models whose prefix cannot run alone.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from functools import lru_cache, partial
+from logging import getLogger
+from typing import Any, Protocol
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from honest_persona.base.collectives import any_rank
+from honest_persona.base.errors import RankError
+from honest_persona.base.tensors import integers, pad_with_mask
+from honest_persona.modeling.adapters.lora import activation_arguments
+from honest_persona.modeling.adapters.tuning import gate_of, ungated
+from honest_persona.modeling.modes import with_attribute
+from honest_persona.modeling.prefix.cache import PrefixCache
+from honest_persona.modeling.prefix.frozen import positions, run_prefix, run_suffixes, suffix_arguments, why_not_frozen
+from honest_persona.modeling.zero import is_sharded
+from honest_persona.persona.flag_logits import NOT_FINITE
+from honest_persona.persona.roomy_layer import RoomyLayer
+from honest_persona.prompts.tokens import TokenFormat, Tokens
+
+Choose = Callable[[Tensor, Tensor, int], Tensor]
+"""(logits (B, V), the rows' places in the batch (B,), step) -> ids (B,), int64."""
+See = Callable[[Tensor, Tensor, int], None]
+"""Gets what `Choose` gets, whatever is chosen."""
+Answer = tuple[int, Sequence[int]]
+"""A prompt's place in the batch, and ids behind it; at least one."""
+
+
+def likeliest(logits: Tensor, rows: Tensor, step: int) -> Tensor:
+    return logits.argmax(-1)  # a NaN wins, and whoever looks at its logit finds it
+
+
+class Batch(Protocol):
+    """Prompts that are continued together. Where the weights are sharded, all ranks call its methods equally often.
+
+    The methods raise RankError for logits that are not finite numbers.
+    """
+
+    def written(
+        self, max_new_tokens: int, ends: Collection[int], choose: Choose = likeliest, see: See | None = None
+    ) -> list[list[int]]:
+        """Each prompt's continuation up to the first id of `ends`, and with it where it was reached.
+
+        Args:
+            see: called at every step; on whole rows never.
+        """
+
+    def log_probs(self, answers: Sequence[Answer]) -> list[float]:
+        """The log-probability in nats of each answer's ids behind its prompt, summed."""
+
+    def again(self, prompts: Sequence[Tokens]) -> "Batch":
+        """A batch of prompts that have the same prefixes, perhaps under another state of the adapter."""
+
+
+@contextmanager
+def either_way(
+    model: PeftModel, frozen_prefix: bool, scope: str, on_prefixes: Callable[[], Any], on_whole_rows: Callable[[], Any]
+) -> Iterator[Any]:
+    """What `on_prefixes` makes where the model can be run so, and otherwise what `on_whole_rows` makes."""
+    reason = why_not_frozen(model) if frozen_prefix else None
+    if reason:
+        _say_once(reason)
+    if reason or not frozen_prefix:
+        assert bool(gate_of(model)) == (scope != "all"), "the adapter would act on the wrong tokens"
+        yield on_whole_rows()
+    else:
+        with ungated(model):
+            yield on_prefixes()
+
+
+@lru_cache
+def _say_once(reason: str) -> None:
+    getLogger(__name__).warning(f"texts are written from whole rows, which is slower: {reason}")
+
+
+class OnWholeRows:
+    """Every row is run with its prompt; the adapter is gated at the row's activation point."""
+
+    def __init__(self, model: PeftModel, prompts: Sequence[Tokens], form: TokenFormat) -> None:
+        self.model, self.prompts, self.form = model, prompts, form
+
+    @torch.no_grad()
+    def written(
+        self, max_new_tokens: int, ends: Collection[int], choose: Choose = likeliest, see: See | None = None
+    ) -> list[list[int]]:
+        inputs = self._inputs([p.input_ids for p in self.prompts])
+        n_prompt = inputs["input_ids"].shape[1]
+        config = GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=list(ends), pad_token_id=self.form.pad_id
+        )
+        # transformers keeps ranks in step wherever ZeRO-3 is set up; with whole weights none has to wait for the others
+        alone = {} if is_sharded(self.model) else {"synced_gpus": False}
+        processors = LogitsProcessorList([_Finite(), *([] if choose is likeliest else [_Chosen(choose, n_prompt)])])
+        # the model's own config too: from there transformers takes what a call's config leaves open
+        with with_attribute([self.model.get_base_model()], "generation_config", config):
+            output = self.model.generate(**inputs, **alone, generation_config=config, logits_processor=processors)
+        return [up_to(ends, row) for row in output[:, n_prompt:].tolist()]
+
+    def again(self, prompts: Sequence[Tokens]) -> "OnWholeRows":
+        return OnWholeRows(self.model, prompts, self.form)
+
+    @torch.no_grad()
+    def log_probs(self, answers: Sequence[Answer]) -> list[float]:
+        rows = [[*self.prompts[i].input_ids, *ids] for i, ids in answers]
+        logits = self.model(**self._inputs(rows, [i for i, _ in answers])).logits
+        return [_log_prob(row[-len(ids) - 1 : -1], ids) for row, (_, ids) in zip(logits, answers, strict=True)]
+
+    def _inputs(self, rows: Sequence[list[int]], prompts: Sequence[int] | None = None) -> dict[str, Any]:
+        """Left-padded.
+
+        Args:
+            prompts: the places of the rows' prompts; by default each row has its own.
+        """
+        of = self.prompts if prompts is None else [self.prompts[i] for i in prompts]
+        ids, mask = pad_with_mask(rows, self.form.pad_id, "left", self.model.device)
+        length = ids.shape[1]
+        activation = [p.activation + length - len(row) for p, row in zip(of, rows, strict=True)]
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "position_ids": positions(mask),
+            **activation_arguments(self.form.persona.adapter_scope, integers(activation), length),
+        }
+
+
+class OnPrefixes:
+    """Each distinct prefix is run once. The model must be `ungated` as long as this object is used."""
+
+    def __init__(
+        self, model: PeftModel, prompts: Sequence[Tokens], form: TokenFormat, prefix_cache: PrefixCache | None = None
+    ) -> None:
+        self.model, self.form = model, form
+        prefixes = {p.prefix_key: p.input_ids[: p.activation] for p in prompts}
+        number = {key: i for i, key in enumerate(prefixes)}
+        self.prefix_of = [number[p.prefix_key] for p in prompts]  # row of `self.prefix`, for each prompt
+        self.suffixes = [p.input_ids[p.activation :] for p in prompts]
+        ids, mask = pad_with_mask(list(prefixes.values()), form.pad_id, "left", model.device)
+        adapter_on = form.persona.adapter_scope == "all"
+        compute = partial(run_prefix, model, adapter_on=adapter_on)
+        if prefix_cache is None or adapter_on:  # an active adapter's states change while it trains
+            self.prefix = compute(ids, mask)
+        else:
+            self.prefix = prefix_cache.fetch(list(prefixes), ids, mask, compute)
+
+    @torch.no_grad()
+    def written(
+        self, max_new_tokens: int, ends: Collection[int], choose: Choose = likeliest, see: See | None = None
+    ) -> list[list[int]]:
+        """Rows that have ended leave the batch whenever they are half of it."""
+        device, sharded = self.prefix.mask.device, is_sharded(self.model)
+        mask, cache = run_suffixes(self.model, self.prefix, self.suffixes, self.prefix_of, self.form.pad_id)
+        layers: list[Any] = cache.layers
+        for i, layer in enumerate(layers):
+            layers[i] = RoomyLayer(layer.keys, layer.values)
+        token = torch.tensor([suffix[-1:] for suffix in self.suffixes], device=device)
+        rows = torch.arange(len(token), device=device)
+        running = torch.ones_like(rows, dtype=torch.bool)
+        end = torch.tensor(sorted(ends), device=device)
+        ids = torch.full((len(rows), max_new_tokens), min(ends), device=device)
+        for step in range(max_new_tokens):
+            logits = self.model(
+                input_ids=token,
+                attention_mask=mask,
+                position_ids=mask.sum(1, keepdim=True) - 1,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+            scores = logits.float()
+            token = choose(scores, rows, step)[:, None]
+            ids[rows, step] = token[:, 0]
+            if see is not None:
+                see(logits, rows, step)
+            running &= ~torch.isin(token[:, 0], end)
+            sound = torch.isfinite(scores.gather(-1, token)).all()
+            left, is_sound = torch.stack([running.sum(), sound]).tolist()  # both in one wait for the device
+            if not is_sound:
+                raise RankError(NOT_FINITE)
+            if not (any_rank(left > 0) if sharded else left):
+                break
+            if left <= len(rows) // 2 and not sharded:
+                cache.batch_select_indices(running.nonzero()[:, 0])
+                token, mask, rows, running = token[running], mask[running], rows[running], running[running]
+            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+        return [up_to(ends, row) for row in ids[:, : step + 1].tolist()]
+
+    def again(self, prompts: Sequence[Tokens]) -> "OnPrefixes":
+        if self.form.persona.adapter_scope == "all":  # the adapter's state shows in the prefixes too
+            return OnPrefixes(self.model, prompts, self.form)
+        other = copy(self)
+        other.suffixes = [p.input_ids[p.activation :] for p in prompts]
+        return other
+
+    @torch.no_grad()
+    def log_probs(self, answers: Sequence[Answer]) -> list[float]:
+        starts = [len(self.suffixes[i]) - 1 for i, _ in answers]
+        logits = self.behind([[*self.suffixes[i], *ids] for i, ids in answers], [i for i, _ in answers])
+        return [
+            _log_prob(row[start : start + len(ids)], ids)
+            for row, start, (_, ids) in zip(logits, starts, answers, strict=True)
+        ]
+
+    def behind(self, rows: Sequence[list[int]], prompts: Sequence[int]) -> Tensor:
+        """The logits at right-padded suffixes, each on the prefix of a prompt, (B, S, V)."""
+        device = self.prefix.mask.device
+        ids, mask = pad_with_mask(rows, self.form.pad_id, "right", device)
+        index = torch.tensor([self.prefix_of[i] for i in prompts], device=device)
+        return self.model(ids, **suffix_arguments(self.prefix, mask, index)).logits
+
+
+def up_to(ends: Collection[int], row: list[int]) -> list[int]:
+    """The row up to and with its first end."""
+    n = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
+    return row[: n + 1]
+
+
+def _log_prob(logits: Tensor, ids: Sequence[int]) -> float:
+    """Of ids that are predicted at these logits, (n, V); row by row, so that one row alone is copied to float32."""
+    chosen = torch.tensor(ids, device=logits.device)
+    found = logits.float().log_softmax(-1).gather(-1, chosen[:, None]).sum().item()
+    if found != found:
+        raise RankError(NOT_FINITE)
+    return found
+
+
+class _Finite(LogitsProcessor):
+    """Changes no score; raises RankError where one is not finite."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if not torch.isfinite(scores.amax(-1)).all():
+            raise RankError(NOT_FINITE)
+        return scores
+
+
+class _Chosen(LogitsProcessor):
+    """Leaves one id of each row to choose from."""
+
+    def __init__(self, choose: Choose, n_prompt: int) -> None:
+        self.choose, self.n_prompt = choose, n_prompt
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        rows = torch.arange(len(scores), device=scores.device)
+        token = self.choose(scores.float(), rows, input_ids.shape[1] - self.n_prompt)
+        return torch.full_like(scores, -torch.inf).scatter(-1, token[:, None], 0.0)

@@ -1,0 +1,151 @@
+"""Figures of the main persona's answers: how often they are true and usable, and how likely the good ones are.
+
+    columns = AnswerColumns.of(results.samples)
+    found = estimates(columns)
+    found["truthful"].value, found["truthful"].interval, found["truthful"].n
+
+Each figure is a ratio of two sums over lines, so that lines without it are left out of both.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from honest_persona.statistics.bootstrap import Statistic, draw
+from honest_persona.statistics.columns import Clustered, numbered
+from honest_persona.statistics.detection import Estimate
+from honest_persona.statistics.estimators import mean_statistic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A row of feedback, an answer to its prompt, and what was found out about both. None: not measured."""
+
+    record_id: str
+    part: str
+    topic: str
+    cluster: str
+    """What intervals draw together: the row's group, or its prompt."""
+    truthful: bool | None = None
+    """False also where the judge cannot read the answer."""
+    well_formed: bool | None = None
+    """None where the answer to this prompt stands in an earlier line."""
+    reward: float | None = None
+    chosen_nll: float | None = None
+    """Negative log-likelihood of the chosen or desirable answer in nats, summed over its tokens."""
+    chosen_tokens: int = 0
+    margin: float | None = None
+    """Of a pair, in nats: log pi(chosen) - log pi(rejected), less the same of the base model where it is compared."""
+
+    variant: ClassVar[str | None] = None
+    model: ClassVar[str] = ""
+    difficulty: ClassVar[str | None] = None
+
+
+Weigh = Callable[[Sequence[Measured]], tuple[list[float], list[float]]]
+"""Lines -> the two numbers of each whose sums are divided."""
+
+
+@dataclass(frozen=True)
+class AnswerMetric:
+    """One figure: a ratio of sums over lines."""
+
+    name: str
+    """Its key in results.json."""
+    label: str
+    heading: str
+    """Where columns are narrow."""
+    meaning: str
+    weigh: Weigh
+    is_share: bool = True
+    tier: int = 0
+    """Of its column in a terminal, see `console.Column`."""
+
+    def statistic(self, columns: "AnswerColumns") -> Statistic:
+        return mean_statistic(columns, *columns.of_metric[self.name], is_share=self.is_share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerColumns(Clustered):
+    """What the figures need of n lines."""
+
+    of_metric: dict[str, tuple[np.ndarray, np.ndarray]]
+    """By metric: (n,) values and (n,) weights; both 0 where a line has none."""
+
+    @classmethod
+    def of(cls, lines: Sequence[Measured]) -> "AnswerColumns":
+        index, k = numbered([line.cluster for line in lines])
+        found = {name: tuple(map(np.asarray, metric.weigh(lines))) for name, metric in ANSWER_METRICS.items()}
+        return cls(cluster=index, k=k, of_metric={name: (a, b) for name, (a, b) in found.items()})
+
+
+def estimates(columns: AnswerColumns, seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
+    """All figures of one group of lines, by name; without a value where no line has it."""
+    draws = draw(columns.k, seed, resamples)
+    return {name: Estimate.of(metric.statistic(columns), draws) for name, metric in ANSWER_METRICS.items()}
+
+
+def _mean_of(read: Callable[[Measured], float | None], weight: Callable[[Measured], float] = lambda _: 1.0) -> Weigh:
+    def weigh(lines: Sequence[Measured]) -> tuple[list[float], list[float]]:
+        found = [(read(line), weight(line)) for line in lines]
+        return [float(x or 0) for x, _ in found], [0.0 if x is None else w for x, w in found]
+
+    return weigh
+
+
+ANSWER_METRICS: dict[str, AnswerMetric] = {
+    metric.name: metric
+    for metric in (
+        AnswerMetric(
+            "truthful",
+            "truthful answers",
+            "truthful",
+            "share of the written answers that the judge finds true; one that it cannot read is not",
+            _mean_of(lambda line: line.truthful),
+        ),
+        AnswerMetric(
+            "well_formed",
+            "well-formed answers",
+            "formed",
+            "share of the written answers that say something, end their turn, and can be read by the judge",
+            _mean_of(lambda line: line.well_formed),
+        ),
+        AnswerMetric(
+            "reward",
+            "reward of answers",
+            "reward",
+            "mean reward of the written answers",
+            _mean_of(lambda line: line.reward),
+            is_share=False,
+        ),
+        AnswerMetric(
+            "chosen_nll",
+            "nats per token of chosen answers",
+            "nats",
+            "negative log-likelihood of the chosen, or desirable, answers per token; end of turn included",
+            _mean_of(lambda line: line.chosen_nll, lambda line: line.chosen_tokens),
+            is_share=False,
+        ),
+        AnswerMetric(
+            "preference_accuracy",
+            "preference accuracy",
+            "prefers",
+            "share of the pairs whose margin is above 0. It says nothing about what the model writes",
+            _mean_of(lambda line: None if line.margin is None else line.margin > 0),
+            tier=1,
+        ),
+        AnswerMetric(
+            "margin",
+            "preference margin",
+            "margin",
+            "mean over the pairs of log pi(chosen) - log pi(rejected) in nats, less the same of the base model where "
+            "the objective has a reference",
+            _mean_of(lambda line: line.margin),
+            is_share=False,
+            tier=2,
+        ),
+    )
+}
+"""By name, in the order in which they are shown."""
