@@ -86,7 +86,7 @@ def test_its_figures_are_those_of_the_evaluation(tmp_path):
     assert "| within | base | 4 |" in text
     assert "0.750 (" in text
     assert "decided by the judge `organism`" in text
-    _, results = model_index_to_eval_results(metadata_load(tmp_path / "README.md"))
+    _, results = model_index_to_eval_results(metadata_load(tmp_path / "README.md")["model-index"])
     assert {result.metric_type: result.metric_value for result in results}["truthful"] == 0.75
     (tmp_path / "eval" / "results.json").write_text(json.dumps({"rows": [{"topic": "all"}], "about": {}}))
     with pytest.raises(UserError, match="holds no figures of answers"):
