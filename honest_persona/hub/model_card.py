@@ -19,6 +19,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.templates import templates
 from honest_persona.base.words import HONEST_PERSONA, PARTS
 from honest_persona.evaluation.report.page_tables import Rows
+from honest_persona.hub.answers_card import answers_context, answers_results
 from honest_persona.hub.staging import on_hub
 from honest_persona.modeling import smollm2
 from honest_persona.modeling.adapters.card import AdapterCard
@@ -55,18 +56,26 @@ def write_model_card(folder: Path, card: AdapterCard, repo: str, license: str | 
     Raises:
         UserError: eval/results.json is not of this version.
     """
-    rows, about = _results(folder / RESULTS)
+    content = _content(folder / RESULTS)
+    rows, about = content["rows"], content["about"]
+    dataset = _name(about.get("dataset", ""))
+    if card.trains_answers:
+        own, template, found = answers_context(card, rows, about), "answers.md.jinja", answers_results(rows, dataset)
+    else:
+        reviews = _rows(rows)
+        own, template = _of_reviews(card, reviews), "model_card.md.jinja"
+        found = _eval_results(reviews, dataset)
     adapter = "lora" if card.persona.adapter_scope == "all" else "activated-lora"
     _write(
         folder,
         card,
-        _text(card, repo, rows, about, license),
+        _template(template).render(**_of_all(card, repo, about, license), **own),
         "adapter",
         "peft",
         license=license,
         tags=["honest-persona", adapter, card.objective if card.trains_answers else _METHOD],
         model_name=repo.rpartition("/")[2],
-        eval_results=list(_eval_results(rows, _name(about.get("dataset", "")))) or None,
+        eval_results=list(found) or None,
     )
 
 
@@ -106,7 +115,23 @@ def _eval_results(rows: Rows, dataset: str) -> Iterator[EvalResult]:
             )
 
 
-def _text(card: AdapterCard, repo: str, rows: Rows, about: Mapping[str, Any], license: str | None) -> str:
+def _of_all(card: AdapterCard, repo: str, about: Mapping[str, Any], license: str | None) -> dict[str, Any]:
+    """What the templates of all adapters need."""
+    return {
+        "repo": repo,
+        "card": card,
+        "persona": card.persona,
+        "on_hub": on_hub(card.base_model),
+        "package": _package(card.base_model),
+        "license": license,
+        "dataset": _name(card.config.get("dataset", "unknown")),
+        "evaluated": _name(about.get("dataset", "")),
+        "part_meanings": PARTS,
+        "left_out": about.get("left_out", []),
+    }
+
+
+def _of_reviews(card: AdapterCard, rows: Rows) -> dict[str, Any]:
     measured = {part: row for part in rows.names("part") if (row := rows.get(HONEST_PERSONA, part))}
     columns = shown(Place.CARD)
     notes = {
@@ -116,26 +141,16 @@ def _text(card: AdapterCard, repo: str, rows: Rows, about: Mapping[str, Any], li
         for metric in columns
         if metric.name in row["notes"]
     }
-    return _template("model_card.md.jinja").render(
-        repo=repo,
-        card=card,
-        persona=card.persona,
-        on_hub=on_hub(card.base_model),
-        package=_package(card.base_model),
-        license=license,
-        dataset=_name(card.config.get("dataset", "unknown")),
-        evaluated=_name(about.get("dataset", "")),
-        settings={key: value for key in _SHOWN if (value := card.config.get(key)) not in (None, [])}
+    return {
+        "settings": {key: value for key in _SHOWN if (value := card.config.get(key)) not in (None, [])}
         | {"trained in": card.trained_in},
-        parts={part: row for part, row in measured.items() if ":" not in part},
-        designs={part: row for part, row in measured.items() if ":" in part},
-        meanings=PARTS,
-        strongest={part: rows.strongest_baseline(part, LEAD) for part in rows.plain_parts},
-        columns=columns,
-        lead=METRICS[LEAD].label,
-        notes=sorted(notes),
-        left_out=about.get("left_out", []),
-    )
+        "parts": {part: row for part, row in measured.items() if ":" not in part},
+        "designs": {part: row for part, row in measured.items() if ":" in part},
+        "strongest": {part: rows.strongest_baseline(part, LEAD) for part in rows.plain_parts},
+        "columns": columns,
+        "lead": METRICS[LEAD].label,
+        "notes": sorted(notes),
+    }
 
 
 def _package(model: str) -> str | None:
@@ -152,17 +167,31 @@ def _template(name: str) -> Template:
     return environment.get_template(name)
 
 
-def _results(path: Path) -> tuple[Rows, Mapping[str, Any]]:
+def _content(path: Path) -> Mapping[str, Any]:
+    """results.json: its rows and what it is about; empty ones where there is none."""
     if not path.is_file():
-        return Rows([]), {}
+        return {"rows": [], "about": {}}
     try:
-        content = json_text.loads(path.read_text(encoding="utf-8"))
-        rows = Rows.of(content["rows"], RESULTS)
-        for part in rows.names("part"):
-            rows.get(HONEST_PERSONA, part)
-        return rows, content["about"]
+        content: Mapping[str, Any] = json_text.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content["rows"], list) or not isinstance(content["about"], dict):
+            raise TypeError("rows or about")
+        return content
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{RESULTS} is not what this version writes ({error!r}); run eval.py again") from error
+        raise _not_ours(error) from error
+
+
+def _rows(rows: list[Any]) -> Rows:
+    try:
+        found = Rows.of(rows, RESULTS)
+        for part in found.names("part"):
+            found.get(HONEST_PERSONA, part)
+        return found
+    except (ValueError, KeyError, TypeError) as error:
+        raise _not_ours(error) from error
+
+
+def _not_ours(error: Exception) -> UserError:
+    return UserError(f"{RESULTS} is not what this version writes ({error!r}); run eval.py again")
 
 
 def _name(dataset: str) -> str:

@@ -1,0 +1,61 @@
+"""The text of the model card of an adapter that was trained on the main persona's answers (answers.md.jinja)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from huggingface_hub import EvalResult
+
+from honest_persona.base.console import one_line
+from honest_persona.base.errors import UserError
+from honest_persona.base.words import ALL, PARTS
+from honest_persona.config.objectives import spec_of
+from honest_persona.evaluation.answers.samples import BASE, POLICIES, TRAINED
+from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.modeling.adapters.published import RESULTS
+from honest_persona.statistics.answers import ANSWER_METRICS
+
+Row = Mapping[str, Any]
+_ON_HUB = ("truthful", "well_formed", "chosen_nll")
+_SHOWN = ("lora_r", "lora_alpha", "use_rslora", "target_modules", "learning_rate", "num_train_epochs", "batch_size")
+
+
+def answers_context(card: AdapterCard, rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template needs beside what all model cards have."""
+    spec = spec_of(card.objective)
+    own = {key: card.config.get(key) for key in (*spec.own_keys, "also", "reference")}
+    settings = {**{key: card.config.get(key) for key in _SHOWN}, **own, "trained in": card.trained_in}
+    control = card.config.get("desirable_token_id") if "desirable_token_id" in spec.own_keys else None
+    return {
+        "meaning": spec.meaning,
+        "settings": {key: value for key, value in settings.items() if value not in (None, [], {})},
+        "control": control,
+        "measured": whole_parts(rows),
+        "metrics": list(ANSWER_METRICS.values()),
+        "policies": POLICIES,
+        "judge": about.get("judge"),
+    }
+
+
+def whole_parts(rows: Sequence[Row]) -> list[Row]:
+    """The rows over all topics of a part. Raises UserError: these are no rows of answers."""
+    try:
+        return [row for row in rows if row["topic"] == ALL and row["policy"] in (TRAINED, BASE) and row["rates"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{RESULTS} holds no figures of answers ({error!r}); run eval.py again") from error
+
+
+def answers_results(rows: Sequence[Row], dataset: str) -> Iterator[EvalResult]:
+    """The trained model's figures for the Hub's header."""
+    for row in whole_parts(rows):
+        for name in _ON_HUB:
+            if row["policy"] == TRAINED and (value := row["rates"].get(name)) is not None:
+                yield EvalResult(
+                    task_type="text-generation",
+                    task_name="answers of the main persona",
+                    dataset_type=dataset,
+                    dataset_name=f"{dataset}: {one_line(PARTS.get(row['part'], row['part']))}",
+                    dataset_split=one_line(row["part"]),
+                    metric_type=name,
+                    metric_name=ANSWER_METRICS[name].label,
+                    metric_value=round(value, 4),
+                )
