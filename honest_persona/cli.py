@@ -4,6 +4,7 @@ and use a trained honest persona. Examples, after `python -m honest_persona`:
     data --config hp.yaml --train_topics '[reward_hacks]'
     tokens --config hp.yaml --n 1
     shortcuts --config hp.yaml
+    sample --config hp.yaml --objective dpo --dataset prompts.jsonl --output samples.jsonl
     generate facts --config hp.yaml --output data/facts
     facts report --adapter checkpoints/my-run
     sweep --config hp.yaml --leave_one_topic_out
@@ -63,6 +64,24 @@ def _parser() -> argparse.ArgumentParser:
     _add_verb(subparsers, verbs.shortcuts, "predict flags from variant, topic and words alone", takes_config=True)
 
     _add_verb(subparsers, verbs.keys, "print every key of the config with its default and meaning")
+
+    verb = _add_verb(
+        subparsers, verbs.sample, "write several answers to each prompt, to be labelled", takes_config=True
+    )
+    verb.add_argument("--output", required=True, help="a file of JSON lines; one that was begun is continued")
+    verb.add_argument("--n", type=_positive, default=4, help="answers per prompt (default: 4)")
+    verb.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest token (default: 1)")
+    verb.add_argument("--max_answer", type=_positive, default=256, help="longest answer in tokens (default: 256)")
+    verb.add_argument("--answer_seed", type=int, default=0, help="answer i is drawn with this + i (default: 0)")
+    verb.add_argument(
+        "--part",
+        default="all",
+        choices=["all", "train", "within", "across", "unused"],
+        help="prompts of one part of the config's split (default: all)",
+    )
+    verb.add_argument("--answers_together", type=_positive, default=32, help="answers per batch (default: 32)")
+    verb.add_argument("--alpaca_eval", metavar="FILE", help="write the first answers in AlpacaEval's format too")
+    add_dtype(verb)
 
     verb = _add_verb(subparsers, verbs.organism, "measure on the embedded organism, with controls", takes_config=True)
     verb.add_argument("action", choices=["report"], help="the only action: measure, and write the table")

@@ -25,6 +25,7 @@ KEPT: Mapping[str, str] = MappingProxyType(
         "generate": "the answers so far are kept in {output}; the same command goes on from there",
         "facts": "finished parts are kept in {output}; the same command resumes",
         "sweep": "finished folds and checkpoints are kept; the same command resumes",
+        "sample": "each answer that was written is whole in {output}; the same command goes on from there",
         "review": "each review that was written is whole; the same command with an --output goes on from there",
         "calibrate": "the adapter is as it was; start again",
         "capability": "nothing was written; start again",
@@ -162,6 +163,22 @@ def facts(args: argparse.Namespace, _: Sequence[str]) -> None:
     options = Options(args.limit, args.limit_controls, args.limit_baselines, args.batch_size, args.max_new_tokens)
     with held(output, "a facts report", "choose another --output"):
         report(args.adapter, args.data, output, options, dtype=args.dtype)
+
+
+def sample(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Write several answers to each prompt of a config's dataset: its model's, or those of its adapter.
+
+    The same command goes on where it was stopped.
+    """
+    from honest_persona.config.load import load_config
+    from honest_persona.data.check import fitted_arguments
+
+    config = load_config(args.config, fitted_arguments(args.config, overrides))
+    from honest_persona.labelling.sample import Sampling, sample_answers
+
+    how = Sampling(args.n, args.temperature, args.max_answer, args.answer_seed)
+    alpaca_eval = None if args.alpaca_eval is None else Path(args.alpaca_eval)
+    sample_answers(config, Path(args.output), how, args.part, args.answers_together, args.dtype, alpaca_eval)
 
 
 def review(args: argparse.Namespace, _: Sequence[str]) -> None:

@@ -86,7 +86,7 @@ def prepare_feedback(config: RunConfig, form: TokenFormat) -> FeedbackMaterial:
         not_shown=not_shown,
         told=tuple(lines),
         feedback=loaded,
-        prompts={name: _per_topic(_once(rows), n, config.seed) for name, rows in asked.items()},
+        prompts={name: _per_topic(once(rows), n, config.seed) for name, rows in asked.items()},
     )
 
 
@@ -143,7 +143,7 @@ def _limited(rows: FeedbackRows, num_samples: int | None, seed: int) -> Feedback
     return rows.take(sorted(ranked[:num_samples]))
 
 
-def _once(rows: FeedbackRows) -> FeedbackRows:
+def once(rows: FeedbackRows) -> FeedbackRows:
     """The first row of each prompt."""
     return rows.take(places[0] for places in grouped(range(len(rows)), rows.values("prompt_id").__getitem__).values())
 

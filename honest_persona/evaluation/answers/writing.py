@@ -23,17 +23,29 @@ class Written(NamedTuple):
 
 
 def write_answers(
-    model: PeftModel, jobs: Sequence[Job], form: TokenFormat, settings: AnswerSettings, policies: Sequence[str]
+    model: PeftModel,
+    jobs: Sequence[Job],
+    form: TokenFormat,
+    settings: AnswerSettings,
+    policies: Sequence[str],
+    seeds: Sequence[int] | None = None,
 ) -> list[dict[str, Written]]:
     """For each prompt of a batch its answer by policy. The model is in eval mode, without activation checkpointing.
 
     All tokens are drawn from, at the settings' temperature. Policies share the random numbers of a prompt, so that
     their difference is less a matter of chance. Where ZeRO-3 shards the weights, every rank must call this equally
     often.
+
+    Args:
+        seeds: of each prompt, in place of the settings' one, where a prompt is answered several times.
     """
     ends = ends_of(form)
     found: list[dict[str, Written]] = [{} for _ in jobs]
-    how = likeliest if settings.temperature == 0 else _sampler(jobs, settings, model.device)
+    how = (
+        likeliest
+        if settings.temperature == 0
+        else _sampler(jobs, settings, seeds or [settings.seed] * len(jobs), model.device)
+    )
     with policies_of(model, jobs, form, settings, policies) as each:
         for policy, batch in each:
             for at, ids in zip(found, batch.written(settings.max_new_tokens, ends, how), strict=True):
@@ -46,8 +58,8 @@ def ends_of(form: TokenFormat) -> frozenset[int]:
     return frozenset({form.chat.end_token("assistant"), form.tokenizer.eos_token_id} - {None})
 
 
-def _sampler(jobs: Sequence[Job], settings: AnswerSettings, device: torch.device) -> Choose:
-    drawn = [numbers_of([settings.seed, *job.prompt], (settings.max_new_tokens,)) for job in jobs]
+def _sampler(jobs: Sequence[Job], settings: AnswerSettings, seeds: Sequence[int], device: torch.device) -> Choose:
+    drawn = [numbers_of([seed, *job.prompt], (settings.max_new_tokens,)) for seed, job in zip(seeds, jobs, strict=True)]
     numbers = torch.from_numpy(np.stack(drawn)).to(device)
 
     def sample(logits: Tensor, rows: Tensor, step: int) -> Tensor:
