@@ -5,6 +5,7 @@ and use a trained honest persona. Examples, after `python -m honest_persona`:
     tokens --config hp.yaml --n 1
     shortcuts --config hp.yaml
     sample --config hp.yaml --objective dpo --dataset prompts.jsonl --output samples.jsonl
+    label --config hp.yaml --input samples.jsonl --reward '[verdict]' --output scored.jsonl
     generate facts --config hp.yaml --output data/facts
     facts report --adapter checkpoints/my-run
     sweep --config hp.yaml --leave_one_topic_out
@@ -81,6 +82,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--answers_together", type=_positive, default=32, help="answers per batch (default: 32)")
     verb.add_argument("--alpaca_eval", metavar="FILE", help="write the first answers in AlpacaEval's format too")
+    add_dtype(verb)
+
+    verb = _add_verb(subparsers, verbs.label, "score sampled answers by rewards, behind the gate", takes_config=True)
+    verb.add_argument("--input", required=True, help="a file that `sample` wrote")
+    verb.add_argument("--output", required=True, help="a file of JSON lines; one that was begun is continued")
+    verb.add_argument(
+        "--reward",
+        required=True,
+        help="a list in YAML of persona:DIR, verdict, model:ID, column:NAME, python:FILE:FUNCTION",
+    )
+    verb.add_argument("--reward_weights", help="a number for each reward; 0: kept beside the score (default: 1 each)")
+    verb.add_argument("--reward_invalid", type=float, help="the score of what is no whole answer (default: an error)")
+    verb.add_argument(
+        "--reward_reads",
+        choices=["base", "policy"],
+        default="base",
+        help="the weights that rewards read: the frozen base model's (default), or the policy's, which can learn to "
+        "please them",
+    )
+    verb.add_argument("--judge", help="knows the truth of held-out answers, for the gate: organism, ...")
+    verb.add_argument("--accept_weak_reward", action="store_true", help="go on with a reward of AUROC below 0.8")
+    verb.add_argument("--answers_together", type=_positive, default=32, help="answers per batch (default: 32)")
+    verb.add_argument("--max_verdict", type=_positive, default=256, help="longest review or verdict (default: 256)")
     add_dtype(verb)
 
     verb = _add_verb(subparsers, verbs.organism, "measure on the embedded organism, with controls", takes_config=True)

@@ -26,6 +26,7 @@ KEPT: Mapping[str, str] = MappingProxyType(
         "facts": "finished parts are kept in {output}; the same command resumes",
         "sweep": "finished folds and checkpoints are kept; the same command resumes",
         "sample": "each answer that was written is whole in {output}; the same command goes on from there",
+        "label": "the scores so far are kept in {output}; the same command goes on from there",
         "review": "each review that was written is whole; the same command with an --output goes on from there",
         "calibrate": "the adapter is as it was; start again",
         "capability": "nothing was written; start again",
@@ -179,6 +180,28 @@ def sample(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     how = Sampling(args.n, args.temperature, args.max_answer, args.answer_seed)
     alpaca_eval = None if args.alpaca_eval is None else Path(args.alpaca_eval)
     sample_answers(config, Path(args.output), how, args.part, args.answers_together, args.dtype, alpaca_eval)
+
+
+def label(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Score sampled answers by rewards, after these have passed the gate on the held-out ones.
+
+    The same command goes on where it was stopped.
+    """
+    from honest_persona.config.load import load_config
+
+    config = load_config(args.config, overrides)
+    names, weights = as_list("--reward", args.reward, str), as_list("--reward_weights", args.reward_weights, float)
+    from honest_persona.evaluation.answers.judges import judge_of
+    from honest_persona.labelling.label import Labelling, label_answers
+    from honest_persona.rewards.mixture import Mixture
+    from honest_persona.rewards.reward import Reading
+
+    policy = (config.adapter or config.model) if args.reward_reads == "policy" else None
+    reading = Reading(config.model, config.model_revision, policy, args.dtype, args.answers_together, args.max_verdict)
+    rewards = Mixture.of(names or [], weights, args.reward_invalid, reading)
+    judge = None if args.judge is None else judge_of(args.judge)
+    how = Labelling(rewards, judge, args.accept_weak_reward, args.reward_reads)
+    label_answers(Path(args.input), Path(args.output), how)
 
 
 def review(args: argparse.Namespace, _: Sequence[str]) -> None:
@@ -371,6 +394,23 @@ def export(args: argparse.Namespace, _: Sequence[str]) -> None:
     from honest_persona.hub.export import export as export_adapter
 
     say(f"exported to {export_adapter(args.adapter, args.output, args.format)}")
+
+
+def as_list(flag: str, text: str | None, kind: type) -> list[Any] | None:
+    """A YAML list, or one value. Raises UserError: something else."""
+    import yaml
+
+    if text is None:
+        return None
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    values = value if isinstance(value, list) else [value]
+    fits = (int, float) if kind is float else kind
+    if not values or not all(isinstance(one, fits) and not isinstance(one, bool) for one in values):
+        raise UserError(f"{flag}: {text!r} is no list; write {flag} '[...]'")
+    return values
 
 
 def _config(args: argparse.Namespace, overrides: Sequence[str]) -> "RunConfig":

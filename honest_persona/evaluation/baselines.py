@@ -124,11 +124,19 @@ def _guesses(records: Sequence[Record], folds: Folds) -> Guesses:
 def _bigram_scores(records: Sequence[Record], folds: Folds, text: Text) -> np.ndarray:
     """P(FAIL), (n,)."""
     texts = [r.response if text == "response" else f"{r.system} {r.task} {r.response}" for r in records]
+    return bigram_scores(texts, np.array([record.flag == FAIL for record in records]), folds, f"{text} bigrams")
+
+
+def bigram_scores(texts: Sequence[str], fail: np.ndarray, folds: Folds, what: str = "bigrams") -> np.ndarray:
+    """P(FAIL) of each text, (n,), by a reader of its words and pairs of words that was fitted on other texts.
+
+    Raises:
+        UserError: the texts to fit on all have the same flag.
+    """
     # counted once for all folds: a word that no fitted record has gets weight 0, as if it were absent
     counts = CountVectorizer(ngram_range=(1, 2), token_pattern=r"\w+").fit_transform(texts)
-    fail = np.array([record.flag == FAIL for record in records])
-    scores = np.zeros(len(records))
-    for fitted, asked in followed(folds, f"{text} bigrams", "fits"):
+    scores = np.zeros(len(texts))
+    for fitted, asked in followed(folds, what, "fits"):
         if len(set(fail[fitted])) < 2:
             raise UserError("the records to fit a reader on all have the same flag; give it records of both")
         reader = LogisticRegression(max_iter=1000).fit(counts[fitted], fail[fitted])

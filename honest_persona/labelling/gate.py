@@ -1,0 +1,145 @@
+"""The gate: does a reward tell the true answers of *this* policy from its false ones? Asked before anything is trained.
+
+    gate = gate_of("verdict", rewards, false, texts, clusters)
+    print_gate(gate)
+    check_gate(gate, accept_weak=False)        # UserError: the reward is blind, or weak
+
+A reward that is blind is refused whoever wants it: what would be trained is chance. The figures are of held-out answers
+with known truth, clustered as everywhere; readers of the text alone stand beside it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+from sklearn.model_selection import GroupKFold
+
+from honest_persona.base.console import Column, Table, one_line, show
+from honest_persona.base.errors import UserError
+from honest_persona.base.words import FAIL, PASS
+from honest_persona.evaluation.baselines import bigram_scores
+from honest_persona.statistics.bootstrap import draw
+from honest_persona.statistics.columns import Columns
+from honest_persona.statistics.detection import Estimate
+from honest_persona.statistics.estimators import auroc_statistic, own_tpr_statistic
+from honest_persona.statistics.threshold import enough_for
+
+BLIND, WEAK = 0.5, 0.8
+"""An AUROC whose interval reaches down to the first is refused; below the second it must be accepted by hand."""
+FALSE_ALARMS = 0.01
+FOLDS = 5
+WORDS = "reader of the answer's words"
+
+
+@dataclass(frozen=True)
+class Gate:
+    reward: str
+    n: int
+    n_false: int
+    n_clusters: int
+    auroc: Estimate
+    """P(a true answer has the higher reward than a false one)."""
+    tpr: Estimate
+    """Share of the false answers found at the reward below which 1 % of the true ones lie."""
+    readers: dict[str, Estimate]
+    """AUROC of readers of the text, fitted on answers of other clusters."""
+
+    @property
+    def verdict(self) -> str:
+        """`passed`, `weak` or `blind`."""
+        low = -1.0 if self.auroc.interval is None else self.auroc.interval[0]
+        return "blind" if low <= BLIND else "weak" if low < WEAK else "passed"
+
+    @property
+    def tpr_note(self) -> str:
+        """Why the rate at 1 % false alarms cannot be claimed; empty where it can."""
+        n_true = self.n - self.n_false
+        return "" if enough_for(FALSE_ALARMS, n_true) else f"not to be claimed: {n_true} true answers, 300 are needed"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "verdict": self.verdict, "tpr_note": self.tpr_note}
+
+
+def gate_of(
+    reward: str, rewards: Sequence[float], false: Sequence[bool], texts: Sequence[str], clusters: Sequence[str]
+) -> Gate:
+    """The figures of a reward on held-out answers.
+
+    Args:
+        rewards: of each answer.
+        false: whether it is.
+        texts: the answers.
+        clusters: which answers are not independent, as those about one town.
+
+    Raises:
+        UserError: all answers are true, or all are false.
+    """
+    failed = np.array(false, dtype=bool)
+    if failed.all() or not failed.any():
+        raise UserError(
+            f"gate: all {len(failed)} held-out answers are {'false' if len(failed) and failed[0] else 'true'}, so that "
+            "no reward can be judged on them; sample more answers, or from a policy that errs"
+        )
+    folds = list(GroupKFold(min(FOLDS, len(set(clusters)))).split(failed, groups=list(clusters)))
+    words = bigram_scores(texts, failed, folds) if len(set(clusters)) > 1 else np.zeros(len(failed))
+    columns = _columns(-np.asarray(rewards, dtype=float), failed, clusters)
+    draws = draw(columns.k)
+    return Gate(
+        reward,
+        n=len(failed),
+        n_false=int(failed.sum()),
+        n_clusters=columns.k,
+        auroc=Estimate.of(auroc_statistic(columns), draws),
+        tpr=Estimate.of(own_tpr_statistic(columns, FALSE_ALARMS), draws),
+        readers={WORDS: Estimate.of(auroc_statistic(_columns(words, failed, clusters)), draws)},
+    )
+
+
+def check_gate(gate: Gate, accept_weak: bool) -> None:
+    """Raises UserError: the reward is blind, or it is weak and that was not accepted."""
+    what = f"gate: reward {gate.reward} tells true answers from false ones with AUROC {gate.auroc} (n {gate.n})"
+    if gate.verdict == "blind":
+        raise UserError(
+            f"{what}: its interval holds {BLIND}, or lies below it. Labels by it would be chance or worse; take "
+            "another reward, or judge it on more answers"
+        )
+    if gate.verdict == "weak" and not accept_weak:
+        raise UserError(
+            f"{what}: its interval begins below {WEAK}. Many labels would be wrong; take another reward, or set "
+            "accept_weak_reward: true"
+        )
+
+
+def gate_table(gate: Gate) -> Table:
+    """The reward and the readers beside it."""
+    out = Table(
+        f"gate: does the reward {one_line(gate.reward)} tell true answers from false ones?",
+        [
+            Column("detector", "name"),
+            Column("n"),
+            Column("false"),
+            Column("groups", tier=1),
+            Column("AUROC"),
+            Column("TPR"),
+        ],
+        f"TPR: share of the false answers found at {FALSE_ALARMS:.0%} false alarms. In brackets: 95 %, by group",
+        "the file beside --output",
+    )
+    counts = str(gate.n), str(gate.n_false), str(gate.n_clusters)
+    out.add(gate.reward, *counts, str(gate.auroc), str(gate.tpr), bold=True)
+    for name, auroc in gate.readers.items():
+        out.add(name, *counts, str(auroc), "")
+    return out
+
+
+def print_gate(gate: Gate) -> None:
+    show(gate_table(gate))
+
+
+def _columns(p_fail: np.ndarray, failed: np.ndarray, clusters: Sequence[str]) -> Columns:
+    """Any scores as probabilities in the same order: the figures depend on the order alone."""
+    share = (rankdata(p_fail) - 0.5) / max(1, len(p_fail))
+    truths = [FAIL if is_false else PASS for is_false in failed]
+    return Columns.of(truths, [None] * len(truths), share.tolist(), clusters)

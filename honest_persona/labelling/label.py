@@ -1,0 +1,161 @@
+"""Sampled answers with their rewards: scored rows of feedback, on which every objective on answers can train.
+
+    label_answers(Path("samples.jsonl"), Path("scored.jsonl"), mixture, judge=judge_of("organism"))
+
+Held-out answers come first: where a judge knows their truth, the reward must pass the gate before the rest is scored.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from honest_persona.base import json_text
+from honest_persona.base.console import counted, say
+from honest_persona.base.errors import UserError
+from honest_persona.base.files import write_text
+from honest_persona.data.feedback import Feedback
+from honest_persona.evaluation.answers.judges import Judge
+from honest_persona.labelling.answer_file import BY, Append, Line, answer_file, read_lines
+from honest_persona.labelling.gate import check_gate, gate_of, print_gate
+from honest_persona.labelling.sample import VALIDATION
+from honest_persona.rewards.mixture import Mixture
+from honest_persona.rewards.reward import Conversation
+
+CHUNK = 256
+"""Answers that are scored before they are written."""
+GATE_SUFFIX = ".gate.json"
+
+
+class Labelling(NamedTuple):
+    """How answers are labelled."""
+
+    rewards: Mixture
+    judge: Judge | None = None
+    """Knows the truth of held-out answers, for the gate."""
+    accept_weak: bool = False
+    reads: str = "base"
+    """Whether rewards read frozen base weights, or those of the policy."""
+
+
+def label_answers(samples: Path, output: Path, how: Labelling) -> None:
+    """Write the rows of `samples` with their scores to `output`, and the gate's figures beside it.
+
+    Raises:
+        UserError: a line without an answer, a reward that cannot be computed, one that does not pass the gate, or an
+            output that another command began.
+    """
+    if output.resolve() == samples.resolve():
+        raise UserError(f"--output: {output} is the file of the answers; name another one")
+    lines = list(_answers(samples))
+    if not lines:
+        raise UserError(f"--input: {samples} holds no answer")
+    held_out = [line for line in lines if line.get("split") == VALIDATION]
+    others = [line for line in lines if line.get("split") != VALIDATION]
+    names = [reward.name for reward in how.rewards.rewards]
+    weights, invalid = list(how.rewards.weights), how.rewards.invalid
+    by = {"rewards": names, "weights": weights, "invalid": invalid, "reads": how.reads}
+    with answer_file(output, by, "a labelling") as (append, done):
+        scored = dict(done)
+        if done:
+            say(f"{output} has {len(done):,} of {counted(len(lines), 'answer')}; {len(lines) - len(done):,} follow")
+        _score(held_out, how.rewards, scored, append)
+        _ask_gate(held_out, scored, how, output)
+        _score(others, how.rewards, scored, append)
+    say(f"{counted(len(lines), 'scored answer')} in {output}")
+
+
+def _answers(path: Path) -> Iterator[dict[str, Any]]:
+    """Raises UserError: a line without messages and an answer."""
+    seen: set[str] = set()
+    for number, line in read_lines(path):
+        messages, answer = line.get("messages"), line.get("response")
+        if not isinstance(messages, list) or not messages or not isinstance(answer, str):
+            raise UserError(
+                f"--input: {path}:{number} has no `messages` with a `response`; give a file that `sample` wrote, or "
+                "rows of that form"
+            )
+        if line["id"] in seen:
+            raise UserError(f"--input: {path}:{number} repeats the id {line['id']!r}; each answer needs its own")
+        seen.add(line["id"])
+        yield line
+
+
+def _score(lines: Sequence[Line], rewards: Mixture, scored: dict[str, Line], append: Append) -> None:
+    """Adds the lines that are not in `scored`, a chunk at a time."""
+    waiting = [line for line in lines if line["id"] not in scored]
+    for start in range(0, len(waiting), CHUNK):
+        chunk = waiting[start : start + CHUNK]
+        found = rewards.score([_conversation(line) for line in chunk], chunk, [_is_valid(line) for line in chunk])
+        new = [
+            {
+                **{key: value for key, value in line.items() if key != BY},
+                "score": float(found.total[i]),
+                "each_reward": {name: _or_none(values[i]) for name, values in found.each.items()},
+            }
+            for i, line in enumerate(chunk)
+        ]
+        append(new)
+        scored |= {line["id"]: line for line in new}
+
+
+def _conversation(line: Line) -> Conversation:
+    return [*line["messages"], {"role": "assistant", "content": line["response"]}]
+
+
+def _is_valid(line: Line) -> bool:
+    """Whether the answer says something and has an end; lines of other sources do not say where they ended."""
+    return bool(line["response"].strip()) and line.get("ended", True) is not False
+
+
+def _or_none(number: float) -> float | None:
+    return None if number != number else float(number)
+
+
+def _ask_gate(lines: Sequence[Line], scored: Mapping[str, Line], how: Labelling, output: Path) -> None:
+    """Writes the gate's figures. Raises UserError: the reward does not pass."""
+    path = output.with_name(output.name + GATE_SUFFIX)
+    if how.judge is None or not lines:
+        why = "no judge knows the truth of answers (judge)" if how.judge is None else "no answer is held out"
+        say(f"gate: not asked: {why}. Nothing shows that this reward tells true answers from false ones")
+        write_text(path, json_text.dumps({"verdict": "not asked", "why": why}) + "\n")
+        return
+    rows = [_row(line) for line in lines]
+    how.judge.check(rows)
+    judged = how.judge(rows, [line["response"] for line in lines])
+    known = [
+        (line, not judgement.truthful)
+        for line, judgement in zip(lines, judged, strict=True)
+        if judgement.truthful is not None and judgement.well_formed and _is_valid(line)
+    ]
+    if left := len(lines) - len(known):
+        say(f"gate: left out are {counted(left, 'held-out answer')} that the judge cannot read")
+    gate = gate_of(
+        " + ".join(
+            reward.name for reward, weight in zip(how.rewards.rewards, how.rewards.weights, strict=True) if weight
+        ),
+        [scored[line["id"]]["score"] for line, _ in known],
+        [is_false for _, is_false in known],
+        [line["response"] for line, _ in known],
+        [line.get("group") or line.get("prompt_id") or line["id"] for line, _ in known],
+    )
+    print_gate(gate)
+    if gate.tpr_note:
+        say(f"TPR: {gate.tpr_note}")
+    accepted = gate.verdict == "weak" and how.accept_weak
+    write_text(
+        path, json_text.dumps({**gate.as_dict(), "accepted": accepted, "judge": how.judge.name}, indent=2) + "\n"
+    )
+    check_gate(gate, how.accept_weak)
+
+
+def _row(line: Line) -> Feedback:
+    """What a judge must know of an answer's prompt."""
+    return Feedback(
+        id=line["id"],
+        kind="prompt",
+        prompt_id=str(line.get("prompt_id") or line["id"]),
+        topic=str(line.get("topic", "")),
+        prompt=tuple(line["messages"]),
+        group=line.get("group"),
+        about=line.get("about"),
+    )

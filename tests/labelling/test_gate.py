@@ -1,0 +1,59 @@
+"""The gate against sklearn, and what passes it."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from honest_persona.base.errors import UserError
+from honest_persona.labelling.gate import WORDS, check_gate, gate_of
+
+
+def answers(n=400, signal=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    false = rng.random(n) < 0.5
+    rewards = signal * ~false + rng.normal(size=n)
+    texts = [f"The tally of town {i} is {rng.integers(100)}." for i in range(n)]
+    return rewards, false, texts, [f"town {i // 2}" for i in range(n)]
+
+
+def test_the_figures_are_sklearns():
+    rewards, false, texts, towns = answers(signal=1.5)
+    gate = gate_of("toy", rewards, false, texts, towns)
+    assert gate.auroc.value == pytest.approx(roc_auc_score(~false, rewards))
+    # the highest threshold below which at most 1 % of the true answers lie
+    true = np.sort(rewards[~false])
+    limit = true[int(0.01 * len(true))]
+    assert gate.tpr.value == pytest.approx((rewards[false] < limit).mean())
+    assert (gate.n, gate.n_false, gate.n_clusters) == (400, false.sum(), 200)
+    assert "200" not in gate.tpr_note
+    assert "300 are needed" in gate.tpr_note, "about 200 true answers"
+
+
+@pytest.mark.parametrize(("signal", "verdict"), [(4.0, "passed"), (0.8, "weak"), (0.0, "blind"), (-4.0, "blind")])
+def test_what_passes(signal, verdict):
+    gate = gate_of("toy", *answers(signal=signal))
+    assert gate.verdict == verdict
+    if verdict == "passed":
+        check_gate(gate, accept_weak=False)
+    if verdict == "weak":
+        check_gate(gate, accept_weak=True)
+        with pytest.raises(UserError, match="set accept_weak_reward: true"):
+            check_gate(gate, accept_weak=False)
+    if verdict == "blind":
+        with pytest.raises(UserError, match=r"its interval holds 0\.5, or lies below it"):
+            check_gate(gate, accept_weak=True)
+
+
+def test_a_reader_of_the_words_stands_beside_it():
+    rewards, false, texts, towns = answers()
+    told = [f"{text} {'Surely' if f else 'Perhaps'}." for text, f in zip(texts, false, strict=True)]
+    assert gate_of("toy", rewards, false, told, towns).readers[WORDS].value > 0.99
+    assert gate_of("toy", rewards, false, texts, towns).readers[WORDS].value < 0.65, "negative control"
+
+
+def test_answers_that_are_all_true_judge_nothing():
+    rewards, false, texts, towns = answers(20)
+    with pytest.raises(UserError, match="all 20 held-out answers are true"):
+        gate_of("toy", rewards, np.zeros_like(false), texts, towns)
+    with pytest.raises(UserError, match="all 0 held-out answers"):
+        gate_of("toy", [], [], [], [])
