@@ -1,11 +1,11 @@
-"""Measure a trained honest persona.
+"""Measure a trained honest persona, or a main persona trained on answers.
 
     python eval.py --adapter checkpoints/my-run
     python eval.py --adapter checkpoints/my-run --topics '[sycophancy]'
 
-Prints the tables, and writes results.json, samples.jsonl, baselines.jsonl,
-report.html and its plots. Without --dataset it takes the held-out records of
-the data that the adapter was trained on.
+Prints the tables, and writes results.json, samples.jsonl and baselines.jsonl
+(of answers: answers.jsonl), report.html and its plots. Without --dataset it
+takes the held-out records of the data that the adapter was trained on.
 """
 
 import argparse
@@ -39,20 +39,17 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--baselines",
         choices=["none", "readers", "all"],
-        default="readers",
         help="other detectors: readers of variant, topic and words; all: probes, no adapter, prompting and the "
-        "plain question too",
+        "plain question too (default: readers)",
     )
     parser.add_argument(
         "--interventions",
         type=int,
-        default=1,
         metavar="N",
         help="ask about each transcript with N trained wordings too, and report what averaging P(FAIL) gains",
     )
     parser.add_argument(
         "--designs",
-        default="",
         help=f"parts of records with one thing changed: all, or some of {', '.join(MEANINGS)}",
     )
     parser.add_argument("--benign", metavar="FILE", help='benign conversations: JSON lines {"messages": [...]}')
@@ -61,14 +58,34 @@ def main(argv: list[str]) -> None:
         help="the main persona to read, where it is another than the adapter was trained on: the folder of a run that "
         "trained answers, or a model",
     )
+    parser.add_argument(
+        "--judge",
+        help="of an adapter trained on answers: who says whether an answer is true, as the config's key judge "
+        "(default: the training's)",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=_temperature,
+        help="of an adapter trained on answers: of its answers; 0 takes the likeliest token (default: 1)",
+    )
     add_dtype(parser)
     args = parser.parse_args(argv)
 
     # imported only now: torch and its libraries read the environment when they are imported, and run_entry fills it
-    from honest_persona.experiments.evaluate import evaluate_adapter
+    from honest_persona.experiments.evaluate_any import evaluate
 
     with if_interrupted("no figure of this evaluation was written; the files of an earlier one are unchanged"):
-        evaluate_adapter(**vars(args))
+        evaluate(**vars(args))
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+    return value
 
 
 if __name__ == "__main__":

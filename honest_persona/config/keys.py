@@ -16,7 +16,7 @@ from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.words import ALL_LINEAR, AdapterScope
 from honest_persona.config import objectives, optimizers, trainer_fields
-from honest_persona.config.objective_keys import ObjectiveKeys
+from honest_persona.config.objective_keys import Judge, ObjectiveKeys
 from honest_persona.config.objectives import DEFAULT_OBJECTIVE, LossTerm, spec_of
 from honest_persona.config.own_rows import DEFAULT_REVIEWS, Columns, FlagValues, Reviews
 from honest_persona.config.persona import Persona, PersonaKeys, TokenId
@@ -27,7 +27,7 @@ DEFAULT_BATCH_SIZE = 16
 DEFAULT_TYPES = ("split_personality__version_3", "split_personality__version_4")
 FIELDS_ALONE = "fields alone"
 """Validation context: fields are not checked against each other."""
-NULL_MEANS_DEFAULT = ("adapter_scope", "bf16", "lora_alpha", "run_name")
+NULL_MEANS_DEFAULT = ("adapter_scope", "bf16", "judge", "lora_alpha", "run_name")
 
 
 def _names(value: Any) -> Any:
@@ -68,6 +68,11 @@ Switch = Annotated[bool, BeforeValidator(_bit)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Augmentation = Literal["longer_answer", "forged_review"]
 PositiveInt = Annotated[int, Field(ge=1)]
+
+
+def _judge_of(objective: str, dataset: str) -> str | None:
+    own = spec_of(objective).trains_answers and dataset.startswith("builtin:organism-")
+    return "organism" if own else None
 
 
 class RunConfig(PersonaKeys, ObjectiveKeys):
@@ -192,11 +197,14 @@ class RunConfig(PersonaKeys, ObjectiveKeys):
     heavy_log_every: PositiveInt | None = None
     """steps between full evaluations; null: only the first, and one at the end"""
     validation_batch_size: PositiveInt = 8
-    """records per batch of a full evaluation, per rank"""
+    """records, or prompts, per batch of a full evaluation, per rank"""
     val_samples_per_topic: Annotated[int, Field(ge=0)] = 128
     """held-out records per topic in a full evaluation; 0 turns it off"""
     max_new_tokens: PositiveInt = 512
-    """most tokens of a review with its flag, in an evaluation"""
+    """most tokens of a review with its flag, or of an answer, in an evaluation"""
+    judge: Judge | None = Field(default_factory=lambda values: _judge_of(values["objective"], values["dataset"]))
+    """who says in an evaluation whether an answer is true: organism, table:FILE, python:FILE:FUNC, reward:KIND:WHAT,
+    none (docs/preference.md); null: organism for `builtin:organism-*`, else none, and truth is not measured"""
 
     run_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)] = Field(
         default_factory=lambda values: _run_name(values)

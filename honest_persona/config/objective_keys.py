@@ -19,6 +19,27 @@ DEFAULT_NLL_RISE = 1.0
 the chosen answers became less likely by a few tenths at most; in one that ended in garbage, by several nats."""
 
 
+NO_JUDGE = "none"
+JUDGES = {
+    "organism": "organism",
+    "table": "table:FILE",
+    "python": "python:FILE:FUNC",
+    "reward": "reward:KIND:WHAT",
+    NO_JUDGE: NO_JUDGE,
+}
+"""Forms of `judge` by their kinds."""
+
+
+def _judge(value: str) -> str:
+    kind, colon, what = value.partition(":")
+    if kind not in JUDGES or bool(colon) != (":" in JUDGES[kind]) or bool(colon) != bool(what):
+        raise ValueError(f"must be one of {', '.join(JUDGES.values())}")
+    return value
+
+
+Judge = Annotated[str, AfterValidator(_judge)]
+
+
 def _objective(value: str) -> str:
     if value not in known_objectives():
         raise ValueError(f"must be one of {', '.join(known_objectives())} (or your own: docs/extending.md)")

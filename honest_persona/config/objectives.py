@@ -20,7 +20,7 @@ Divisor = Literal["tokens", "pairs", "rows"]
 """What the sum of a loss is divided by: its count over all ranks and micro-batches of an optimizer step."""
 
 REFERENCE_KEYS = ("reference", "reference_logprobs")
-ANSWER_KEYS = ("also", "max_nll_rise")
+ANSWER_KEYS = ("also", "max_nll_rise", "judge")
 """Keys of every objective that trains answers."""
 VIEW_KEYS: Mapping[RowKind, tuple[str, ...]] = MappingProxyType(
     {

@@ -1,28 +1,27 @@
-"""Which of two detectors is better, and is the difference more than chance? Paired over the same records.
+"""Which of two detectors, or of two main personas, is better, and is the difference more than chance? Paired.
 
     comparison = compare(Path("checkpoints/a/eval"), Path("checkpoints/b/eval"))
     comparison.row("within").differences["auroc"].interval
     print_comparison(comparison)
 
-Records are matched by part and `record_id`. The differences are those of statistics/comparison.py.
+Records are matched by part and `record_id`. The differences are those of statistics/comparison.py; what is compared of
+reviews, and what of answers, says compared.py.
 """
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from honest_persona.base import json_text
 from honest_persona.base.console import Column, Table, one_line, say, show
 from honest_persona.base.errors import UserError
-from honest_persona.base.words import ALL, FLAGS
+from honest_persona.base.words import ALL
+from honest_persona.evaluation.compared import HEADLINES, KINDS, LABELS, Kind, Line, kind_of
 from honest_persona.evaluation.samples import Group, GroupRow, groups_of
-from honest_persona.evaluation.sets import EVALUATION, SAMPLES_FILE, read_set, settle
-from honest_persona.statistics.columns import Columns, Judged
-from honest_persona.statistics.comparison import Difference, differences
-from honest_persona.statistics.metrics import METRICS, Place, shown
-
-_SHARED = ("truth", "topic", "variant", "cluster")
+from honest_persona.evaluation.sets import EVALUATION, read_set, settle
+from honest_persona.statistics.answers import ANSWER_METRICS
+from honest_persona.statistics.comparison import Difference
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,15 @@ def compare(a: Path, b: Path, seed: int = 0, resamples: int = 1000) -> Compariso
         b: the same.
 
     Raises:
-        UserError: a file that cannot be read, no common record, or records that differ in truth, topic, variant or
-            cluster: then they are of different data.
+        UserError: a file that cannot be read, one of reviews and one of answers, no common record, or records that
+            differ in truth, topic, variant or cluster: then they are of different data.
     """
+    kind, other = kind_of(samples_file(a)), kind_of(samples_file(b))
+    if kind is not other:
+        raise UserError(f"{a} is an evaluation of {kind.what}, and {b} of {other.what}; name two of one kind")
     lines_a, lines_b = read_samples(a), read_samples(b)
+    if kind.check is not None:
+        kind.check(*(read_set(samples_file(path).parent) for path in (a, b)))
     keys = [key for key in lines_a if key in lines_b]
     if not keys:
         raise UserError(
@@ -64,7 +68,7 @@ def compare(a: Path, b: Path, seed: int = 0, resamples: int = 1000) -> Compariso
             f"record_id; parts {_parts(lines_a)} and {_parts(lines_b)}). Evaluate both on the same data"
         )
     for key in keys:
-        for name in _SHARED:
+        for name in kind.shared:
             in_a, in_b = getattr(lines_a[key], name), getattr(lines_b[key], name)
             if in_a != in_b:
                 raise UserError(
@@ -73,32 +77,33 @@ def compare(a: Path, b: Path, seed: int = 0, resamples: int = 1000) -> Compariso
                 )
     groups = groups_of([lines_a[key] for key in keys], union_of_parts=True)
     rows = [
-        _row(group, of_a, [lines_b[line.part, line.record_id] for line in of_a], seed, resamples)
+        _row(kind, group, of_a, [lines_b[line.part, line.record_id] for line in of_a], seed, resamples)
         for group, of_a in groups.items()
     ]
     return Comparison(str(a), str(b), len(keys), len(lines_a) - len(keys), len(lines_b) - len(keys), rows)
 
 
-def _row(group: Group, a: Sequence[Judged], b: Sequence[Judged], seed: int, resamples: int) -> ComparedRow:
-    scored = all(line.p_fail is not None for line in (*a, *b))
-    left, right = Columns.of_samples(a), Columns.of_samples(b)
-    return ComparedRow(*group, len(a), left.k, differences(left, right, scored, seed, resamples))
+def _row(kind: Kind, group: Group, a: Sequence[Line], b: Sequence[Line], seed: int, resamples: int) -> ComparedRow:
+    n_clusters = len({line.cluster for line in a})
+    return ComparedRow(*group, len(a), n_clusters, kind.differences(a, b, seed, resamples))
 
 
-def _parts(lines: dict[tuple[str, str], Judged]) -> str:
+def _parts(lines: dict[tuple[str, str], Line]) -> str:
     return "/".join(sorted({part for part, _ in lines})) or "none"
 
 
 def samples_file(path: Path) -> Path:
     """Raises UserError: there is none."""
-    for found in (path, path / SAMPLES_FILE, path / "eval" / SAMPLES_FILE):
-        settle(found.parent)
-        if found.is_file():
-            return found
-    raise UserError(f"{path}: no {SAMPLES_FILE} there; name the output folder of eval.py, or the file itself")
+    names = [kind.file for kind in KINDS]
+    for folder in (path, path / "eval"):
+        settle(folder.parent if folder.is_file() else folder)
+        for found in (folder, *(folder / name for name in names)):
+            if found.is_file():
+                return found
+    raise UserError(f"{path}: no {' and no '.join(names)} there; name the output folder of eval.py, or the file itself")
 
 
-def read_samples(path: Path) -> dict[tuple[str, str], Judged]:
+def read_samples(path: Path) -> dict[tuple[str, str], Line]:
     """The lines by (part, record_id), in the order of the file.
 
     Raises:
@@ -106,10 +111,11 @@ def read_samples(path: Path) -> dict[tuple[str, str], Judged]:
             beside them that is not of their evaluation.
     """
     file = samples_file(path)
-    if file.name == SAMPLES_FILE:
+    kind = kind_of(file)
+    if file.name == kind.file:
         read_set(file.parent)
-    lines: dict[tuple[str, str], Judged] = {}
-    for number, line in _lines(file):
+    lines: dict[tuple[str, str], Line] = {}
+    for number, line in _lines(file, kind):
         key = line.part, line.record_id
         if key in lines:
             raise UserError(f"{file}:{number}: record {key[1]!r} of part {key[0]!r} is there twice; evaluate again")
@@ -117,7 +123,7 @@ def read_samples(path: Path) -> dict[tuple[str, str], Judged]:
     return lines
 
 
-def _lines(file: Path) -> Iterator[tuple[int, Judged]]:
+def _lines(file: Path, kind: Kind) -> Iterator[tuple[int, Line]]:
     first: str | None = None
     with file.open(encoding="utf-8", newline="\n") as stream:
         for number, text in enumerate(stream, start=1):
@@ -126,24 +132,21 @@ def _lines(file: Path) -> Iterator[tuple[int, Judged]]:
             try:
                 content = json_text.loads(text)
                 evaluation = content.get(EVALUATION, "")
-                line = Judged(**{field.name: content[field.name] for field in fields(Judged)})
+                line = kind.read(content)
             except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
                 problem = f"no {error}" if isinstance(error, KeyError) else str(error)
                 raise UserError(
                     f"{file}:{number}: not a line that eval.py writes ({problem}); name its file"
                 ) from error
+            except ValueError as error:
+                raise UserError(f"{file}:{number}: {error}") from error
             if evaluation != (first := evaluation if first is None else first):
                 raise UserError(
                     f"{file}:{number}: of the evaluation {evaluation!r}, and the lines before are of {first!r}; run "
                     "eval.py again"
                 )
-            scored = line.p_fail is None or (isinstance(line.p_fail, int | float) and 0 <= line.p_fail <= 1)
-            if line.truth not in FLAGS or line.flag not in (*FLAGS, None) or not scored:
-                raise UserError(
-                    f"{file}:{number}: truth {line.truth!r}, flag {line.flag!r}, p_fail {line.p_fail!r}: wanted are "
-                    "PASS or FAIL, PASS, FAIL or null, and a probability or null"
-                )
-            yield number, line
+            if line is not None:
+                yield number, line
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -152,8 +155,8 @@ def comparison_table(comparison: Comparison) -> Table:
     out = Table(
         f"A: {one_line(comparison.a)}\nB: {one_line(comparison.b)}",
         [Column("metric", "name"), Column("n"), Column("items", tier=1), *(Column(heading) for heading in headings)],
-        "paired, clustered by item; each interval is 95 % by itself, so of 20 rows with no difference one is expected "
-        "to exclude 0; * excludes it",
+        "paired, clustered by item or group; each interval is 95 % by itself, so of 20 rows with no difference one is "
+        "expected to exclude 0; * excludes it",
         "the output of --json",
     )
     for row in comparison.rows:
@@ -162,12 +165,11 @@ def comparison_table(comparison: Comparison) -> Table:
             continue
         of = next((place for place in row.group[1:] if place != ALL), "")
         out.section(row.part + (f", {f'variant {of}' if of == row.variant else of}" if of else ""))
-        headlines = {metric.name for metric in shown(Place.HEADLINE)}
         for name, d in row.differences.items():
-            if not whole and name not in headlines:
+            if (not whole and name not in HEADLINES) or (name in ANSWER_METRICS and d.a is None and d.b is None):
                 continue
             out.add(
-                METRICS[name].label,
+                LABELS[name],
                 str(row.n),
                 str(row.n_clusters),
                 _number(d.a),

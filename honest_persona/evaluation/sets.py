@@ -33,6 +33,8 @@ EVALUATION = "evaluation"
 """The key of the id, in `about` of results.json and in every line of the other files."""
 
 _DATA = (SAMPLES_FILE, BASELINES_FILE, ANSWERS_FILE)
+_NAMED = ("detector", "policy", "part", "topic", "variant", "model")
+"""What says which group a row of results.json is about; a row of answers has a policy in place of a detector."""
 _NEW, _WHOLE, _NAMES = ".new-", ".whole-", "names.json"
 _AGAIN = "run eval.py again (of a heavy log: train with --resume, or evaluate its checkpoint)"
 
@@ -173,12 +175,14 @@ def _json(path: Path) -> dict[str, Any]:
     rows = content.get("rows") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} holds no 'rows', so no evaluation of this package wrote it; {_AGAIN}")
-    if not all({"detector", "model", "difficulty"} <= row.keys() for row in rows):
+    if not all({"model", "difficulty"} <= row.keys() and {"detector", "policy"} & row.keys() for row in rows):
         raise UserError(f"{path}: a row names no detector, model or difficulty, so it is too old; {_AGAIN}")
     if not isinstance(content.get("about"), dict):
         raise UserError(f"{path} holds no 'about', so no evaluation of this package wrote it; {_AGAIN}")
     for i, row in enumerate(rows):
-        if not all(type(row.get(name, "")) is str for name in ("detector", "part", "topic", "variant", "model")):
+        if not all(
+            type(row.get(name, "")) is str for name in ("detector", "policy", "part", "topic", "variant", "model")
+        ):
             raise UserError(f"{path}: row {i} has no text where detector, part or topic is named; {_AGAIN}")
         for figures in (row[name] for name in ("rates", "ns", "counts") if name in row):
             if not isinstance(figures, dict) or any(type(x) not in (int, float, type(None)) for x in figures.values()):

@@ -4,8 +4,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from honest_persona.base.console import one_line, say
 from honest_persona.base.errors import UserError
 from honest_persona.base.number_format import FormatName
@@ -23,7 +21,7 @@ from honest_persona.evaluation.sets import BASELINES_FILE, EVALUATION, REPORT_FI
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.suite import Results, evaluate_records, summarize
 from honest_persona.experiments.opened import Opened
-from honest_persona.modeling.adapters.published import is_repo
+from honest_persona.experiments.targets import target_of, topic_list
 from honest_persona.statistics.threshold import Threshold
 
 Baselines = Literal["none", "readers", "all"]
@@ -78,7 +76,7 @@ def evaluate_adapter(
     opened = Opened(adapter, dtype, model) if isinstance(adapter, str) else adapter
     card, form, config = opened.folder.card, opened.folder.form, opened.folder.card.config
     source = dataset or config["dataset"]
-    held = held_out(card, source, form, _topic_list(topics), limit, all_items, rows)
+    held = held_out(card, source, form, topic_list(topics), limit, all_items, rows)
     if not any(held.parts.values()):
         raise UserError(
             "no record is left to evaluate: all of the chosen topics' items belong to training. Name other --topics, "
@@ -95,10 +93,7 @@ def evaluate_adapter(
             f"{part}: {interventions} wordings": in_wordings(of, wordings) for part, of in held.parts.items()
         }
         parts |= averaged_parts
-    # a repo's folder is the Hub's cache, which is nobody's to write to
-    folder = Path("results", Path(opened.name).name) if is_repo(opened.name) else opened.folder.folder / "eval"
-    own = folder if opened.model is None else folder.with_name(f"{folder.name}-on-{Path(opened.model).name}")
-    target = Path(output) if output else own
+    target = Path(output) if output else target_of(opened.name, opened.folder.folder, opened.model)
     settings = EvalSettings(
         batch_size or config["validation_batch_size"], max_new_tokens or config["max_new_tokens"], config["seq_len"]
     )
@@ -174,13 +169,3 @@ def _others(asked: Asked, baselines: Baselines) -> tuple[list[Sample], list[str]
         except NotAsked as error:
             left_out.append(f"{name}: {error}")
     return samples, left_out
-
-
-def _topic_list(topics: str | None) -> list[str] | None:
-    if topics is None or topics == "all":
-        return None
-    value = yaml.safe_load(topics)
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise UserError(f"--topics: {topics!r} is not a topic or a list of topics; write '[sycophancy, reward_hacks]'")
-    return names

@@ -183,17 +183,7 @@ class PersonaFolder:
                 f"--model: {model} has another vocabulary than the honest persona {folder}; name the base model "
                 f"{card.base_model}, or what was trained on it"
             )
-        base = load_base(model or card.base_model, None if model else card.base_revision, dtype, bits=card.bits)
-        fingerprint = base_fingerprint(base)
-        if fingerprint != card.base_fingerprint and model is None:
-            raise UserError(
-                f"{folder}: the base model {card.base_model!r} has other weights than the adapter was trained on "
-                f"(fingerprint {fingerprint[:12]}, expected {card.base_fingerprint[:12]}); load the original one"
-            )
-        _check_token(folder, form, base)
-        adapted = load_adapter(base, folder).eval()
-        if card.bits is None:  # quantized weights stay where they were read
-            adapted.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        adapted = load_adapted(folder, card, form, dtype, device, model)
         probe = apply_intervention(
             [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello to you."}],
             card.default_intervention,
@@ -232,6 +222,33 @@ def load_honest_persona(
             that changes nothing.
     """
     return PersonaFolder.read(resolve(path, revision)).load(dtype, device, model)
+
+
+def load_adapted(
+    folder: Path,
+    card: AdapterCard,
+    form: TokenFormat,
+    dtype: torch.dtype,
+    device: str | torch.device | None = None,
+    model: str | None = None,
+) -> PeftModel:
+    """An adapter on its base model, in eval mode; arguments as of `PersonaFolder.load`.
+
+    Raises:
+        UserError: the base model is another one than in the training, and none was named in its place.
+    """
+    base = load_base(model or card.base_model, None if model else card.base_revision, dtype, bits=card.bits)
+    fingerprint = base_fingerprint(base)
+    if fingerprint != card.base_fingerprint and model is None:
+        raise UserError(
+            f"{folder}: the base model {card.base_model!r} has other weights than the adapter was trained on "
+            f"(fingerprint {fingerprint[:12]}, expected {card.base_fingerprint[:12]}); load the original one"
+        )
+    _check_token(folder, form, base)
+    adapted = load_adapter(base, folder).eval()
+    if card.bits is None:  # quantized weights stay where they were read
+        adapted.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return adapted
 
 
 def _positions(config: PreTrainedConfig) -> int | None:

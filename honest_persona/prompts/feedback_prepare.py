@@ -1,7 +1,7 @@
 """The feedback of a run: read, split, made into pairs, labels or responses, and encoded before any model is loaded."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,12 +34,16 @@ _DUMMY_ROWS = 64
 
 @dataclass(frozen=True)
 class FeedbackMaterial(Material):
-    """Rows by `SCHEMAS` in place of a review's; `parts` holds pairs, labels or responses of the held-out rows."""
+    """Rows by `SCHEMAS` in place of a review's; `parts` holds the rows that `held_out_rows` chooses."""
 
     feedback: LoadedFeedback | None = None
     """None for dummy data."""
-    prompts: Mapping[str, list[Feedback]] = field(default_factory=dict)
-    """By part, one row for each held-out prompt, whatever the data knows of answers to it."""
+    groups: int = 0
+    """Groups of prompts that are held out."""
+
+    @property
+    def held_out(self) -> int | None:
+        return None if self.feedback is None else self.groups
 
 
 def prepare_feedback(config: RunConfig, form: TokenFormat) -> FeedbackMaterial:
@@ -72,12 +76,9 @@ def prepare_feedback(config: RunConfig, form: TokenFormat) -> FeedbackMaterial:
         lines.append(
             f"data: left out of training: {counted(len(encoded.alike), 'pair')} of answers with the same tokens"
         )
-    held_out = {WITHIN: parts.views.within.rows, ACROSS: parts.views.across.rows}
-    asked = {WITHIN: parts.splits.within, ACROSS: parts.splits.across}
-    n = config.val_samples_per_topic
     return FeedbackMaterial(
         rows=encoded.rows,
-        parts={name: _per_topic(rows, n, config.seed) for name, rows in held_out.items()},
+        parts=held_out_rows(parts, config.val_samples_per_topic, config.seed),
         trained_topics=sorted(encoded.topics),
         intervention="",
         loaded=None,
@@ -86,8 +87,26 @@ def prepare_feedback(config: RunConfig, form: TokenFormat) -> FeedbackMaterial:
         not_shown=not_shown,
         told=tuple(lines),
         feedback=loaded,
-        prompts={name: _per_topic(once(rows), n, config.seed) for name, rows in asked.items()},
+        groups=len({cluster for rows in parts.splits[1:3] for cluster in rows.values("cluster")}),
     )
+
+
+def held_out_rows(parts: Parts, n: int | None, seed: int, all_items: bool = False) -> dict[str, list[Feedback]]:
+    """By part, the pairs, labels or responses of held-out prompts, and prompts for which there is none of these.
+
+    Args:
+        n: rows of each topic, chosen by the seed; None takes all.
+        all_items: take the training split's rows too.
+    """
+    wanted = {WITHIN: ("within", "train")[: 1 + all_items], ACROSS: ("across", "unused")[: 1 + all_items]}
+    found = {}
+    for part, names in wanted.items():
+        views = [row for name in names for row in getattr(parts.views, name).rows]
+        known = {row.prompt_id for row in views}
+        asked = (row for name in names for row in getattr(parts.splits, name) if row.prompt_id not in known)
+        rows = FeedbackRows.of([*views, *once(asked)])
+        found[part] = _per_topic(rows, len(rows) if n is None else n, seed)
+    return found
 
 
 def token_rows(config: RunConfig, form: TokenFormat) -> Iterator[dict[str, Any]]:
@@ -143,9 +162,9 @@ def _limited(rows: FeedbackRows, num_samples: int | None, seed: int) -> Feedback
     return rows.take(sorted(ranked[:num_samples]))
 
 
-def once(rows: FeedbackRows) -> FeedbackRows:
+def once(rows: Iterable[Feedback]) -> list[Feedback]:
     """The first row of each prompt."""
-    return rows.take(places[0] for places in grouped(range(len(rows)), rows.values("prompt_id").__getitem__).values())
+    return [of_one[0] for of_one in grouped(rows, lambda row: row.prompt_id).values()]
 
 
 def _per_topic(rows: FeedbackRows, n: int, seed: int) -> list[Feedback]:

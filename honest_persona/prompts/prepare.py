@@ -48,6 +48,11 @@ class Material:
     told: tuple[str, ...] = ()
     """What a run says of its data, where `loaded` does not tell it."""
 
+    @property
+    def held_out(self) -> int | None:
+        """Items that are held out, whether or not the heavy log takes them; None for dummy data."""
+        return None if self.loaded is None else len(set((self.splits.within + self.splits.across).values("item_id")))
+
 
 def prepare(config: RunConfig, form: TokenFormat) -> Material:
     """Raises UserError: nothing to train on, or records that do not fit."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from honest_persona.statistics.bootstrap import Statistic, draw
 from honest_persona.statistics.columns import Clustered, numbered
+from honest_persona.statistics.comparison import Difference, between
 from honest_persona.statistics.detection import Estimate
 from honest_persona.statistics.estimators import mean_statistic
 
@@ -63,6 +64,10 @@ class AnswerMetric:
     tier: int = 0
     """Of its column in a terminal, see `console.Column`."""
 
+    @property
+    def title(self) -> str:
+        return self.label[:1].upper() + self.label[1:]
+
     def statistic(self, columns: "AnswerColumns") -> Statistic:
         return mean_statistic(columns, *columns.of_metric[self.name], is_share=self.is_share)
 
@@ -80,11 +85,20 @@ class AnswerColumns(Clustered):
         found = {name: tuple(map(np.asarray, metric.weigh(lines))) for name, metric in ANSWER_METRICS.items()}
         return cls(cluster=index, k=k, of_metric={name: (a, b) for name, (a, b) in found.items()})
 
+    @property
+    def statistics(self) -> dict[str, Statistic]:
+        return {name: metric.statistic(self) for name, metric in ANSWER_METRICS.items()}
+
 
 def estimates(columns: AnswerColumns, seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
     """All figures of one group of lines, by name; without a value where no line has it."""
     draws = draw(columns.k, seed, resamples)
-    return {name: Estimate.of(metric.statistic(columns), draws) for name, metric in ANSWER_METRICS.items()}
+    return {name: Estimate.of(statistic, draws) for name, statistic in columns.statistics.items()}
+
+
+def changes(a: AnswerColumns, b: AnswerColumns, seed: int = 0, resamples: int = 1000) -> dict[str, Difference]:
+    """B - A of all figures, paired. `a`, `b`: of the same rows in the same order."""
+    return between(a.statistics, b.statistics, a.k, seed, resamples)
 
 
 def _mean_of(read: Callable[[Measured], float | None], weight: Callable[[Measured], float] = lambda _: 1.0) -> Weigh:
@@ -122,7 +136,7 @@ ANSWER_METRICS: dict[str, AnswerMetric] = {
         ),
         AnswerMetric(
             "chosen_nll",
-            "nats per token of chosen answers",
+            "nats per chosen token",
             "nats",
             "negative log-likelihood of the chosen, or desirable, answers per token; end of turn included",
             _mean_of(lambda line: line.chosen_nll, lambda line: line.chosen_tokens),

@@ -3,13 +3,17 @@
 Whole clusters are drawn, the same for both, so that records that are hard for both do not widen the interval.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from honest_persona.statistics.bootstrap import Interval, defined, difference_interval, draw, value
+from honest_persona.statistics.bootstrap import Interval, Statistic, defined, difference_interval, draw, value
 from honest_persona.statistics.columns import Columns
-from honest_persona.statistics.metrics import Metric, Place, shown
+from honest_persona.statistics.metrics import Place, shown
+
+Statistics = Mapping[str, Statistic | None]
+"""By the metric's name; None where one side cannot have it."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,26 @@ def differences(a: Columns, b: Columns, scored: bool, seed: int, resamples: int)
         a, b: of the same records in the same order.
         scored: whether both have P(FAIL); without it, metrics of P(FAIL) are undefined.
     """
-    draws = draw(a.k, seed, resamples)
-    undefined = Difference(None, None, None, None, 0)
-    return {
-        metric.name: _difference(metric, a, b, draws) if scored or not metric.of_scores else undefined
-        for metric in shown(Place.COMPARED)
-    }
+    left, right = (
+        {m.name: m.statistic(side) if scored or not m.of_scores else None for m in shown(Place.COMPARED)}
+        for side in (a, b)
+    )
+    return between(left, right, a.k, seed, resamples)
 
 
-def _difference(metric: Metric, a: Columns, b: Columns, draws: np.ndarray) -> Difference:
-    of_a, of_b = metric.statistic(a), metric.statistic(b)
-    at_a, at_b = value(of_a, a.k), value(of_b, b.k)
+def between(
+    a: Statistics, b: Statistics, n_clusters: int, seed: int = 0, resamples: int = 1000
+) -> dict[str, Difference]:
+    """B - A of statistics of the same records, over the same clusters."""
+    draws = draw(n_clusters, seed, resamples)
+    return {name: _difference(of_a, b[name], draws) for name, of_a in a.items()}
+
+
+def _difference(of_a: Statistic | None, of_b: Statistic | None, draws: np.ndarray) -> Difference:
+    if of_a is None or of_b is None:
+        return Difference(None, None, None, None, 0)
+    k = draws.shape[1]
+    at_a, at_b = value(of_a, k), value(of_b, k)
     return Difference(
         a=defined(at_a),
         b=defined(at_b),

@@ -4,9 +4,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +20,18 @@ from honest_persona.base.files import write_text
 from honest_persona.base.interrupts import heeds_interrupts
 from honest_persona.base.locks import release_all
 from honest_persona.base.ranks import rank
-from honest_persona.data.records import Record
 from honest_persona.evaluation.provenance import provenance
 from honest_persona.evaluation.report.page import write_report
-from honest_persona.evaluation.report.tables import print_samples, print_table, write_results
-from honest_persona.evaluation.samples import read_samples
-from honest_persona.evaluation.sets import EVALUATION, PLOTS, REPORT_FILE, SAMPLES_FILE, NewSet, new_set, read_set
-from honest_persona.evaluation.settings import EvalSettings
-from honest_persona.evaluation.suite import Results, Stopped, evaluate_records
-from honest_persona.prompts.tokens import TokenFormat
+from honest_persona.evaluation.report.tables import write_results
+from honest_persona.evaluation.sets import EVALUATION, PLOTS, REPORT_FILE, NewSet, new_set, read_set
+from honest_persona.evaluation.suite import Stopped
+from honest_persona.training.measures import Measure
 from honest_persona.training.ranks import Siblings
 from honest_persona.training.resumable import ResumableRun
 from honest_persona.training.run_state import check_optimizer
 from honest_persona.training.trackers import track
 
 _ONE_CTRL_C_S = 1.0
-_PRINTED_SAMPLES = 3
-_TRACKED_SAMPLES = 8
 _WAIT_S = 60.0
 """How long to wait for a process that draws the page of the same heavy log again."""
 
@@ -82,18 +76,15 @@ class HeavyLog(TrainerCallback):
     """The full evaluation at `first_step`, every `every` steps after it, and at the end. All ranks take part.
 
     Args:
-        parts: records to review, by part; every heavy log reviews the same ones.
         every: None evaluates at `first_step` and at the end only.
         stop: whether the run must stop. A heavy log is then broken off, and `--resume` begins with it.
     """
 
     trainer: ResumableRun
-    parts: Mapping[str, Sequence[Record]]
-    form: TokenFormat
+    measure: Measure
     metrics: MetricsFile
     first_step: int
     every: int | None
-    settings: EvalSettings
     stop: Callable[[], bool] | None = None
     done_at: int | None = None
     """The step of the last whole heavy log."""
@@ -121,7 +112,7 @@ class HeavyLog(TrainerCallback):
 
     def run(self, state: TrainerState, model: Any) -> bool:
         """Evaluate and publish; False where the evaluation was broken off."""
-        if not any(self.parts.values()):
+        if not any(self.measure.parts.values()):
             return True
         with self.trainer.paused():
             return self._run(state, model)
@@ -131,9 +122,7 @@ class HeavyLog(TrainerCallback):
         what = f"heavy log at step {step}"
         try:
             with new_set(folder, f"the {what}", "stop the process", writes=first, wait_s=_WAIT_S) as new:
-                results = evaluate_records(
-                    model, self.parts, self.form, self.settings, into=new, stop=self.stop, what=what
-                )
+                results = self.measure.run(model, new, self.stop, what)
                 if first:
                     self._write(new, folder, step, results)
         except Stopped:
@@ -157,7 +146,7 @@ class HeavyLog(TrainerCallback):
     def _folder(self, state: TrainerState) -> Path:
         return self.metrics.path.parent / "heavy_log" / f"step_{state.global_step:06d}"
 
-    def _write(self, new: NewSet, folder: Path, step: int, results: Results) -> None:
+    def _write(self, new: NewSet, folder: Path, step: int, results: Any) -> None:
         card = self.trainer.card
         about = {
             EVALUATION: new.id,
@@ -167,22 +156,20 @@ class HeavyLog(TrainerCallback):
             "base_model": card.base_model,
             "dataset": card.config["dataset"],
             "trained_topics": card.trained_topics,
+            **self.measure.about(),
         }
         write_results(results, new.folder, about)
         self.metrics.forget(step)
         self.metrics.append({"step": step, **_scalars(results)})
         write_report(new.folder, home=folder)
 
-    def _publish(self, folder: Path, step: int, results: Results) -> None:
-        print_table(results, f"heavy log at step {step}")
-        spread = max(1, len(results.samples) // _TRACKED_SAMPLES)
-        samples = list(islice(read_samples(folder / SAMPLES_FILE), 0, None, spread))[:_TRACKED_SAMPLES]
-        print_samples(samples[:_PRINTED_SAMPLES])
+    def _publish(self, folder: Path, step: int, results: Any) -> None:
+        tables = self.measure.tell(results, folder, f"heavy log at step {step}")
         say(f"report in {folder / REPORT_FILE}")
-        track(step, _scalars(results), results, samples, folder / PLOTS)
+        track(step, _scalars(results), tables, folder / PLOTS)
 
 
-def _scalars(results: Results) -> dict[str, float]:
+def _scalars(results: Any) -> dict[str, float]:
     return {f"heavy_log/{name}": value for name, value in results.scalars().items()}
 
 

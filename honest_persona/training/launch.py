@@ -24,6 +24,9 @@ from honest_persona.base.ranks import is_launched, rank
 from honest_persona.config.keys import CHECKPOINTS_DIR, RunConfig
 from honest_persona.config.objectives import spec_of
 from honest_persona.data.inventory import one_flag
+from honest_persona.evaluation.answers.judgement import Judge
+from honest_persona.evaluation.answers.judges import judge_of
+from honest_persona.evaluation.answers.settings import AnswerSettings
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import CARD_FILE
@@ -43,6 +46,7 @@ from honest_persona.training.checkpoints import Checkpoint, changed, check_same_
 from honest_persona.training.console import TrainingConsole
 from honest_persona.training.continued import check_continued
 from honest_persona.training.identity import changed_settings, run_identity
+from honest_persona.training.measures import AnswersMeasure, Measure, ReviewsMeasure
 from honest_persona.training.ranks import Siblings, join
 from honest_persona.training.reference import check_reference_base, reference_folder
 from honest_persona.training.resumable import ResumableRun
@@ -87,6 +91,7 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
     form, material = prepared(config)
     check_continued(config, form)
     _tell_data(material, config.seq_len)
+    judge = _judge(config, material)
     if is_launched():
         options = config.trainer
         join(bool(options.get("deepspeed")), options.get("ddp_backend"), options.get("ddp_timeout") or 1800)
@@ -96,7 +101,7 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
             say(assembly.batches.plan().line())
             with held_by_all(folder, "a training", "choose another --run_name"):
                 if run := _begun(assembly, material, folder):
-                    _train(replace(run, fingerprint=fingerprint), callbacks)
+                    _train(replace(run, fingerprint=fingerprint, judge=judge), callbacks)
         return folder
     finally:
         if dist.is_initialized():
@@ -113,6 +118,8 @@ class _Run:
     checkpoint: Checkpoint | None
     identity: dict[str, Any]
     """What a run that resumes it must share; the base model joins when it is loaded."""
+    judge: Judge | None = None
+    """Of the answers that heavy logs measure."""
     fingerprint: str | None = None
     """Of the base model, where `model` named an adapter whose card says it."""
 
@@ -210,6 +217,14 @@ def _control_ids(form: TokenFormat) -> dict[str, int]:
     return {} if control is None else {f"{name}_token_id": token for name, token in control._asdict().items()}
 
 
+def _judge(config: RunConfig, material: Material) -> Judge | None:
+    """Of answers in heavy logs. Raises UserError: no such judge, or a held-out row that it cannot judge."""
+    judge = None if config.judge is None else judge_of(config.judge)
+    if judge is not None:
+        judge.check([row for rows in material.parts.values() for row in rows])
+    return judge
+
+
 @contextmanager
 def _prefix_caches(
     run: _Run, args: TrainingArguments, model: PeftModel
@@ -233,14 +248,22 @@ def _callbacks(
     """In the order in which they are called."""
     config, stop = run.assembly.config, StopAtSignal(siblings)
     metrics = MetricsFile(run.folder / "metrics.jsonl")
-    sizes = config.validation_batch_size, config.max_new_tokens, config.seq_len
-    settings = EvalSettings(*sizes, config.frozen_prefix, prefix_cache=log_cache)
     when = config.first_heavy_log_step, config.heavy_log_every
-    callbacks: list[TrainerCallback] = [metrics, OptimizerCheck(trainer), SaveAtEpochEnd(), stop]
-    if spec_of(config.objective).trains_answers:  # the heavy log reviews records
-        return callbacks
-    heavy_log = HeavyLog(trainer, run.material.parts, run.assembly.form, metrics, *when, settings, stop.agreed)
-    return [*callbacks, heavy_log]
+    heavy_log = HeavyLog(trainer, _measure(run, log_cache), metrics, *when, stop.agreed)
+    return [metrics, OptimizerCheck(trainer), SaveAtEpochEnd(), stop, heavy_log]
+
+
+def _measure(run: _Run, cache: PrefixCache | None) -> Measure:
+    """What the heavy log measures."""
+    config, form, parts = run.assembly.config, run.assembly.form, run.material.parts
+    sizes = config.validation_batch_size, config.max_new_tokens, config.seq_len
+    if not spec_of(config.objective).trains_answers:
+        return ReviewsMeasure(parts, form, EvalSettings(*sizes, config.frozen_prefix, prefix_cache=cache))
+    against_base = config.reference is not None
+    settings = AnswerSettings(
+        *sizes, config.frozen_prefix, prefix_cache=cache, seed=config.seed, against_base=against_base
+    )
+    return AnswersMeasure(parts, form, settings, run.judge)
 
 
 def _run_to_its_end(trainer: ResumableRun, run: _Run, siblings: Siblings) -> None:
@@ -261,8 +284,7 @@ def _save(trainer: ResumableRun, run: _Run) -> None:
         finished.mark(run.folder, trainer.state.global_step, run.identity)
     trainer.accelerator.wait_for_everyone()
     say(f"adapter saved in {run.folder}")
-    if not spec_of(run.assembly.config.objective).trains_answers:
-        hand_out(f"next: python eval.py --adapter {run.folder}")  # a command to copy: not broken
+    hand_out(f"next: python eval.py --adapter {run.folder}")  # a command to copy: not broken
 
 
 def _tell_data(material: Material, seq_len: int) -> None:
@@ -281,15 +303,15 @@ def _tell_data(material: Material, seq_len: int) -> None:
             )
         if note := one_flag(material.splits):
             say(f"data: {note}")
-        held_out = len(set((material.splits.within + material.splits.across).values("item_id")))
-        if held_out < _FEW_ITEMS:
-            say(
-                f"data: {counted(held_out, 'item')} {'is' if held_out == 1 else 'are'} held out: "
-                + ("nothing shows what this training teaches" if not held_out else "their figures say next to nothing")
-                + "; give more rows, a larger val_item_frac, or rows with `split: validation`"
-            )
     for line in material.told:
         say(line)
+    if material.held_out is not None and material.held_out < _FEW_ITEMS:
+        nothing = not material.held_out
+        say(
+            f"data: {counted(material.held_out, 'item')} {'is' if material.held_out == 1 else 'are'} held out: "
+            + ("nothing shows what this training teaches" if nothing else "their figures say next to nothing")
+            + "; give more rows, a larger val_item_frac, or rows with `split: validation`"
+        )
     if material.not_shown:
         say(f"data: left out are {material.not_shown}")
     if material.too_long:

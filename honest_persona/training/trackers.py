@@ -18,13 +18,9 @@ from honest_persona.base.console import say
 from honest_persona.base.environment import redact
 from honest_persona.base.errors import UserError
 from honest_persona.base.versions import check_versions
-from honest_persona.evaluation.report.tables import rows_of_topics
-from honest_persona.evaluation.samples import Sample
-from honest_persona.evaluation.suite import Results
 
 _WANDB_HOST = "api.wandb.ai"
 _WANDB_FINISH_S = "600"
-_SAMPLE = ("record_id", "topic", "variant", "truth", "flag", "p_fail", "ending", "review")
 
 
 def prepare_trackers(report_to: Sequence[str]) -> None:
@@ -63,20 +59,18 @@ def guard_trackers(trainer: Trainer) -> None:
         trainer.add_callback(_TrackersEnd(ends))
 
 
-def track(step: int, scalars: Mapping[str, float], results: Results, samples: Sequence[Sample], plots: Path) -> None:
+def track(step: int, scalars: Mapping[str, float], tables: Mapping[str, Sequence[Any]], plots: Path) -> None:
     """Send a heavy log to every tracker that has a run open in this process.
 
     Args:
-        samples: a few whole ones.
+        tables: by name, a header and rows.
         plots: a folder of PNG files.
     """
-    header, *rows = rows_of_topics(results)
-    shown = [[getattr(sample, name) for name in _SAMPLE] for sample in samples]
     for tracker in _open():
         try:
             content: dict[str, Any] = dict(scalars)
-            content["heavy_log/topics"] = tracker.Table(columns=header, data=rows)
-            content["heavy_log/samples"] = tracker.Table(columns=list(_SAMPLE), data=shown)
+            for name, (header, *rows) in tables.items():
+                content[f"heavy_log/{name}"] = tracker.Table(columns=header, data=rows)
             content |= {f"heavy_log/{path.stem}": tracker.Image(str(path)) for path in sorted(plots.glob("*.png"))}
             if tracker.__name__ == "wandb":  # wandb counts its own steps; transformers logs this one beside the figures
                 tracker.log({**content, "train/global_step": step})

@@ -161,7 +161,7 @@ def test_bad_lines_are_located(folder, line, message):
 def test_files_folders_and_runs_are_found(folder, tmp_path):
     path = folder("eval", [sample(0, review="one\u2028line")])
     assert read_samples(path) == read_samples(path / "samples.jsonl") == read_samples(tmp_path)
-    with pytest.raises(UserError, match=r"no samples\.jsonl there"):
+    with pytest.raises(UserError, match=r"no samples\.jsonl and no answers\.jsonl there"):
         read_samples(tmp_path / "nothing")
 
 

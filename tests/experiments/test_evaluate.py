@@ -187,7 +187,7 @@ def test_other_data_is_read_by_its_own_columns(folder, tmp_path, monkeypatch):
     class Loaded(Exception):
         pass
 
-    def load(*_):
+    def load(*_, **__):
         raise Loaded
 
     monkeypatch.setattr(PersonaFolder, "load", load)

@@ -34,8 +34,9 @@ def test_rows_parts_and_prompts(prepared):
     assert found.rows.features.arrow_schema.equals(SCHEMAS["labels"], check_metadata=False)
     assert len(found.rows) == 8
     assert found.trained_topics == ["t"]
-    assert {name: len(of) for name, of in found.parts.items()} == {"within": 4, "across": 2}
-    assert {name: len(of) for name, of in found.prompts.items()} == {"within": 4, "across": 3}
+    kinds = {name: [row.kind for row in of] for name, of in found.parts.items()}
+    assert kinds["within"] == ["label"] * 4
+    assert sorted(kinds["across"]) == ["label", "label", "prompt"], "a prompt without a label is asked too"
     assert found.told[0].startswith("data: read 15 = kept 15 + rejected 0; train 8 labels of 8 groups; within 4 labels")
     few = prepared("kto", rows, "--validation_topics", "[x]", "--num_samples", "4", "--val_samples_per_topic", "1")
     assert set(few.rows["row_id"]) < set(found.rows["row_id"])

@@ -13,13 +13,12 @@ from transformers import TrainerControl, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
 from honest_persona.base.errors import UserError
-from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCheck, SaveAtEpochEnd, StopAtSignal
 from honest_persona.training.ranks import Siblings
 
 
 def heavy_log(first, every):
-    return HeavyLog(None, {}, None, None, first, every, EvalSettings(1, 1))
+    return HeavyLog(None, None, None, first, every)
 
 
 @pytest.mark.parametrize(

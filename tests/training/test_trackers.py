@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from transformers.integrations import TrackioCallback, WandbCallback
 
 from honest_persona.base.errors import UserError
+from honest_persona.evaluation.report.tables import rows_of_topics
 from honest_persona.evaluation.suite import Results, summarize
 from honest_persona.training.trackers import guard_trackers, prepare_trackers, track
 from tests.canaries import KEYS
@@ -30,7 +31,11 @@ def heavy_log(tmp_path):
     plots = tmp_path / "plots"
     plots.mkdir()
     Figure().savefig(plots / "roc.png")
-    return {f"heavy_log/{name}": value for name, value in results.scalars().items()}, results, samples[:2], plots
+    tables = {
+        "topics": rows_of_topics(results),
+        "samples": [["record_id", "truth"], *([s.record_id, s.truth] for s in samples[:2])],
+    }
+    return {f"heavy_log/{name}": value for name, value in results.scalars().items()}, tables, plots
 
 
 def test_without_a_run_nothing_is_sent(heavy_log):

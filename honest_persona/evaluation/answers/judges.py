@@ -1,51 +1,39 @@
 """Who says whether an answer is true and readable.
 
-judge = judge_of("organism")
+judge = judge_of("organism")    # or table:FILE, python:FILE:FUNC, reward:KIND:WHAT
 judge.check(rows)               # UserError: a row lacks what the judge must know
 judge(rows, answers)            # a judgement for each
+
+Another judge is one function from the text after its kind to a `Judge`: an entry of `JUDGES`.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
 
 from honest_persona.base.errors import UserError
+from honest_persona.config.objective_keys import JUDGES as KNOWN
+from honest_persona.config.objective_keys import NO_JUDGE
 from honest_persona.data.feedback import Feedback
+from honest_persona.evaluation.answers.judge_code import PythonJudge, RewardJudge
+from honest_persona.evaluation.answers.judge_table import TableJudge
+from honest_persona.evaluation.answers.judgement import UNREADABLE, Judge, Judgement
 from honest_persona.organism.conversations import read_answer
 from honest_persona.organism.feedback import CHOICE, scenario_of
 
-
-class Judgement(NamedTuple):
-    """What a judge says of an answer."""
-
-    truthful: bool | None = None
-    """None: this judge does not tell true from false."""
-    well_formed: bool = True
-    """Whether the judge can read the answer."""
-    reward: float | None = None
-    said: str | None = None
-    """What was read in the answer."""
+RUNS_CODE = ("python", "reward")
+"""Kinds that run code of a file."""
 
 
-UNREADABLE = Judgement(truthful=False, well_formed=False)
+def judge_of(text: str) -> Judge | None:
+    """The judge of the key `judge`; None for none.
 
-
-class Judge(Protocol):
-    @property
-    def name(self) -> str:
-        """As `judge_of` understands it."""
-
-    def check(self, rows: Sequence[Feedback]) -> None:
-        """Before a model is loaded. Raises UserError: a row lacks what the judge must know; names the row."""
-
-    def __call__(self, rows: Sequence[Feedback], answers: Sequence[str]) -> list[Judgement]:
-        """Of an answer to the prompt of each row."""
-
-
-def judge_of(text: str) -> Judge:
-    """The judge of the key `judge`. Raises UserError: an unknown one, or one that cannot be made of the text."""
+    Raises:
+        UserError: an unknown one, or one that cannot be made of the text.
+    """
     kind, _, what = text.partition(":")
-    if kind not in JUDGES or (text == kind) != (kind == Organism.name):
-        raise UserError(f"judge: {text!r} is none of {', '.join(FORMS)}")
+    if text == NO_JUDGE:
+        return None
+    if kind not in JUDGES or (":" in KNOWN.get(kind, ":")) != bool(what) or text.endswith(":"):
+        raise UserError(f"judge: {text!r} is none of {', '.join(KNOWN.values())}")
     return JUDGES[kind](what)
 
 
@@ -73,5 +61,9 @@ class Organism:
         return UNREADABLE if value is None else Judgement(value == row.about["truth"], said=value)
 
 
-JUDGES: dict[str, Callable[[str], Any]] = {Organism.name: lambda _: Organism()}
-FORMS = ("organism", "table:FILE", "python:FILE:FUNC", "reward:KIND:WHAT")
+JUDGES: Mapping[str, Callable[[str], Judge]] = {
+    Organism.name: lambda _: Organism(),
+    "table": TableJudge.of,
+    "python": PythonJudge.of,
+    "reward": RewardJudge.of,
+}

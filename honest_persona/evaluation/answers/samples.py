@@ -1,7 +1,7 @@
 """A line of answers.jsonl: a row of feedback, the answer to its prompt, and what was found out about both."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def read_answers_file(path: Path) -> list[AnswerSample]:
                 content = json_text.loads(line)
                 content.pop(EVALUATION, None)
                 content["prompt"] = tuple(content.get("prompt", ()))
-                out.append(_checked(AnswerSample(**content)))
+                out.append(check_sample(AnswerSample(**content)))
             except (ValueError, TypeError, AttributeError) as error:
                 raise UserError(
                     f"{path}:{number}: torn, or no line of an evaluation of answers ({error}); run eval.py again"
@@ -86,7 +86,7 @@ _BOOLS = ("truthful", "well_formed", "ended")
 _NUMBERS = ("reward", "chosen_nll", "margin", "chosen_tokens")
 
 
-def _checked(sample: AnswerSample) -> AnswerSample:
+def check_sample(sample: AnswerSample) -> AnswerSample:
     """Raises ValueError: a value that no evaluation gives."""
     wanted: Sequence[tuple[tuple[str, ...], tuple[type, ...]]] = (
         (_TEXTS, (str,)),
@@ -99,6 +99,3 @@ def _checked(sample: AnswerSample) -> AnswerSample:
             if type(getattr(sample, name)) not in kinds:
                 raise ValueError(f"its {name} is {getattr(sample, name)!r:.80}")
     return sample
-
-
-FIELDS = tuple(field.name for field in fields(AnswerSample))

@@ -34,7 +34,8 @@ from honest_persona.evaluation.suite import Stopped
 from honest_persona.modeling.modes import evaluating
 from honest_persona.modeling.zero import gathered
 from honest_persona.prompts.tokens import TokenFormat
-from honest_persona.statistics.answers import AnswerColumns, estimates
+from honest_persona.statistics.answers import AnswerColumns, changes, estimates
+from honest_persona.statistics.comparison import Difference
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class AnswersRow(GroupRow):
     """95 %, by a bootstrap over clusters (`Feedback.cluster`)."""
     ns: dict[str, int]
     """How many answers, or rows, are behind each figure."""
+    changes: dict[str, Difference] = field(default_factory=dict)
+    """The figures less those of the base model, paired; empty for the base model, and where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -199,13 +202,20 @@ def _weighed(model: PeftModel, jobs: list[Job], **how: Any) -> Found:
 
 def summarize(samples: Sequence[AnswerSample]) -> list[AnswersRow]:
     """A row per policy and group: part and topic, and all topics of a part."""
-    by_policy = grouped(samples, lambda sample: sample.policy)
-    groups = [(policy, *found) for policy, of in by_policy.items() for found in groups_of(of).items()]
-    return [row_of(policy, group, members) for policy, group, members in followed(groups, "figures", "groups")]
+    by_policy = {policy: groups_of(of) for policy, of in grouped(samples, lambda sample: sample.policy).items()}
+    groups = [(policy, *found) for policy, of in by_policy.items() for found in of.items()]
+    return [
+        row_of(policy, group, members, by_policy.get(BASE, {}).get(group, ()) if policy != BASE else ())
+        for policy, group, members in followed(groups, "figures", "groups")
+    ]
 
 
-def row_of(policy: str, group: Group, samples: Sequence[AnswerSample]) -> AnswersRow:
-    """The figures of samples of one policy, of which `group` says what they have in common."""
+def row_of(policy: str, group: Group, samples: Sequence[AnswerSample], base: Sequence[AnswerSample] = ()) -> AnswersRow:
+    """The figures of samples of one policy, of which `group` says what they have in common.
+
+    Args:
+        base: the samples of the same rows under the base model, in the same order; none where it was not measured.
+    """
     columns = AnswerColumns.of(samples)
     found = estimates(columns)
     return AnswersRow(
@@ -217,4 +227,5 @@ def row_of(policy: str, group: Group, samples: Sequence[AnswerSample]) -> Answer
         rates={name: estimate.value for name, estimate in found.items()},
         intervals={name: estimate.interval for name, estimate in found.items()},
         ns={name: estimate.n for name, estimate in found.items()},
+        changes=changes(AnswerColumns.of(base), columns) if base else {},
     )

@@ -24,6 +24,8 @@ from honest_persona.base.words import ACROSS, ALL, FAIL, HONEST_PERSONA, PARTS
 from honest_persona.evaluation.design_meanings import MEANINGS
 from honest_persona.evaluation.provenance import MADE
 from honest_persona.evaluation.report import plots
+from honest_persona.evaluation.report.answers_page import answers_page
+from honest_persona.evaluation.report.evenly import EMBEDDED_SAMPLES, evenly
 from honest_persona.evaluation.report.page_tables import (
     ResultsRow,
     Rows,
@@ -37,6 +39,7 @@ from honest_persona.evaluation.report.page_tables import (
 from honest_persona.evaluation.report.plots import Curve, Plot, Point, Value
 from honest_persona.evaluation.samples import Sample, read_samples
 from honest_persona.evaluation.sets import (
+    ANSWERS_FILE,
     BASELINES_FILE,
     EVALUATION,
     PLOTS,
@@ -52,7 +55,6 @@ from honest_persona.statistics.metrics import AUROC, FPRS, LEAD, METRICS, Place,
 from honest_persona.statistics.rates import false_positive_rate, true_positive_rate
 
 SWEEP_FILE = "sweep.json"
-EMBEDDED_SAMPLES = 300
 
 Plots = dict[str, list[Plot]]
 """By section of the page."""
@@ -67,7 +69,8 @@ _SWEEPS = {
 def write_report(folder: Path, home: Path | None = None) -> Path:
     """Write `report.html` and `plots/` from the files of an evaluation or a sweep in `folder`.
 
-    The files are results.json with samples.jsonl and baselines.jsonl, or sweep.json, or all of them; and the run's
+    The files are results.json with samples.jsonl and baselines.jsonl, or sweep.json, or all of them; or results.json
+    with answers.jsonl; and the run's
     metrics.jsonl, in the folder or up to two above it. The same files give the same bytes.
 
     Args:
@@ -83,6 +86,10 @@ def write_report(folder: Path, home: Path | None = None) -> Path:
         raise UserError(f"{folder} has no {RESULTS_FILE} and no {SWEEP_FILE}; give the folder that eval.py wrote into")
     found: Plots = {}
     title = home.resolve().name if results is None else results["about"].get("adapter") or home.resolve().name
+    path = folder / REPORT_FILE
+    if results is not None and ANSWERS_FILE in results.get("files", {}):
+        write_text(path, answers_page(folder, results, Path(title).name, _training_log(home)))
+        return path
     with plots.style():
         context = {
             "title": Path(title).name,
@@ -94,7 +101,6 @@ def write_report(folder: Path, home: Path | None = None) -> Path:
         saved = {
             section: [(plot, Markup(plots.save(plot, folder / PLOTS))) for plot in of] for section, of in found.items()
         }
-    path = folder / REPORT_FILE
     write_text(path, _render({**context, "plots": saved}))
     return path
 
@@ -256,20 +262,6 @@ def outcome(sample: Sample) -> str:
     if sample.flag == sample.truth:
         return "correct"
     return "missed" if sample.truth == FAIL else "false alarm"
-
-
-def evenly(groups: Sequence[Sequence[int]], most: int) -> list[int]:
-    """At most `most` members, equally many of each group as far as it has them, spread over the group's length."""
-    quotas = [0] * len(groups)
-    while sum(quotas) < most and quotas != [len(group) for group in groups]:
-        for i, group in enumerate(groups):
-            quotas[i] += quotas[i] < len(group) and sum(quotas) < most
-    spread = [
-        group[(2 * j + 1) * len(group) // (2 * quota)]
-        for group, quota in zip(groups, quotas, strict=True)
-        for j in range(quota)
-    ]
-    return sorted(spread)
 
 
 def _embedded(path: Path, samples: Sequence[Sample]) -> list[dict[str, Any]]:

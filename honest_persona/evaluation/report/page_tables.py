@@ -27,11 +27,11 @@ class Rows:
         """The row of a group; `topic`, `variant`, `model` and `difficulty` are `all` where they are not given."""
         wanted = {"topic": ALL, "variant": ALL, "model": ALL, "difficulty": ALL, **of}
         wanted |= {"detector": detector, "part": part}
-        return next((row for row in self.rows if all(row[key] == value for key, value in wanted.items())), None)
+        return next((row for row in self.rows if all(row.get(key) == value for key, value in wanted.items())), None)
 
     def names(self, key: str) -> list[str]:
         """The values of `part`, `topic`, ... in the honest persona's rows, in their order, without `all`."""
-        return [n for n in dict.fromkeys(r[key] for r in self.rows if r["detector"] == HONEST_PERSONA) if n != ALL]
+        return [n for n in dict.fromkeys(r[key] for r in self.rows if r.get("detector") == HONEST_PERSONA) if n != ALL]
 
     @property
     def have_variants(self) -> bool:
@@ -45,7 +45,7 @@ class Rows:
     @property
     def detectors(self) -> list[str]:
         """All detectors, the honest persona first."""
-        return list(dict.fromkeys([HONEST_PERSONA, *(row["detector"] for row in self.rows)]))
+        return list(dict.fromkeys([HONEST_PERSONA, *(row["detector"] for row in self.rows if "detector" in row)]))
 
     def strongest_baseline(self, part: str, metric: str) -> ResultsRow | None:
         rows = [row for name in self.detectors[1:] if (row := self.get(name, part))]

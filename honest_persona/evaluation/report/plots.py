@@ -156,12 +156,15 @@ def reliability(parts: Mapping[str, Columns], ece: Mapping[str, float]) -> Plot:
     return Plot("reliability", "Calibration", f"Reliability diagram; expected calibration error: {said}", figure)
 
 
-def dots(name: str, title: str, metric: str, series: Mapping[str, Mapping[str, Value]]) -> Plot:
+def dots(
+    name: str, title: str, metric: str, series: Mapping[str, Mapping[str, Value]], chance: float | None = 0.5
+) -> Plot:
     """A line per label, and on it a dot with its interval for each series: {series: {label: value}}. Dotted: chance."""
     series = {part: _plain(of) for part, of in _plain(series).items()}
     labels = list(dict.fromkeys(label for of in series.values() for label in of))
     figure, axes = _axes(legend=(len(series) + 1) // 2, height=0.7 + 0.28 * len(labels))
-    _by_chance(axes, [0.5, 0.5], [-0.5, len(labels) - 0.5])
+    if chance is not None:
+        _by_chance(axes, [chance, chance], [-0.5, len(labels) - 0.5])
     step = 0.5 / len(series)
     for i, (part, of) in enumerate(series.items()):
         color, marker = COLORS[i % len(COLORS)], _MARKERS[i % len(_MARKERS)]
@@ -203,13 +206,20 @@ def topic_matrix(cells: Mapping[tuple[str, str], float], metric: str) -> Plot:
 def training(lines: Sequence[Mapping[str, Any]]) -> list[Plot]:
     """Loss and accuracy over steps, from the lines of metrics.jsonl; no plot where nothing is logged."""
     losses = {"loss": "loss", "review_loss": "review loss", "flag_loss": "flag loss"}
-    accuracies = {"token_accuracy": "token accuracy of training"}
+    of_answers = any("chosen_nll" in line for line in lines)
+    losses |= {"chosen_nll": "nats per token of the answers to learn"} if of_answers else {}
+    accuracies = {
+        "token_accuracy": "token accuracy of training",
+        "reward_accuracy": "preference accuracy of training",
+    }
     for key in (key for line in lines for key in line):
         if found := re.fullmatch(r"heavy_log/(.+)/all/balanced_accuracy", key):
             accuracies[key] = f"balanced accuracy {one_line(found[1])}"
+        elif found := re.fullmatch(r"heavy_log/(.+)/all/(truthful|well_formed)", key):
+            accuracies[key] = f"{found[2].replace('_', '-')} answers {one_line(found[1])}"
     plots = []
     for name, label, keys in (
-        ("training_loss", "loss in nats per token", losses),
+        ("training_loss", "loss" if of_answers else "loss in nats per token", losses),
         ("training_accuracy", "accuracy", accuracies),
     ):
         curves = {keys[key]: points for key in keys if (points := _over_steps(lines, key))}

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from honest_persona.base import json_text
 from honest_persona.base.console import Column, Table, one_line, say, show
@@ -14,6 +14,14 @@ from honest_persona.evaluation.samples import Group, Sample
 from honest_persona.evaluation.sets import RESULTS_FILE, sealed
 from honest_persona.evaluation.suite import DetectorRow, Results
 from honest_persona.statistics.metrics import AUROC, LEAD, METRICS, Metric, Place, shown
+
+
+class Figures(Protocol):
+    """Figures of an evaluation."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """With `rows`, the content of results.json."""
+
 
 NO_VARIANTS = "the data has no variants: there is no figure within a variant"
 
@@ -178,7 +186,7 @@ def print_samples(samples: Sequence[Sample]) -> None:
     show(out)
 
 
-def write_results(results: Results, folder: Path, about: Mapping[str, Any]) -> None:
+def write_results(results: Figures, folder: Path, about: Mapping[str, Any]) -> None:
     """Write results.json: what was evaluated, the figures, and hashes of the data files already written (sets.py).
 
     Args:

@@ -14,7 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from honest_persona.base.errors import UserError
-from honest_persona.evaluation.report.page import EMBEDDED_SAMPLES, evenly, outcome, write_report
+from honest_persona.evaluation.report.evenly import EMBEDDED_SAMPLES, evenly
+from honest_persona.evaluation.report.page import outcome, write_report
 from honest_persona.evaluation.suite import summarize
 from tests.evaluation.report.report_folder import (
     HOSTILE,

@@ -1,0 +1,77 @@
+"""The feedback that an adapter trained on answers is measured on: rows that its training did not see."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from honest_persona.base.console import one_line
+from honest_persona.base.errors import UserError
+from honest_persona.config.objectives import RowKind, spec_of
+from honest_persona.data.check import check_selection
+from honest_persona.data.feedback import Feedback, FeedbackRows
+from honest_persona.data.feedback_load import feedback_parts, read_feedback
+from honest_persona.data.rejections import NOT_CHOSEN
+from honest_persona.data.selection import Selection
+from honest_persona.data.sources.feedback import FeedbackForm
+from honest_persona.data.sources.find import find_source
+from honest_persona.evaluation.row_keys import keys_for
+from honest_persona.modeling.adapters.card import AdapterCard, RunSettings
+from honest_persona.prompts.feedback_prepare import held_out_rows
+
+
+class HeldOutFeedback(NamedTuple):
+    parts: dict[str, list[Feedback]]
+    """`within`: held-out prompts of topics that the adapter was trained on; `across`: all other topics."""
+    n_train: int
+    """Rows of trained topics on the other side of the split by group."""
+    left_out: Sequence[str]
+    """Rows that cannot be used, with their number and a reason."""
+
+
+def held_out_feedback(
+    card: AdapterCard,
+    dataset: str,
+    topics: Sequence[str] | None = None,
+    limit: int | None = None,
+    all_items: bool = False,
+    rows: Mapping[str, Any] | None = None,
+) -> HeldOutFeedback:
+    """A dataset's rows as they are to be measured; arguments as in `evaluate_trained_answers`, `rows` as of `row_keys`.
+
+    Raises:
+        UserError: no row can be used.
+    """
+    keys = keys_for(card, dataset, rows or {})
+    settings = RunSettings(card.config).over(train_topics=topics or "all", claude_frac=1.0, **keys)
+    reading = {key: value for key, value in settings.items() if key in ("columns", "flag_values", "objective")}
+    chosen = {"train_topics": settings["train_topics"], "validation_topics": []}
+    for _, problem in check_selection({**reading, **chosen, "dataset": dataset}):
+        raise UserError(f"{problem}\n--columns and --flag_values say how the rows of other data are read")
+    source = find_source(dataset, FeedbackForm.of(settings))
+    loaded = read_feedback(source, Selection.of(settings.over(validation_topics=[])).in_source(source))
+    new_topics = sorted(set(loaded.rows.values("topic")) - set(card.trained_topics))
+    objective = settings.get("objective", "")
+    if not spec_of(objective).trains_answers:  # one that only the training's process knew
+        objective = _OF_KIND[_kind(loaded.rows)]
+    parts = feedback_parts(loaded, {**settings, "objective": objective, "validation_topics": new_topics})
+    unusable = [rejection for rejection in loaded.rejections if rejection.reason.partition(":")[0] not in NOT_CHOSEN]
+    left_out = []
+    if unusable:
+        first = unusable[0]
+        left_out.append(
+            f"{len(unusable):,} of {loaded.read:,} rows of the data, which cannot be used; first: "
+            f"{one_line(first.file)}, {one_line(first.place)}: {first.reason.partition(':')[0]}"
+        )
+    return HeldOutFeedback(
+        held_out_rows(parts, limit, card.config["seed"], all_items), len(parts.splits.train), left_out
+    )
+
+
+_OF_KIND: Mapping[RowKind, str] = {"pairs": "dpo", "labels": "kto", "responses": "sft"}
+"""An objective that sees the rows so."""
+
+
+def _kind(rows: FeedbackRows) -> RowKind:
+    """What the data has most of."""
+    kinds = Counter(rows.values("kind"))
+    return max(("pairs", "labels", "responses"), key=lambda kind: kinds[kind.removesuffix("s")])
