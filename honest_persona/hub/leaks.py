@@ -26,11 +26,15 @@ _SECRETS = {
 }
 
 
-def check_secrets(folder: Path, env_files: Iterable[Path] = ()) -> None:
+OF_ADAPTER = "the adapter's folder (the README is made from the other files)"
+
+
+def check_secrets(folder: Path, env_files: Iterable[Path] = (), source: str = OF_ADAPTER) -> None:
     """Search every file of `folder` for access keys and for the values of this machine's secrets.
 
     Args:
         env_files: env.json files whose secrets are looked for, beside those of the process's environment.
+        source: where a secret is to be removed, for the message.
 
     Raises:
         UserError: a secret was found; the message names file and kind, never the value.
@@ -46,8 +50,8 @@ def check_secrets(folder: Path, env_files: Iterable[Path] = ()) -> None:
         found += [f"{path.relative_to(folder).as_posix()}: {kind}" for kind in kinds]
     if found:
         raise UserError(
-            "these files would publish a secret:\n" + "\n".join(found) + "\nNothing was uploaded. Remove it from the "
-            "adapter's folder (the README is made from the other files); if it was ever shared, revoke it"
+            "these files would publish a secret:\n" + "\n".join(found) + f"\nNothing was uploaded. Remove it from "
+            f"{source}; if it was ever shared, revoke it"
         )
 
 

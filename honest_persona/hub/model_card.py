@@ -5,7 +5,6 @@
 Every figure is that of eval/results.json. The text is in model_card.md.jinja.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from jinja2 import Template
 from honest_persona.base import json_text
 from honest_persona.base.console import one_line
 from honest_persona.base.errors import UserError
+from honest_persona.base.markdown import cell, code, in_code
 from honest_persona.base.templates import templates
 from honest_persona.base.words import HONEST_PERSONA, PARTS
 from honest_persona.evaluation.report.page_tables import Rows
@@ -162,7 +162,7 @@ def _package(model: str) -> str | None:
 
 def _template(name: str) -> Template:
     environment = templates(Path(__file__).parent, keep_trailing_newline=True)
-    environment.filters |= {"figure": _figure, "cell": _cell, "code": _code, "named": _named}
+    environment.filters |= {"figure": _figure, "cell": cell, "code": code, "named": in_code}
     environment.globals["asking"] = _ASKING
     return environment.get_template(name)
 
@@ -201,26 +201,3 @@ def _name(dataset: str) -> str:
 
 def _figure(row: Mapping[str, Any] | None, metric: str) -> str:
     return "-" if row is None else in_words(row["rates"].get(metric), row["intervals"].get(metric))
-
-
-def _cell(text: object) -> str:
-    """Text without markup and links, which stays in its cell and line."""
-    words = " ".join(one_line(" ".join(str(text).split())).split())
-    escaped = re.sub(r"([\\`*_\[\]()#!|~{}])", r"\\\1", words.replace("&", "&amp;").replace("<", "&lt;"))
-    return re.sub(r"(?i)(://|www\.|@)", lambda found: f"&#{ord(found[0][-1])};".join([found[0][:-1], ""]), escaped)
-
-
-def _named(text: object) -> str:
-    """A name from data in code type, in which nothing is markup."""
-    return _in_code(one_line(text))
-
-
-def _in_code(text: str) -> str:
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    room = " " if text[:1] in ("`", " ") or text[-1:] in ("`", " ") or not text else ""
-    return f"{'`' * (longest + 1)}{room}{text}{room}{'`' * (longest + 1)}".replace("|", "\\|")
-
-
-def _code(text: str) -> str:
-    """Text in code type, with visible spaces and line ends."""
-    return _in_code(one_line(json_text.dumps(text, ensure_ascii=False)))

@@ -1,4 +1,6 @@
-"""A Hub on the loopback interface: what huggingface_hub asks of model repos, held in memory, with faults on demand.
+"""A Hub on the loopback interface: what huggingface_hub asks of repos, held in memory, with faults on demand.
+
+A dataset's repo is named datasets/user/name here, as in its addresses.
 
 with LoopbackHub(token="...") as hub:
     hub.fail("POST .*/commit/", 500, times=2)
@@ -161,6 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             asked = json.loads(body)
             repo = f"{asked['organization']}/{asked['name']}"
+            if asked.get("type") == "dataset":
+                repo = f"datasets/{repo}"
             known = repo in hub.branches
             if not known:
                 hub.create(repo, private=asked.get("visibility") == "private")
@@ -171,12 +175,13 @@ class _Handler(BaseHTTPRequestHandler):
         if path.startswith("/lfs/"):
             hub.lfs[path.removeprefix("/lfs/")] = body
             return self._send(200)
-        if match := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+        if match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             objects = [{**o, **self._upload(o["oid"])} for o in json.loads(body)["objects"]]
             return self._json({"objects": objects})
-        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        if match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._file(*match.groups(), wrong=wrong)
-        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(\w+)/([^/]+))?(/.*)?", path)
+        path = path.replace("/api/datasets/", "/api/models/datasets/", 1)
+        match = re.fullmatch(r"/api/models/((?:datasets/)?[^/]+/[^/]+)(?:/(\w+)/([^/]+))?(/.*)?", path)
         if match is None or match[1] not in hub.branches:
             return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         return self._repo(match[1], match[2] or "revision", match[3] or "main", body)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from honest_persona.base.errors import UserError
 from honest_persona.config.load import load_config
-from honest_persona.hub import push as push_module
+from honest_persona.hub import upload as upload_module
 from honest_persona.hub.export import export
 from honest_persona.hub.push import check_upload, push, push_after_training
 from honest_persona.modeling.adapters.card import AdapterCard
@@ -160,7 +160,7 @@ class TestWhatIsRefused:
         with pytest.raises(UserError, match="--repo: 'name' is no name of a repo"):
             push(run_folder, "name")
         monkeypatch.delenv("HF_TOKEN")
-        monkeypatch.setattr(push_module, "get_token", lambda: None)
+        monkeypatch.setattr(upload_module, "get_token", lambda: None)
         self.refused(hub, run_folder, "put HF_TOKEN, one that may write, into env.json")
 
     def test_a_base_model_that_nobody_else_has(self, hub, run_folder, edit_card):
@@ -195,7 +195,7 @@ class TestFaultsThatPass:
         assert hub.waits_s in ([1, 2], [1]), "growing waits; a download's first retry is huggingface_hub's, at once"
 
     def test_a_slow_answer(self, hub, run_folder, monkeypatch):
-        monkeypatch.setattr(push_module, "_TIMEOUT_S", 0.3)
+        monkeypatch.setattr(upload_module, "_TIMEOUT_S", 0.3)
         hub.fail("POST .*/commit/", HANG, times=1)
         push(run_folder, "user/name")
         assert set(hub.files("user/name")) == WHOLE
