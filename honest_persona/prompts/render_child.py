@@ -1,9 +1,15 @@
-"""The process that renders chat templates; a template can harm this process, but not its parent.
+"""The process that renders templates of strangers; a template can harm this process, but not its parent.
 
 rendering.py runs this file by its path. The file imports nothing of this package, so that the process starts at once.
-For each rendering one line of JSON comes in, `{"template", "variables"}`, and one line goes out: `{"text"}`,
-`{"refused"}` or `{"exceeded"}`. A template that takes more than its seconds of processor time ends the process by a
-signal. A rendering depends on its line alone: random numbers in a template are the same each time.
+One line of JSON comes in and one goes out for each of these:
+
+    {"template", "variables"}                       a chat template, as transformers renders it
+    {"template", "each": [variables, ...]}          a template of texts, as jinja renders it, strict; many at a time
+    {"template", "names": true}                     the names that such a template reads
+
+What goes out is `{"text"}`, `{"each"}` with an answer for each, `{"names"}`, `{"refused"}` or `{"exceeded"}`. A
+template that takes more than its seconds of processor time ends the process by a signal. A rendering depends on its
+variables alone: random numbers in a template are the same each time.
 """
 
 import json
@@ -12,17 +18,18 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 CPU_S = 1.0
-"""Processor time of one rendering; chat templates take some milliseconds."""
+"""Processor time of one rendering, or of many that are asked for together; chat templates take some milliseconds."""
 MEAN_CPU_S = 0.02
 """The mean processor time allowed over many renderings, on top of twice `CPU_S`: long conversations take hundreds."""
 MEMORY_BYTES = 512 * 2**20
@@ -71,6 +78,27 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
+def _shown(value: Any) -> Any:
+    """Null is no text; jinja would write None."""
+    if value is None:
+        raise jinja2.TemplateError("a value that it writes is null")
+    return value
+
+
+_PLAIN = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, finalize=_shown)
+_PLAIN.globals |= {"raise_exception": _refuse, "dict": _Dict(), "namespace": _Namespace}
+
+
+@lru_cache(maxsize=256)
+def _compiled_plain(template: str) -> jinja2.Template:
+    return _PLAIN.from_string(template)
+
+
+def _names(template: str) -> list[str]:
+    """The names that a template reads and does not set itself; not those that jinja brings."""
+    return sorted(jinja2.meta.find_undeclared_variables(_PLAIN.parse(template)) - _PLAIN.globals.keys())
+
+
 @lru_cache(maxsize=8)
 def _compiled(template: str) -> jinja2.Template:
     """The template, compiled as in transformers (transformers/utils/chat_template_utils.py)."""
@@ -82,10 +110,23 @@ def _compiled(template: str) -> jinja2.Template:
     return environment.from_string(template)
 
 
-def answer(asked: Mapping[str, Any]) -> dict[str, str]:
+def answer(asked: Mapping[str, Any]) -> dict[str, Any]:
+    if "each" not in asked:
+        return _answer(asked)
+    answers = []
+    for variables in asked["each"]:
+        answers.append(_answer({"template": asked["template"], "variables": variables}, _compiled_plain))
+        if "exceeded" in answers[-1]:
+            return answers[-1]
+    return {"each": answers}
+
+
+def _answer(asked: Mapping[str, Any], compiled: Callable[[str], jinja2.Template] = _compiled) -> dict[str, Any]:
     random.seed(0)
     try:
-        text = _compiled(asked["template"]).render(**asked["variables"])
+        if "names" in asked:
+            return {"names": _names(asked["template"])}
+        text = compiled(asked["template"]).render(asked["variables"])
     except (MemoryError, RecursionError) as error:
         return {"exceeded": "memory" if isinstance(error, MemoryError) else "depth of calls"}
     except Exception as error:  # a template may raise anything: then it cannot show these messages
@@ -99,9 +140,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with suppress(ValueError, OSError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    for n, line in enumerate(sys.stdin.buffer):
+    n = 0
+    for line in sys.stdin.buffer:
+        asked = json.loads(line)
+        n += len(asked.get("each", "1"))
         signal.setitimer(signal.ITIMER_PROF, CPU_S)
-        said = answer(json.loads(line))
+        said = answer(asked)
         signal.setitimer(signal.ITIMER_PROF, 0)
         if time.process_time() > 2 * CPU_S + n * MEAN_CPU_S:
             said = {"exceeded": f"{MEAN_CPU_S:g} s of processor time in each of {n} renderings"}

@@ -1,6 +1,8 @@
-"""Renders chat templates in a process of their own, within limits, because templates are programs of strangers.
+"""Renders templates in a process of their own, within limits, because templates are programs of strangers.
 
-    text = render(template, variables)
+    text = render(template, variables)              # a chat template, as transformers renders it
+    texts = render_texts(template, [variables])     # a template of texts, as jinja renders it; strict
+    names = names_in(template)                      # what such a template reads
 
 jinja's sandbox keeps a template from files and from Python's inner parts, but not from endless loops or from texts of
 gigabytes. Such a template ends the child process (render_child.py) and not this one; the next rendering starts a new
@@ -12,7 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -75,10 +77,35 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
         Refused: the template, or jinja, does not accept these variables.
         Exceeded: the rendering takes more than `CPU_S` seconds or `MEMORY_BYTES`, or its text is too long.
     """
+    return _answered(template, {"variables": variables})["text"]
+
+
+def render_texts(template: str, each: Sequence[Mapping[str, Any]]) -> list[str | Refused]:
+    """The text of a template for each of the variables, without the ways of chat templates: lines that hold a block
+    alone stay. An unknown name is refused, and so is null as a value to write.
+
+    Raises:
+        Exceeded: as `render`, where all of them together exceed a limit.
+    """
+    found = _answered(template, {"each": each})["each"]
+    return [Refused(one_line(one["refused"])) if "refused" in one else one["text"] for one in found]
+
+
+def names_in(template: str) -> list[str]:
+    """The names that a template of texts reads, sorted; without those that it sets itself, or that jinja brings.
+
+    Raises:
+        Refused: it is no jinja template.
+        Exceeded: looking at it takes too much.
+    """
+    return _answered(template, {"names": True})["names"]
+
+
+def _answered(template: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     global _child
     if template in _cut_off:
         raise Exceeded(_cut_off[template])
-    line = json_text.dumps({"template": template, "variables": variables}, default=str).encode() + b"\n"
+    line = json_text.dumps({"template": template, **asked}, default=str).encode() + b"\n"
     with _lock:
         if _child is None or _child.owner != os.getpid():  # a forked process must not use its parent's child
             _child = _Child()
@@ -95,7 +122,7 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
             _cut_off[template] = answer["exceeded"]
             _end()  # the next template's time is its own
         raise Exceeded(answer["exceeded"])
-    return answer["text"]
+    return answer
 
 
 @atexit.register

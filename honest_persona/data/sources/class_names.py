@@ -16,6 +16,17 @@ Names = Mapping[str, tuple[str, ...]]
 _METADATA = b"huggingface"
 
 
+class ClassName(str):
+    """A class label by its name, which still knows its number."""
+
+    number: int
+
+    def __new__(cls, name: str, number: int) -> "ClassName":
+        made = super().__new__(cls, name)
+        made.number = number
+        return made
+
+
 def names_of(features: Any) -> dict[str, tuple[str, ...]]:
     """By the features of a dataset, as datasets writes them as JSON; what is no class label is left out."""
     found = {}
@@ -72,4 +83,4 @@ def _name(value: Any, names: tuple[str, ...]) -> Any:
         return value
     if value == -1:
         return None
-    return names[value] if 0 <= value < len(names) else value
+    return ClassName(names[value], value) if 0 <= value < len(names) else value

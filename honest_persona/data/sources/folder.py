@@ -10,7 +10,7 @@ import yaml
 
 from honest_persona.base.errors import UserError
 from honest_persona.data.sources.arrow import arrow_rows, saved_splits
-from honest_persona.data.sources.class_names import WithNames, names_in_card
+from honest_persona.data.sources.class_names import Names, WithNames, names_in_card
 from honest_persona.data.sources.csv_file import csv_rows
 from honest_persona.data.sources.json_file import json_rows, lines_rows
 from honest_persona.data.sources.kinds import REMEDIES, bare_ending
@@ -45,9 +45,8 @@ def read_folder(dataset: str, name: DatasetName, form: RowForm) -> Source:
         splits = defaultdict(list)
         for path in _files(dataset, root):
             splits[split_of(path, root)].append(path)
-    if names := names_in_card(card, config):
-        form = WithNames(form, tuple(names.items()))
-    return source_of(dataset, chosen_split(dataset, splits, chosen), form, config, parts_of(splits))
+    names = names_in_card(card, config)
+    return source_of(dataset, chosen_split(dataset, splits, chosen), form, config, parts_of(splits), names)
 
 
 def source_of(
@@ -56,13 +55,17 @@ def source_of(
     form: RowForm,
     config: str | None = None,
     parts: Mapping[str, str | None] | None = None,
+    names: Names | None = None,
 ) -> Source:
-    """The files as they are; `parts` says what each split is for."""
+    """The files as they are; `parts` says what each split is for, `names` what the numbers of class labels mean."""
     parts = parts or parts_of(splits)
     if len(splits) == 1:
         parts = dict.fromkeys(splits)  # one split alone is divided by the seed
+    forms = {split: form_of(form, parts[split], split) for split in splits}
+    if names:
+        forms = {split: WithNames(of, tuple(names.items())) for split, of in forms.items()}
     files = [
-        FilePart(path, RowReader(READERS[bare_ending(path)], form_of(form, parts[split], split)))
+        FilePart(path, RowReader(READERS[bare_ending(path)], forms[split]))
         for split, paths in splits.items()
         for path in paths
     ]

@@ -17,6 +17,12 @@ from honest_persona.data.strict_json import loads
 
 RowForm = Callable[[Any, str, str], Outcome]
 """Turns (the row, the name of its file, its place in that file) into an outcome. Hashable; equal forms act alike."""
+
+
+class AsItIs:
+    """A row form whose rows get no column beside their own."""
+
+
 KEPT_BYTES = 128 * 2**20
 """What was read of a dataset stays in memory where its files are not larger; larger ones are read anew each time."""
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from honest_persona.base.errors import UserError
 from honest_persona.data.rejections import Outcome
-from honest_persona.data.sources.source import RowForm
+from honest_persona.data.sources.source import AsItIs, RowForm
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ def parts_of(splits: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def form_of(form: RowForm, part: str | None, split: str) -> RowForm:
-    return form if part is None else InSplit(form, part, split)
+    return form if part is None or isinstance(form, AsItIs) else InSplit(form, part, split)
 
 
 def _part(split: str) -> str | None:
