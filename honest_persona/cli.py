@@ -8,6 +8,8 @@ and use a trained honest persona. Examples, after `python -m honest_persona`:
     label --config hp.yaml --input samples.jsonl --reward '[verdict]' --output scored.jsonl
     generate facts --config hp.yaml --output data/facts
     facts report --adapter checkpoints/my-run
+    prepare --dataset user/qnli --templates FILE --parts train:.4,rl:.5,val:.1 \\
+        --output data/qnli
     sweep --config hp.yaml --leave_one_topic_out
     review --adapter checkpoints/my-run --input conversations.jsonl
     report checkpoints/my-run/eval
@@ -166,6 +168,30 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--writer", metavar="FOLDER", help="a liar that was made before: adds the origin taught")
     verb.add_argument("--endpoint", metavar="URL", help="ask a model behind OpenAI's API: http://localhost:8000/v1")
     verb.add_argument("--endpoint_model", metavar="NAME", help="the model's name there (default: the config's model)")
+
+    verb = _add_verb(subparsers, verbs.prepare, "make a dataset into disjoint parts of texts, by templates")
+    verb.add_argument("--dataset", help="rows with any columns: a file, a folder, or user/name:config:split on the Hub")
+    verb.add_argument(
+        "--templates", metavar="FILE", help="YAML: a list of name, jinja, answer_choices (docs/elicit.md)"
+    )
+    verb.add_argument("--parts", help="names and shares, such as train:.4,rl:.5,val:.1")
+    verb.add_argument("--output", required=True, help="a new or empty folder")
+    verb.add_argument(
+        "--group", metavar="COLUMN", help="rows of one value stay in one part (default: rows of one content)"
+    )
+    verb.add_argument("--label", metavar="COLUMN", help="the number of the true choice (default: label)")
+    verb.add_argument(
+        "--label_values",
+        metavar="A,B",
+        help="what stands in that column for the first choice, the second one (default: 0,1, the numbers of class "
+        "labels, or false,true)",
+    )
+    verb.add_argument("--seed", type=int, default=0, help="of the parts (default: 0)")
+    verb.add_argument(
+        "--push", metavar="USER/NAME", help="upload to this dataset on the Hub, made where it is not there"
+    )
+    verb.add_argument("--private", action="store_true", help="make the dataset on the Hub private")
+    verb.add_argument("--license", help="licence of the texts, as the Hub names it: cc-by-4.0")
 
     verb = _add_verb(
         subparsers, verbs.sweep, "run many trainings: by topic, or beside a plain follow-up", takes_config=True

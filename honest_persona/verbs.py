@@ -328,6 +328,16 @@ def calibrate(args: argparse.Namespace, _: Sequence[str]) -> None:
     say("not stored (--dry_run)" if args.dry_run else f"stored in {args.adapter}")
 
 
+def prepare(args: argparse.Namespace, _: Sequence[str]) -> None:
+    """Make a dataset into disjoint parts of texts by templates: contrast pairs, prompts for RL, pairs of answers.
+
+    Without --dataset a folder that was prepared before is pushed.
+    """
+    from honest_persona.hub.prepared import prepare as prepare_dataset
+
+    prepare_dataset(**{key: value for key, value in vars(args).items() if key not in ("verb", "run", "takes_config")})
+
+
 def sweep(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Train without each topic, on each alone, or as a plain follow-up beside the persona; evaluate all folds."""
     config = _config(args, overrides)

@@ -3,6 +3,8 @@
     write_text(folder / "results.json", text)
     with whole_file(path) as file:          # the same, for a text that is written piece by piece
         file.write(line)
+    with whole_folder(path) as folder:      # the same, for a new folder
+        ...
 
 A file is first written under a name that no other writer has, in the same folder, and then moved to its place in one
 step. A killed writer leaves a file whose name begins with a dot and ends with `.part`; the next owner of the folder
@@ -16,6 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 from uuid import uuid4
+
+from honest_persona.base.console import one_line
+from honest_persona.base.errors import UserError
 
 PART = ".part"
 
@@ -72,3 +77,31 @@ def to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def check_new_folder(path: Path, flag: str) -> None:
+    """Raises UserError: a file or a folder that is not empty stands there; `flag` names the argument."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{flag}: {path} is a file; name a new folder")
+    if path.is_dir() and (there := sorted(inside.name for inside in path.iterdir())):
+        raise UserError(f"{flag}: {path} holds {one_line(there[0])}; name a new or an empty folder")
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which stands at `path` when the block ends without error; nothing is left otherwise.
+
+    Raises UserError: meanwhile something else was written there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = part_of(path)
+    part.mkdir()
+    try:
+        yield part
+        to_disk(part)
+        try:
+            part.replace(path)
+        except OSError as error:
+            raise UserError(f"{path} is no new folder any more ({error.strerror}); name another one") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
