@@ -31,6 +31,7 @@ KEPT: Mapping[str, str] = MappingProxyType(
         "calibrate": "the adapter is as it was; start again",
         "capability": "nothing was written; start again",
         "report": "the evaluation is as it was; start again",
+        "prepare": "{output} is there as a whole, or not at all; without --dataset, --push pushes what is there",
         "push": "a push is one commit, so the repo has all of it or nothing; push again",
         "export": "{output} is not whole: remove it and export again",
     }

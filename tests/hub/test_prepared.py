@@ -6,9 +6,11 @@ import pytest
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.manifest import seal
+from honest_persona.cli import main
 from honest_persona.data.parts import Parts
 from honest_persona.generation.prepare.folder import prepare
 from honest_persona.generation.prepare.items import Choice
+from honest_persona.hub import upload
 from honest_persona.hub.prepared import push_prepared
 from tests.generation.prepare.rows import TEMPLATES, write_qnli
 from tests.hub.conftest import TOKEN
@@ -57,6 +59,58 @@ def test_a_fault_leaves_the_folder_and_says_how_to_go_on(hub, prepared):
     hub.mend()
     push_prepared(prepared, "user/qnli")
     assert set(files(hub)) == WHOLE
+
+
+class TestCommand:
+    """`python -m honest_persona prepare`, within this process."""
+
+    @pytest.fixture
+    def command(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("COLUMNS", "80")
+        write_qnli(tmp_path / "qnli.jsonl", 80)
+
+        def run(*more: str, data: bool = True) -> str:
+            given = ("--dataset", "qnli.jsonl", "--templates", TEMPLATES, "--parts", "train:.6,val:.4") if data else ()
+            main(["prepare", *given, "--output", "out", *more])
+            return capsys.readouterr().out
+
+        return run
+
+    def test_prepared_and_pushed_and_pushed_later(self, hub, command):
+        said = command("--push", "user/qnli", "--license", "cc-by-4.0")
+        assert set(files(hub)) == WHOLE
+        assert b"license: cc-by-4.0" in files(hub)["README.md"]
+        assert "read 80 rows; groups by content (question, sentence)" in said
+        assert "pushed and read back" in said
+        table = [line for line in said.splitlines() if line.startswith(("part ", "train ", "val "))]
+        assert len(table) == 3
+        assert max(map(len, table)) <= 80
+        assert "pushed and read back" in command("--push", "user/again", data=False)
+        assert hub.files("datasets/user/again") == files(hub)
+
+    @pytest.mark.parametrize(
+        ("words", "data", "match"),
+        [
+            ((), False, "--dataset, --templates, --parts is missing"),
+            (("--push", "name"), True, "--push: 'name' is no name of a repo"),
+            (("--private",), True, "--private: is for an upload"),
+            (("--license", "a b"), True, "--license: 'a b' is no licence"),
+            (("--dataset", "qnli.jsonl", "--push", "user/name"), False, "--templates, --parts is missing"),
+            (("--push", "user/name"), False, "out: it has no manifest.json"),
+        ],
+    )
+    def test_arguments_that_will_not_do(self, hub, command, tmp_path, words, data, match):
+        with pytest.raises(UserError, match=match):
+            command(*words, data=data)
+        assert {path.name for path in tmp_path.iterdir()} == {"qnli.jsonl"}
+        assert hub.requests == []
+
+    def test_no_token(self, command, monkeypatch, tmp_path):
+        monkeypatch.setattr(upload, "get_token", lambda: None)
+        with pytest.raises(UserError, match="no token for the Hub"):
+            command("--push", "user/name")
+        assert not (tmp_path / "out").exists(), "told before any work is done"
 
 
 class TestRefused:

@@ -11,6 +11,7 @@ from honest_persona.base.manifest import check, listed
 from honest_persona.config.load import load_config
 from honest_persona.data.feedback_load import load_feedback_parts
 from honest_persona.data.parts import Parts
+from honest_persona.generation.prepare import folder as module
 from honest_persona.generation.prepare.folder import ALLOWED, prepare
 from honest_persona.generation.prepare.items import Choice
 from honest_persona.prompts.text_templates import load_templates
@@ -263,6 +264,16 @@ class TestRefused:
             prepare(str(rows), TEMPLATES, Choice(THREE), tmp_path / "out")
         with pytest.raises(UserError, match=r"rows.jsonl is a file"):
             prepare(str(rows), TEMPLATES, Choice(THREE), rows)
+
+    def test_an_end_in_the_middle_leaves_nothing(self, tmp_path, monkeypatch):
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        rows = write_qnli(tmp_path / "rows.jsonl", 120)
+        monkeypatch.setattr(module, "seal", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(str(rows), TEMPLATES, Choice(THREE), tmp_path / "out")
+        assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
     def test_an_empty_folder_will_do(self, tmp_path):
         (tmp_path / "out").mkdir()
