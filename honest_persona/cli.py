@@ -103,7 +103,6 @@ def _parser() -> argparse.ArgumentParser:
         help="the weights that rewards read: the frozen base model's (default), or the policy's, which can learn to "
         "please them",
     )
-    verb.add_argument("--judge", help="knows the truth of held-out answers, for the gate: organism, ...")
     verb.add_argument("--accept_weak_reward", action="store_true", help="go on with a reward of AUROC below 0.8")
     verb.add_argument("--answers_together", type=_positive, default=32, help="answers per batch (default: 32)")
     verb.add_argument("--max_verdict", type=_positive, default=256, help="longest review or verdict (default: 256)")

@@ -200,7 +200,7 @@ def label(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     policy = (config.adapter or config.model) if args.reward_reads == "policy" else None
     reading = Reading(config.model, config.model_revision, policy, args.dtype, args.answers_together, args.max_verdict)
     rewards = Mixture.of(names or [], weights, args.reward_invalid, reading)
-    judge = None if args.judge is None else judge_of(args.judge)
+    judge = None if config.judge is None else judge_of(config.judge)
     how = Labelling(rewards, judge, args.accept_weak_reward, args.reward_reads)
     label_answers(Path(args.input), Path(args.output), how)
 

@@ -10,6 +10,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.words import ALL, PARTS
 from honest_persona.config.objectives import spec_of
 from honest_persona.evaluation.answers.samples import BASE, POLICIES, TRAINED
+from honest_persona.labelling.gate import in_words
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.published import RESULTS
 from honest_persona.statistics.answers import ANSWER_METRICS
@@ -33,6 +34,7 @@ def answers_context(card: AdapterCard, rows: Sequence[Row], about: Mapping[str, 
         "metrics": list(ANSWER_METRICS.values()),
         "policies": POLICIES,
         "judge": about.get("judge"),
+        "labels": None if (gate := card.config.get("label_gate")) is None else in_words(gate),
     }
 
 

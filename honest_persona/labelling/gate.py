@@ -8,14 +8,16 @@ A reward that is blind is refused whoever wants it: what would be trained is cha
 with known truth, clustered as everywhere; readers of the text alone stand beside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 from sklearn.model_selection import GroupKFold
 
+from honest_persona.base import json_text
 from honest_persona.base.console import Column, Table, one_line, show
 from honest_persona.base.errors import UserError
 from honest_persona.base.words import FAIL, PASS
@@ -30,6 +32,9 @@ BLIND, WEAK = 0.5, 0.8
 """An AUROC whose interval reaches down to the first is refused; below the second it must be accepted by hand."""
 FALSE_ALARMS = 0.01
 FOLDS = 5
+GATE_SUFFIX = ".gate.json"
+"""Added to the name of a file of scored answers."""
+PASSED, IS_WEAK, IS_BLIND, NOT_ASKED = VERDICTS = ("passed", "weak", "blind", "not asked")
 WORDS = "reader of the answer's words"
 
 
@@ -48,9 +53,9 @@ class Gate:
 
     @property
     def verdict(self) -> str:
-        """`passed`, `weak` or `blind`."""
+        """One of `VERDICTS`."""
         low = -1.0 if self.auroc.interval is None else self.auroc.interval[0]
-        return "blind" if low <= BLIND else "weak" if low < WEAK else "passed"
+        return IS_BLIND if low <= BLIND else IS_WEAK if low < WEAK else PASSED
 
     @property
     def tpr_note(self) -> str:
@@ -100,12 +105,12 @@ def gate_of(
 def check_gate(gate: Gate, accept_weak: bool) -> None:
     """Raises UserError: the reward is blind, or it is weak and that was not accepted."""
     what = f"gate: reward {gate.reward} tells true answers from false ones with AUROC {gate.auroc} (n {gate.n})"
-    if gate.verdict == "blind":
+    if gate.verdict == IS_BLIND:
         raise UserError(
             f"{what}: its interval holds {BLIND}, or lies below it. Labels by it would be chance or worse; take "
             "another reward, or judge it on more answers"
         )
-    if gate.verdict == "weak" and not accept_weak:
+    if gate.verdict == IS_WEAK and not accept_weak:
         raise UserError(
             f"{what}: its interval begins below {WEAK}. Many labels would be wrong; take another reward, or set "
             "accept_weak_reward: true"
@@ -136,6 +141,35 @@ def gate_table(gate: Gate) -> Table:
 
 def print_gate(gate: Gate) -> None:
     show(gate_table(gate))
+
+
+def gate_of_labels(dataset: str) -> dict[str, Any] | None:
+    """What the gate found when `label` made this file of scored answers; None for other data.
+
+    Raises:
+        UserError: the figures beside the file cannot be read.
+    """
+    path = Path(dataset + GATE_SUFFIX)
+    if not path.is_file():
+        return None
+    try:
+        found: dict[str, Any] = json_text.loads(path.read_text(encoding="utf-8"))
+        if found["verdict"] in VERDICTS:
+            return found
+        raise ValueError(f"verdict {found['verdict']!r:.40}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: no figures of the gate ({error}); label the answers again") from error
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """One line about the labels of a run."""
+    if found["verdict"] == NOT_ASKED:
+        return f"labels: the gate was not asked ({found['why']}): nothing shows that they tell true from false"
+    value, interval, *_ = found["auroc"]
+    figure = f"{value:.3f}" + (f" ({interval[0]:.2f}-{interval[1]:.2f})" if interval else "")
+    return (
+        f"labels: by {one_line(found['reward'])}, AUROC {figure} on {found['n']} held-out answers: {found['verdict']}"
+    )
 
 
 def _columns(p_fail: np.ndarray, failed: np.ndarray, clusters: Sequence[str]) -> Columns:

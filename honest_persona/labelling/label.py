@@ -16,14 +16,13 @@ from honest_persona.base.files import write_text
 from honest_persona.data.feedback import Feedback
 from honest_persona.evaluation.answers.judges import Judge
 from honest_persona.labelling.answer_file import BY, Append, Line, answer_file, read_lines
-from honest_persona.labelling.gate import check_gate, gate_of, print_gate
+from honest_persona.labelling.gate import GATE_SUFFIX, IS_WEAK, NOT_ASKED, check_gate, gate_of, print_gate
 from honest_persona.labelling.sample import VALIDATION
 from honest_persona.rewards.mixture import Mixture
 from honest_persona.rewards.reward import Conversation
 
 CHUNK = 256
 """Answers that are scored before they are written."""
-GATE_SUFFIX = ".gate.json"
 
 
 class Labelling(NamedTuple):
@@ -117,7 +116,7 @@ def _ask_gate(lines: Sequence[Line], scored: Mapping[str, Line], how: Labelling,
     if how.judge is None or not lines:
         why = "no judge knows the truth of answers (judge)" if how.judge is None else "no answer is held out"
         say(f"gate: not asked: {why}. Nothing shows that this reward tells true answers from false ones")
-        write_text(path, json_text.dumps({"verdict": "not asked", "why": why}) + "\n")
+        write_text(path, json_text.dumps({"verdict": NOT_ASKED, "why": why}) + "\n")
         return
     rows = [_row(line) for line in lines]
     how.judge.check(rows)
@@ -141,7 +140,7 @@ def _ask_gate(lines: Sequence[Line], scored: Mapping[str, Line], how: Labelling,
     print_gate(gate)
     if gate.tpr_note:
         say(f"TPR: {gate.tpr_note}")
-    accepted = gate.verdict == "weak" and how.accept_weak
+    accepted = gate.verdict == IS_WEAK and how.accept_weak
     write_text(
         path, json_text.dumps({**gate.as_dict(), "accepted": accepted, "judge": how.judge.name}, indent=2) + "\n"
     )

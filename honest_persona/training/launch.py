@@ -28,6 +28,7 @@ from honest_persona.evaluation.answers.judgement import Judge
 from honest_persona.evaluation.answers.judges import judge_of
 from honest_persona.evaluation.answers.settings import AnswerSettings
 from honest_persona.evaluation.settings import EvalSettings
+from honest_persona.labelling.gate import gate_of_labels, in_words
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import CARD_FILE
 from honest_persona.modeling.adapters.load import add_reference, load_adapter
@@ -90,7 +91,7 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
     check_trainable(config.model, check_loadable(config.model, config.model_revision, config.bits))
     form, material = prepared(config)
     check_continued(config, form)
-    _tell_data(material, config.seq_len)
+    _tell_data(material, config)
     judge = _judge(config, material)
     if is_launched():
         options = config.trainer
@@ -206,7 +207,7 @@ def _card(run: _Run) -> AdapterCard:
         default_intervention=config.default_intervention or run.material.intervention,
         trained_topics=run.material.trained_topics,
         validation_topics=list(config.validation_topics),
-        config={**config.as_dict(), **_control_ids(run.assembly.form)},
+        config={**config.as_dict(), **_control_ids(run.assembly.form), **_gate(config)},
         versions={name: version(name) for name in _VERSIONS},
     )
 
@@ -223,6 +224,12 @@ def _judge(config: RunConfig, material: Material) -> Judge | None:
     if judge is not None:
         judge.check([row for rows in material.parts.values() for row in rows])
     return judge
+
+
+def _gate(config: RunConfig) -> dict[str, Any]:
+    """What is known of the labels, where `label` made them."""
+    found = gate_of_labels(config.dataset)
+    return {} if found is None else {"label_gate": found}
 
 
 @contextmanager
@@ -287,7 +294,7 @@ def _save(trainer: ResumableRun, run: _Run) -> None:
     hand_out(f"next: python eval.py --adapter {run.folder}")  # a command to copy: not broken
 
 
-def _tell_data(material: Material, seq_len: int) -> None:
+def _tell_data(material: Material, config: RunConfig) -> None:
     if (loaded := material.loaded) is not None:
         parts = [
             f"{name} {counted(len(records), 'record')} of {counted(len(set(records.values('item_id'))), 'item')}"
@@ -305,6 +312,8 @@ def _tell_data(material: Material, seq_len: int) -> None:
             say(f"data: {note}")
     for line in material.told:
         say(line)
+    if (gate := gate_of_labels(config.dataset)) is not None:
+        say(in_words(gate))
     if material.held_out is not None and material.held_out < _FEW_ITEMS:
         nothing = not material.held_out
         say(
@@ -315,7 +324,7 @@ def _tell_data(material: Material, seq_len: int) -> None:
     if material.not_shown:
         say(f"data: left out are {material.not_shown}")
     if material.too_long:
-        say(f"{len(material.too_long)} training records are longer than seq_len {seq_len} and are left out")
+        say(f"{len(material.too_long)} training records are longer than seq_len {config.seq_len} and are left out")
 
 
 def _check_what_is_there(folder: Path, resume: bool) -> None:

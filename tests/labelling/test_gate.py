@@ -1,11 +1,13 @@
 """The gate against sklearn, and what passes it."""
 
+import json
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from honest_persona.base.errors import UserError
-from honest_persona.labelling.gate import WORDS, check_gate, gate_of
+from honest_persona.labelling.gate import WORDS, check_gate, gate_of, gate_of_labels, in_words
 
 
 def answers(n=400, signal=0.0, seed=0):
@@ -57,3 +59,17 @@ def test_answers_that_are_all_true_judge_nothing():
         gate_of("toy", rewards, np.zeros_like(false), texts, towns)
     with pytest.raises(UserError, match="all 0 held-out answers"):
         gate_of("toy", [], [], [], [])
+
+
+def test_a_training_finds_what_the_gate_found(tmp_path):
+    assert gate_of_labels(str(tmp_path / "scored.jsonl")) is None
+    gate = gate_of("toy", *answers(signal=4.0))
+    path = tmp_path / "scored.jsonl.gate.json"
+    path.write_text(json.dumps(gate.as_dict()))
+    found = gate_of_labels(str(tmp_path / "scored.jsonl"))
+    assert in_words(found).startswith(f"labels: by toy, AUROC {gate.auroc} on 400 held-out answers: passed")
+    path.write_text(json.dumps({"verdict": "not asked", "why": "no answer is held out"}))
+    assert "the gate was not asked (no answer is held out)" in in_words(gate_of_labels(str(tmp_path / "scored.jsonl")))
+    path.write_text("{}")
+    with pytest.raises(UserError, match="no figures of the gate"):
+        gate_of_labels(str(tmp_path / "scored.jsonl"))
