@@ -11,13 +11,14 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import Progress
 from honest_persona.base.tensors import pad_with_mask
 from honest_persona.base.words import FLAGS
-from honest_persona.modeling.adapters.tuning import Model, adapter_off, backbone_of
+from honest_persona.modeling.adapters.tuning import Model, adapter_off, backbone_of, ungated
 from honest_persona.modeling.modes import in_mode
 from honest_persona.modeling.prefix.frozen import positions, run_prefix, suffix_arguments, why_not_split
 from honest_persona.prompts.kinds import Kind, Segment
@@ -33,12 +34,21 @@ class Position(StrEnum):
     """The mean over the last response's tokens."""
     BEFORE_TRIGGER = "before_trigger"
     """The last token before the trigger, after all tokens that end the response's turn."""
+    TURN_END = "turn_end"
+    """The token that ends the answer's turn. Of answers alone (answers.py)."""
     FLAG = "flag"
     """A contrast pair: the last token of the flag PASS and the last token of FAIL, each directly after the trigger."""
+    CHOICE = "choice"
+    """A contrast pair: the last token of each of the two answers that a template offers (answers.py)."""
 
 
 READING = (Position.RESPONSE_END, Position.RESPONSE_MEAN, Position.BEFORE_TRIGGER)
 """The positions that need the transcript alone."""
+PAIRS = frozenset({Position.FLAG, Position.CHOICE})
+"""The positions whose states are contrast pairs, (n, 2, d)."""
+
+Span = tuple[int, int]
+"""The first index of a run of tokens, and the index after the last."""
 
 
 class Site(NamedTuple):
@@ -73,14 +83,13 @@ def read_states(
     """
     assert Position.FLAG not in at, "contrast_states reads the flags"
     _check_layers(model, layers)
-    place: dict[tuple[tuple[int, ...], tuple[tuple[int, int], ...]], int] = {}
+    place: dict[tuple[tuple[int, ...], tuple[Span, ...]], int] = {}
     index = []
     for i, prompt in enumerate(prompts):
         end, spans = _spans(prompt, i)
         key = tuple(prompt.input_ids[:end]), tuple(spans[position] for position in at)
         index.append(place.setdefault(key, len(place)))
     states = _states_at(model, [ids for ids, _ in place], [spans for _, spans in place], form, layers, batch_size)
-    _check_finite(states)
     states = states[index]  # (n, positions, layers, d)
     return {Site(layer, p): states[:, i, j].clone() for i, p in enumerate(at) for j, layer in enumerate(layers)}
 
@@ -93,34 +102,39 @@ def contrast_states(
     The ids that both answers share run once, where the model allows it.
     """
     _check_layers(model, layers)
-    shared, _, _ = form.flag_ids
-    tails = [_flag_run(flag, form)[len(shared) :] for flag in FLAGS]
+    shared, tails = flag_tails(form)
     bodies = [(*prompt.input_ids, *shared) for prompt in prompts]
-    if why_not_split(model.config) is None:
-        states = _behind_prefixes(model, bodies, tails, form, layers, batch_size)
-    else:
-        rows = [(*body, *tail) for body in bodies for tail in tails]
-        ends = [((len(row) - 1, len(row)),) for row in rows]
-        states = _states_at(model, rows, ends, form, layers, batch_size)[:, 0].unflatten(0, (len(prompts), 2))
-    _check_finite(states)
+    found: dict[int, Tensor] = {}
+    with Progress("contrast pairs", len(bodies), "transcripts") as progress:
+        for batch in batches_of([len(body) for body in bodies], batch_size):
+            states = pair_states(model, [bodies[i] for i in batch], [tails] * len(batch), form, layers)
+            found |= zip(batch, states, strict=True)
+            progress.advance(len(batch))
+    states = torch.stack([found[i] for i in range(len(bodies))])
     return {Site(layer, Position.FLAG): states[:, :, j].clone() for j, layer in enumerate(layers)}  # (n, 2, L, d)
 
 
-def _check_finite(states: Tensor) -> None:
+def _finite(states: Tensor) -> Tensor:
+    """The states on the CPU."""
     if not states.isfinite().all():
         raise UserError(
             "the base model's hidden states are not finite numbers: its weights are damaged, or overflow in float16. "
             "Load it in bfloat16 or float32, or take a sound copy"
         )
+    return states.cpu()
 
 
 def _check_layers(model: Model, layers: Sequence[int]) -> None:
-    n = model.config.get_text_config().num_hidden_layers
+    check_layers(model.config.get_text_config().num_hidden_layers, layers)
+
+
+def check_layers(n: int, layers: Sequence[int]) -> None:
+    """Raises UserError: a layer that a model of n blocks does not have."""
     if wrong := [layer for layer in layers if not 0 <= layer <= n]:
         raise UserError(f"layers: {wrong} are not in this model; it has 0 (the embeddings) to {n}")
 
 
-def _spans(prompt: Tokens, number: int) -> tuple[int, dict[Position, tuple[int, int]]]:
+def _spans(prompt: Tokens, number: int) -> tuple[int, dict[Position, Span]]:
     """The trigger's index, and per position the first index and the index after the last."""
     trigger = next(i for i, kind in enumerate(prompt.kinds) if kind in (Kind.PERSONA_TOKEN, Kind.INTERVENTION))
     responses = [i for i in range(trigger) if prompt.kinds[i] == Kind.RESPONSE]
@@ -138,75 +152,118 @@ def _spans(prompt: Tokens, number: int) -> tuple[int, dict[Position, tuple[int, 
     }
 
 
-def _flag_run(flag: str, form: TokenFormat) -> list[int]:
-    return form.encode_text([Segment(Kind.FLAG, form.persona.flag_prefix + flag)])[0]
+def flag_tails(form: TokenFormat) -> tuple[list[int], list[list[int]]]:
+    """The ids that both flags begin with, and what follows these of PASS and of FAIL."""
+    shared, _, _ = form.flag_ids
+    runs = [form.encode_text([Segment(Kind.FLAG, form.persona.flag_prefix + flag)])[0] for flag in FLAGS]
+    return shared, [run[len(shared) :] for run in runs]
 
 
-@torch.no_grad()
 def _states_at(
     model: Model,
     rows: Sequence[tuple[int, ...]],
-    spans: Sequence[tuple[tuple[int, int], ...]],
+    spans: Sequence[tuple[Span, ...]],
     form: TokenFormat,
     layers: Sequence[int],
     batch_size: int,
 ) -> Tensor:
     """(n, K, L, d): means over each row's K spans of tokens, at L layers."""
     found: dict[int, Tensor] = {}
-    with _base_alone(model) as backbone, Progress("hidden states", len(rows), "transcripts") as progress:
-        for batch in _batches([len(row) for row in rows], batch_size):
-            ids, mask = pad_with_mask([rows[i] for i in batch], form.pad_id, "left", model.device)
-            output = backbone(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions(mask),
-                use_cache=False,
-                output_hidden_states=True,
-            )
-            hidden = [output.hidden_states[layer] for layer in layers]
-            states = []
-            for b, i in enumerate(batch):
-                pad = ids.shape[1] - len(rows[i])
-                means = [[h[b, pad + a : pad + z].float().mean(0) for h in hidden] for a, z in spans[i]]
-                states.append(torch.stack([torch.stack(at_layers) for at_layers in means]))
-            found |= zip(batch, torch.stack(states).cpu(), strict=True)
+    with Progress("hidden states", len(rows), "transcripts") as progress:
+        for batch in batches_of([len(row) for row in rows], batch_size):
+            states = states_of(model, [rows[i] for i in batch], [spans[i] for i in batch], form, layers)
+            found |= zip(batch, states, strict=True)
             progress.advance(len(batch))
     return torch.stack([found[i] for i in range(len(rows))])
 
 
 @torch.no_grad()
-def _behind_prefixes(
+def states_of(
     model: Model,
-    bodies: Sequence[tuple[int, ...]],
-    tails: Sequence[list[int]],
+    rows: Sequence[Sequence[int]],
+    spans: Sequence[Sequence[Span]],
     form: TokenFormat,
     layers: Sequence[int],
-    batch_size: int,
+    adapter_on: bool = False,
 ) -> Tensor:
-    """(n, 2, L, d): the last token of each tail, directly after each body."""
-    tail_ids, tail_mask = pad_with_mask(tails, form.pad_id, "right", model.device)
-    lengths = tail_mask.sum(1)
-    found: dict[int, Tensor] = {}
-    with Progress("contrast pairs", len(bodies), "transcripts") as progress:
-        for batch in _batches([len(body) for body in bodies], batch_size):
-            inputs = pad_with_mask([bodies[i] for i in batch], form.pad_id, "left", model.device)
-            prefix = run_prefix(model, *inputs, adapter_on=False)
-            row = torch.arange(len(batch), device=model.device).repeat_interleave(2)  # PASS, FAIL of each
-            which = torch.arange(2, device=model.device).repeat(len(batch))
-            with _base_alone(model) as backbone:
-                output = backbone(
-                    input_ids=tail_ids[which],
-                    output_hidden_states=True,
-                    **suffix_arguments(prefix, tail_mask[which], row),
-                )
-            ends = torch.arange(len(row), device=model.device), lengths[which] - 1
-            states = torch.stack([output.hidden_states[layer][ends].float() for layer in layers], dim=1)  # (2B, L, d)
-            found |= zip(batch, states.unflatten(0, (len(batch), 2)).cpu(), strict=True)
-            progress.advance(len(batch))
-    return torch.stack([found[i] for i in range(len(bodies))])
+    """(B, K, L, d) float32 on the CPU, of one batch: means over each row's K spans of tokens, at L layers.
+
+    Args:
+        adapter_on: read the model with its adapter, active on every token.
+
+    Raises:
+        UserError: a state is not finite.
+    """
+    ids, mask = pad_with_mask(rows, form.pad_id, "left", model.device)
+    arguments = {"attention_mask": mask, "position_ids": positions(mask), "use_cache": False}
+    with _reading(model, adapter_on) as backbone:
+        output = backbone(input_ids=ids, output_hidden_states=True, **arguments)
+    starts = [ids.shape[1] - len(row) for row in rows]
+    shifted = [[(pad + a, pad + z) for a, z in of_row] for pad, of_row in zip(starts, spans, strict=True)]
+    return _finite(_pooled(output.hidden_states, layers, shifted))
 
 
-def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+def _pooled(hidden: Sequence[Tensor], layers: Sequence[int], spans: Sequence[Sequence[Span]]) -> Tensor:
+    """(B, K, L, d) float32: means over spans of (B, T, d) states."""
+    chosen = [hidden[layer] for layer in layers]
+    means = [
+        torch.stack([torch.stack([h[b, a:z].float().mean(0) for h in chosen]) for a, z in of_row])
+        for b, of_row in enumerate(spans)
+    ]
+    return torch.stack(means)
+
+
+@torch.no_grad()
+def pair_states(
+    model: Model,
+    bodies: Sequence[Sequence[int]],
+    tails: Sequence[Sequence[Sequence[int]]],
+    form: TokenFormat,
+    layers: Sequence[int],
+) -> Tensor:
+    """(B, 2, L, d) float32 on the CPU, of one batch: the last token of each of two tails, directly after a body.
+
+    The body runs once, where the model allows it. Raises UserError: a state is not finite.
+    """
+    if why_not_split(model.config) is None:
+        spans = [[[(len(tail) - 1, len(tail))] for tail in of_row] for of_row in tails]
+        return states_behind(model, bodies, tails, spans, form, layers)[:, :, 0]
+    rows = [[*body, *tail] for body, of_row in zip(bodies, tails, strict=True) for tail in of_row]
+    ends = [[(len(row) - 1, len(row))] for row in rows]
+    return states_of(model, rows, ends, form, layers)[:, 0].unflatten(0, (len(bodies), 2))
+
+
+@torch.no_grad()
+def states_behind(
+    model: Model,
+    bodies: Sequence[Sequence[int]],
+    tails: Sequence[Sequence[Sequence[int]]],
+    spans: Sequence[Sequence[Sequence[Span]]],
+    form: TokenFormat,
+    layers: Sequence[int],
+    adapter_on: bool = False,
+) -> Tensor:
+    """(B, S, K, L, d) float32 on the CPU, of one batch: means over K spans of each of S tails, directly after a body.
+
+    Args:
+        spans: their indices count from the beginning of the tail.
+        adapter_on: the adapter is active on the tails; never on the bodies.
+
+    Raises:
+        UserError: a state is not finite.
+    """
+    inputs = pad_with_mask(bodies, form.pad_id, "left", model.device)
+    prefix = run_prefix(model, *inputs, adapter_on=False)
+    n = len(tails[0])
+    row = torch.arange(len(bodies), device=model.device).repeat_interleave(n)
+    ids, mask = pad_with_mask([tail for of_row in tails for tail in of_row], form.pad_id, "right", model.device)
+    with _reading(model, adapter_on) as backbone:
+        output = backbone(input_ids=ids, output_hidden_states=True, **suffix_arguments(prefix, mask, row))
+    flat = [its for of_row in spans for its in of_row]
+    return _finite(_pooled(output.hidden_states, layers, flat)).unflatten(0, (len(bodies), n))
+
+
+def batches_of(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
     """Batches of indices; rows of similar length are in one batch."""
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     for start in range(0, len(order), size):
@@ -214,7 +271,11 @@ def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 
 
 @contextmanager
-def _base_alone(model: Model) -> Iterator[Any]:
-    """The base model's transformer without its head, adapter off, in eval mode; afterwards both are as before."""
-    with adapter_off(model), in_mode(model, training=False):
+def _reading(model: Model, adapter_on: bool) -> Iterator[Any]:
+    """The transformer without its head, in eval mode; afterwards all is as before.
+
+    The adapter is off, or active on every token that is given.
+    """
+    own = ungated(model) if adapter_on and isinstance(model, PeftModel) else adapter_off(model)
+    with own, in_mode(model, training=False):
         yield backbone_of(model)

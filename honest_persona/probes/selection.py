@@ -23,7 +23,7 @@ from honest_persona.config.persona import Persona
 from honest_persona.data.records import Record
 from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.probes.ccs import fit_ccs
-from honest_persona.probes.features import Model, Position, Site, contrast_states, read_states, spread_layers
+from honest_persona.probes.features import PAIRS, Model, Position, Site, contrast_states, read_states, spread_layers
 from honest_persona.probes.linear import fit_logistic, fit_ridge
 from honest_persona.probes.probe import METHODS, Method, Probe, Readout, auroc, platt
 from honest_persona.probes.vinc import fit_vinc
@@ -91,8 +91,8 @@ FITS: dict[Method, tuple[Fit, tuple[float, ...]]] = {
 }
 """The fit of each method, and the regularisations to try: the penalty, C, weight decay, w_neg."""
 
-_PAIRS = frozenset({"ccs", "vinc"})
-_SCALED = frozenset({"ridge", "vinc"})
+OF_PAIRS = frozenset({"ccs", "vinc"})
+SCALED = frozenset({"ridge", "vinc"})
 """Methods whose margins become log odds by Platt scaling, fitted on the held-out folds."""
 
 
@@ -117,12 +117,12 @@ def fit_probe(
     fit, usual = FITS[method]
     sites: list[Site] = []
     for site in states:
-        suits = (site.position == Position.FLAG) == (method in _PAIRS)
+        suits = (site.position in PAIRS) == (method in OF_PAIRS)
         # in hp the last token of the response is the token before the trigger: one position with two names
         if suits and not any(site.layer == s.layer and torch.equal(states[site], states[s]) for s in sites):
             sites.append(site)
     if not sites:
-        raise UserError(f"{method} reads {'contrast pairs' if method in _PAIRS else 'transcripts'}: give such states")
+        raise UserError(f"{method} reads {'contrast pairs' if method in OF_PAIRS else 'transcripts'}: give such states")
     parts = grouped_folds(examples, folds, seed)
     tried: list[tuple[Candidate, Site, Tensor]] = []
     candidates = list(product(sites, usual if regularisations is None else regularisations))
@@ -131,7 +131,7 @@ def fit_probe(
         tried.append((Candidate(site.layer, str(site.position), regularisation, area), site, margins))
     best, site, margins = max(tried, key=lambda of: of[0].auroc)  # the first of equally good ones
     readout = fit(states[site], examples, best.regularisation, seed)
-    if method in _SCALED:
+    if method in SCALED:
         readout = readout.scaled(*platt(margins, examples.fail))
     about = {
         "n": len(examples.fail),
@@ -202,9 +202,9 @@ def fit_probes(
     layers = spread_layers(model) if layers is None else layers
     prompts = prompts_of(records, form)
     states: dict[Site, Tensor] = {}
-    if set(methods) - _PAIRS:
+    if set(methods) - OF_PAIRS:
         states |= read_states(model, prompts, form, layers, batch_size=batch_size)
-    if set(methods) & _PAIRS:
+    if set(methods) & OF_PAIRS:
         states |= contrast_states(model, prompts, form, layers, batch_size=batch_size)
     examples, origin = Examples.of(records), Origin.of(model, form)
     return {method: fit_probe(method, states, examples, origin, seed=seed) for method in methods}
