@@ -10,6 +10,9 @@ from torch import Tensor
 from honest_persona.probes.linear import standardised
 from honest_persona.probes.probe import Readout
 
+MOST_PAIRS = 1000
+"""As the authors take; more are slower, and of no use."""
+
 
 def ccs_loss(p0: Tensor, p1: Tensor) -> Tensor:
     """Consistency and confidence: mean (p0 - (1 - p1))^2 + mean min(p0, p1)^2 over the first dimension.
@@ -27,7 +30,7 @@ def fit_ccs(
     restarts: int = 10,
     steps: int = 1000,
     learning_rate: float = 0.01,
-    most_pairs: int = 1000,
+    most_pairs: int = MOST_PAIRS,
     seed: int = 0,
 ) -> Readout:
     """The restart with the lowest loss. Each side is standardised by itself, so that the probe does not
@@ -41,8 +44,25 @@ def fit_ccs(
     """
     x, mean, scale = standardised(pairs)
     generator = torch.Generator("cpu").manual_seed(seed)
-    if len(x) > most_pairs:
-        x = x[torch.randperm(len(x), generator=generator, device="cpu")[:most_pairs]]
+    x = x[chosen(len(x), most_pairs, generator)]
+    weight, bias = search(x, generator, weight_decay, restarts, steps, learning_rate)
+    return Readout("ccs", weight, bias, mean, scale).signed(pairs, fail)
+
+
+def chosen(n: int, most: int, generator: torch.Generator) -> Tensor:
+    """Places of up to `most` of n pairs, by chance where there are more."""
+    return torch.randperm(n, generator=generator, device="cpu")[:most] if n > most else torch.arange(n, device="cpu")
+
+
+def search(
+    x: Tensor,
+    generator: torch.Generator,
+    weight_decay: float = 0.01,
+    restarts: int = 10,
+    steps: int = 1000,
+    learning_rate: float = 0.01,
+) -> tuple[Tensor, Tensor]:
+    """Weight (d,) and bias () of the restart with the lowest loss, on standardised pairs (n, 2, d)."""
     n, _, d = x.shape
     flat = x.reshape(2 * n, d)
     bound = d**-0.5  # as torch.nn.Linear starts
@@ -62,5 +82,4 @@ def fit_ccs(
             optimizer.step()
     with torch.no_grad():
         best = int(losses().argmin())
-    readout = Readout("ccs", weight[:, best].detach().clone(), bias[best].detach().clone(), mean, scale)
-    return readout.signed(pairs, fail)
+    return weight[:, best].detach().clone(), bias[best].detach().clone()

@@ -1,9 +1,12 @@
 """Supervised linear probes on standardised states: ridge regression and logistic regression."""
 
+from collections.abc import Sequence
+
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from honest_persona.probes.moments import Moments
 from honest_persona.probes.probe import Readout
 
 
@@ -43,6 +46,18 @@ def fit_ridge(states: Tensor, fail: Tensor, strength: float) -> Readout:
     else:  # the same solution, from n equations instead of d
         weight = x.T @ torch.linalg.solve(x @ x.T + strength * torch.eye(n, dtype=x.dtype, device=x.device), centred)
     return Readout("ridge", weight.float(), y.mean().float(), mean, scale)
+
+
+def fit_ridge_moments(moments: Moments, strengths: Sequence[float]) -> list[Readout]:
+    """`fit_ridge` from sufficient statistics, one readout for each strength."""
+    gram, product = moments.standardised()
+    mean, scale = moments.mean.float(), moments.scale.float()
+    bias = torch.tensor(moments.label_mean).float()
+    eye = torch.eye(len(product), dtype=gram.dtype)
+    return [
+        Readout("ridge", torch.linalg.solve(gram + strength * eye, product).float(), bias, mean, scale)
+        for strength in strengths
+    ]
 
 
 def standardised(states: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 probe = Probe.load(folder)
 probe.check_model(model)                         # another base model is an error
+probe.check_format(form)                         # of a probe of answers: another prompt format is an error
 p_fail = probe.score(states[probe.site])         # needs no model, trainer or config: a baseline, or a reward
 """
 
@@ -24,10 +25,14 @@ from honest_persona.base.files import moved_into, write_text
 from honest_persona.base.manifest import MANIFEST, Damaged, check, seal
 from honest_persona.config.persona import Persona
 from honest_persona.modeling.fingerprint import base_fingerprint
-from honest_persona.probes.features import Model, Position, Site
+from honest_persona.probes.features import PAIRS, Model, Position, Site
+from honest_persona.prompts.feedback import format_fingerprint
+from honest_persona.prompts.tokens import TokenFormat
 
-Method = Literal["ridge", "logistic", "ccs", "vinc"]
-METHODS: tuple[Method, ...] = get_args(Method)
+Method = Literal["ridge", "logistic", "ccs", "vinc", "inlp"]
+ALL_METHODS: tuple[Method, ...] = get_args(Method)
+METHODS: tuple[Method, ...] = ("ridge", "logistic", "ccs", "vinc")
+"""Those that are fitted on records with all states in memory (selection.py); layers.py fits all."""
 
 WEIGHTS_FILE, PROBE_FILE = "probe.safetensors", "probe.json"
 _FORMAT = 1
@@ -37,7 +42,7 @@ _FORMAT = 1
 class Readout:
     """From states to P(FAIL): `z = normalised states @ weight + bias`, then a formula that depends on the method.
 
-    - ridge, logistic: states (n, d); P = sigmoid(z).
+    - ridge, logistic, inlp: states (n, d); P = sigmoid(z).
     - ccs: states (n, 2, d); P = (p(FAIL side) + 1 - p(PASS side)) / 2 with p = sigmoid(z). Burns et al. 2022,
       arXiv 2212.03827, section 2.2.
     - vinc: states (n, 2, d); P = sigmoid((z(FAIL side) - z(PASS side)) / 2), bias added once: the elk library's
@@ -68,7 +73,7 @@ class Readout:
     def margin(self, states: Tensor) -> Tensor:
         """Log odds of FAIL, (n,) float32; for CCS the mean of the two sides' log odds."""
         z = self._side_margins(states)
-        if self.method in ("ridge", "logistic"):
+        if self.method not in ("ccs", "vinc"):
             return z
         half_difference = (z[:, 1] - z[:, 0]) / 2
         return half_difference + self.bias if self.method == "vinc" else half_difference
@@ -100,6 +105,10 @@ class Probe:
     """How the transcripts were shown."""
     about: dict[str, Any] = field(default_factory=dict)
     """How the probe was fitted: numbers of records, regularisation, cross-validation. Nothing reads these values."""
+    token_format: str | None = None
+    """Of a probe of answers: `prompts.feedback.format_fingerprint` of the format in which they were shown."""
+    wording: str | None = None
+    """Of a probe of answers at the flags: the trigger's text behind each answer."""
 
     def score(self, states: Tensor) -> Tensor:
         """P(FAIL), (n,), from states of `self.site`: `Readout.score`."""
@@ -114,6 +123,20 @@ class Probe:
                 f"{fingerprint[:12]}; load that base model, or fit the probe again"
             )
 
+    def check_format(self, form: TokenFormat) -> None:
+        """Raises UserError: the probe was fitted on prompts and answers in another format, or not on answers."""
+        if self.token_format is None:
+            raise UserError(
+                "probe: fitted on records with a trigger, and not on answers; fit a probe of answers with "
+                "`python -m honest_persona probe`"
+            )
+        if (found := format_fingerprint(form)) != self.token_format:
+            raise UserError(
+                f"probe: fitted on answers in another prompt format (fingerprint {self.token_format[:12]}, and this "
+                f"one has {found[:12]}): the chat template, the tokenizer, system_tag or tools_as_text differs. Show "
+                "answers as the probe saw them, or fit the probe again"
+            )
+
     def save(self, folder: Path) -> None:
         """Into a folder of its own, with a manifest. Raises UserError: the folder is an adapter's or a checkpoint's."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +146,14 @@ class Probe:
         with moved_into(folder / WEIGHTS_FILE) as part:
             save_file(tensors, part)
         saved = _Saved(
-            self.readout.method, *self.site, self.base_model, self.base_fingerprint, self.persona, self.about
+            self.readout.method,
+            *self.site,
+            self.base_model,
+            self.base_fingerprint,
+            self.persona,
+            self.about,
+            self.token_format,
+            self.wording,
         )
         content = {"format": _FORMAT, **_SAVED.dump_python(saved)}
         write_text(folder / PROBE_FILE, json_text.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -161,6 +191,8 @@ class Probe:
             saved.base_fingerprint,
             saved.persona,
             saved.about,
+            saved.token_format,
+            saved.wording,
         )
 
 
@@ -178,6 +210,8 @@ class _Saved:
     base_fingerprint: str
     persona: Persona
     about: dict[str, Any]
+    token_format: str | None = None
+    wording: str | None = None
 
 
 _SAVED = TypeAdapter(_Saved)
@@ -185,7 +219,7 @@ _SAVED = TypeAdapter(_Saved)
 
 def _check_tensors(tensors: dict[str, Tensor], position: Position, path: Path) -> None:
     d = tensors["weight"].shape[-1:] if "weight" in tensors else ()
-    states = (2, *d) if position == Position.FLAG else tuple(d)
+    states = (2, *d) if position in PAIRS else tuple(d)
     wanted = {"weight": tuple(d), "bias": (), "mean": states, "scale": states}
     if {name: tuple(t.shape) for name, t in tensors.items()} != wanted:
         raise UserError(f"{path}: its tensors are not those of a probe at {position}; fit the probe again")

@@ -13,9 +13,14 @@ mere word of the flag: LEACE, arXiv 2306.03819.
 from collections.abc import Sequence
 
 import torch
+from scipy.linalg import eigh
 from torch import Tensor
 
+from honest_persona.probes.moments import PairMoments
 from honest_persona.probes.probe import Readout
+
+_NONE = 1e-12
+"""Below this share of the largest variance there is none: the square of 1e-6, the bound on sizes."""
 
 
 def fit_vinc(pairs: Tensor, fail: Tensor, transcripts: Sequence[str], neg_weight: float = 0.5) -> Readout:
@@ -46,6 +51,26 @@ def fit_vinc(pairs: Tensor, fail: Tensor, transcripts: Sequence[str], neg_weight
     return readout.signed(pairs, fail)
 
 
+def fit_vinc_moments(moments: PairMoments, neg_weights: Sequence[float]) -> list[Readout]:
+    """`fit_vinc` from sufficient statistics, one readout for each w_neg. Its sign is not decided yet."""
+    delta = moments.mean[1] - moments.mean[0]
+    spread = moments.within / (2 * moments.n)
+    p = _eraser_of(delta, spread + torch.outer(delta, delta) / 4)
+    sizes, vectors = torch.linalg.eigh(p @ spread @ p.T)
+    basis = vectors[:, sizes > _NONE * sizes[-1]].T  # (r, d)
+    intra = moments.around / (2 * moments.m)
+    cross = (moments.cross + moments.cross.T) / (2 * moments.m)
+    intra, cross = (basis @ p @ matrix @ p.T @ basis.T for matrix in (intra, cross))
+    readouts = []
+    for neg_weight in neg_weights:
+        matrix, last = -(1 - neg_weight) * intra - neg_weight * cross, len(basis) - 1
+        top = eigh(matrix.numpy(), subset_by_index=[last, last])[1][:, 0]
+        weight = (p.T @ (torch.from_numpy(top) @ basis)).float()
+        mean = moments.mean.float()
+        readouts.append(Readout("vinc", weight, weight.new_zeros(()), mean, torch.ones_like(mean)))
+    return readouts
+
+
 def vinc_matrix(pairs: Tensor, transcripts: Sequence[str], neg_weight: float) -> Tensor:
     """(d, d): -(1 - w_neg) Cov_intra - w_neg XCov.
 
@@ -65,6 +90,18 @@ def vinc_matrix(pairs: Tensor, transcripts: Sequence[str], neg_weight: float) ->
     around = around.reshape(-1, d)
     intra = around.T @ around / (2 * m)
     return -(1 - neg_weight) * intra - neg_weight * cross
+
+
+def _eraser_of(delta: Tensor, covariance: Tensor) -> Tensor:
+    """`eraser` from the difference of the means and the covariance of all states."""
+    eye = torch.eye(len(delta), dtype=delta.dtype)
+    if not delta.any():
+        return eye
+    variances, vectors = torch.linalg.eigh(covariance)
+    varied = variances > _NONE * variances[-1]
+    rows = vectors[:, varied].T
+    whitened = (rows @ delta / variances[varied]) @ rows
+    return eye - torch.outer(delta, whitened) / (delta @ whitened)
 
 
 def eraser(pairs: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from honest_persona.base.console import counted, one_line
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import followed
 from honest_persona.base.spool import IN_MEMORY_BYTES, Spool
+from honest_persona.base.tensors import ids_key
 from honest_persona.config.objectives import RowKind
 from honest_persona.data.feedback import Feedback
 from honest_persona.data.messages import Message
@@ -87,6 +88,22 @@ def response_tokens(messages: Sequence[Message], answer: Message, form: TokenFor
     ids, kinds = form.encode_text(segments)
     end = [] if has_end else [form.chat.end_token("assistant")]
     return Encoded([*ids, *end], [*kinds, *[Kind.TEMPLATE for _ in end]])
+
+
+def format_fingerprint(form: TokenFormat) -> str:
+    """A hash of how prompts and answers are shown: chat template, tokenizer, system tag, tools as text.
+
+    It is the hash of one conversation's ids, so that formats which show conversations alike are one.
+    """
+    messages: list[Message] = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Is it flat?"},
+        {"role": "assistant", "content": "No."},
+        {"role": "user", "content": "Are you sure: 100 %?"},
+    ]
+    answer: Message = {"role": "assistant", "content": "Yes, it's round."}
+    ids = [*prompt_tokens(messages, form).ids, -1, *response_tokens(messages, answer, form).ids]
+    return ids_key([*ids, -1, int(form.persona.tools_as_text)])
 
 
 def encode_feedback(
@@ -157,7 +174,11 @@ def _row(row: Feedback, kind: RowKind, form: TokenFormat) -> dict[str, Any]:
 
 def feedback_table(rows: Iterator[dict[str, Any]], kind: RowKind, in_memory_bytes: int = IN_MEMORY_BYTES) -> Dataset:
     """Rows by `SCHEMAS`, in their order; in a mapped file where they are many. Raises UserError: the disk is full."""
-    schema = SCHEMAS[kind]
+    return spooled_table(rows, SCHEMAS[kind], in_memory_bytes)
+
+
+def spooled_table(rows: Iterator[dict[str, Any]], schema: pa.Schema, in_memory_bytes: int = IN_MEMORY_BYTES) -> Dataset:
+    """Rows of a schema, in their order; in a mapped file where they are many. Raises UserError: the disk is full."""
     with Spool(in_memory_bytes) as spool, pa.ipc.new_stream(spool, schema) as stream:
         while chunk := list(islice(rows, _AT_ONCE)):
             stream.write_table(pa.Table.from_pylist(chunk, schema))
