@@ -10,6 +10,7 @@ and use a trained honest persona. Examples, after `python -m honest_persona`:
     facts report --adapter checkpoints/my-run
     prepare --dataset user/qnli --templates FILE --parts train:.4,rl:.5,val:.1 \\
         --output data/qnli
+    probe --config my.yaml --output probes/my
     sweep --config hp.yaml --leave_one_topic_out
     review --adapter checkpoints/my-run --input conversations.jsonl
     report checkpoints/my-run/eval
@@ -114,6 +115,24 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--per_topic", type=_positive, default=208, help="held-out records per topic (default: 208)")
     verb.add_argument("--only", default="", help="conditions by name, separated by commas (default: all)")
     verb.add_argument("--output", default="results/organism", help="folder (default: results/organism)")
+
+    verb = _add_verb(
+        subparsers, verbs.probe, "fit probes of hidden states on labelled answers; every layer", takes_config=True
+    )
+    verb.add_argument("--output", required=True, help="a new or empty folder")
+    verb.add_argument(
+        "--methods",
+        help="ridge, logistic, ccs, vinc, inlp, separated by commas (default: all; ccs and vinc read pairs)",
+    )
+    verb.add_argument(
+        "--layers", help="numbers separated by commas, or all; 0: the embeddings (default: eight of them)"
+    )
+    verb.add_argument(
+        "--places",
+        help="response_end, response_mean, turn_end, separated by commas: where an answer is read (default: all)",
+    )
+    verb.add_argument("--reader", metavar="MODEL", help="read another model's states (default: the config's model)")
+    verb.add_argument("--template", help="rows of this template alone (default: all, and their scores are averaged)")
 
     verb = _add_verb(subparsers, verbs.facts, "measure on instructed facts, beside other detectors")
     verb.add_argument("action", choices=["report"], help="the only action: measure, and write the table")

@@ -156,6 +156,16 @@ def generate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     )
 
 
+def probe(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Fit probes of hidden states on labelled answers, and measure every layer on held-out ones (docs/elicit.md)."""
+    config = _probe_config(args, overrides)
+    from honest_persona.experiments.probe import options_from
+    from honest_persona.experiments.probe import probe as fit
+
+    options = options_from(args.methods, args.layers, args.places, args.reader, args.template)
+    fit(config, options, Path(args.output))
+
+
 def facts(args: argparse.Namespace, _: Sequence[str]) -> None:
     """Measure an honest persona on instructed facts, beside readers, probes, prompting and a plain question."""
     from honest_persona.base.locks import held
@@ -429,6 +439,13 @@ def _config(args: argparse.Namespace, overrides: Sequence[str]) -> "RunConfig":
     from honest_persona.data.check import load_run_config
 
     return load_run_config(args.config, overrides)
+
+
+def _probe_config(args: argparse.Namespace, overrides: Sequence[str]) -> "RunConfig":
+    from honest_persona.config.load import load_config
+    from honest_persona.data.check import fitted_arguments
+
+    return load_config(args.config, fitted_arguments(args.config, overrides))
 
 
 def _check_no_upload(config: "RunConfig") -> None:

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from honest_persona.base.words import PASS
+from honest_persona.base.words import ACROSS, PASS, WITHIN
 from honest_persona.config.keys import RunConfig
 from honest_persona.config.objectives import spec_of
 from honest_persona.data.feedback import Feedback, FeedbackRows
@@ -25,7 +25,7 @@ from honest_persona.data.selection import Selection, refusal
 from honest_persona.data.sources.feedback import FeedbackForm
 from honest_persona.data.sources.find import find_source
 from honest_persona.data.sources.source import Source
-from honest_persona.data.splits import Splits, in_share, split_rows
+from honest_persona.data.splits import Splits, in_share, split_rows, uniform
 
 OF_RECORD = "record of the honest persona: an answer flagged PASS is desirable, one flagged FAIL is not"
 
@@ -64,6 +64,30 @@ class Parts(NamedTuple):
     views: PartViews
     how: Views
     """With a number for `label_threshold`."""
+
+
+def labels_of(config: RunConfig) -> tuple[LoadedFeedback, dict[str, FeedbackRows]]:
+    """The labelled answers of a run's parts, whatever its objective; pairs and scores are made into labels.
+
+    The part `train` has up to `num_samples` rows of the data. Raises UserError: the dataset cannot be found.
+    """
+    values = config.as_dict()
+    source = find_source(config.dataset, FeedbackForm.of(values))
+    loaded = read_feedback(source, Selection.of(values).in_source(source))
+    splits = split_rows(loaded.rows, config.validation_topics, config.val_item_frac, config.seed)
+    train = limited(splits.train, config.num_samples, config.seed)
+    how = Views.of(values).fixed_by(train)
+    parts = {"train": train, WITHIN: splits.within, ACROSS: splits.across}
+    return loaded, {name: view(rows, "labels", how, config.seed).rows for name, rows in parts.items()}
+
+
+def limited(rows: FeedbackRows, num_samples: int | None, seed: int) -> FeedbackRows:
+    """A seeded choice of rows, in their order; all for None, or where there are no more."""
+    if num_samples is None or num_samples >= len(rows):
+        return rows
+    ids = rows.values("id")
+    ranked = sorted(range(len(ids)), key=lambda place: (uniform(seed, "limit", ids[place]), ids[place]))
+    return rows.take(sorted(ranked[:num_samples]))
 
 
 def load_feedback_parts(config: RunConfig) -> tuple[LoadedFeedback, Parts]:

@@ -61,7 +61,11 @@ class Site(NamedTuple):
 
 def spread_layers(model: Model, at_most: int = 8) -> list[int]:
     """Layers from the first to the last block, evenly spaced."""
-    n = model.config.get_text_config().num_hidden_layers
+    return layers_of(model.config.get_text_config().num_hidden_layers, at_most)
+
+
+def layers_of(n: int, at_most: int = 8) -> list[int]:
+    """The same for a model of n blocks."""
     count = min(n, at_most)
     return sorted({round(1 + i * (n - 1) / max(count - 1, 1)) for i in range(count)} | {n})
 

@@ -2,7 +2,8 @@
 
 A training set is a mask (n,) bool of examples: those outside of a fold, or all. For each set and each regularisation
 there is one readout. Ridge, INLP and VINC need means and covariances alone, which are summed up fold by fold
-(moments.py); logistic regression reads the states once per step of its search; CCS takes at most `ccs.MOST_PAIRS` pairs.
+(moments.py); logistic regression reads the states once per step of its search; CCS takes at most `ccs.MOST_PAIRS`
+pairs.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -14,7 +14,7 @@ from honest_persona.base.words import ACROSS, WITHIN
 from honest_persona.config.keys import RunConfig
 from honest_persona.config.objectives import RowKind, spec_of
 from honest_persona.data.feedback import Feedback, FeedbackRows
-from honest_persona.data.feedback_load import LoadedFeedback, Parts, load_feedback_parts
+from honest_persona.data.feedback_load import LoadedFeedback, Parts, limited, load_feedback_parts
 from honest_persona.data.feedback_views import check_labels
 from honest_persona.data.kept import Records
 from honest_persona.data.splits import Splits, uniform
@@ -56,7 +56,7 @@ def prepare_feedback(config: RunConfig, form: TokenFormat) -> FeedbackMaterial:
     if config.use_dummy_data:
         return _dummy(config, form, spec.rows)
     loaded, parts = load_feedback_parts(config)
-    chosen = _limited(parts.views.train.rows, config.num_samples, config.seed)
+    chosen = limited(parts.views.train.rows, config.num_samples, config.seed)
     if not chosen:
         raise UserError(
             f"dataset: no row is left to train on with objective {spec.name}; see what was left out, and why, with "
@@ -115,7 +115,7 @@ def token_rows(config: RunConfig, form: TokenFormat) -> Iterator[dict[str, Any]]
     Rows are `{record_id, input_ids, kinds, labels, activation}`; the loss is on the answer alone.
     """
     kind = spec_of(config.objective).rows
-    rows = _limited(load_feedback_parts(config)[1].views.train.rows, config.num_samples, config.seed)
+    rows = limited(load_feedback_parts(config)[1].views.train.rows, config.num_samples, config.seed)
     for row in rows:
         names = {"pairs": ("chosen", "rejected"), "labels": ("desirable" if row.label else "undesirable",)}
         try:
@@ -151,15 +151,6 @@ def told(loaded: LoadedFeedback, parts: Parts, kind: RowKind) -> Iterator[str]:
         yield f"data: left out of training: {n:,}: {said}"
     if loaded.notes:
         yield "data: " + "; ".join(f"{one_line(note)} ({counted(n, 'row')})" for note, n in loaded.notes.items())
-
-
-def _limited(rows: FeedbackRows, num_samples: int | None, seed: int) -> FeedbackRows:
-    """A seeded choice of rows, in their order; all for None, or where there are no more."""
-    if num_samples is None or num_samples >= len(rows):
-        return rows
-    ids = rows.values("id")
-    ranked = sorted(range(len(ids)), key=lambda place: (uniform(seed, "limit", ids[place]), ids[place]))
-    return rows.take(sorted(ranked[:num_samples]))
 
 
 def once(rows: Iterable[Feedback]) -> list[Feedback]:
