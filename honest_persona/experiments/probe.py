@@ -1,6 +1,6 @@
-"""`python -m honest_persona probe`: probes of a model's hidden states, fitted on labelled answers and measured on others.
+"""`python -m honest_persona probe`: probes of hidden states, fitted on labelled answers and measured on others.
 
-Layer, place and regularisation are chosen by cross-validation on the training answers; held-out answers decide nothing.
+Layer, place and regularisation are chosen by cross-validation on the training answers; held-out ones decide nothing.
 All that can be wrong is told before the model is loaded.
 """
 
@@ -81,7 +81,7 @@ def probe(config: RunConfig, options: Options, output: Path) -> list[Line]:
     fold = {pairs: _folds(parts["train"], config.seed) for pairs, parts in kinds.items()}
     with held(output, "a probe", "choose another --output"):
         model = _load(config)
-        origin = Origin.of(model, form)._replace(base_model=config.model)
+        origin = Origin.of(model, form)
         fits: dict[Method, list[tuple[Site, Fitted]]] = {}
         lines: list[Line] = []
         for pairs, parts in kinds.items():
@@ -116,9 +116,9 @@ def _encoded(config: RunConfig, options: Options, form: TokenFormat, wording: st
     if not len(train):
         reasons = ", ".join(f"{one_line(reason)} {n}" for reason, n in loaded.rejected.most_common(3))
         raise UserError(
-            f"dataset: {config.dataset} has no labelled answer to fit a probe on: of {counted(loaded.read, 'row')} read "
-            f"{len(loaded.rows)} are kept{f' (rejected: {reasons})' if reasons else ''}. A probe needs rows with a label, "
-            "a score, or a chosen and a rejected answer (docs/data.md)"
+            f"dataset: {config.dataset} has no labelled answer to fit a probe on: of {counted(loaded.read, 'row')} "
+            f"read, {len(loaded.rows)} are kept{f' (rejected: {reasons})' if reasons else ''}. A probe needs rows with "
+            "a label, a score, or a chosen and a rejected answer (docs/data.md)"
         )
     answers = {name: labelled_answers(rows) for name, rows in parts.items()}
     templates = answers["train"].templates
@@ -150,7 +150,7 @@ def _parts(
         encoded = encode_answers(of_part, place, form, wording, config.seq_len)
         if encoded.too_long and config.overlong == "error":
             raise UserError(
-                f"seq_len: {len(encoded.too_long)} answers of {name} are longer than {config.seq_len} tokens with their "
+                f"seq_len: {len(encoded.too_long)} answers of {name} have more than {config.seq_len} tokens with their "
                 f"prompts; first: {one_line(encoded.too_long[0])}. Raise seq_len, or set overlong: drop"
             )
         if left_out := len(encoded.too_long) + len(encoded.not_shown):
@@ -184,7 +184,7 @@ def _folds(train: Part, seed: int) -> torch.Tensor:
     try:
         return fold_of(train.answers.examples, seed=seed)
     except TooFewGroups as error:
-        raise UserError(f"dataset: {error}, or name coarser splits: lower val_item_frac") from error
+        raise UserError(f"dataset: {error}, or lower val_item_frac") from error
 
 
 def _load(config: RunConfig) -> Model:

@@ -1,4 +1,4 @@
-"""The table of layers: every method at every site, on training folds and on held-out groups; as CSV, JSON, plots, text."""
+"""The table of layers: every method at every site, on training folds and on held-out groups; CSV, JSON, plots, text."""
 
 import csv
 import io
@@ -30,9 +30,10 @@ from honest_persona.statistics.metrics import METRICS
 MEASURED = ("auroc", "accuracy", "ece")
 CSV_FILE, JSON_FILE = "layers.csv", "layers.json"
 _CAPTION = (
-    "95 % intervals by groups; FAIL is the positive class. Layer and place have the highest AUROC in a cross-validation "
-    "of the training answers (train); best: the highest AUROC of the held-out table, which is too good, for it is chosen "
-    "on these very answers. cal. acc.: share right at the threshold above which as many training answers lie as are FAIL"
+    "95 % intervals by groups; FAIL is the positive class. Layer and place are those with the highest AUROC in a "
+    "cross-validation of the training answers (train). best: the highest AUROC of the held-out table, which is too "
+    "good, because these very answers choose it. cal. acc.: share right at the threshold above which as many training "
+    "answers lie as are FAIL"
 )
 
 
@@ -89,16 +90,15 @@ def figures(
                 alone = [margins(readout, column) for readout in fitted.each_round]
                 left = [_auroc(torch.sigmoid(of).numpy(), of_part) for of in alone]
             for template in (ALL, *(templates if len(templates) > 1 else ())):
-                columns = _columns(of_part, p_fail, z > fitted.threshold, template, z)
-                found = _estimates(columns, seed)
-                about = (method, site.layer, str(site.position), part, template, len(columns.failed), columns.k)
-                yield Line(*about, fitted.regularisation, fitted.auroc, *found, left=left if template == ALL else None)
+                columns = _columns(of_part, p_fail, z > fitted.threshold, template)
+                area, accuracy, ece = _estimates(columns, seed)
+                place, n = str(site.position), len(columns.failed)
+                about = (method, site.layer, place, part, template, n, columns.k, fitted.regularisation)
+                yield Line(*about, fitted.auroc, area, accuracy, ece, left if template == ALL else None)
 
 
-def _columns(
-    answers: LabelledAnswers, p_fail: np.ndarray, flagged: np.ndarray, template: str, z: np.ndarray
-) -> Columns:
-    """Scores of one template, or their mean over all templates of each answer; a flag by the majority's margin."""
+def _columns(answers: LabelledAnswers, p_fail: np.ndarray, flagged: np.ndarray, template: str) -> Columns:
+    """Scores of one template, or their mean over all templates of each answer; the flag of most templates."""
     wanted = [i for i, known in enumerate(answers.known) if template in (ALL, known.template)]
     units = grouped(wanted, lambda i: answers.known[i].unit)
     first = [answers.known[of_unit[0]] for of_unit in units.values()]
@@ -116,7 +116,7 @@ def _estimates(columns: Columns, seed: int) -> list[Estimate]:
 
 
 def _auroc(p_fail: np.ndarray, answers: LabelledAnswers) -> float | None:
-    columns = _columns(answers, p_fail, p_fail > 0.5, ALL, p_fail)
+    columns = _columns(answers, p_fail, p_fail > 0.5, ALL)
     value = METRICS["auroc"].value
     assert value is not None
     return float(value(columns))
@@ -176,13 +176,13 @@ def plots(lines: Sequence[Line]) -> Iterator[Any]:
             for line in of_layer[:1]
         }
         label = {layer: f"layer {layer}" + (f" (chosen: {by})" if by else "") for layer, by in named.items()}
-        series = {
+        series: dict[str, dict[str, Value]] = {
             method: {
                 label[line.layer]: Value(line.auroc.value, line.auroc.interval)
                 for line in of_method
                 if line.auroc.value is not None
             }
-            for method, of_method in grouped(of, lambda line: line.method).items()
+            for method, of_method in grouped(of, lambda line: str(line.method)).items()
         }
         yield dots(f"layers_{part}_{place}", f"Probes at {place}, {part}", "AUROC on held-out groups", series)
 
@@ -243,11 +243,11 @@ def remarks(lines: Sequence[Line]) -> Iterator[str]:
             continue
         low, high = line.auroc.interval or (0.0, 1.0)
         yield (
-            f"chosen on the training answers: {line.method} at {line.site}; AUROC {line.auroc} on {line.part}, n {line.n} "
-            f"of {line.groups} groups"
+            f"chosen on the training answers: {line.method} at {line.site}; AUROC {line.auroc} on {line.part}, "
+            f"n {line.n} of {line.groups} groups"
         )
         if low <= 0.5 <= high:
-            yield "this interval holds 0.5: the probe has shown no signal on held-out answers"
+            yield "this interval holds 0.5: no signal is shown on held-out answers"
     for line in lines:
         if line.method == "inlp" and line.chosen and line.left:
             shown = ", ".join("-" if value is None else f"{value:.2f}" for value in line.left)

@@ -30,6 +30,8 @@ _SCHEMA = pa.schema({"body": _INT, "tails": pa.list_(_INT), "starts": _INT, "sto
 """Of one answer: its tokens are body and the one tail; the body ends where an adapter of scope `response` begins.
 Of a contrast pair: two tails behind one body. Starts and stops: of the places, counted from the tail's beginning."""
 
+_EMPTY = "the answer is empty: there is nothing for a probe to read"
+
 
 class Answer(NamedTuple):
     """An answer to read; at Position.CHOICE also what else the template offers."""
@@ -59,6 +61,8 @@ def encode_answer(answer: Answer, place: Position | None, form: TokenFormat, wor
         UserError: the chat template cannot show the conversation, or the answer is empty.
     """
     row = answer.row
+    if not answer.message["content"].strip() and not answer.message.get("tool_calls"):
+        raise UserError(_EMPTY)
     if place == Position.FLAG:
         shared, tails = flag_tails(form)
         prompt = apply_intervention([*row.messages, answer.message], wording, form, row.tools)
@@ -89,7 +93,7 @@ def _said(kinds: Sequence[Kind]) -> tuple[int, int]:
     """The first index of the last run of the answer's own text, and the index after its last."""
     own = [i for i, kind in enumerate(kinds) if kind == Kind.RESPONSE]
     if not own:
-        raise UserError("the answer is empty: there is nothing for a probe to read")
+        raise UserError(_EMPTY)
     stop = start = own[-1] + 1
     while start and kinds[start - 1] == Kind.RESPONSE:
         start -= 1

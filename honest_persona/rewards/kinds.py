@@ -9,6 +9,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.rewards.classifier import Classifier
 from honest_persona.rewards.column import Column
 from honest_persona.rewards.persona import PersonaReward
+from honest_persona.rewards.probe import ProbeReward
 from honest_persona.rewards.python_function import PythonFunction
 from honest_persona.rewards.reward import Reading, Reward
 from honest_persona.rewards.verdict import Verdict
@@ -42,6 +43,7 @@ def register(kind: str, make: Make, form: str) -> None:
 
 
 register("persona", PersonaReward, "persona:DIR")
+register("probe", ProbeReward, "probe:DIR")
 register("verdict", Verdict, "verdict")
 register("model", Classifier, "model:ID")
 register("column", Column.of, "column:NAME")

@@ -3,7 +3,10 @@
 import torch
 
 from honest_persona.config.persona import Persona
+from honest_persona.probes.answers import _windows
+from honest_persona.probes.features import Position, Site
 from honest_persona.probes.selection import Examples, Origin
+from honest_persona.probes.store import StateStore
 
 D = 12
 ORIGIN = Origin("builtin:tiny", "0" * 64, Persona())
@@ -37,3 +40,11 @@ def cosine(readout, direction):
     """Of the readout's direction in the space of the states."""
     weight = readout.weight / (readout.scale if readout.scale.ndim == 1 else readout.scale.mean(0))
     return float(torch.nn.functional.cosine_similarity(weight, direction, dim=0))
+
+
+def column(states, block=50, items=()):
+    """States as they lie on the disk, in blocks; an item's rows are in one block."""
+    site = Site(1, Position.RESPONSE_END)
+    bounds = list(_windows(len(states), items, block))
+    store = StateStore.of((states[a:z, None] for a, z in bounds), [site], tuple(states.shape[1:]))
+    return store.column(site)

@@ -9,9 +9,17 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from honest_persona.base.errors import UserError
+from honest_persona.config.persona import Persona
+from honest_persona.data.feedback import Feedback
 from honest_persona.data.sources.builtin import builtin_path
-from honest_persona.modeling.builtin import tiny_tokenizer
+from honest_persona.modeling.builtin import TINY, tiny_model, tiny_tokenizer
+from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.persona.product import PersonaFolder, load_honest_persona
+from honest_persona.probes.answers import score_answers
+from honest_persona.probes.features import Position, Site
+from honest_persona.probes.probe import Probe, Readout
+from honest_persona.prompts.feedback import format_fingerprint
+from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.rewards.kinds import reward_from
 from honest_persona.rewards.reward import Reading, score
 from honest_persona.rewards.verdict import DOCUMENT
@@ -56,6 +64,52 @@ class TestPersona:
         make_adapter(tmp_path / "run")
         reward = reward_from(f"persona:{tmp_path / 'run'}", Reading(dtype="float32"))
         with pytest.raises(UserError, match=r"reward persona:.*: conversation 1: "):
+            score(reward, [TWO[0], TWO[0][:1]])
+
+
+class TestProbe:
+    def make(self, folder, **changes):
+        form = TokenFormat.of(tiny_tokenizer(), Persona(adapter_scope="response"))
+        weight = torch.randn(64, generator=torch.Generator().manual_seed(0))
+        readout = Readout("ridge", weight, torch.tensor(0.0), torch.zeros(64), torch.ones(64))
+        given = {"base_model": TINY, "base_fingerprint": base_fingerprint(tiny_model()), "persona": form.persona}
+        given |= {"site": Site(1, Position.RESPONSE_END), "token_format": format_fingerprint(form), **changes}
+        Probe(readout, **given).save(folder)
+        return Probe.load(folder), form
+
+    def test_one_minus_p_fail_of_its_own_frozen_model(self, tmp_path):
+        probe, form = self.make(tmp_path / "probe")
+        reward = reward_from(f"probe:{tmp_path / 'probe'}", Reading(model="nothing", dtype="float32", batch_size=1))
+        asked = [{"prompt_id": "p", "topic": "t", "prompt": tuple(t[:-1]), "answers": (t[-1],)} for t in TWO]
+        rows = [Feedback(id=str(i), kind="response", **values) for i, values in enumerate(asked)]
+        wanted = 1 - score_answers(probe, tiny_model(), form, rows)
+        assert score(reward, TWO) == pytest.approx(wanted.tolist(), abs=1e-5)
+        silent = [*TWO[0][:-1], {"role": "assistant", "content": " "}]
+        assert score(reward, [silent, TWO[1]], invalid=-1.0) == pytest.approx([-1.0, float(wanted[1])], abs=1e-5)
+
+    def test_it_reads_the_policy_only_where_that_is_asked_for(self, tmp_path):
+        self.make(tmp_path / "probe")
+        make_adapter(tmp_path / "dpo", scope="response", objective="dpo")
+        frozen, policy = (
+            score(reward_from(f"probe:{tmp_path / 'probe'}", Reading(policy=policy, dtype="float32")), TWO)
+            for policy in (None, str(tmp_path / "dpo"))
+        )
+        assert frozen != pytest.approx(policy, abs=1e-4)
+
+    def test_what_is_no_probe_of_these_answers(self, tmp_path):
+        with pytest.raises(UserError, match="needs one: probe:FOLDER"):
+            reward_from("probe")
+        with pytest.raises(UserError, match=r"no probe\.json"):
+            reward_from(f"probe:{tmp_path}")
+        self.make(tmp_path / "format", token_format="0" * 64)
+        with pytest.raises(UserError, match="another prompt format"):
+            reward_from(f"probe:{tmp_path / 'format'}")
+        self.make(tmp_path / "base", base_fingerprint="0" * 64)
+        with pytest.raises(UserError, match="fitted on 'builtin:tiny'"):
+            score(reward_from(f"probe:{tmp_path / 'base'}", Reading(dtype="float32")), TWO)
+        self.make(tmp_path / "choice", site=Site(1, Position.RESPONSE_END))
+        reward = reward_from(f"probe:{tmp_path / 'choice'}", Reading(dtype="float32"))
+        with pytest.raises(UserError, match="conversation 1: "):
             score(reward, [TWO[0], TWO[0][:1]])
 
 
