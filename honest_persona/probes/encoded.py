@@ -26,7 +26,7 @@ PLACES = (Position.RESPONSE_END, Position.RESPONSE_MEAN, Position.TURN_END)
 """The positions of an answer alone."""
 
 _INT = pa.list_(pa.int32())
-_SCHEMA = pa.schema({"body": _INT, "tails": pa.list_(_INT), "starts": _INT, "stops": _INT})
+SCHEMA = pa.schema({"body": _INT, "tails": pa.list_(_INT), "starts": _INT, "stops": _INT})
 """Of one answer: its tokens are body and the one tail; the body ends where an adapter of scope `response` begins.
 Of a contrast pair: two tails behind one body. Starts and stops: of the places, counted from the tail's beginning."""
 
@@ -51,7 +51,7 @@ def choices_of(row: Feedback) -> tuple[Message, Message] | None:
 
 
 def encode_answer(answer: Answer, place: Position | None, form: TokenFormat, wording: str) -> dict[str, Any]:
-    """The fields of `_SCHEMA`.
+    """The fields of `SCHEMA`.
 
     Args:
         place: None reads all `PLACES`; else one of `PAIRS`.
@@ -103,7 +103,7 @@ def _said(kinds: Sequence[Kind]) -> tuple[int, int]:
 @dataclass(frozen=True)
 class EncodedAnswers:
     rows: Dataset
-    """By `_SCHEMA`; in the order of the answers that are kept."""
+    """By `SCHEMA`; in the order of the answers that are kept."""
     kept: list[int]
     """Their places among all answers."""
     too_long: list[str]
@@ -136,5 +136,5 @@ def encode_answers(
             found.kept.append(i)
             yield made
 
-    rows = spooled_table(fitting(), _SCHEMA)
+    rows = spooled_table(fitting(), SCHEMA)
     return EncodedAnswers(rows, found.kept, found.too_long, found.not_shown, why, place)
