@@ -19,6 +19,7 @@ from honest_persona.base.progress import followed
 from honest_persona.base.words import DEFAULT_INTERVENTION
 from honest_persona.config.keys import RunConfig
 from honest_persona.data.feedback_load import labels_of
+from honest_persona.experiments.probe_readers import word_readers
 from honest_persona.experiments.probe_table import Line, chosen_lines, figures, write_report
 from honest_persona.modeling.load import load_base, load_model_config
 from honest_persona.modeling.token_format import token_format
@@ -79,6 +80,9 @@ def probe(config: RunConfig, options: Options, output: Path) -> list[Line]:
     wording = config.default_intervention or DEFAULT_INTERVENTION
     kinds = _encoded(config, options, form, wording)
     fold = {pairs: _folds(parts["train"], config.seed) for pairs, parts in kinds.items()}
+    answers = next(iter(kinds.values()))
+    choices = answers["train"].encoded.place == Position.CHOICE  # of two answers, neither of which was given
+    readers = {} if choices else word_readers({name: part.answers for name, part in answers.items()}, config.seed)
     with held(output, "a probe", "choose another --output"):
         model = _load(config)
         origin = Origin.of(model, form)
@@ -99,7 +103,7 @@ def probe(config: RunConfig, options: Options, output: Path) -> list[Line]:
             saved.save(output / "methods" / method)
             if any(line.saved and line.method == method for line in lines):
                 saved.save(output)
-        write_report(output, lines, about, {m: f for m, (_, f) in best.items()})
+        write_report(output, lines, about, {m: f for m, (_, f) in best.items()}, readers)
     say(f"the probe is in {output}, each method's in {output / 'methods'}")
     return lines
 

@@ -16,6 +16,7 @@ from honest_persona.base.files import write_text
 from honest_persona.base.grouping import grouped
 from honest_persona.base.words import ALL, FAIL, PASS
 from honest_persona.evaluation.report.plots import Value, dots, save, style
+from honest_persona.experiments.probe_readers import Readers
 from honest_persona.probes.features import Site
 from honest_persona.probes.labelled import LabelledAnswers
 from honest_persona.probes.layers import Fitted, margins, scores
@@ -133,19 +134,26 @@ def chosen_lines(lines: Sequence[Line], chosen: Mapping[Method, tuple[Site, floa
     return out
 
 
-def write_report(folder: Path, lines: Sequence[Line], about: Mapping[str, Any], fits: Mapping[Method, Fitted]) -> None:
-    """Write layers.csv, layers.json and the plots, and print the tables."""
+def write_report(
+    folder: Path, lines: Sequence[Line], about: Mapping[str, Any], fits: Mapping[Method, Fitted], readers: Readers
+) -> None:
+    """Write layers.csv, layers.json and the plots, and print the tables.
+
+    Args:
+        readers: what the words alone tell of the same answers.
+    """
     write_text(folder / CSV_FILE, as_csv(lines))
     content = {
         "about": dict(about),
         "lines": [line.as_dict() for line in lines],
+        "readers": {part: {name: e._asdict() for name, e in of.items()} for part, of in readers.items()},
         "rounds": {m: {"train": fit.left} for m, fit in fits.items() if fit.left is not None},
     }
     write_text(folder / JSON_FILE, json_text.dumps(json_text.defined(content), indent=2, ensure_ascii=False) + "\n")
     with style():
         for plot in plots(lines):
             save(plot, folder / "plots")
-    for table in tables(lines):
+    for table in tables(lines, readers):
         show(table)
     for told in remarks(lines):
         say(told)
@@ -187,9 +195,9 @@ def plots(lines: Sequence[Line]) -> Iterator[Any]:
         yield dots(f"layers_{part}_{place}", f"Probes at {place}, {part}", "AUROC on held-out groups", series)
 
 
-def tables(lines: Sequence[Line]) -> Iterator[Table]:
+def tables(lines: Sequence[Line], readers: Readers) -> Iterator[Table]:
     """The methods at the sites that training chose, and then all sites."""
-    yield _chosen_table(lines)
+    yield _chosen_table(lines, readers)
     for (part, of_pairs), of in grouped(
         (line for line in lines if line.template == ALL), lambda line: (line.part, line.method in OF_PAIRS)
     ).items():
@@ -208,7 +216,7 @@ def tables(lines: Sequence[Line]) -> Iterator[Table]:
         yield out
 
 
-def _chosen_table(lines: Sequence[Line]) -> Table:
+def _chosen_table(lines: Sequence[Line], readers: Readers) -> Table:
     columns = [
         Column("method", "name"),
         Column("labels"),
@@ -228,6 +236,8 @@ def _chosen_table(lines: Sequence[Line]) -> Table:
             uses = "sign" if line.method in OF_PAIRS else "all"
             what = [uses, f"{line.layer}, {line.place}", str(line.n), f"{line.train_auroc:.3f}"]
             out.add(name, *what, *cells, f"{best:.3f}", bold=line.saved and line.template == ALL)
+        for name, area in readers.get(part, {}).items():
+            out.add(name, "all", "words", str(area.n), "", *_cells(area), *[""] * 5)
     return out
 
 

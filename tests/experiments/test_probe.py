@@ -14,10 +14,12 @@ from honest_persona.config.load import load_config
 from honest_persona.data.feedback_load import labels_of
 from honest_persona.experiments import probe as verb
 from honest_persona.experiments.probe import Options, options_from, probe
+from honest_persona.experiments.probe_readers import word_readers
 from honest_persona.experiments.probe_table import as_csv, tables
 from honest_persona.modeling.token_format import token_format
 from honest_persona.probes.answers import score_answers
 from honest_persona.probes.features import Position
+from honest_persona.probes.labelled import labelled_answers
 from honest_persona.probes.probe import Probe, auroc
 from tests.tiny import base_model
 
@@ -103,12 +105,15 @@ def test_the_saved_probe_scores_as_in_the_table(fitted):
 
 
 def test_tables_fit_80_columns(fitted, terminal):
-    _, _, found = fitted
+    config, _, found = fitted
+    parts = {name: labelled_answers(rows) for name, rows in labels_of(config)[1].items() if len(rows)}
     with terminal:
-        for table in tables(found):
+        for table in tables(found, word_readers(parts, 0)):
             show(table)
     assert max(map(len, terminal.screen.splitlines())) <= 80
     assert "probes at the layer that training chose" in terminal.screen
+    [words] = [line for line in terminal.screen.splitlines() if "response bigrams" in line and "words" in line]
+    assert "1.000" in words, "the last word gives the label away"
 
 
 def test_templates_are_averaged_and_shown_beside(tmp_path, monkeypatch):
