@@ -444,8 +444,9 @@ def _config(args: argparse.Namespace, overrides: Sequence[str]) -> "RunConfig":
 def _probe_config(args: argparse.Namespace, overrides: Sequence[str]) -> "RunConfig":
     from honest_persona.config.load import load_config
     from honest_persona.data.check import fitted_arguments
+    from honest_persona.data.sources.feedback import FeedbackForm
 
-    return load_config(args.config, fitted_arguments(args.config, overrides))
+    return load_config(args.config, fitted_arguments(args.config, overrides, FeedbackForm.of))
 
 
 def _check_no_upload(config: "RunConfig") -> None:

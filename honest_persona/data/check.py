@@ -3,7 +3,7 @@
 config = load_run_config("hp.yaml", ["--dataset", "mine.jsonl"])
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -33,7 +33,9 @@ def load_run_config(path: str | None, argv: Sequence[str]) -> RunConfig:
     return load_config(path, fitted_arguments(path, argv), checks=[check_selection])
 
 
-def fitted_arguments(path: str | None, argv: Sequence[str]) -> list[str]:
+def fitted_arguments(
+    path: str | None, argv: Sequence[str], form: Callable[[Mapping[str, Any]], RowForm] | None = None
+) -> list[str]:
     """The arguments, and more of them where a command line gives the file another dataset.
 
     A file's topics and main models are names of the file's own dataset: those that the other dataset lacks are left
@@ -45,9 +47,9 @@ def fitted_arguments(path: str | None, argv: Sequence[str]) -> list[str]:
     of_file = _by_key(read_file(path)[0])
     dataset = given["dataset"]
     try:
-        source = find_source(
-            dataset, row_form({**_sound_row_keys(of_file | given), "objective": (of_file | given).get("objective")})
-        )
+        values = of_file | given
+        sound = {**_sound_row_keys(values), "objective": values.get("objective")}
+        source = find_source(dataset, (form or row_form)(sound))
         topics, models = source.topics, source.summary.models
     except UserError:
         return list(argv)  # what is wrong is told with all else
