@@ -30,7 +30,13 @@ from honest_persona.training.casts import CastsOncePerStep
 from honest_persona.training.checkpoints import last_good
 from honest_persona.training.kept_reference import Kept, kept_reference
 from honest_persona.training.mismatched import mismatched
-from honest_persona.training.preference_figures import figures_of, label_sums, likelihood_sums, pair_sums
+from honest_persona.training.preference_figures import (
+    figures_of,
+    label_sums,
+    likelihood_sums,
+    pair_sums,
+    too_unlikely,
+)
 from honest_persona.training.prefixes import RunsPrefixesOnce
 from honest_persona.training.reference_store import LogProbStore
 from honest_persona.training.resumable import ResumableRun
@@ -101,25 +107,20 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
         return (loss, outputs) if return_outputs else loss
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Rewards, and the chosen answers' likelihood. Raises UserError: they became less likely than allowed."""
+        """Rewards, and the good answers' likelihood. Raises UserError: they became less likely than allowed."""
         found = figures_of(sums)
         if "chosen_nll" in found and "nll_rise" not in found:
             first = next((line["chosen_nll"] for line in self.state.log_history if "chosen_nll" in line), None)
             found["nll_rise"] = 0.0 if first is None else found["chosen_nll"] - first
         if self._kl is not None:
             found["kl"] = self._kl.item()
-        self._check_rise(found.get("nll_rise", 0.0))
+        rise, limit = found.get("nll_rise", 0.0), self.max_nll_rise
+        if isinstance(limit, float | int) and rise > limit:
+            raise UserError(
+                f"max_nll_rise: at step {self.state.global_step} {too_unlikely(rise, limit, self.terms)}; "
+                f"{last_good(Path(str(self.args.output_dir)))}"
+            )
         return found
-
-    def _check_rise(self, rise: float) -> None:
-        if self.max_nll_rise is None or self.max_nll_rise == "off" or rise <= self.max_nll_rise:
-            return
-        raise UserError(
-            f"max_nll_rise: at step {self.state.global_step} the answers that should stay likely are {rise:.2f} nats "
-            f"per token less likely than at the start, more than {self.max_nll_rise}: the model forgets how to answer, "
-            "however well it tells the two answers of a pair apart. Lower learning_rate, raise beta, add also: {sft: "
-            f"0.1}}, or set max_nll_rise: off; {last_good(Path(str(self.args.output_dir)))}"
-        )
 
     def _arguments(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], tuple[torch.Tensor, torch.Tensor]]:
         """What a forward call over the batch's answers needs; how many tokens they have, how many are computed."""

@@ -16,6 +16,7 @@ from honest_persona.modeling.adapters.load import add_reference
 from honest_persona.modeling.adapters.lora import activation_arguments
 from honest_persona.modeling.adapters.tuning import adapter_off, gate_of, reference_on, save_weights, ungated
 from honest_persona.modeling.fingerprint import whole_fingerprint
+from honest_persona.training.preference_figures import too_unlikely
 from honest_persona.training.reference import is_start
 from tests.feedback import config_of, feedback_rows, series, trained
 from tests.tiny import SEVEN, base_model, form_of, random_adapter
@@ -171,6 +172,19 @@ def test_a_run_whose_chosen_answers_become_unlikely_ends(straight, monkeypatch):
     monkeypatch.setattr(trainer, "max_nll_rise", 1.4)
     with pytest.raises(UserError, match=r"max_nll_rise: at step 3 .* 1.50 nats per token less likely .* more than 1.4"):
         trainer.figures(sums)
+
+
+@pytest.mark.parametrize(
+    ("objective", "also", "remedies"),
+    [
+        ("dpo", {}, "Lower learning_rate, raise beta, add also: {sft: 0.1}, or set"),
+        ("ipo", {"sft": 1.0}, "Lower learning_rate, raise tau, or set"),
+        ("slic", {}, "Lower learning_rate, add also: {sft: 0.1}, or set"),
+        ("csft", {}, "Lower learning_rate, or set"),
+    ],
+)
+def test_what_helps_answers_that_become_unlikely(objective, also, remedies):
+    assert remedies in too_unlikely(2, 1, config_of(objective, 1, also=also).loss_terms)
 
 
 def test_the_rise_is_from_the_start_whatever_the_reference_is(tmp_path):
