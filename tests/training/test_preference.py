@@ -166,7 +166,7 @@ def test_a_mixture_is_the_weighted_sum(tmp_path):
 def test_a_run_whose_chosen_answers_become_unlikely_ends(straight, monkeypatch):
     trainer, _ = straight("dpo", 3)
     sums = {"good_tokens": 10.0, "good_nll": 45.0, "good_reference_nll": 30.0}  # from 3 to 4.5 nats per token
-    assert trainer.max_nll_rise == 1.0, "the config's default"
+    assert trainer.max_nll_rise == 0.4, "the config's default"
     monkeypatch.setattr(trainer, "max_nll_rise", "off")
     assert trainer.figures(sums)["nll_rise"] == pytest.approx(1.5)
     monkeypatch.setattr(trainer, "max_nll_rise", 1.4)
