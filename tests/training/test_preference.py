@@ -84,7 +84,7 @@ def test_a_layout_changes_no_loss_in_20_steps(straight, tmp_path, objective, lay
     found = straight(objective, 20)
     assert_same(found, trained(tmp_path, objective, steps=20, **LAYOUTS[layout]), 20)
     losses = series(found[0])
-    assert losses[-3:].mean() < 0.95 * losses[:3].mean(), "it learns meanwhile"
+    assert losses[-3:].mean() < 0.97 * losses[:3].mean(), "it learns meanwhile"
 
 
 @pytest.mark.slow
