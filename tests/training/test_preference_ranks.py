@@ -21,6 +21,7 @@ SETTINGS = {
     "lr_scheduler_type": "constant",
     "warmup_steps": "0",
     "lora_r": "4",
+    "max_nll_rise": "off",
     "first_heavy_log_step": "9999",
     "val_samples_per_topic": "0",
 }
