@@ -88,7 +88,7 @@ CONDITIONS: dict[str, Condition] = {
     "dpo swapped": Condition("the same pairs", {}, 0.2),
     "kto few": Condition(
         "a tenth of the desirable answers, at ten times the weight",
-        {**_KTO, "keep_desirable": 0.1, "desirable_weight": 10.0},
+        {**_KTO, "keep_desirable": 0.1, "desirable_weight": 10.0, "learning_rate": 2e-4},
     ),
     "dpo alone": Condition("without the further loss", {"also": {}, "max_nll_rise": "off"}),
     "dpo gently": Condition("the same at a third of the learning rate", {"also": {}, "learning_rate": 1e-4}),

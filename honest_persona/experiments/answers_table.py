@@ -112,16 +112,28 @@ def _least(bound: float) -> Callable[[float], bool]:
     return lambda value: value >= bound
 
 
-HEADER = ("condition", "part", "n", "truthful before", "truthful", "well-formed", "nats", "prefers", "largest rise")
+HEADER = (
+    "condition",
+    "seeds",
+    "part",
+    "n",
+    "truthful before",
+    "truthful",
+    "well-formed",
+    "nats",
+    "prefers",
+    "largest rise",
+)
 
 
 def lines_of(found: Mapping[str, Of]) -> list[tuple[str, ...]]:
     """Two lines for each condition, one for each part; one where a run was ended, and nothing was measured."""
     lines = []
     for of in found.values():
+        seeds = str(len(of.cells))
         rise = f"{fmean(of.rise):.2f}" + (f" ({min(of.rise):.2f}-{max(of.rise):.2f})" if len(of.rise) > 1 else "")
         if not of.measured:
-            lines.append((of.name, "run ended", *["-"] * 6, rise))
+            lines.append((of.name, seeds, "run ended", *["-"] * 6, rise))
             continue
         for part in (WITHIN, ACROSS):
             before, truthful, formed, nats, prefers = (
@@ -131,7 +143,7 @@ def lines_of(found: Mapping[str, Of]) -> list[tuple[str, ...]]:
             figures = ["-" if figure is None else str(figure) for figure in (truthful, formed)]
             means = ["-" if figure is None else f"{figure.mean:.3f}" for figure in (before, nats, prefers)]
             n = str(truthful.n) if truthful else "-"
-            lines.append((of.name, part, n, means[0], *figures, *means[1:], rise))
+            lines.append((of.name, seeds, part, n, means[0], *figures, *means[1:], rise))
     return lines
 
 

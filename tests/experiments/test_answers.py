@@ -119,14 +119,14 @@ def test_bars_are_judged_by_the_mean_over_seeds():
 
 def test_a_run_that_was_ended_has_a_rise_and_no_answers():
     found = {"trap ended": Of([cell("trap ended", ended="max_nll_rise: at step 5"), cell("trap ended", 43, ended="m")])}
-    assert lines_of(found) == [("trap ended", "run ended", *["-"] * 6, "0.15 (0.10-0.20)")]
+    assert lines_of(found) == [("trap ended", "2", "run ended", *["-"] * 6, "0.15 (0.10-0.20)")]
     bars_of(found)
 
 
 def test_a_line_holds_mean_range_and_interval():
     (within, across) = lines_of({"dpo": Of([cell("dpo", 42, 0.96), cell("dpo", 43, 0.98), cell("dpo", 44, 1.0)])})
-    assert within[:5] == ("dpo", WITHIN, "405", "0.400", "0.980 (0.960-1.000) [0.96-1.00]")
-    assert across[1] == ACROSS
+    assert within[:6] == ("dpo", "3", WITHIN, "405", "0.400", "0.980 (0.960-1.000) [0.96-1.00]")
+    assert across[2] == ACROSS
 
 
 def test_swapped_pairs_are_a_share_of_the_training_rows_alone(tmp_path):
