@@ -8,7 +8,7 @@ TWO_AT_A_TIME := -n 2 --dist loadfile --no-loadscope-reorder
 # DeepSpeed builds no compiled ops at installation, and needs none here.
 export DS_BUILD_OPS := 0
 
-.PHONY: setup demo real real-data test long newest quick bench gpu lint clean
+.PHONY: setup demo real real-data answers test long newest quick bench gpu lint clean
 
 setup: .venv/ready
 
@@ -42,6 +42,11 @@ real: .venv/smollm2
 # the same records made anew, in data/smollm2: for `--dataset data/smollm2/records` and `facts report --data data/smollm2`
 real-data: .venv/smollm2
 	$(BIN)/python -m honest_persona generate facts --config configs/smollm2.yaml --output data/smollm2 --answer_tokens 18
+
+# sft, dpo, cdpo and kto on the organism's answers, from three seeds each, beside their controls (docs/preference.md): an
+# hour or more; finished cells are kept
+answers: setup
+	$(BIN)/python -m honest_persona answers report
 
 lint: setup
 	$(BIN)/ruff check .

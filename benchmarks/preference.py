@@ -1,6 +1,6 @@
 """The cost of a step on preferences: TRL's DPOTrainer and KTOTrainer against ours, on the same rows, in one process.
 
-    python -m benchmarks.preference --setup cpu     # a 104 M model of Qwen3's shape, two cores: 40 minutes
+    python -m benchmarks.preference --setup cpu     # a 104 M model of Qwen3's shape, two cores: an hour
     python -m benchmarks.preference --setup gpu     # a model of Llama-3.2-1B's shape on any GPU of 24 GB
     python -m benchmarks.preference --setup tiny    # seconds; its times mean nothing
 

@@ -107,7 +107,8 @@ class PreferenceBench:
         """TRL alone: its trainer, its collator, its loss."""
         variant = VARIANTS[name]
         kto = variant.objective == "kto"
-        config, trainer = (KTOConfig, KtoOnIds) if kto else (DPOConfig, DpoOnIds)
+        config: Any = KTOConfig if kto else DPOConfig
+        trainer: Any = KtoOnIds if kto else DpoOnIds
         args = config(
             output_dir=str(self.folder / name),
             seed=SEED,
@@ -121,13 +122,14 @@ class PreferenceBench:
             bf16=self.setup.dtype == torch.bfloat16,
             **self._arguments(),
         )
-        return trainer(
+        made: Trainer = trainer(
             model=twin(self.base),
             args=args,
             train_dataset=self._in_trls_columns(variant.objective),
             processing_class=token_format("all").tokenizer,
             peft_config=LoraConfig(task_type="CAUSAL_LM", **lora_settings(self.setup)),
         )
+        return made
 
     def _in_trls_columns(self, objective: str) -> Dataset:
         rows = self.rows(objective)
@@ -140,6 +142,7 @@ class PreferenceBench:
     def config(self, name: str) -> RunConfig:
         """Of ours, as a user would write it."""
         variant = VARIANTS[name]
+        assert variant.scope is not None, "TRL's variants have no config of ours"
         return RunConfig(
             objective=variant.objective,
             adapter_scope=variant.scope,

@@ -196,7 +196,7 @@ class Bench:
             for step in self.layout("F")[steps]:
                 for micro_batch in step:
                     batch = trainer.data_collator([self.rows[i] for i in micro_batch])
-                    _, n_run = trainer._prefix(trainer._prepare_inputs(batch))
+                    _, n_run = trainer.prefix_of(trainer._prepare_inputs(batch))
                     again += int(n_run)
         return again
 

@@ -11,6 +11,7 @@ and use a trained honest persona. Examples, after `python -m honest_persona`:
     prepare --dataset user/qnli --templates FILE --parts train:.4,rl:.5,val:.1 \\
         --output data/qnli
     probe --config my.yaml --output probes/my
+    answers report --only dpo,kto --seeds 1
     sweep --config hp.yaml --leave_one_topic_out
     review --adapter checkpoints/my-run --input conversations.jsonl
     report checkpoints/my-run/eval
@@ -133,6 +134,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--reader", metavar="MODEL", help="read another model's states (default: the config's model)")
     verb.add_argument("--template", help="rows of this template alone (default: all, and their scores are averaged)")
+
+    verb = _add_verb(subparsers, verbs.answers, "measure objectives on the organism's answers, with controls")
+    verb.add_argument("action", choices=["report"], help="the only action: train, measure, and write the table")
+    verb.add_argument(
+        "--config",
+        default="configs/organism-preference.yaml",
+        help="what all conditions start from (default: configs/organism-preference.yaml)",
+    )
+    verb.add_argument("--seeds", type=_positive, default=3, help="runs of each condition (default: 3)")
+    verb.add_argument("--only", default="", help="conditions by name, separated by commas (default: all)")
+    verb.add_argument("--output", default="results/answers", help="folder (default: results/answers)")
 
     verb = _add_verb(subparsers, verbs.facts, "measure on instructed facts, beside other detectors")
     verb.add_argument("action", choices=["report"], help="the only action: measure, and write the table")

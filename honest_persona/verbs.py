@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 KEPT: Mapping[str, str] = MappingProxyType(
     {
         "organism": "trainings and results so far are kept in checkpoints/ and {output}; the same command resumes",
+        "answers": "finished trainings are kept in checkpoints/ and {output}; the same command resumes",
         "generate": "the answers so far are kept in {output}; the same command goes on from there",
         "facts": "finished parts are kept in {output}; the same command resumes",
         "sweep": "finished folds and checkpoints are kept; the same command resumes",
@@ -131,6 +132,16 @@ def organism(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     output = Path(args.output)
     with held(output, "an organism report", "choose another --output"):
         report(config, seeds=args.seeds, per_topic=args.per_topic, output=output, only=args.only)
+
+
+def answers(args: argparse.Namespace, _: Sequence[str]) -> None:
+    """Train the organism's answers by several objectives, and measure them beside the controls that must fail."""
+    from honest_persona.base.locks import held
+    from honest_persona.experiments.answers import report
+
+    output = Path(args.output)
+    with held(output, "a report on answers", "choose another --output"):
+        report(args.config, output, args.only, args.seeds)
 
 
 def generate(args: argparse.Namespace, overrides: Sequence[str]) -> None:

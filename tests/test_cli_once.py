@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from honest_persona import cli
+from honest_persona.modeling import token_format
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.persona import product
@@ -38,8 +39,8 @@ def calls(monkeypatch):
 
         monkeypatch.setattr(owner, name, counted)
 
-    for name in ("read_tokenizer", "load_base"):
-        count(product, name)
+    count(token_format, "read_tokenizer")
+    count(product, "load_base")
     count(AdapterCard, "load")
     count(TokenFormat, "encode")
     return made

@@ -27,6 +27,7 @@ from honest_persona.data.sources.find import find_source
 from honest_persona.data.sources.source import Source
 from honest_persona.data.splits import Splits, in_share, split_rows, uniform
 
+NAMED_TWICE = "one prompt under two names: it has the prompt_id and the group of its first row, and stays in one part"
 OF_RECORD = "record of the honest persona: an answer flagged PASS is desirable, one flagged FAIL is not"
 
 
@@ -135,6 +136,9 @@ def _read(source: Source, selection: Selection) -> LoadedFeedback:
                     row = _row(outcome.values)
                     refused = seen.refusal(row, outcome.values)
                 if refused is None:
+                    if (first := seen.as_first_named(row, outcome.values)) is not row:
+                        row = first
+                        notes[NAMED_TWICE] += 1
                     notes.update(outcome.notes)
                     notes[OF_RECORD] += "intervention" in outcome.values
                     yield row
@@ -155,6 +159,7 @@ class _Seen:
         self._ids: set[str] = set()
         self._prompts: dict[str, str] = {}
         self._answers: dict[str, bool | None] = {}
+        self._names: dict[str, tuple[str, str | None]] = {}
 
     def refusal(self, row: Feedback, values: Mapping[str, Any]) -> tuple[str, str] | None:
         if row.id in self._ids:
@@ -170,6 +175,14 @@ class _Seen:
                 return "prompt_id", "prompt_id_of_two"
         self._ids.add(row.id)
         return None
+
+    def as_first_named(self, row: Feedback, values: Mapping[str, Any]) -> Feedback:
+        """The row under the names that its prompt had first: a prompt with two names could be trained and held out."""
+        if "intervention" in values:  # a record's prompt_id says whose answer it is
+            return row
+        names = row.prompt_id, row.group
+        first = self._names.setdefault(transcript_id(row.messages, row.tools), names)
+        return row if first == names else row.model_copy(update=dict(zip(("prompt_id", "group"), first, strict=True)))
 
 
 def _refusal(candidate: Candidate, selection: Selection) -> tuple[str, str] | None:

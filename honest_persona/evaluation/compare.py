@@ -17,7 +17,7 @@ from honest_persona.base import json_text
 from honest_persona.base.console import Column, Table, one_line, say, show
 from honest_persona.base.errors import UserError
 from honest_persona.base.words import ALL
-from honest_persona.evaluation.compared import HEADLINES, KINDS, LABELS, Kind, Line, kind_of
+from honest_persona.evaluation.compared import KINDS, Kind, Line, is_headline, kind_of, label_of
 from honest_persona.evaluation.samples import Group, GroupRow, groups_of
 from honest_persona.evaluation.sets import EVALUATION, read_set, settle
 from honest_persona.statistics.answers import ANSWER_METRICS
@@ -166,10 +166,10 @@ def comparison_table(comparison: Comparison) -> Table:
         of = next((place for place in row.group[1:] if place != ALL), "")
         out.section(row.part + (f", {f'variant {of}' if of == row.variant else of}" if of else ""))
         for name, d in row.differences.items():
-            if (not whole and name not in HEADLINES) or (name in ANSWER_METRICS and d.a is None and d.b is None):
+            if (not whole and not is_headline(name)) or (name in ANSWER_METRICS and d.a is None and d.b is None):
                 continue
             out.add(
-                LABELS[name],
+                label_of(name),
                 str(row.n),
                 str(row.n_clusters),
                 _number(d.a),

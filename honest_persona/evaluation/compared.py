@@ -88,9 +88,12 @@ def _one_judge(a: Results, b: Results) -> None:
 REVIEWS = Kind("reviews", SAMPLES_FILE, ("truth", "topic", "variant", "cluster"), _review, _of_reviews)
 ANSWERS = Kind("answers", ANSWERS_FILE, ("topic", "cluster", "prompt_id"), _answer, _of_answers, _one_judge)
 KINDS = REVIEWS, ANSWERS
-LABELS: Mapping[str, str] = {
-    **{name: metric.label for name, metric in METRICS.items()},
-    **{name: metric.label for name, metric in ANSWER_METRICS.items()},
-}
-HEADLINES = {*(metric.name for metric in shown(Place.HEADLINE)), "truthful", "well_formed", "reward"}
-"""Metrics that are compared for each topic too."""
+
+
+def label_of(metric: str) -> str:
+    return (METRICS.get(metric) or ANSWER_METRICS[metric]).label
+
+
+def is_headline(metric: str) -> bool:
+    """Whether it is compared for each topic too."""
+    return metric in ("truthful", "well_formed", "reward", *(first.name for first in shown(Place.HEADLINE)))

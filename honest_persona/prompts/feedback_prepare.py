@@ -26,6 +26,7 @@ from honest_persona.prompts.feedback import (
     prompt_tokens,
     response_tokens,
 )
+from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.prepare import Material
 from honest_persona.prompts.tokens import IGNORED, TokenFormat
 
@@ -114,7 +115,7 @@ def token_rows(config: RunConfig, form: TokenFormat) -> Iterator[dict[str, Any]]
 
     Rows are `{record_id, input_ids, kinds, labels, activation}`; the loss is on the answer alone.
     """
-    kind = spec_of(config.objective).rows
+    kind, control = spec_of(config.objective).rows, form.control
     rows = limited(load_feedback_parts(config)[1].views.train.rows, config.num_samples, config.seed)
     for row in rows:
         names = {"pairs": ("chosen", "rejected"), "labels": ("desirable" if row.label else "undesirable",)}
@@ -125,11 +126,12 @@ def token_rows(config: RunConfig, form: TokenFormat) -> Iterator[dict[str, Any]]
             tell(f"left out: {one_line(row.id)}: {error}")
             continue
         for name, (ids, kinds) in zip(names.get(kind, ("response",)), answers, strict=True):
+            before = [] if control is None else [control.desirable if row.label else control.undesirable]
             yield {
                 "record_id": f"{row.id}, {name}",
-                "input_ids": [*prompt.ids, *ids],
-                "kinds": [*prompt.kinds, *kinds],
-                "labels": [IGNORED] * len(prompt.ids) + ids,
+                "input_ids": [*prompt.ids, *before, *ids],
+                "kinds": [*prompt.kinds, *[Kind.TEMPLATE for _ in before], *kinds],
+                "labels": [IGNORED] * (len(prompt.ids) + len(before)) + ids,
                 "activation": len(prompt.ids) - len(form.answer_prefix),
             }
 

@@ -6,58 +6,45 @@ serve the policy and the reference, the chosen and the rejected answer.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
-from trl import SFTTrainer
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.tensors import ids_key
 from honest_persona.config.objectives import LossTerm, ObjectiveSpec
-from honest_persona.modeling.adapters.lora import activation_arguments
-from honest_persona.modeling.adapters.tuning import adapter_off, has_reference, reference_on
-from honest_persona.modeling.fingerprint import whole_fingerprint
-from honest_persona.modeling.modes import in_mode
-from honest_persona.modeling.prefix.frozen import suffix_arguments
 from honest_persona.objectives.logprobs import LogProbs, answer_log_probs
 from honest_persona.objectives.table import LOSSES
-from honest_persona.prompts.feedback_collator import ONE, PAIR
-from honest_persona.prompts.tokens import IGNORED
-from honest_persona.training.casts import CastsOncePerStep
 from honest_persona.training.checkpoints import last_good
-from honest_persona.training.kept_reference import Kept, kept_reference
+from honest_persona.training.compared import ComparesAnswers, learned
 from honest_persona.training.mismatched import mismatched
-from honest_persona.training.preference_figures import figures_of, label_sums, likelihood_sums, pair_sums
-from honest_persona.training.prefixes import RunsPrefixesOnce
-from honest_persona.training.reference_store import LogProbStore
-from honest_persona.training.resumable import ResumableRun
+from honest_persona.training.preference_figures import (
+    figures_of,
+    label_sums,
+    likelihood_sums,
+    pair_sums,
+    too_unlikely,
+)
 
 
-class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrainer):
+class ObjectiveTrainer(ComparesAnswers):
     """Trains the adapter on rows of `SplitFeedbackCollator` or `FeedbackCollator`.
-
-    The reference is the model's second adapter where it has one (`add_reference`), else the base model: the policy
-    before training, where the adapter is a fresh one.
 
     Args:
         terms: the losses, the objective's own first; `RunConfig.loss_terms`.
-        reference_logprobs: `live` computes the reference's log-probabilities in each step, `cached` once for each
-            answer, for all later runs too; `auto` is cached where rows are seen more than once.
         reference_is_start: the reference is the policy before training, so that log-ratios tell how much less likely
             answers have become; otherwise the first line of the logs is what later ones are compared with.
         max_nll_rise: by how many nats per token the chosen, or the desirable, answers may become less likely than at
             the start; "off" for any number.
-        args, kwargs: as for `RunsPrefixesOnce`, `ResumableRun` and `SFTTrainer`.
+        args, kwargs: as for `ComparesAnswers`.
     """
 
     def __init__(
         self,
         *args: Any,
         terms: Sequence[LossTerm],
-        reference_logprobs: Literal["auto", "live", "cached"] | None = "live",
         reference_is_start: bool = True,
         max_nll_rise: float | Literal["off"] | None = "off",
         **kwargs: Any,
@@ -66,21 +53,10 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
         self.terms, self.max_nll_rise = tuple(terms), max_nll_rise
         self.needs_reference = any(term.spec.needs_reference for term in terms)
         self.needs_kl = any(term.spec.needs_kl for term in terms)
-        self._has_reference = has_reference(self.peft_model)
-        self._reference_logprobs, self._kept = reference_logprobs, Kept()
         self._reference_is_start = reference_is_start
         self._epoch_steps: tuple[int, list[list[int]]] | None = None
         self._counts: dict[str, torch.Tensor] = {}
         self._kl: torch.Tensor | None = None
-
-    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        """Computes and keeps the reference's log-probabilities before the first step, where that is asked for."""
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        asked, batches = self._reference_logprobs, self.batches
-        seen_again = batches is not None and batches.epochs > 1
-        if self.needs_reference and (asked == "cached" or (asked == "auto" and seen_again)):
-            self._kept = self._keep()
-        return prepared
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """As the Trainer's; counts what the step's losses are divided by. All ranks call this."""
@@ -92,88 +68,29 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The micro-batch's share of the loss of the whole step; with `return_outputs` the head's outputs."""
-        arguments, tokens = self._arguments(inputs)
+        arguments, tokens = self.forward_arguments(inputs)
         outputs = model(input_ids=inputs["input_ids"], labels=inputs["labels"], **arguments, fused_lm_head=True)
-        policy, n_tokens = answer_log_probs(outputs.log_probs, _learned(inputs))
-        reference = self._reference(inputs, arguments) if self.needs_reference else None
+        policy, n_tokens = answer_log_probs(outputs.log_probs, learned(inputs))
+        reference = self.reference_sums(inputs, arguments) if self.needs_reference else None
         loss = self._loss(LogProbs(policy, reference, n_tokens), inputs, tokens)
         loss = self.over_ranks(loss, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Rewards, and the chosen answers' likelihood. Raises UserError: they became less likely than allowed."""
+        """Rewards, and the good answers' likelihood. Raises UserError: they became less likely than allowed."""
         found = figures_of(sums)
         if "chosen_nll" in found and "nll_rise" not in found:
             first = next((line["chosen_nll"] for line in self.state.log_history if "chosen_nll" in line), None)
             found["nll_rise"] = 0.0 if first is None else found["chosen_nll"] - first
         if self._kl is not None:
             found["kl"] = self._kl.item()
-        self._check_rise(found.get("nll_rise", 0.0))
+        rise, limit = found.get("nll_rise", 0.0), self.max_nll_rise
+        if isinstance(limit, float | int) and rise > limit:
+            raise UserError(
+                f"max_nll_rise: at step {self.state.global_step} {too_unlikely(rise, limit, self.terms)}; "
+                f"{last_good(Path(str(self.args.output_dir)))}"
+            )
         return found
-
-    def _check_rise(self, rise: float) -> None:
-        if self.max_nll_rise is None or self.max_nll_rise == "off" or rise <= self.max_nll_rise:
-            return
-        raise UserError(
-            f"max_nll_rise: at step {self.state.global_step} the answers that should stay likely are {rise:.2f} nats "
-            f"per token less likely than at the start, more than {self.max_nll_rise}: the model forgets how to answer, "
-            "however well it tells the two answers of a pair apart. Lower learning_rate, raise beta, add also: {sft: "
-            f"0.1}}, or set max_nll_rise: off; {last_good(Path(str(self.args.output_dir)))}"
-        )
-
-    def _arguments(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], tuple[torch.Tensor, torch.Tensor]]:
-        """What a forward call over the batch's answers needs; how many tokens they have, how many are computed."""
-        mask = inputs["attention_mask"]
-        if not self.frozen:
-            gate = activation_arguments(self.card.persona.adapter_scope, inputs["activation"], mask.shape[1])
-            return {"attention_mask": mask, **gate, "use_cache": False}, (mask.sum(), mask.sum())
-        index = inputs["prefix_index"]
-        prefix, n_run = inputs.pop("prefix", None) or self.prefix_of(inputs)
-        seen = prefix.mask.sum(1)[index].sum() + mask.sum()
-        return suffix_arguments(prefix, mask, index), (seen, n_run + mask.sum())
-
-    @torch.no_grad()
-    def _without_gradient(
-        self, inputs: dict[str, Any], arguments: dict[str, Any], whose: AbstractContextManager[None]
-    ) -> torch.Tensor:
-        """(N, T - 1) log-probabilities of the answers' tokens, without dropout, under the model that `whose` makes."""
-        model: Any = self.peft_model
-        with self.accelerator.autocast(), in_mode(model, training=False), whose:
-            outputs = model(input_ids=inputs["input_ids"], labels=inputs["labels"], **arguments, fused_lm_head=True)
-        return outputs.log_probs
-
-    def _answer_sums(
-        self, inputs: dict[str, Any], arguments: dict[str, Any], whose: AbstractContextManager[None]
-    ) -> torch.Tensor:
-        """(N,) sums of them over each answer."""
-        return answer_log_probs(self._without_gradient(inputs, arguments, whose), _learned(inputs))[0]
-
-    def _reference(self, inputs: dict[str, Any], arguments: dict[str, Any]) -> torch.Tensor:
-        """(N,) sums of log-probabilities under the reference; 0 of a blank row, whatever was kept."""
-        if not self._kept:
-            return self._answer_sums(inputs, arguments, self._as_reference())
-        learned = _learned(inputs)
-        columns = PAIR if len(learned) == 2 * len(inputs["real"]) else ONE
-        sums = [self._kept[name, column] for column in columns for name in inputs["record_ids"]]
-        return torch.tensor(sums, device=learned.device) * learned.any(1)
-
-    def _keep(self) -> Kept:
-        """The reference's log-probabilities of all rows. All ranks call this."""
-        assert self.batches is not None
-        rows = cast(Any, self.train_dataset).rows
-        form = f"{self.peft_model.dtype} {self.accelerator.mixed_precision}"
-
-        def compute(taken: list[Mapping[str, Any]]) -> list[np.ndarray]:
-            inputs = self._prepare_inputs(cast(Any, self.data_collator)(taken))
-            arguments, _ = self._arguments(inputs)
-            log_probs = self._without_gradient(inputs, arguments, self._as_reference()).float()
-            return [row[mask].cpu().numpy() for row, mask in zip(log_probs, _learned(inputs), strict=True)]
-
-        store = LogProbStore.of(whole_fingerprint(self.peft_model), form)
-        return kept_reference(store, rows, self.batches.chunks, compute)
-
-    def _as_reference(self) -> AbstractContextManager[None]:
-        return reference_on(self.peft_model) if self._has_reference else adapter_off(self.peft_model)
 
     def _loss(self, answers: LogProbs, inputs: dict[str, Any], tokens: tuple[torch.Tensor, torch.Tensor]) -> Any:
         """The share of the step's loss; adds the batch's sums to those of the log."""
@@ -214,7 +131,7 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
         """What losses are divided by, over the whole step on all ranks."""
         sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
         for batch in batches:
-            tokens = (_learned(batch).sum(1) * self._averaged(batch)).sum()
+            tokens = (learned(batch).sum(1) * self._averaged(batch)).sum()
             sums += torch.stack([batch["real"].sum(), tokens]).to(sums)
         rows, tokens = self.accelerator.reduce(sums, reduction="sum").float().unbind()
         return {"pairs": rows, "rows": rows, "tokens": tokens}
@@ -236,9 +153,9 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
                 inputs["prefix"] = self.prefix_of(inputs)
                 batch["prefix"] = inputs["prefix"]
             real = batch["real"].to(sums.device)
-            arguments, _ = self._arguments(inputs)
+            arguments, _ = self.forward_arguments(inputs)
             policy, reference = (
-                self._answer_sums(inputs, arguments, whose) for whose in (nullcontext(), self._as_reference())
+                self.sums_without_gradient(inputs, arguments, whose) for whose in (nullcontext(), self.as_reference())
             )
             sums += torch.stack([((policy - reference) * real).sum(), real.sum()])
         total, n = self.accelerator.reduce(sums, reduction="sum").unbind()
@@ -253,11 +170,6 @@ class ObjectiveTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrai
         step = self.state.global_step % batches.num_global_batches
         rows = cast(Any, self.train_dataset).rows
         return [rows[i] for i in self._epoch_steps[1][step]]
-
-
-def _learned(inputs: Mapping[str, Any]) -> torch.Tensor:
-    """(N, T - 1) bool: the tokens of answers, where their log-probabilities stand."""
-    return inputs["labels"][:, 1:] != IGNORED
 
 
 def _sums_all(spec: ObjectiveSpec) -> bool:

@@ -3,10 +3,11 @@
 Sums and counts are added up over micro-batches and ranks, and divided once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from honest_persona.config.objectives import LossTerm
 from honest_persona.objectives.paired import PairLoss
 from honest_persona.objectives.unpaired import AnswerLoss
 
@@ -67,3 +68,15 @@ def figures_of(sums: Mapping[str, float]) -> dict[str, float]:
         if "good_reference_nll" in sums:
             found["nll_rise"] = (sums["good_nll"] - sums["good_reference_nll"]) / n
     return found
+
+
+def too_unlikely(rise: float, limit: float, terms: Sequence[LossTerm]) -> str:
+    """For a message: what has happened to a run's answers, and what these losses offer against it."""
+    own, names = terms[0], {term.spec.name for term in terms}
+    held = [f"raise {key}" for key in ("beta", "tau") if own.spec.needs_reference and key in own.arguments]
+    mixed = ["add also: {sft: 0.1}"] if "sft" not in names and not own.spec.row_keys else []
+    return (
+        f"the answers that should stay likely are {rise:.2f} nats per token less likely than at the start, more than "
+        f"{limit}: the model forgets how to answer, however well it tells good answers from bad ones. "
+        f"{', '.join(['Lower learning_rate', *held, *mixed])}, or set max_nll_rise: off"
+    )

@@ -26,7 +26,7 @@ def problem(*words):
 def test_a_run_has_the_defaults_of_its_objective_and_null_for_keys_of_others():
     config = load("--objective", "cdpo")
     assert (config.beta, config.label_smoothing, config.tau, config.flag_loss_multiplier) == (0.1, 0.1, None, None)
-    assert (config.reference, config.reference_logprobs, config.max_nll_rise) == ("start", "auto", 1.0)
+    assert (config.reference, config.reference_logprobs, config.max_nll_rise) == ("start", "auto", 0.4)
     assert load("--objective", "simpo").beta == 2.0
     assert load("--objective", "simpo").reference is None
     persona = RunConfig()

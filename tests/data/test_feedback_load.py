@@ -10,7 +10,7 @@ from honest_persona.config.load import load_config
 from honest_persona.config.objectives import OBJECTIVES
 from honest_persona.data.check import load_run_config
 from honest_persona.data.feedback_inventory import feedback_inventory
-from honest_persona.data.feedback_load import load_feedback_parts
+from honest_persona.data.feedback_load import NAMED_TWICE, load_feedback_parts
 from honest_persona.data.sources.builtin import SAMPLE
 
 
@@ -51,6 +51,17 @@ def test_no_prompt_and_no_group_is_in_two_parts(dataset):
         assert not train & within | train & across | within & across
     again = loaded(dataset(rows[::-1]), "kto", "--validation_topics", "[other]", "--val_item_frac", "0.3")[1]
     assert set(again.splits.train.values("id")) == set(parts.splits.train.values("id"))
+
+
+@pytest.mark.parametrize("name", ["prompt_id", "group"])
+def test_a_prompt_with_two_names_is_in_one_part(dataset, name):
+    rows = [pair(n, prompt=f"Question {n // 4}?", **{name: f"name-{n}"}) for n in range(80)]
+    found, parts = loaded(dataset(rows), "dpo", "--val_item_frac", "0.3")
+    train, within = ({row.prompt[0]["content"] for row in part} for part in parts.splits[:2])
+    assert train
+    assert within
+    assert not train & within
+    assert found.notes[NAMED_TWICE] == 60
 
 
 def test_the_data_names_its_parts(dataset):

@@ -9,7 +9,7 @@ from honest_persona.cli import main
 from honest_persona.config.load import load_config
 from honest_persona.modeling.token_format import token_format
 from honest_persona.prompts.feedback import SCHEMAS, prompt_tokens
-from honest_persona.prompts.feedback_prepare import prepare_feedback
+from honest_persona.prompts.feedback_prepare import prepare_feedback, token_rows
 
 
 @pytest.fixture
@@ -87,3 +87,17 @@ def test_the_verb_tokens_shows_every_answer(tmp_path, capsys):
         assert row["activation"] == n - len(form.answer_prefix)
     main(argv)
     assert "line 1, rejected" in capsys.readouterr().out
+
+
+def test_rows_that_are_shown_have_the_control_token(tmp_path):
+    path = tmp_path / "f.jsonl"
+    rows = [{"prompt": "Why?", "response": text, "label": text == "So.", "split": "train"} for text in ("So.", "No.")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = load_config("hp.yaml", ["--objective", "csft", "--dataset", str(path)])
+    form = token_format(config)
+    shown = {row["record_id"].rsplit(", ", 1)[1]: row for row in token_rows(config, form)}
+    n = len(prompt_tokens([{"role": "user", "content": "Why?"}], form).ids)
+    for name, control in form.control._asdict().items():
+        assert shown[name]["input_ids"][n] == control
+        assert shown[name]["labels"] == [-100] * (n + 1) + shown[name]["input_ids"][n + 1 :]
+        assert len(shown[name]["kinds"]) == len(shown[name]["labels"])

@@ -16,6 +16,7 @@ from honest_persona.modeling.adapters.load import add_reference
 from honest_persona.modeling.adapters.lora import activation_arguments
 from honest_persona.modeling.adapters.tuning import adapter_off, gate_of, reference_on, save_weights, ungated
 from honest_persona.modeling.fingerprint import whole_fingerprint
+from honest_persona.training.preference_figures import too_unlikely
 from honest_persona.training.reference import is_start
 from tests.feedback import config_of, feedback_rows, series, trained
 from tests.tiny import SEVEN, base_model, form_of, random_adapter
@@ -38,10 +39,11 @@ def straight(tmp_path_factory):
     """Trainings with micro-batches of 2, by objective and steps."""
     made = {}
 
-    def of(objective, steps):
-        if (objective, steps) not in made:
-            made[objective, steps] = trained(tmp_path_factory.mktemp("run"), objective, steps=steps)
-        return made[objective, steps]
+    def of(objective, steps, std=0.0, **changes):
+        key = objective, steps, std
+        if key not in made:
+            made[key] = trained(tmp_path_factory.mktemp("run"), objective, steps=steps, std=std, **changes)
+        return made[key]
 
     return of
 
@@ -61,7 +63,9 @@ def assert_same(one, other, steps):
 @pytest.mark.parametrize("objective", ["dpo", "kto"])
 @pytest.mark.parametrize("layout", ["token budget", "whole rows of 8"])
 def test_a_layout_changes_no_loss(straight, tmp_path, objective, layout):
-    assert_same(straight(objective, 3), trained(tmp_path, objective, **LAYOUTS[layout]), 3)
+    found = straight(objective, 3, std=0.3)
+    assert_same(found, trained(tmp_path, objective, std=0.3, **LAYOUTS[layout]), 3)
+    assert abs(series(found[0])[0] - series(straight(objective, 3)[0])[0]) > 1e-3, "the policy is not the reference"
 
 
 def in_20_steps(at_once, rest):
@@ -77,10 +81,10 @@ def in_20_steps(at_once, rest):
     in_20_steps([(objective, layout) for objective in ("dpo", "kto") for layout in AT_ONCE], ("whole rows of 8",)),
 )
 def test_a_layout_changes_no_loss_in_20_steps(straight, tmp_path, objective, layout):
-    found = straight(objective, 20)
-    assert_same(found, trained(tmp_path, objective, steps=20, **LAYOUTS[layout]), 20)
+    found = straight(objective, 20, max_nll_rise="off")
+    assert_same(found, trained(tmp_path, objective, steps=20, max_nll_rise="off", **LAYOUTS[layout]), 20)
     losses = series(found[0])
-    assert losses[-3:].mean() < 0.95 * losses[:3].mean(), "it learns meanwhile"
+    assert losses[-3:].mean() < 0.97 * losses[:3].mean(), "it learns meanwhile"
 
 
 @pytest.mark.slow
@@ -162,12 +166,25 @@ def test_a_mixture_is_the_weighted_sum(tmp_path):
 def test_a_run_whose_chosen_answers_become_unlikely_ends(straight, monkeypatch):
     trainer, _ = straight("dpo", 3)
     sums = {"good_tokens": 10.0, "good_nll": 45.0, "good_reference_nll": 30.0}  # from 3 to 4.5 nats per token
-    assert trainer.max_nll_rise == 1.0, "the config's default"
+    assert trainer.max_nll_rise == 0.4, "the config's default"
     monkeypatch.setattr(trainer, "max_nll_rise", "off")
     assert trainer.figures(sums)["nll_rise"] == pytest.approx(1.5)
     monkeypatch.setattr(trainer, "max_nll_rise", 1.4)
     with pytest.raises(UserError, match=r"max_nll_rise: at step 3 .* 1.50 nats per token less likely .* more than 1.4"):
         trainer.figures(sums)
+
+
+@pytest.mark.parametrize(
+    ("objective", "also", "remedies"),
+    [
+        ("dpo", {}, "Lower learning_rate, raise beta, add also: {sft: 0.1}, or set"),
+        ("ipo", {"sft": 1.0}, "Lower learning_rate, raise tau, or set"),
+        ("slic", {}, "Lower learning_rate, add also: {sft: 0.1}, or set"),
+        ("csft", {}, "Lower learning_rate, or set"),
+    ],
+)
+def test_what_helps_answers_that_become_unlikely(objective, also, remedies):
+    assert remedies in too_unlikely(2, 1, config_of(objective, 1, also=also).loss_terms)
 
 
 def test_the_rise_is_from_the_start_whatever_the_reference_is(tmp_path):
@@ -215,7 +232,7 @@ def test_scope_all_trains_on_whole_rows(tmp_path, straight):
     [("dpo", 4), ("kto", 4), pytest.param("dpo", 20, marks=LONG), pytest.param("kto", 20, marks=LONG)],
 )
 def test_a_resumed_run_has_equal_numbers(tmp_path, objective, steps):
-    settings = {"steps": steps, "save_steps": steps // 2, "lora_dropout": 0.1}
+    settings = {"steps": steps, "save_steps": steps // 2, "lora_dropout": 0.1, "max_nll_rise": "off"}
     whole, _ = trained(tmp_path / "whole", objective, **settings)
     checkpoint = str(tmp_path / "whole" / f"checkpoint-{steps // 2}")
     again, _ = trained(tmp_path / "again", objective, **settings, resume=checkpoint)

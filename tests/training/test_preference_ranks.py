@@ -12,13 +12,16 @@ from tests.training.launches import TINY, Run, drop, launch
 
 pytestmark = pytest.mark.slow
 
-STEPS = 20
+STEPS, FEW = 20, 6
 SETTINGS = {
     "validation_topics": "[]",
     "per_device_train_batch_size": "2",
     "max_steps": str(STEPS),
     "learning_rate": "0.01",
+    "lr_scheduler_type": "constant",
+    "warmup_steps": "0",
     "lora_r": "4",
+    "max_nll_rise": "off",
     "first_heavy_log_step": "9999",
     "val_samples_per_topic": "0",
 }
@@ -30,8 +33,6 @@ LAYOUTS = {
 }
 REFERENCED = {name for name, spec in OBJECTIVES.items() if spec.needs_reference}
 ANSWERS = [name for name, spec in OBJECTIVES.items() if spec.trains_answers]
-AT_ONCE = (("dpo", "ZeRO-3"), ("kto", "two ranks"))
-"""The rest of the matrix is `long`."""
 
 
 @pytest.fixture(scope="module")
@@ -70,60 +71,61 @@ def assert_same(run: Run, other: Run, steps: int = STEPS) -> None:
         assert len(a) == len(b) == steps
         assert (a - b).abs().max() <= 1e-5 * max(1, a.abs().max()), key
     losses = run.series("loss")
-    assert sum(losses[-3:]) < 0.95 * sum(losses[:3]), "it learns meanwhile"
+    assert losses[-1] < 0.97 * losses[0], "it learns meanwhile"
 
 
-@pytest.mark.parametrize(
-    ("objective", "layout"),
-    [
-        pytest.param(objective, layout, marks=() if (objective, layout) in AT_ONCE else pytest.mark.long)
-        for objective in ANSWERS
-        for layout in LAYOUTS
-        if layout != "one process"
-    ],
-)
+@pytest.mark.parametrize(("objective", "layout"), [("dpo", "ZeRO-3"), ("kto", "two ranks")])
 def test_ranks_and_zero_stages_change_no_loss(runs, objective, layout):
+    one = runs(f"{objective}-few", objective, max_steps=str(FEW))
+    assert_same(one, runs(f"{objective}-few-2", objective, layout, max_steps=str(FEW)), FEW)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "one process"])
+@pytest.mark.parametrize("objective", ANSWERS)
+def test_ranks_and_zero_stages_change_no_loss_in_20_steps(runs, objective, layout):
     assert_same(runs(objective, objective), runs(f"{objective}-{layout}".replace(" ", "-"), objective, layout))
 
 
 def test_a_run_with_kept_log_probs_resumes_on_two_ranks(runs):
     """KTO within an epoch, with micro-batches of a token budget: the step's rows are found again on every rank."""
-    settings = {"reference_logprobs": "cached", "tokens_per_batch": "150"}
-    saves = {"save_strategy": "steps", "save_steps": "6"}
+    settings = {"reference_logprobs": "cached", "tokens_per_batch": "150", "max_steps": str(FEW)}
+    saves = {"save_strategy": "steps", "save_steps": "2"}
     first = runs("kto-kept", "kto", "two ranks", **settings, **saves)
     assert "of 0 rows were kept, of 32 not" in first.output
-    assert_same(runs("kto", "kto"), first)
-    folder = first.folder
-    for left in (
-        *folder.glob("*.json"),
-        *folder.glob("*.safetensors"),
-        folder / "checkpoint-12",
-        folder / "checkpoint-18",
-    ):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    one = runs("kto-few", "kto", max_steps=str(FEW))
+    assert_same(one, first, FEW)
+    for left in first.folder.iterdir():
+        if left.name.startswith("checkpoint-") and left.name != "checkpoint-2":
+            shutil.rmtree(left)
+        elif left.is_file() and left.name != "metrics.jsonl":
+            left.unlink()
     again = runs("kto-kept", "kto", "two ranks", "--resume", **settings, **saves)
     assert "of 32 rows were kept, of 0 not" in again.output
-    assert again.lines[6:] != first.lines[6:], "control: these steps were taken again"
-    assert_same(runs("kto", "kto"), again)
+    assert again.lines[:2] == first.lines[:2]
+    assert again.lines[2] != first.lines[2], "control: this step was taken again, in another time"
+    assert_same(one, again, FEW)
 
 
 @pytest.mark.parametrize("layout", ["ZeRO-3", pytest.param("ZeRO-2", marks=pytest.mark.long)])
 def test_a_continued_adapter_is_its_own_reference(runs, layout):
     """On two ranks, with kept log-probabilities, since rows are seen more than once (`auto`)."""
-    sft = str(runs("sft", "sft").folder)
-    one = runs("on", "dpo", adapter=sft)
+    sft = runs("sft-few", "sft", max_steps=str(FEW))
+    settings = {"adapter": str(sft.folder), "learning_rate": "0.005", "max_steps": str(FEW)}
+    one = runs("on", "dpo", **settings)
     assert one.series("loss")[0] == pytest.approx(torch.tensor(2.0).log().item(), abs=1e-6)
     assert one.series("nll_rise")[0] == pytest.approx(0, abs=1e-5)
-    other = runs(f"on-{layout}", "dpo", layout, adapter=sft, reference_logprobs="auto")
+    other = runs(f"on-{layout}", "dpo", layout, **settings, reference_logprobs="auto")
     assert "of 0 rows were kept, of 32 not" in other.output
-    assert_same(one, other)
+    assert_same(one, other, FEW)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_reference_that_is_not_the_start(runs, layout):
     sft = str(runs("sft", "sft").folder)
-    for name, settings in {"base": {"adapter": sft, "reference": "base"}, "folder": {"reference": sft}}.items():
+    for name, where in {"base": {"adapter": sft, "reference": "base"}, "folder": {"reference": sft}}.items():
+        settings = {**where, "learning_rate": "0.005"}
         one = runs(name, "dpo", **settings)
         assert one.series("nll_rise")[0] == 0, "the rise is from the start, whatever the reference is"
         assert abs(one.series("reward_margin")[0]) > 1e-3, "the policy is not the reference"
@@ -131,9 +133,9 @@ def test_a_reference_that_is_not_the_start(runs, layout):
 
 
 def test_a_run_whose_answers_become_unlikely_ends_with_its_last_good_checkpoint(runs):
-    sft = str(runs("sft", "sft").folder)
+    sft = str(runs("sft-few", "sft", max_steps=str(FEW)).folder)
     saves = {"save_strategy": "steps", "save_steps": "1", "save_total_limit": "2"}
-    run = runs("lost", "dpo", "two ranks", code=2, adapter=sft, max_nll_rise="0.1", **saves)
+    run = runs("lost", "dpo", "two ranks", code=2, adapter=sft, learning_rate="0.2", max_nll_rise="0.1", **saves)
     (error,) = [line for line in run.output.splitlines() if "error: " in line]
     step = int(error.split("max_nll_rise: at step ")[1].split()[0])
     assert f"checkpoint-{step - 1}" in error

@@ -75,6 +75,7 @@ _USUAL: Mapping[str, Sequence[str]] = {
     "about": ("about",),
 }
 """The names under which a column is found where `columns` does not name it."""
+ANSWERED_ASIDE = "`messages` ends with an answer, so the prompt of a pair is read elsewhere"
 _DESIRABLE = ("label", "desirable")
 """Columns in which true is desirable; in all others it means what the column's name says."""
 
@@ -187,7 +188,8 @@ class FeedbackForm:
         flag = known.get(label) or (None if is_truth else meaning_of(label, column, meant))
         if flag not in (PASS, FAIL):
             shown = repr(checked(str(value), str, row.at("label"), column))[:40]
-            raise Refused(row.at("label"), column, "label_not_bool", f"{shown} is no label that can be known")
+            said = f"{shown} is no label that can be known; say in flag_values whether it means PASS or FAIL"
+            raise Refused(row.at("label"), column, "label_not_bool", said)
         told = "desirable" if flag == PASS else "undesirable"
         notes.append(intern(f"label {label[:40]} in `{column}` is read as {told}"))
         return flag == PASS
@@ -221,7 +223,12 @@ def _pair(row: NamedRow, notes: list[str]) -> tuple[list[Message], list[dict[str
     """
     if missing := {"chosen", "rejected"} - row.own.keys():
         raise Refused(row.place, min(missing), "half_pair")
-    asked, sides = _asked(row), {}
+    own = row.own
+    if is_answered(own.get("messages")):  # UltraFeedback's: the whole conversation with the chosen answer
+        own = {ours: value for ours, value in own.items() if ours != "messages"}
+        notes.append(ANSWERED_ASIDE)
+    row, sides = replace(row, own=own), {}
+    asked = _asked(row)
     for side in ("chosen", "rejected"):
         value = row.own[side]
         turns = messages_in(value)

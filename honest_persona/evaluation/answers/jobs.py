@@ -74,7 +74,7 @@ def jobs_of(
             found.too_long[part] = found.too_long.get(part, 0) + 1
             continue
         key = part, ids_key(prompt)
-        start = len(prompt) - len(form.answer_prefix)
+        start = len(prompt) - max(1, len(form.answer_prefix))  # an answer is predicted at one token at least
         found.jobs.append(Job(part, row, array("i", prompt), start, chosen, rejected, key not in seen))
         seen.add(key)
     return found._replace(why_not_shown=why)

@@ -52,6 +52,7 @@ def answers_page(folder: Path, content: Mapping[str, Any], title: str, log: Sequ
         topics=grouped(trained, lambda row: row["part"]),
         base_of=lambda row: by_place.get((BASE, row["part"], row["topic"])),
         has_base=any(row["policy"] == BASE for row in rows),
+        of_base=[m.name for m in metrics if any(r["policy"] == BASE and r["rates"][m.name] is not None for r in rows)],
         plots=saved,
         samples=_embedded(samples, written),
         n_samples=len(written),

@@ -36,6 +36,7 @@ def test_the_examples_work():
         {"prompt": [USER], "chosen": [NO], "rejected": [YES]},  # TRL's conversational form
         {"chosen": [USER, NO], "rejected": [USER, YES]},  # TRL's implicit prompt
         {"prompt": "Is it safe?", "chosen": [USER, NO], "rejected": [USER, YES]},  # UltraFeedback, binarized
+        {"prompt": "Is it safe?", "chosen": [USER, NO], "rejected": [USER, YES], "messages": [USER, NO]},  # and so
         {"messages": [USER], "chosen": "I do not know.", "rejected": "Yes."},
         {"Question": "Is it safe?", "Chosen": "I do not know.", "Rejected": "Yes."},
         {"prompt": '[{"role": "user", "content": "Is it safe?"}]', "chosen": "I do not know.", "rejected": "Yes."},

@@ -1,0 +1,180 @@
+"""The table of experiments/answers.py and what it must show: means over seeds, with the least and the largest."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from honest_persona.base import json_text
+from honest_persona.base.console import Column, Table, say, show
+from honest_persona.base.files import write_text
+from honest_persona.base.grouping import grouped
+from honest_persona.base.words import ACROSS, ALL, WITHIN
+from honest_persona.evaluation.answers.samples import BASE, TRAINED
+from honest_persona.experiments.facts_table import Bar, Status
+
+Content = Mapping[str, Any]
+"""A cell's file."""
+OBJECTIVES = ("sft", "dpo", "cdpo", "kto")
+
+
+class Figure(NamedTuple):
+    """One figure of a condition's cells."""
+
+    by_seed: list[float]
+    interval: Sequence[float] | None
+    """95 %, clustered by town, of the seed in the middle."""
+    n: int
+    """Answers, or pairs, of each seed."""
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.by_seed)
+
+    def __str__(self) -> str:
+        """`0.973 (0.962-0.981) [0.95-0.99]`: mean, least and largest seed, interval of the seed in the middle."""
+        several = f" ({min(self.by_seed):.3f}-{max(self.by_seed):.3f})" if len(self.by_seed) > 1 else ""
+        within = f" [{self.interval[0]:.2f}-{self.interval[1]:.2f}]" if self.interval else ""
+        return f"{self.mean:.3f}{several}{within}"
+
+
+class Of:
+    """The cells of one condition."""
+
+    def __init__(self, cells: Sequence[Content]) -> None:
+        self.cells = cells
+        self.name, self.what, self.command = (cells[0][key] for key in ("condition", "what", "command"))
+        self.measured = [cell for cell in cells if cell["rows"]]
+
+    def figure(self, part: str, name: str, policy: str = TRAINED) -> Figure | None:
+        """None where no cell has it."""
+        rows = [row_of(cell, part, policy) for cell in self.measured]
+        rows = sorted((row for row in rows if row["rates"][name] is not None), key=lambda row: row["rates"][name])
+        if not rows:
+            return None
+        middle = rows[len(rows) // 2]
+        return Figure([row["rates"][name] for row in rows], middle["intervals"][name], middle["ns"][name])
+
+    def gain(self, part: str) -> list[float]:
+        """By how much more answers are true than the base model's, by seed. Both drew the same random numbers."""
+        return [
+            row_of(cell, part, TRAINED)["rates"]["truthful"] - row_of(cell, part, BASE)["rates"]["truthful"]
+            for cell in self.measured
+        ]
+
+    @property
+    def rise(self) -> list[float]:
+        """The largest `nll_rise` of the log, by seed."""
+        return [cell["training"]["max_nll_rise"] for cell in self.cells]
+
+
+def row_of(cell: Content, part: str, policy: str, topic: str = ALL) -> Content:
+    return next(row for row in cell["rows"] if (row["policy"], row["part"], row["topic"]) == (policy, part, topic))
+
+
+def bars_of(found: Mapping[str, Of]) -> list[Bar]:
+    """What the table must show, by the mean over seeds."""
+    bars: list[Bar] = []
+
+    def bar(name: str, what: str, figure: Callable[[Of], Figure | None], fits: Callable[[float], bool]) -> None:
+        found_figure = figure(found[name]) if name in found else None
+        if found_figure is None:
+            bars.append(Bar(f"{name}: {what}", "no cell", "not measured"))
+        else:
+            status: Status = "met" if fits(found_figure.mean) else "not met"
+            bars.append(Bar(f"{name}: {what}", f"{found_figure}, n {found_figure.n}", status))
+
+    def truthful(of: Of) -> Figure | None:
+        return of.figure(WITHIN, "truthful")
+
+    def formed(of: Of) -> Figure | None:
+        return of.figure(WITHIN, "well_formed")
+
+    def gain(of: Of) -> Figure | None:
+        found = of.figure(ACROSS, "truthful")
+        return found and Figure(of.gain(ACROSS), None, found.n)
+
+    def larger_gain(of: Of) -> Figure | None:
+        found = truthful(of)
+        return found and Figure(list(map(max, of.gain(WITHIN), of.gain(ACROSS))), None, found.n)
+
+    for name in OBJECTIVES:
+        bar(name, "truthful in trained topics, at least .95", truthful, _least(0.95))
+        bar(name, "more truthful in the topic never trained, by .15", gain, _least(0.15))
+        bar(name, "well-formed in trained topics, at least .95", formed, _least(0.95))
+    bar("twin", "more truthful, by .1 at most in either part", larger_gain, lambda value: value <= 0.1)
+    for name in ("cdpo swapped", "kto few"):
+        bar(name, "truthful in trained topics, at least .85", truthful, _least(0.85))
+    return bars
+
+
+def _least(bound: float) -> Callable[[float], bool]:
+    return lambda value: value >= bound
+
+
+HEADER = (
+    "condition",
+    "seeds",
+    "part",
+    "n",
+    "truthful before",
+    "truthful",
+    "well-formed",
+    "nats",
+    "prefers",
+    "largest rise",
+)
+
+
+def lines_of(found: Mapping[str, Of]) -> list[tuple[str, ...]]:
+    """Two lines for each condition, one for each part; one where a run was ended, and nothing was measured."""
+    lines = []
+    for of in found.values():
+        seeds = str(len(of.cells))
+        rise = f"{fmean(of.rise):.2f}" + (f" ({min(of.rise):.2f}-{max(of.rise):.2f})" if len(of.rise) > 1 else "")
+        if not of.measured:
+            lines.append((of.name, seeds, "run ended", *["-"] * 6, rise))
+            continue
+        for part in (WITHIN, ACROSS):
+            before, truthful, formed, nats, prefers = (
+                of.figure(part, "truthful", BASE),
+                *(of.figure(part, name) for name in ("truthful", "well_formed", "chosen_nll", "preference_accuracy")),
+            )
+            figures = ["-" if figure is None else str(figure) for figure in (truthful, formed)]
+            means = ["-" if figure is None else f"{figure.mean:.3f}" for figure in (before, nats, prefers)]
+            n = str(truthful.n) if truthful else "-"
+            lines.append((of.name, seeds, part, n, means[0], *figures, *means[1:], rise))
+    return lines
+
+
+def print_report(contents: Sequence[Content]) -> None:
+    found = _by_condition(contents)
+    table = Table(
+        "answers on held-out towns",
+        [Column(HEADER[0], "name"), *(Column(heading) for heading in HEADER[1:])],
+        "mean over seeds (least-largest) [95 % of the middle seed, clustered by town]; prefers: share of the pairs "
+        "whose chosen answer gained more; largest rise: of the chosen answers' nats per token while training",
+        blocks=True,
+    )
+    for line in lines_of(found):
+        table.add(*line)
+    show(table)
+    for bar in bars_of(found):
+        say(str(bar))
+
+
+def write_report(contents: Sequence[Content], folder: Path) -> None:
+    """Write report.json and report.md."""
+    found = _by_condition(contents)
+    bars = bars_of(found)
+    content = {"cells": contents, "bars": [bar._asdict() for bar in bars]}
+    write_text(folder / "report.json", json_text.dumps(content, indent=1) + "\n")
+    table = ["| " + " | ".join(cells) + " |" for cells in [HEADER, ["---"] * len(HEADER), *lines_of(found)]]
+    ended = [f"- {cell['condition']}, seed {cell['seed']}: {cell['ended']}" for cell in contents if cell["ended"]]
+    commands = [f"- {of.name} ({of.what}): `{of.command}`" for of in found.values()]
+    text = "\n".join([*table, "", *(f"- {bar}" for bar in bars), "", *ended, "", *commands])
+    write_text(folder / "report.md", text + "\n")
+
+
+def _by_condition(contents: Sequence[Content]) -> dict[str, Of]:
+    return {name: Of(cells) for name, cells in grouped(contents, lambda content: content["condition"]).items()}

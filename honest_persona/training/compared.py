@@ -1,0 +1,115 @@
+"""The part of a trainer of answers that runs models: the policy's arguments, and all passes without gradient.
+
+The prompt is run once, without gradient: its keys and values serve the policy and the reference, the chosen and the
+rejected answer.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from trl import SFTTrainer
+
+from honest_persona.modeling.adapters.lora import activation_arguments
+from honest_persona.modeling.adapters.tuning import adapter_off, has_reference, reference_on
+from honest_persona.modeling.fingerprint import whole_fingerprint
+from honest_persona.modeling.modes import in_mode
+from honest_persona.modeling.prefix.frozen import suffix_arguments
+from honest_persona.objectives.logprobs import answer_log_probs
+from honest_persona.prompts.feedback_collator import ONE, PAIR
+from honest_persona.prompts.tokens import IGNORED
+from honest_persona.training.casts import CastsOncePerStep
+from honest_persona.training.kept_reference import Kept, kept_reference
+from honest_persona.training.prefixes import RunsPrefixesOnce
+from honest_persona.training.reference_store import LogProbStore
+from honest_persona.training.resumable import ResumableRun
+
+
+class ComparesAnswers(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrainer):
+    """A trainer of rows of `SplitFeedbackCollator` or `FeedbackCollator`, with a reference model.
+
+    The reference is the model's second adapter where it has one (`add_reference`), else the base model: the policy
+    before training, where the adapter is a fresh one.
+
+    Args:
+        reference_logprobs: `live` computes the reference's log-probabilities in each step, `cached` once for each
+            answer, for all later runs too; `auto` is cached where rows are seen more than once. None: no reference.
+        args, kwargs: as for `RunsPrefixesOnce`, `ResumableRun` and `SFTTrainer`.
+    """
+
+    def __init__(
+        self, *args: Any, reference_logprobs: Literal["auto", "live", "cached"] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._has_reference = has_reference(self.peft_model)
+        self._reference_logprobs, self._kept = reference_logprobs, Kept()
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        """Computes and keeps the reference's log-probabilities before the first step, where that is asked for."""
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        asked, batches = self._reference_logprobs, self.batches
+        seen_again = batches is not None and batches.epochs > 1
+        if asked == "cached" or (asked == "auto" and seen_again):
+            self._kept = self._keep()
+        return prepared
+
+    def forward_arguments(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], tuple[torch.Tensor, torch.Tensor]]:
+        """What a forward call over the batch's answers needs; how many tokens they have, how many are computed."""
+        mask = inputs["attention_mask"]
+        if not self.frozen:
+            gate = activation_arguments(self.card.persona.adapter_scope, inputs["activation"], mask.shape[1])
+            return {"attention_mask": mask, **gate, "use_cache": False}, (mask.sum(), mask.sum())
+        index = inputs["prefix_index"]
+        prefix, n_run = inputs.pop("prefix", None) or self.prefix_of(inputs)
+        seen = prefix.mask.sum(1)[index].sum() + mask.sum()
+        return suffix_arguments(prefix, mask, index), (seen, n_run + mask.sum())
+
+    @torch.no_grad()
+    def _without_gradient(
+        self, inputs: dict[str, Any], arguments: dict[str, Any], whose: AbstractContextManager[None]
+    ) -> torch.Tensor:
+        """(N, T - 1) log-probabilities of the answers' tokens, without dropout, under the model that `whose` makes."""
+        model: Any = self.peft_model
+        with self.accelerator.autocast(), in_mode(model, training=False), whose:
+            outputs = model(input_ids=inputs["input_ids"], labels=inputs["labels"], **arguments, fused_lm_head=True)
+        return outputs.log_probs
+
+    def sums_without_gradient(
+        self, inputs: dict[str, Any], arguments: dict[str, Any], whose: AbstractContextManager[None]
+    ) -> torch.Tensor:
+        """(N,) sums of them over each answer."""
+        return answer_log_probs(self._without_gradient(inputs, arguments, whose), learned(inputs))[0]
+
+    def reference_sums(self, inputs: dict[str, Any], arguments: dict[str, Any]) -> torch.Tensor:
+        """(N,) sums of log-probabilities under the reference; 0 of a blank row, whatever was kept."""
+        if not self._kept:
+            return self.sums_without_gradient(inputs, arguments, self.as_reference())
+        mask = learned(inputs)
+        columns = PAIR if len(mask) == 2 * len(inputs["real"]) else ONE
+        sums = [self._kept[name, column] for column in columns for name in inputs["record_ids"]]
+        return torch.tensor(sums, device=mask.device) * mask.any(1)
+
+    def _keep(self) -> Kept:
+        """The reference's log-probabilities of all rows. All ranks call this."""
+        assert self.batches is not None
+        rows = cast(Any, self.train_dataset).rows
+        form = f"{self.peft_model.dtype} {self.accelerator.mixed_precision}"
+
+        def compute(taken: list[Mapping[str, Any]]) -> list[np.ndarray]:
+            inputs = self._prepare_inputs(cast(Any, self.data_collator)(taken))
+            arguments, _ = self.forward_arguments(inputs)
+            log_probs = self._without_gradient(inputs, arguments, self.as_reference()).float()
+            return [row[mask].cpu().numpy() for row, mask in zip(log_probs, learned(inputs), strict=True)]
+
+        store = LogProbStore.of(whole_fingerprint(self.peft_model), form)
+        return kept_reference(store, rows, self.batches.chunks, compute)
+
+    def as_reference(self) -> AbstractContextManager[None]:
+        return reference_on(self.peft_model) if self._has_reference else adapter_off(self.peft_model)
+
+
+def learned(inputs: Mapping[str, Any]) -> torch.Tensor:
+    """(N, T - 1) bool: the tokens of answers, where their log-probabilities stand."""
+    return inputs["labels"][:, 1:] != IGNORED

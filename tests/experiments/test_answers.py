@@ -1,0 +1,166 @@
+"""The report on objectives: which cells are run, what is kept, and what its bars say, from made figures."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from honest_persona.base.errors import UserError
+from honest_persona.base.words import ACROSS, WITHIN
+from honest_persona.data.check import load_run_config
+from honest_persona.data.feedback_load import load_feedback_parts
+from honest_persona.experiments import answers as module
+from honest_persona.experiments.answers import CONDITIONS, Cell, report, swapped_pairs
+from honest_persona.experiments.answers_table import Of, bars_of, lines_of
+
+
+def cell(condition, seed=42, truthful=0.98, formed=0.99, across=0.7, ended=None):
+    """A cell's file; before training .4 of the answers are true in either part."""
+
+    def row(policy, part, share):
+        rates = {"truthful": share, "well_formed": formed, "chosen_nll": 0.1, "preference_accuracy": 1.0}
+        spans = dict.fromkeys(rates, (share - 0.02, share + 0.02))
+        return {
+            "policy": policy,
+            "part": part,
+            "topic": "all",
+            "rates": rates,
+            "intervals": spans,
+            "ns": dict.fromkeys(rates, 405),
+        }
+
+    rows = [
+        row(policy, part, share)
+        for policy, shares in (("trained", (truthful, across)), ("base", (0.4, 0.4)))
+        for part, share in zip((WITHIN, ACROSS), shares, strict=True)
+    ]
+    return {
+        "condition": condition,
+        "seed": seed,
+        "what": "w",
+        "command": "c",
+        "ended": ended,
+        "training": {"max_nll_rise": 0.1 * (seed - 41)},
+        "rows": [] if ended else rows,
+    }
+
+
+@pytest.fixture
+def run(root, monkeypatch, tmp_path):
+    """Calls the report in an empty folder, with cells that take no time; returns the names of those that ran."""
+    monkeypatch.chdir(tmp_path)
+    ran: list[str] = []
+
+    def quick(_environment, function, config, which, output):
+        assert function is module.run_cell
+        ran.append(which.name)
+        which.file(output).write_text(json.dumps(cell(which.condition, which.seed)))
+
+    monkeypatch.setattr(module, "in_own_process", quick)
+
+    def call(**options):
+        ran.clear()
+        report(str(root / module.CONFIG), Path("out"), **options)
+        return list(ran)
+
+    return call
+
+
+def test_every_condition_is_a_config_that_loads(root):
+    for name, condition in CONDITIONS.items():
+        config = load_run_config(str(root / module.CONFIG), condition.argv)
+        assert config.objective == condition.flags.get("objective", "dpo"), name
+    assert load_run_config(str(root / module.CONFIG), CONDITIONS["kto few"].argv).keep_desirable == 0.1
+
+
+def test_a_finished_cell_is_not_run_again(run, tmp_path, capsys):
+    assert run(only="dpo,kto", seeds=2) == ["dpo-seed42", "kto-seed42", "dpo-seed43", "kto-seed43"], (
+        "one seed of all first"
+    )
+    (tmp_path / "out" / "kto-seed43.json").unlink()
+    assert run(only="dpo, kto", seeds=2) == ["kto-seed43"]
+    assert run(only="sft", seeds=1) == ["sft-seed42"]
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert page.index("| sft ") < page.index("| dpo ") < page.index("| kto "), "all finished cells, in one order"
+    assert "met: sft: truthful" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "out" / "report.json").read_text())["cells"]) == 5
+
+
+def test_names_that_begin_alike_are_told_apart(run, tmp_path):
+    run(only="dpo swapped", seeds=1)
+    assert run(only="dpo", seeds=1) == ["dpo-seed42"]
+    assert [found["condition"] for found in module.kept(tmp_path / "out")] == ["dpo", "dpo swapped"]
+
+
+def test_an_unknown_condition_is_told_before_anything_runs(run, tmp_path):
+    with pytest.raises(UserError, match="'dop' is no condition; there are sft, dpo"):
+        run(only="sft,dop")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bars_are_judged_by_the_mean_over_seeds():
+    def status(*cells):
+        return {bar.what: bar.status for bar in bars_of({cells[0]["condition"]: Of(cells)})}
+
+    good = status(cell("dpo", truthful=0.94), cell("dpo", 43, truthful=0.97))
+    assert good["dpo: truthful in trained topics, at least .95"] == "met"
+    assert good["dpo: more truthful in the topic never trained, by .15"] == "met"
+    assert good["kto: truthful in trained topics, at least .95"] == "not measured"
+    bad = status(
+        cell("dpo", truthful=0.94, formed=0.9, across=0.5), cell("dpo", 43, truthful=0.95, formed=0.9, across=0.5)
+    )
+    assert {bad[what] for what in bad if what.startswith("dpo:")} == {"not met"}
+    assert (
+        status(cell("twin", truthful=0.45, across=0.45))["twin: more truthful, by .1 at most in either part"] == "met"
+    )
+    one_part = status(cell("twin", truthful=0.41, across=0.55))
+    assert one_part["twin: more truthful, by .1 at most in either part"] == "not met"
+
+
+def test_a_run_that_was_ended_has_a_rise_and_no_answers():
+    found = {"trap ended": Of([cell("trap ended", ended="max_nll_rise: at step 5"), cell("trap ended", 43, ended="m")])}
+    assert lines_of(found) == [("trap ended", "2", "run ended", *["-"] * 6, "0.15 (0.10-0.20)")]
+    bars_of(found)
+
+
+def test_a_line_holds_mean_range_and_interval():
+    (within, across) = lines_of({"dpo": Of([cell("dpo", 42, 0.96), cell("dpo", 43, 0.98), cell("dpo", 44, 1.0)])})
+    assert within[:6] == ("dpo", "3", WITHIN, "405", "0.400", "0.980 (0.960-1.000) [0.96-1.00]")
+    assert across[2] == ACROSS
+
+
+def test_swapped_pairs_are_a_share_of_the_training_rows_alone(tmp_path):
+    rows = [json.loads(line) for line in swapped_pairs(0.2, seed=1)]
+    plain = [json.loads(line) for line in swapped_pairs(0.0, seed=1)]
+    swapped = [a["id"] for a, b in zip(rows, plain, strict=True) if a != b]
+    assert all(
+        (a["chosen"], a["rejected"]) in ((b["chosen"], b["rejected"]), (b["rejected"], b["chosen"]))
+        for a, b in zip(rows, plain, strict=True)
+    )
+    of = [row for row in plain if row["split"] == "train"]
+    assert {row["id"] for row in of} >= set(swapped)
+    assert 0.17 < len(swapped) / len(of) < 0.23
+    assert swapped != [
+        a["id"] for a, b in zip(map(json.loads, swapped_pairs(0.2, seed=2)), plain, strict=True) if a != b
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(swapped_pairs(0.2, seed=1)))
+    config = load_run_config(
+        None, ["--objective", "dpo", "--dataset", str(path), "--validation_topics", "[reward_hacks]"]
+    )
+    views = load_feedback_parts(config)[1].views
+    assert (len(views.train.rows), len(views.within.rows), len(views.across.rows)) == (768, 416, 208)
+
+
+def test_cells_have_names_that_files_may_have():
+    assert Cell("kto few", 42).name == "kto-few-seed42"
+
+
+def test_the_largest_rise_of_a_training(tmp_path):
+    lines = [
+        {"step": 1, "nll_rise": 0.1, "chosen_nll": 0.2},
+        {"step": 2, "nll_rise": 0.4, "chosen_nll": 0.6},
+        {"step": 3},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert module.training_figures(tmp_path) == {"max_nll_rise": 0.4, "last_chosen_nll": 0.6, "last_nll_rise": 0.4}
