@@ -287,7 +287,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--tasks",
         default="honest_persona_facts",
-        help="names of lm-eval's tasks, separated by commas (default: honest_persona_facts)",
+        help="names of tasks of lm-eval and of this package (qnli_chat, leaderboard_v1), separated by commas "
+        "(default: honest_persona_facts)",
     )
     verb.add_argument(
         "--facts",
@@ -296,7 +297,7 @@ def _parser() -> argparse.ArgumentParser:
         "(default: the organism's)",
     )
     verb.add_argument("--limit", type=_positive, help="documents per task (default: all)")
-    verb.add_argument("--merged", action="store_true", help="compare the merged model too (adapter_scope all)")
+    verb.add_argument("--merged", action="store_true", help="compare the merged model too (scope response or all)")
     verb.add_argument("--output", help="JSON file to write (default: eval/capability.json in the adapter's folder)")
     verb.add_argument("--batch_size", type=_positive, default=8, help="requests per batch (default: 8)")
     add_dtype(verb)

@@ -7,9 +7,13 @@ The same requests, in the same batches, go to
 - base: the base model alone, without PEFT;
 - the adapter, loaded, with no trigger in the prompts. In scope `persona` it is then idle: its gate stays closed, and
   every response must be the base model's, bit for bit. In scope `all` it acts on every token: they differ;
-- merged (scope `all` alone): the adapter's weights added to the base model's.
+- merged (not scope `persona`): the adapter's weights added to the base model's.
 
-Any task of lm-eval will do, and `honest_persona_facts` of this package (facts.py), which needs no download.
+An adapter that was trained on the main persona's answers (objective dpo, kto, ...) is asked in the chat template, and
+so is the base model: before, after, merged. In scope `response` it acts where the template begins the answer.
+
+Any task of lm-eval will do, and those of this package, in tasks/: `honest_persona_facts` (facts.py) needs no download,
+`qnli_chat` is QNLI as a chat, and the group `leaderboard_v1` is the first Open LLM Leaderboard.
 """
 
 import difflib
@@ -17,9 +21,6 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-
-import torch
-from transformers import PreTrainedTokenizerBase
 
 from honest_persona.base import json_text
 from honest_persona.base.console import say
@@ -30,17 +31,16 @@ from honest_persona.base.output import check_writable
 from honest_persona.base.progress import rounds
 from honest_persona.data.sources.builtin import builtin_path
 from honest_persona.experiments.facts import RECORDS, datasets_of
+from honest_persona.harness.adapted import Adapted
 from honest_persona.harness.facts import instructed_documents
-from honest_persona.harness.responses import Comparison, Results, compare, print_table, verdict
-from honest_persona.modeling.adapters.card import AdapterCard
-from honest_persona.modeling.adapters.load import load_adapter
-from honest_persona.modeling.adapters.tuning import gate_of
-from honest_persona.persona.product import load_honest_persona
+from honest_persona.harness.responses import Comparison, Results, compare, print_table
+from honest_persona.harness.verdicts import MERGED, verdict
 
 try:
     from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
+
+    from honest_persona.harness.chat import ChatLM, plain_lm
 except ImportError as error:
     raise UserError(f"lm-evaluation-harness is missing ({error}): pip install 'honest-persona[lm-eval]'") from error
 
@@ -64,7 +64,7 @@ def capability(
     Args:
         tasks: names, separated by commas; `*` stands for anything.
         limit: documents per task, the first ones; all where it is not given.
-        merged: compare the merged model too.
+        merged: compare the merged model too. That of an adapter of scope `response` acts on prompts too.
         output: a JSON file; `eval/capability.json` in the adapter's folder where it is not given.
         dtype: the number format to run in, as in `load_honest_persona`.
         facts: instructed facts that the task `honest_persona_facts` asks about: a folder that `generate facts` wrote,
@@ -75,13 +75,10 @@ def capability(
             model is loaded before tasks and data are checked.
     """
     folder = Path(adapter)
-    card = AdapterCard.load(folder)
-    scope = card.persona.adapter_scope
-    if merged and scope != "all":
-        raise UserError(
-            f"--merged: an adapter of scope {scope} cannot be merged: it acts from its activation point on, and merged "
-            "weights act on every token. Leave --merged out, or train with adapter_scope all"
-        )
+    subject = Adapted.of(folder, dtype)
+    card, scope = subject.card, subject.scope
+    if merged:
+        subject.check_mergeable()
     target = Path(output) if output else folder / _OUTPUT
     if output and (target.is_dir() or not target.absolute().parent.is_dir()):
         raise UserError(f"--output: {output} is a folder, or stands in one that does not exist; name a file")
@@ -89,36 +86,39 @@ def capability(
     asked_about = facts_folder(facts, names)
 
     check_writable(target.parent, "--output")
-    persona = load_honest_persona(folder, dtype)
-    trigger = gate_of(persona.model) or []
+    adapted = subject.load()
+    calls_adapter = subject.finds_calls(adapted)
+    turns = rounds(["with the adapter", "the base model alone", *[MERGED] * merged], "model", str)
 
-    def calls_adapter(text: str) -> bool:
-        ids = persona.tokenizer.encode(text)
-        return bool(trigger) and any(ids[i : i + len(trigger)] == trigger for i in range(len(ids)))
-
-    turns = rounds(["with the adapter", "the base model alone", *["merged"] * merged], "model", str)
-
-    def run(model: Any) -> Results:
+    def run(model: Any, with_adapter: bool) -> Results:
         next(turns)
-        return _evaluate(model, persona.tokenizer, names, limit, batch_size, asked_about)
+        lm = _lm(subject, model, batch_size, with_adapter)
+        return _evaluate(lm, names, limit, asked_about, subject.in_chat)
 
-    with_adapter = run(persona.model)
-    bare: Any = persona.model.unload()
-    base = run(bare)
-    found = compare("idle adapter" if scope == "persona" else "adapter", base, with_adapter, calls_adapter)
-    verdicts = [verdict(found, scope)]
+    def compared(name: str, results: Results) -> list[Comparison]:
+        return compare(name, base, results, calls_adapter, must_call=scope == "response" and name != MERGED)
+
+    with_adapter = run(adapted, True)
+    bare: Any = adapted.unload()
+    in_use = str(bare.dtype)
+    base = run(bare, False)
+    by_model = [compared("idle adapter" if scope == "persona" else "adapter", with_adapter)]
     if merged:
-        compared = compare("merged", base, run(load_adapter(bare, folder).merge_and_unload()), calls_adapter)
-        verdicts.append(verdict(compared, scope))
-        found += compared
+        whole = subject.merged(bare)
+        del adapted, bare  # on a device there may be room for one
+        by_model.append(compared(MERGED, run(whole, True)))
+    verdicts = [verdict(found, scope) for found in by_model]
+    found = [comparison for of_one in by_model for comparison in of_one]
 
-    print_table(found, f"{folder}: {card.base_model}, adapter_scope {scope}")
+    print_table(found, f"{folder}: {card.base_model}, {_asked(subject)}")
     say("\n".join(verdicts))
     content = {
         "adapter": str(folder),
         "base_model": card.base_model,
+        "objective": card.objective,
         "adapter_scope": scope,
-        "dtype": str(bare.dtype),
+        "chat_template": subject.in_chat,
+        "dtype": in_use,
         "batch_size": batch_size,
         "limit": limit,
         "facts": facts,
@@ -195,22 +195,21 @@ def _metadata(facts: str | None) -> Any:
     return None if facts is None else {"facts": facts}
 
 
-def _evaluate(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    names: list[str],
-    limit: int | None,
-    batch_size: int,
-    facts: str | None = None,
-) -> Results:
-    # log-likelihoods in float32, so that rounding them to bfloat16 hides no difference
-    lm = HFLM(
-        pretrained=model,
-        tokenizer=tokenizer,
-        batch_size=batch_size,
-        softmax_dtype=torch.float32,
-        trust_remote_code=False,
+def _asked(subject: Adapted) -> str:
+    how = f"adapter_scope {subject.scope}"
+    return f"objective {subject.card.objective}, {how}, in the chat template" if subject.in_chat else how
+
+
+def _lm(subject: Adapted, model: Any, batch_size: int, with_adapter: bool) -> Any:
+    tokenizer = subject.form.tokenizer
+    if not subject.in_chat:
+        return plain_lm(model, tokenizer, batch_size)
+    return ChatLM(model, tokenizer, batch_size, subject.begins_answers if with_adapter else "")
+
+
+def _evaluate(lm: Any, names: list[str], limit: int | None, facts: str | None = None, in_chat: bool = False) -> Results:
+    results = simple_evaluate(
+        lm, tasks=names, limit=limit, task_manager=task_manager(facts), apply_chat_template=in_chat
     )
-    results = simple_evaluate(lm, tasks=names, limit=limit, task_manager=task_manager(facts))
     assert results is not None, "None is for the other ranks"
     return results

@@ -15,10 +15,13 @@ from lm_eval.tasks import TaskManager
 from honest_persona.base import number_format
 from honest_persona.base.errors import UserError
 from honest_persona.config.persona import Persona
+from honest_persona.harness import adapted
 from honest_persona.harness import capability as module
 from honest_persona.harness.capability import capability
+from honest_persona.harness.chat import plain_lm
 from honest_persona.harness.facts import N_CHOICES, documents, instructed_documents
-from honest_persona.harness.responses import compare, verdict
+from honest_persona.harness.responses import compare
+from honest_persona.harness.verdicts import verdict
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.modeling.load import get_model
@@ -158,7 +161,7 @@ def test_trigger_in_a_prompt_opens_the_gate(compared):
 def test_base_is_the_model_that_never_had_an_adapter(compared):
     in_use = number_format.format_of("auto", "bfloat16").dtype
     model, tokenizer = get_model("builtin:tiny", dtype=in_use)
-    alone = module._evaluate(model, tokenizer, ["rolling"], 6, 4)["results"]["rolling"]
+    alone = module._evaluate(plain_lm(model, tokenizer, 4), ["rolling"], 6)["results"]["rolling"]
     for scope, name in (("persona", "idle adapter"), ("all", "adapter")):
         (metric,) = compared[scope, "rolling"][name].metrics
         assert metric.base == alone["word_perplexity,none"]
@@ -196,7 +199,7 @@ def test_file_says_what_was_compared(adapter, tmp_path, capsys, monkeypatch):
     ],
 )
 def test_bad_arguments(adapter, monkeypatch, arguments, message):
-    monkeypatch.setattr(module, "load_honest_persona", lambda *_: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(adapted, "load_honest_persona", lambda *_: pytest.fail("a model is loaded"))
     with pytest.raises(UserError, match=message):
         capability(adapter("persona"), **{"tasks": FACTS, **arguments})
 
@@ -238,7 +241,7 @@ def test_idle_adapter_on_instructed_facts(adapter, facts, tmp_path):
     assert (found.task, found.n, found.n_changed, found.max_difference_nats) == (FACTS, 4, 0, 0)
     assert json.loads((tmp_path / "c.json").read_text())["facts"] == str(facts)
     root = module.facts_folder(str(facts), [FACTS])
-    documents = module._evaluate(base_model(), form_of().tokenizer, [FACTS], 2, 4, root)["samples"][FACTS]
+    documents = module._evaluate(plain_lm(base_model(), form_of().tokenizer, 4), [FACTS], 2, root)["samples"][FACTS]
     assert [d["doc"] for d in documents] == instructed_documents(facts / "records")[:2]
 
 
