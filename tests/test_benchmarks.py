@@ -6,13 +6,14 @@ import math
 import platform
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import heavy_log, large, lengths, training
+from benchmarks import heavy_log, large, lengths, probing, training
 from benchmarks.common import Spread, flop_counter, ratios
 from benchmarks.lengths import Group, Suffix, load_groups, random_rows
 from benchmarks.rounds import give_back_memory
@@ -277,3 +278,31 @@ class TestScripts:
         figures = large.main(["--shape", "tiny", "--steps", "2"])
         assert len(figures["losses"]) == 3
         assert figures["trained_weights"] < figures["weights"]
+
+
+class TestProbing:
+    """Both ways read the same tokens; each number of answers is measured from the same start."""
+
+    def test_rows_are_what_probes_read(self):
+        read = []
+        setup = SETUPS["tiny"]
+        model = random_base(setup).eval()
+        model.model.register_forward_pre_hook(
+            lambda _, args, given: read.append(given["input_ids"].clone()), with_kwargs=True
+        )
+        encoded = probing.encoded_answers(6, 12, setup.vocabulary)
+        probing.plain_pass(model, encoded, 3)
+        n = len(read)
+        probing.probe_all(model, encoded, 3, fits=False)
+        assert n == 2
+        assert torch.equal(torch.cat(read[:n]), torch.cat(read[n:]))
+        places = [(a, z) for a, z in zip(encoded.rows[0]["starts"], encoded.rows[0]["stops"], strict=True)]
+        assert places == [(4, 5), (0, 5), (5, 6)], "the answer is the second half, and its last token ends the turn"
+
+    def test_peak_is_of_what_came_after(self):
+        if not Path("/proc/self/clear_refs").exists():
+            pytest.skip("needs Linux")
+        before = probing._reset_peak()
+        taken = torch.ones(2**23)  # 32 MiB
+        assert probing._status("VmHWM") - before > 2**24
+        del taken
