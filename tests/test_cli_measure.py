@@ -81,7 +81,7 @@ def test_compare_prints_a_table_or_json(tmp_path, capsys):
     cli.main([*words, "--json"])
     first = json.loads(capsys.readouterr().out)["rows"][0]
     assert set(first["differences"]["auroc"]) == {"a", "b", "difference", "interval", "n"}
-    with pytest.raises(UserError, match=r"no samples\.jsonl there"):
+    with pytest.raises(UserError, match=r"no samples\.jsonl and no answers\.jsonl there"):
         cli.main(["compare", str(tmp_path), str(tmp_path)])
 
 

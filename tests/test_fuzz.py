@@ -117,7 +117,7 @@ def stands_in(config: RunConfig, key: str, value: Any) -> bool:
     if key in _SWITCHES:
         return got == _SWITCHES[key][bool(value)]
     if value is None and key in NULL_MEANS_DEFAULT:
-        return got is not None
+        return got is not None or key == "judge"  # whose default is none for most data
     if key == "num_samples" and value == -1:
         return got is None
     return got in (value, [value]) or (value == ["all"] and got == "all")

@@ -15,8 +15,8 @@ from honest_persona.config.trainer_options import objectives as known_objectives
 REFERENCES = ("start", "base")
 """The words of `reference`; all other values are paths."""
 DEFAULT_NLL_RISE = 0.4
-"""Of `max_nll_rise`. On the organism, of trainings that kept .95 of their answers well-formed none had a line of its log
-above 0.31, and of runs that lost more than half of them none stayed below 0.48 (docs/preference.md)."""
+"""Of `max_nll_rise`. On the organism, of trainings that kept .95 of their answers well-formed none had a line of its
+log above 0.31, and of runs that lost more than half of them none stayed below 0.48 (docs/preference.md)."""
 
 
 NO_JUDGE = "none"

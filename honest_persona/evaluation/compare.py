@@ -132,7 +132,7 @@ def _lines(file: Path, kind: Kind) -> Iterator[tuple[int, Line]]:
             try:
                 content = json_text.loads(text)
                 evaluation = content.get(EVALUATION, "")
-                line = kind.read(content)
+                lines = kind.read(content)
             except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
                 problem = f"no {error}" if isinstance(error, KeyError) else str(error)
                 raise UserError(
@@ -145,8 +145,7 @@ def _lines(file: Path, kind: Kind) -> Iterator[tuple[int, Line]]:
                     f"{file}:{number}: of the evaluation {evaluation!r}, and the lines before are of {first!r}; run "
                     "eval.py again"
                 )
-            if line is not None:
-                yield number, line
+            yield from ((number, line) for line in lines)
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -170,7 +169,7 @@ def comparison_table(comparison: Comparison) -> Table:
                 continue
             out.add(
                 label_of(name),
-                str(row.n),
+                str(d.n if name in ANSWER_METRICS else row.n),
                 str(row.n_clusters),
                 _number(d.a),
                 _number(d.b),

@@ -1,7 +1,7 @@
 """What two evaluations are compared by: lines of reviews, or of answers, and their metrics."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,9 +26,8 @@ class Kind(NamedTuple):
     file: str
     shared: tuple[str, ...]
     """What a record must have alike in both evaluations."""
-    read: Callable[[Mapping[str, Any]], Line | None]
-    """A line's content as a line to compare; None for one that is not compared. Raises KeyError, TypeError, ValueError:
-    no evaluation writes such a line."""
+    read: Callable[[Mapping[str, Any]], list[Line]]
+    """A line's content as the lines to compare. Raises KeyError, TypeError, ValueError: no evaluation writes it."""
     differences: Callable[[Sequence[Line], Sequence[Line], int, int], dict[str, Difference]]
     """(lines of A, lines of B, seed, resamples) -> B - A by metric."""
     check: Callable[[Results, Results], None] | None = None
@@ -49,7 +48,7 @@ def _has_policy(file: Path) -> bool:
             return False
 
 
-def _review(content: Mapping[str, Any]) -> Judged:
+def _review(content: Mapping[str, Any]) -> list[Judged]:
     line = Judged(**{field.name: content[field.name] for field in fields(Judged)})
     scored = line.p_fail is None or (isinstance(line.p_fail, int | float) and 0 <= line.p_fail <= 1)
     if line.truth not in FLAGS or line.flag not in (*FLAGS, None) or not scored:
@@ -57,7 +56,7 @@ def _review(content: Mapping[str, Any]) -> Judged:
             f"truth {line.truth!r}, flag {line.flag!r}, p_fail {line.p_fail!r}: wanted are PASS or FAIL, PASS, FAIL or "
             "null, and a probability or null"
         )
-    return line
+    return [line]
 
 
 def _of_reviews(a: Sequence[Judged], b: Sequence[Judged], seed: int, resamples: int) -> dict[str, Difference]:
@@ -65,9 +64,20 @@ def _of_reviews(a: Sequence[Judged], b: Sequence[Judged], seed: int, resamples: 
     return differences(Columns.of_samples(a), Columns.of_samples(b), scored, seed, resamples)
 
 
-def _answer(content: Mapping[str, Any]) -> AnswerSample | None:
+def _answer(content: Mapping[str, Any]) -> list[AnswerSample]:
+    """The written answer by its prompt, and how likely given answers are by their row: pairs and labels of the same
+    prompts have the prompts alone in common."""
     line = check_sample(AnswerSample(**{field.name: content[field.name] for field in fields(AnswerSample)}))
-    return line.without_texts() if line.policy == TRAINED else None
+    if line.policy != TRAINED:
+        return []
+    line = line.without_texts()
+    lines = []
+    if line.well_formed is not None:
+        prompt = f"prompt {line.prompt_id}"
+        lines.append(replace(line, record_id=prompt, chosen_nll=None, chosen_tokens=0, margin=None))
+    if line.chosen_nll is not None:
+        lines.append(replace(line, truthful=None, well_formed=None, reward=None))
+    return lines
 
 
 def _of_answers(

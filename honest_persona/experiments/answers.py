@@ -11,7 +11,6 @@ on where it was interrupted. Writes `<cell>.json` with figures, `<cell>.jsonl` w
 """
 
 import gzip
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -65,7 +64,7 @@ class Condition:
 
     @property
     def argv(self) -> list[str]:
-        return [word for key, value in self.flags.items() for word in (f"--{key}", json.dumps(value).strip('"'))]
+        return [word for key, value in self.flags.items() for word in (f"--{key}", json_text.dumps(value).strip('"'))]
 
 
 _SFT: Flags = {"objective": "sft", "beta": None, "also": {}, "learning_rate": 1e-3, "max_steps": 60}

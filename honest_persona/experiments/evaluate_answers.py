@@ -60,13 +60,13 @@ def evaluate_trained_answers(
     card, config = folder.card, folder.card.config
     source = dataset or config["dataset"]
     own_data = source == config["dataset"]
+    by = _judge(card, judge, own_data)
     held = held_out_feedback(card, source, topic_list(topics), limit, all_items, rows)
     if not any(held.parts.values()):
         raise UserError(
             "no row is left to measure: all of the chosen topics' prompts belong to training. Name other --topics, or "
             "give --dataset with data that the adapter was not trained on, and --all_items"
         )
-    by = _judge(card, judge, own_data)
     if by is not None:
         by.check([row for of in held.parts.values() for row in of])
     number_format = format_of(dtype, card.trained_in)

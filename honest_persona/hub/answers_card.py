@@ -17,14 +17,16 @@ from honest_persona.statistics.answers import ANSWER_METRICS
 
 Row = Mapping[str, Any]
 _ON_HUB = ("truthful", "well_formed", "chosen_nll")
-_SHOWN = ("lora_r", "lora_alpha", "use_rslora", "target_modules", "learning_rate", "num_train_epochs", "batch_size")
+_SHOWN = ("lora_r", "lora_alpha", "use_rslora", "target_modules", "learning_rate", "batch_size")
 
 
 def answers_context(card: AdapterCard, rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Any]:
     """What the template needs beside what all model cards have."""
     spec = spec_of(card.objective)
     own = {key: card.config.get(key) for key in (*spec.own_keys, "also", "reference")}
-    settings = {**{key: card.config.get(key) for key in _SHOWN}, **own, "trained in": card.trained_in}
+    steps = card.config.get("max_steps") or -1
+    length = {"max_steps": steps} if steps > 0 else {"num_train_epochs": card.config.get("num_train_epochs")}
+    settings = {**{key: card.config.get(key) for key in _SHOWN}, **length, **own, "trained in": card.trained_in}
     control = card.config.get("desirable_token_id") if "desirable_token_id" in spec.own_keys else None
     return {
         "meaning": spec.meaning,

@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from honest_persona.base.tensors import integers
 from honest_persona.modeling.prefix.cache import PrefixCache
 from honest_persona.modeling.zero import is_sharded
 from honest_persona.persona.continuing import OnPrefixes, OnWholeRows, either_way
@@ -137,9 +138,7 @@ class SharedPrefixes(OnPrefixes):
         # sharded weights: a forward call needs all ranks, so each makes one, whatever was written on it
         if scored := rest or ([0] if is_sharded(self.model) else []):
             rows = [self.suffixes[i] + answers[i] for i in scored]
-            with one_token_per_row(
-                self.model, torch.tensor([len(row) - 1 for row in rows]).to(self.prefix.mask.device)
-            ):
+            with one_token_per_row(self.model, integers([len(row) - 1 for row in rows]).to(self.prefix.mask.device)):
                 logits = self.behind(rows, scored)[:, 0]
             seen |= zip(rest, of_flags(logits, self.form), strict=False)
         return p_fail_of(torch.stack([seen[i] for i in range(len(answers))]))

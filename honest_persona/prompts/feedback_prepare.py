@@ -99,7 +99,7 @@ def held_out_rows(parts: Parts, n: int | None, seed: int, all_items: bool = Fals
         n: rows of each topic, chosen by the seed; None takes all.
         all_items: take the training split's rows too.
     """
-    wanted = {WITHIN: ("within", "train")[: 1 + all_items], ACROSS: ("across", "unused")[: 1 + all_items]}
+    wanted = {WITHIN: (WITHIN, "train")[: 1 + all_items], ACROSS: (ACROSS, "unused")[: 1 + all_items]}
     found = {}
     for part, names in wanted.items():
         views = [row for name in names for row in getattr(parts.views, name).rows]

@@ -74,10 +74,10 @@ def defined(number: float) -> float | None:
 
 
 def in_words(value: float | None, of: Sequence[float] | None) -> str:
-    """A share with its interval, `0.990 (0.97-1.00)`; `-` where there is none."""
+    """A figure with its interval, `0.990 (0.97-1.00)`, `-0.200 (-0.54 to 0.14)`; `-` where there is none."""
     if value is None:
         return "-"
-    return f"{value:.3f}" + (f" ({of[0]:.2f}-{of[1]:.2f})" if of else "")
+    return f"{value:.3f}" + (f" ({of[0]:.2f}{'-' if of[0] >= 0 else ' to '}{of[1]:.2f})" if of else "")
 
 
 def interval(statistic: Statistic, draws: np.ndarray, values: np.ndarray | None = None) -> Interval | None:

@@ -8,9 +8,13 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score, roc_auc_score
 
 from honest_persona.base.errors import UserError
+from honest_persona.base.words import WITHIN
+from honest_persona.evaluation.answers.samples import TRAINED, sample_of, write_answers_file
 from honest_persona.evaluation.compare import compare, comparison_table, print_comparison, read_samples
+from honest_persona.evaluation.sets import ANSWERS_FILE
 from honest_persona.statistics.metrics import METRICS, Place, shown
 from tests.evaluation.scored import sample, samples
+from tests.prompts.test_feedback import feedback
 
 
 @pytest.fixture
@@ -193,3 +197,26 @@ def test_the_table_shows_what_json_holds(folder, capsys):
     shown = capsys.readouterr().out
     assert f"{len(a) - 3} records matched; only in A: 3, only in B: 0" in shown
     assert "…" not in shown, "nothing is cut off"
+
+
+def test_pairs_and_labels_are_compared_by_the_answers_to_their_prompts(tmp_path):
+    """Their rows have other ids and other answers, and so no likelihood in common."""
+
+    def evaluation(name, kind, truths):
+        rows = [feedback(i, kind, id=f"{kind} {i}", prompt_id=f"p{i}") for i in range(4)]
+        samples = [
+            sample_of(row, WITHIN, TRAINED, truthful=truth, well_formed=True, chosen_nll=1.0, chosen_tokens=2)
+            for row, truth in zip(rows, truths, strict=True)
+        ]
+        write_answers_file(samples, tmp_path / name / ANSWERS_FILE)
+        return tmp_path / name
+
+    a = evaluation("pairs", "pair", [True, False, False, False])
+    b = evaluation("labels", "label", [True, True, True, False])
+    found = compare(a, b)
+    assert (found.matched, found.only_a, found.only_b) == (4, 4, 4)
+    truthful = found.row(WITHIN).differences["truthful"]
+    assert (truthful.a, truthful.b, truthful.n) == (0.25, 0.75, 4)
+    assert found.row(WITHIN).differences["chosen_nll"].difference is None
+    same = compare(a, a).row(WITHIN).differences
+    assert (same["chosen_nll"].n, same["truthful"].n, same["chosen_nll"].a) == (4, 4, 0.5)

@@ -128,7 +128,7 @@ def test_the_command_prints_it_in_80_columns(run, evaluated, tmp_path, monkeypat
     eval_main(["--adapter", str(run), "--output", str(tmp_path / "b"), "--temperature", "0", "--limit", "3"])
     capsys.readouterr()
     found = compare(tmp_path / "a", tmp_path / "b")
-    assert (found.matched, found.only_a, found.only_b) == (4, 0, 2)
+    assert (found.matched, found.only_a, found.only_b) == (8, 0, 4), "answers by their prompts, and rows"
     row = found.row("within")
     assert (row.differences["margin"].difference, row.differences["truthful"].difference) == (0, None)
     print_comparison(found)

@@ -247,7 +247,7 @@ def test_a_report_is_made_once_and_resumes(made, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(plainly, "WORDINGS", plainly.WORDINGS[:1])
     loads, options = [], Options(limit=16, limit_controls=12, limit_baselines=8)
     load = PersonaFolder.load
-    monkeypatch.setattr(PersonaFolder, "load", lambda *of: loads.append(of) or load(*of))
+    monkeypatch.setattr(PersonaFolder, "load", lambda *of, **more: loads.append(of) or load(*of, **more))
     evaluate = module.evaluate_adapter
 
     def killed(opened, dataset, **of):

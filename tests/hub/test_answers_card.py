@@ -68,7 +68,9 @@ def test_the_control_token_of_csft_stands_in_its_code(tmp_path):
 
 def test_its_figures_are_those_of_the_evaluation(tmp_path):
     make_adapter(tmp_path, scope="response", objective="dpo")
-    assert "Not evaluated" in text_of(tmp_path, "user/name")
+    text = text_of(tmp_path, "user/name")
+    assert "Not evaluated" in text
+    assert ("`num_train_epochs`" in text, "`max_steps`" in text) == (True, False)
     truths = {TRAINED: [True, True, True, False], BASE: [False, False, True, False]}
     rows = summarize(
         [

@@ -28,13 +28,13 @@ def rows_of_topics(results: AnswerResults) -> list[list[str]]:
     out = [["part", "topic", *(column.name for column in columns)]]
     for (policy, group), row in rows.items():
         if policy == TRAINED:
-            out.append([row.part, row.topic, str(row.n), *_cells(row, rows.get((BASE, group)), results)])
+            out.append([row.part, row.topic, *_counts(row, results), *_cells(row, rows.get((BASE, group)), results)])
     return out
 
 
 def _columns(results: AnswerResults) -> list[Column]:
     """The columns behind the topic."""
-    out = [Column("n")]
+    out = [Column("answers"), Column("rows", tier=1)] if _prompts_repeat(results) else [Column("n")]
     for metric in measured(results.rows):
         out.append(Column(metric.heading, tier=metric.tier))
         if metric.name in _WITH_INTERVAL:
@@ -42,6 +42,15 @@ def _columns(results: AnswerResults) -> list[Column]:
         if _has_base(results) and metric.name in _BESIDE_BASE:
             out.append(Column("base", tier=0 if metric.name in _WITH_INTERVAL else 3, of=metric.label))
     return out
+
+
+def _counts(row: AnswersRow, results: AnswerResults) -> list[str]:
+    """Written answers, of which there is one per prompt, and rows, which say how likely given answers are."""
+    return [str(row.n_prompts), str(row.n)] if _prompts_repeat(results) else [str(row.n)]
+
+
+def _prompts_repeat(results: AnswerResults) -> bool:
+    return any(row.n_prompts != row.n for row in results.rows)
 
 
 def _cells(row: AnswersRow, base: AnswersRow | None, results: AnswerResults) -> list[str]:
