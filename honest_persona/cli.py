@@ -4,8 +4,9 @@ and use a trained honest persona. Examples, after `python -m honest_persona`:
     data --config hp.yaml --train_topics '[reward_hacks]'
     tokens --config hp.yaml --n 1
     shortcuts --config hp.yaml
-    sample --config hp.yaml --objective dpo --dataset prompts.jsonl --output samples.jsonl
-    label --config hp.yaml --input samples.jsonl --reward '[verdict]' --output scored.jsonl
+    sample --config my.yaml --output samples.jsonl
+    label --config my.yaml --input samples.jsonl --reward '[verdict]' \\
+        --output scored.jsonl
     generate facts --config hp.yaml --output data/facts
     facts report --adapter checkpoints/my-run
     prepare --dataset user/qnli --templates FILE --parts train:.4,rl:.5,val:.1 \\
@@ -31,6 +32,7 @@ from collections.abc import Callable, Sequence
 
 from honest_persona import verbs
 from honest_persona.base.interrupts import if_interrupted
+from honest_persona.base.words import ACROSS, WITHIN
 
 
 def main(argv: Sequence[str]) -> None:
@@ -81,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--part",
         default="all",
-        choices=["all", "train", "within", "across", "unused"],
+        choices=["all", "train", WITHIN, ACROSS, "unused"],
         help="prompts of one part of the config's split (default: all)",
     )
     verb.add_argument("--answers_together", type=_positive, default=32, help="answers per batch (default: 32)")

@@ -17,6 +17,7 @@ from honest_persona.base.files import write_text
 from honest_persona.base.grouping import grouped
 from honest_persona.base.progress import Progress
 from honest_persona.base.tensors import ids_key
+from honest_persona.base.words import ACROSS, WITHIN
 from honest_persona.config.keys import RunConfig
 from honest_persona.data.feedback import Feedback
 from honest_persona.data.feedback_load import load_feedback_parts
@@ -31,9 +32,8 @@ from honest_persona.persona.batches import batches
 from honest_persona.prompts.feedback_prepare import once
 
 TRAIN, VALIDATION = "train", "validation"
-_PARTS = {"train": TRAIN, "within": VALIDATION, "across": VALIDATION, "unused": TRAIN}
+_PARTS = {TRAIN: TRAIN, WITHIN: VALIDATION, ACROSS: VALIDATION, "unused": TRAIN}
 """The part of a config's split, and how a row says so."""
-PART_NAMES = ("all", *_PARTS)
 
 
 class Sampling(NamedTuple):
