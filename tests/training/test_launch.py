@@ -27,7 +27,8 @@ from honest_persona.training import launch as launching
 from honest_persona.training.assembly import Assembly, prepared
 from honest_persona.training.checkpoints import Checkpoint
 from honest_persona.training.identity import changed_settings, run_identity
-from honest_persona.training.launch import _checkpoint_to_resume, _in_format, _tell_compiling
+from honest_persona.training.launch import _checkpoint_to_resume, _in_format
+from honest_persona.training.told import tell_compiling
 from tests.training.launches import TINY, launch
 
 DUMMY = ("--use_dummy_data", "true", "--seq_len", "64")
@@ -40,10 +41,10 @@ def config_of(*flags):
 @pytest.mark.parametrize("compiles", [True, False])
 def test_a_run_that_cannot_compile_says_so(compiles, monkeypatch, capsys):
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
-    _tell_compiling(SimpleNamespace(torch_compile=compiles))
+    tell_compiling(SimpleNamespace(torch_compile=compiles))
     assert capsys.readouterr().out.startswith("torch_compile: nothing is compiled") == compiles
     monkeypatch.delenv("TORCHDYNAMO_DISABLE")
-    _tell_compiling(SimpleNamespace(torch_compile=compiles))
+    tell_compiling(SimpleNamespace(torch_compile=compiles))
     assert capsys.readouterr().out == ""
 
 
