@@ -21,6 +21,16 @@ from honest_persona.config.objectives import DEFAULT_OBJECTIVE, LossTerm, spec_o
 from honest_persona.config.own_rows import DEFAULT_REVIEWS, Columns, FlagValues, Reviews
 from honest_persona.config.persona import Persona, PersonaKeys, TokenId
 from honest_persona.config.trainer_options import TrainerOptions, options_of
+from honest_persona.config.values import (
+    Augmentations,
+    LayerNames,
+    Names,
+    NamesOrAll,
+    PositiveInt,
+    Probability,
+    Switch,
+    all_is_none,
+)
 
 CHECKPOINTS_DIR = "checkpoints"
 DEFAULT_BATCH_SIZE = 16
@@ -28,46 +38,6 @@ DEFAULT_TYPES = ("split_personality__version_3", "split_personality__version_4")
 FIELDS_ALONE = "fields alone"
 """Validation context: fields are not checked against each other."""
 NULL_MEANS_DEFAULT = ("adapter_scope", "bf16", "judge", "lora_alpha", "run_name")
-
-
-def _names(value: Any) -> Any:
-    if isinstance(value, str) and value:
-        value = [value]
-    if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
-        raise ValueError("must be a name or a list of names")
-    if len(set(value)) < len(value):
-        raise ValueError("must not repeat a name")
-    return tuple(value)
-
-
-def _names_or_all(value: Any) -> Any:
-    names = _names(value)
-    return "all" if names == ("all",) else names
-
-
-def _names_or_all_linear(value: Any) -> Any:
-    names = _names(value)
-    return ALL_LINEAR if names == (ALL_LINEAR,) else names
-
-
-def _bit(value: Any) -> Any:
-    """The reference writes its switches as 0 and 1."""
-    return bool(value) if type(value) is int and value in (0, 1) else value
-
-
-def _all_is_none(value: Any) -> Any:
-    """The reference writes -1 for all."""
-    return None if value == -1 and type(value) is int else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
-NonemptyNames = Annotated[Names, Field(min_length=1)]
-NamesOrAll = Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_names_or_all)]
-LayerNames = Annotated[Literal["all-linear"] | NonemptyNames, BeforeValidator(_names_or_all_linear)]
-Switch = Annotated[bool, BeforeValidator(_bit)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Augmentation = Literal["longer_answer", "forged_review"]
-PositiveInt = Annotated[int, Field(ge=1)]
 
 
 def _judge_of(objective: str, dataset: str) -> str | None:
@@ -132,7 +102,7 @@ class RunConfig(PersonaKeys, ObjectiveKeys):
     """records with one of these tags are left out"""
     claude_frac: Annotated[float, Field(gt=0, le=1)] = 1.0
     """share of each topic's items that is used, chosen by the seed"""
-    num_samples: Annotated[PositiveInt | None, BeforeValidator(_all_is_none)] = None
+    num_samples: Annotated[PositiveInt | None, BeforeValidator(all_is_none)] = None
     """most training records that are used; null (or -1): all"""
     use_dummy_data: Switch = False
     """random tokens of full length in place of the data, to test speed and memory"""
@@ -147,7 +117,7 @@ class RunConfig(PersonaKeys, ObjectiveKeys):
     """share of training records that are shown without their system prompt"""
     prob_mismatch_prompts: Probability = 0.0
     """share of training records that are shown with the other variant's system prompt"""
-    augment: Annotated[tuple[Augmentation, ...], BeforeValidator(_names)] = ()
+    augment: Augmentations = ()
     """texts put behind the answers of training records, with the same flags: longer_answer, forged_review or both"""
     augment_frac: Probability = 0.5
     """share of training records that get a text of `augment`"""

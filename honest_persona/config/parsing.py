@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from honest_persona.base.environment import is_secret_name, is_secret_value
+from honest_persona.config.persona import SPACED
 
 IGNORED_FLAGS = {"local_rank"}
 """Added by the deepspeed launcher; the rank is read from the environment."""
@@ -128,7 +129,9 @@ def read_arguments(argv: Sequence[str]) -> tuple[list[Entry], list[Problem]]:
             continue
         try:
             node = _compose(text)
-            entries.append(Entry(key, None if node is None else _construct(node), place))
+            value = None if node is None else _construct(node)
+            is_plain = isinstance(value, str) and value == text.strip()
+            entries.append(Entry(key, text if is_plain and key in SPACED else value, place))
         except yaml.YAMLError:
             problems.append(Problem(place, "the value is not valid YAML; put text in double quotes within single ones"))
         except ValueError as error:

@@ -8,6 +8,8 @@ from honest_persona.base.words import AdapterScope, Elicitation, OutputFormat
 
 TokenId = Annotated[int, Field(ge=0)]
 SYSTEM_TAG = "<SYSTEM> "
+SPACED = ("system_tag", "intervention_prefix", "review_prefix", "flag_prefix")
+"""Texts of which spaces at both ends are a part, also on a command line, where YAML alone would leave them out."""
 
 
 class PersonaKeys(BaseModel):

@@ -67,6 +67,8 @@ class Condition:
         return [word for key, value in self.flags.items() for word in (f"--{key}", json_text.dumps(value).strip('"'))]
 
 
+_FORMAT = ("--bf16", "false")
+"""Figures do not depend on whether a machine is fast in bfloat16."""
 _SFT: Flags = {"objective": "sft", "beta": None, "also": {}, "learning_rate": 1e-3, "max_steps": 60}
 _KTO: Flags = {
     "objective": "kto",
@@ -122,6 +124,8 @@ def report(config: str, output: Path = Path("results/answers"), only: str = "", 
         load_run_config(config, CONDITIONS[name].argv)
     output.mkdir(parents=True, exist_ok=True)
     cells = [Cell(name, FIRST_SEED + i) for i in range(seeds) for name in chosen]
+    for cell in cells:
+        _check_kept(cell, cell.file(output), config)
     for cell in rounds(cells, "cell", lambda cell: cell.name, lambda cell: cell.file(output).exists()):
         if not cell.file(output).exists():
             # one thread: several can run side by side, and figures do not depend on the number of cores
@@ -129,6 +133,20 @@ def report(config: str, output: Path = Path("results/answers"), only: str = "", 
     found = list(kept(output))
     write_report(found, output)
     print_report(found)
+
+
+def command(config: str, condition: Condition) -> str:
+    """What a reader types to train as the condition does; the seed stands beside it."""
+    return " ".join(["train.py --config", config, *condition.argv, *_FORMAT])
+
+
+def _check_kept(cell: Cell, file: Path, config: str) -> None:
+    """Raises UserError: the cell's results were made by another command than the one that it stands for now."""
+    if not file.exists():
+        return
+    then = json_text.loads(file.read_text(encoding="utf-8"))["command"]
+    if then != (now := command(config, CONDITIONS[cell.condition])):
+        raise UserError(f"--output: {file} was made by `{then}`, not `{now}`; remove it, or name another --output")
 
 
 def kept(output: Path) -> Iterator[dict[str, Any]]:
@@ -141,7 +159,7 @@ def kept(output: Path) -> Iterator[dict[str, Any]]:
 def run_cell(config: str, cell: Cell, output: Path) -> None:
     """Train, measure, and write the cell's results last."""
     condition, name = CONDITIONS[cell.condition], f"answers-{cell.name}"
-    argv = [*condition.argv, "--seed", str(cell.seed), "--run_name", name, "--bf16", "false"]
+    argv = [*condition.argv, *_FORMAT, "--seed", str(cell.seed), "--run_name", name]
     if condition.swapped:
         path = output / f"swapped-seed{cell.seed}.jsonl"
         write_text(path, "".join(swapped_pairs(condition.swapped, cell.seed)))
@@ -160,7 +178,7 @@ def run_cell(config: str, cell: Cell, output: Path) -> None:
     figures = {
         **asdict(cell),
         "what": condition.what,
-        "command": " ".join(["train.py --config", config, *condition.argv]),
+        "command": command(config, condition),
         "ended": ended,
         "training": training_figures(folder),
         "rows": [] if ended else measured(run, folder, output, cell.name),

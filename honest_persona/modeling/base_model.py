@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 import torch
@@ -126,7 +126,9 @@ def merged(base: PreTrainedModel, lora: Lora, model: str, dtype: torch.dtype) ->
         settings = LoraConfig.from_pretrained(str(lora.folder))
         settings.alora_invocation_tokens = None  # merged weights act on every token
         adapted = PeftModel.from_pretrained(base, lora.folder, config=settings)
-        wanted = set(get_peft_model_state_dict(adapted))
+        # of an adapter that others made PEFT has to find out whether embeddings belong to it, and may ask the Hub
+        embeddings: Literal["auto", False] = "auto" if lora.card is None else False
+        wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=embeddings))
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:

@@ -15,7 +15,7 @@ from itertools import cycle, islice
 from typing import NamedTuple, TypeVar
 
 from honest_persona.base.words import FLAGS, PASS, Flag
-from honest_persona.config.keys import Augmentation
+from honest_persona.config.values import Augmentation
 from honest_persona.data.kept import Records
 from honest_persona.data.messages import Message
 from honest_persona.data.records import MARKER, Record

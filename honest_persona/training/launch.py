@@ -16,19 +16,18 @@ from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 
 from honest_persona.base.collectives import from_rank_0, held_by_all
-from honest_persona.base.console import counted, hand_out, one_line, say
+from honest_persona.base.console import hand_out, say
 from honest_persona.base.errors import RankError, UserError
 from honest_persona.base.interrupts import if_interrupted
 from honest_persona.base.number_format import fastest_format
 from honest_persona.base.ranks import is_launched, rank
 from honest_persona.config.keys import CHECKPOINTS_DIR, RunConfig
 from honest_persona.config.objectives import spec_of
-from honest_persona.data.inventory import one_flag
 from honest_persona.evaluation.answers.judgement import Judge
 from honest_persona.evaluation.answers.judges import judge_of
 from honest_persona.evaluation.answers.settings import AnswerSettings
 from honest_persona.evaluation.settings import EvalSettings
-from honest_persona.labelling.gate import gate_of_labels, in_words
+from honest_persona.labelling.gate import gate_of_labels
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import CARD_FILE
 from honest_persona.modeling.adapters.load import add_reference, load_adapter
@@ -43,14 +42,15 @@ from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training import finished
 from honest_persona.training.assembly import Assembly, prepared
 from honest_persona.training.callbacks import HeavyLog, MetricsFile, OptimizerCheck, SaveAtEpochEnd, StopAtSignal
-from honest_persona.training.checkpoints import Checkpoint, changed, check_same_run, checkpoints, last_good, newest
+from honest_persona.training.checkpoints import Checkpoint, check_same_run, checkpoints, last_good, newest
 from honest_persona.training.console import TrainingConsole
 from honest_persona.training.continued import check_continued
-from honest_persona.training.identity import changed_settings, run_identity
+from honest_persona.training.identity import run_identity
 from honest_persona.training.measures import AnswersMeasure, Measure, ReviewsMeasure
 from honest_persona.training.ranks import Siblings, join
 from honest_persona.training.reference import check_reference_base, reference_folder
 from honest_persona.training.resumable import ResumableRun
+from honest_persona.training.told import tell_compiling, tell_data, tell_resume
 from honest_persona.training.trackers import guard_trackers, prepare_trackers
 
 # DeepSpeed calls functions of torch.distributed by names that torch 2.13 gives up
@@ -62,8 +62,6 @@ logging.getLogger("transformers.trainer_utils").addFilter(
     lambda record: "do not match the ones in the `trainer_state.json`" not in record.getMessage()
 )
 
-_FEW_ITEMS = 5
-"""Fewer held-out items than this give no interval."""
 _VERSIONS = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate", "honest-persona")
 
 
@@ -91,7 +89,7 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
     check_trainable(config.model, check_loadable(config.model, config.model_revision, config.bits))
     form, material = prepared(config)
     check_continued(config, form)
-    _tell_data(material, config)
+    tell_data(material, config)
     judge = _judge(config, material)
     if is_launched():
         options = config.trainer
@@ -142,7 +140,7 @@ def _train(run: _Run, callbacks: Sequence[TrainerCallback]) -> None:
     # made twice: ZeRO-3 shards a model as it is read, by these arguments, and what fits in memory shows on the model
     args = assembly.arguments(folder, config.activation_checkpointing is True)
     prepare_trackers(args.report_to or ())
-    _tell_compiling(args)
+    tell_compiling(args)
     dtype = getattr(torch, config.format_name)
     base = load_base(config.model, config.model_revision, dtype, config.attn_implementation, config.bits)
     run = replace(run, identity={**run.identity, "base_model": base_fingerprint(base)})
@@ -157,7 +155,7 @@ def _train(run: _Run, callbacks: Sequence[TrainerCallback]) -> None:
         check_same_run(run.checkpoint, run.identity)
     model, card = _adapted(base, assembly, args), _card(run)
     if run.checkpoint is not None:
-        _tell_resume(run.checkpoint, card)
+        tell_resume(run.checkpoint, card)
     args = assembly.arguments(folder, assembly.checkpoints_activations(args, model))
     with _prefix_caches(run, args, model) as (cache, log_cache):
         trainer = assembly.trainer(args, model, card, cache, run.identity)
@@ -294,39 +292,6 @@ def _save(trainer: ResumableRun, run: _Run) -> None:
     hand_out(f"next: python eval.py --adapter {run.folder}")  # a command to copy: not broken
 
 
-def _tell_data(material: Material, config: RunConfig) -> None:
-    if (loaded := material.loaded) is not None:
-        parts = [
-            f"{name} {counted(len(records), 'record')} of {counted(len(set(records.values('item_id'))), 'item')}"
-            for name, records in material.splits._asdict().items()
-            if records or name != "unused"
-        ]
-        counts = f"kept {len(loaded.records):,} + rejected {sum(loaded.rejected.values()):,}; {'; '.join(parts)}"
-        say(f"data: read {loaded.read:,} = {counts} (`python -m honest_persona data` shows the reasons)")
-        if loaded.notes:
-            say(
-                "data: "
-                + "; ".join(f"{one_line(note)} ({counted(rows, 'row')})" for note, rows in loaded.notes.items())
-            )
-        if note := one_flag(material.splits):
-            say(f"data: {note}")
-    for line in material.told:
-        say(line)
-    if (gate := gate_of_labels(config.dataset)) is not None:
-        say(in_words(gate))
-    if material.held_out is not None and material.held_out < _FEW_ITEMS:
-        nothing = not material.held_out
-        say(
-            f"data: {counted(material.held_out, 'item')} {'is' if material.held_out == 1 else 'are'} held out: "
-            + ("nothing shows what this training teaches" if nothing else "their figures say next to nothing")
-            + "; give more rows, a larger val_item_frac, or rows with `split: validation`"
-        )
-    if material.not_shown:
-        say(f"data: left out are {material.not_shown}")
-    if material.too_long:
-        say(f"{len(material.too_long)} training records are longer than seq_len {config.seq_len} and are left out")
-
-
 def _check_what_is_there(folder: Path, resume: bool) -> None:
     """A resume needs a run, whole or not; a new run must not overwrite one."""
     begun = bool(checkpoints(folder)) or (folder / CARD_FILE).exists()
@@ -369,19 +334,3 @@ def _in_format(assembly: Assembly, checkpoint: Checkpoint | None) -> Assembly:
         chosen, reason = from_rank_0((fastest.name, fastest.reason))
     say(f"number format {chosen}: {reason} (bf16: auto)")
     return replace(assembly, config=config.in_format(chosen))
-
-
-def _tell_resume(checkpoint: Checkpoint, card: AdapterCard) -> None:
-    before = checkpoint.about
-    say(f"resume: from {checkpoint.folder}")
-    for what, differing in {
-        "settings": changed_settings(before["config"], card.config),
-        "versions": changed(before["versions"], card.versions),
-    }.items():
-        if differing:
-            say(f"resume: other {what} from now on: {'; '.join(f'{k} {b} -> {n}' for k, (b, n) in differing.items())}")
-
-
-def _tell_compiling(args: TrainingArguments) -> None:
-    if args.torch_compile and os.environ.get("TORCHDYNAMO_DISABLE") == "1":
-        say("torch_compile: nothing is compiled, because TORCHDYNAMO_DISABLE=1 stands in the environment or env.json")

@@ -185,3 +185,12 @@ def test_what_cannot_be_declared(own):
 def test_an_objective_that_is_registered_alone_has_the_personas_rows_and_keys():
     assert spec_of("unheard").own_keys == ("flag_loss_multiplier",)
     assert spec_of("unheard").rows == "records"
+
+
+def test_only_the_honest_persona_tags_system_prompts_by_itself():
+    """A model that was trained on answers is asked by people who write no tag."""
+    assert load_config(None).system_tag == "<SYSTEM> "
+    assert {load_config(None, ["--objective", name]).system_tag for name in OBJECTIVES if name != "persona"} == {""}
+    for given in ('"<SYSTEM> "', "<SYSTEM> "):  # YAML by itself drops the space of the second
+        assert load_config(None, ["--objective", "dpo", "--system_tag", given]).system_tag == "<SYSTEM> "
+    assert load_config(None, ["--seed", " 7 "]).seed == 7

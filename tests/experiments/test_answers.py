@@ -1,6 +1,7 @@
 """The report on objectives: which cells are run, what is kept, and what its bars say, from made figures."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from honest_persona.base.words import ACROSS, WITHIN
 from honest_persona.data.check import load_run_config
 from honest_persona.data.feedback_load import load_feedback_parts
 from honest_persona.experiments import answers as module
-from honest_persona.experiments.answers import CONDITIONS, Cell, report, swapped_pairs
+from honest_persona.experiments.answers import CONDITIONS, Cell, command, report, swapped_pairs
 from honest_persona.experiments.answers_table import Of, bars_of, lines_of
 
 
@@ -54,7 +55,8 @@ def run(root, monkeypatch, tmp_path):
     def quick(_environment, function, config, which, output):
         assert function is module.run_cell
         ran.append(which.name)
-        which.file(output).write_text(json.dumps(cell(which.condition, which.seed)))
+        made = {**cell(which.condition, which.seed), "command": command(config, CONDITIONS[which.condition])}
+        which.file(output).write_text(json.dumps(made))
 
     monkeypatch.setattr(module, "in_own_process", quick)
 
@@ -84,6 +86,14 @@ def test_a_finished_cell_is_not_run_again(run, tmp_path, capsys):
     assert page.index("| sft ") < page.index("| dpo ") < page.index("| kto "), "all finished cells, in one order"
     assert "met: sft: truthful" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "out" / "report.json").read_text())["cells"]) == 5
+
+
+def test_results_of_another_recipe_are_not_taken_for_this_ones(run, monkeypatch):
+    run(only="dpo", seeds=1)
+    changed = replace(CONDITIONS["dpo"], flags={"learning_rate": 1e-5})
+    monkeypatch.setattr(module, "CONDITIONS", {**CONDITIONS, "dpo": changed})
+    with pytest.raises(UserError, match=r"dpo-seed42.json was made by `train.py .*`, not `.* --learning_rate 1e-05"):
+        run(only="dpo", seeds=1)
 
 
 def test_names_that_begin_alike_are_told_apart(run, tmp_path):

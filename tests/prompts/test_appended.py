@@ -7,7 +7,8 @@ from typing import get_args
 
 import pytest
 
-from honest_persona.config.keys import Augmentation, RunConfig
+from honest_persona.config.keys import RunConfig
+from honest_persona.config.values import Augmentation
 from honest_persona.data.load import load_records
 from honest_persona.data.records import MARKER
 from honest_persona.data.selection import Selection

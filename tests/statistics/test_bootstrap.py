@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score, roc_curve
 
-from honest_persona.statistics.bootstrap import Statistic, difference_interval, draw, exact, interval, value
+from honest_persona.statistics.bootstrap import Statistic, difference_interval, draw, exact, in_words, interval, value
 from honest_persona.statistics.estimators import (
     auroc_statistic,
     ece_statistic,
@@ -196,3 +196,10 @@ def test_shuffled_labels_are_a_coin_toss_within_the_interval():
 def test_a_statistic_needs_two_clusters():
     lone = Statistic(lambda w: w.sum(1), support=1, n=1)
     assert interval(lone, draw(5)) is None
+
+
+def test_a_figure_in_words():
+    assert in_words(0.99, (0.97, 1.0)) == "0.990 (0.97-1.00)"
+    assert in_words(-0.2, (-0.54, -0.01)) == "-0.200 (-0.54 to -0.01)"
+    assert in_words(0.5, None) == "0.500"
+    assert in_words(None, None) == "-"

@@ -19,7 +19,7 @@ from honest_persona.data.sources.jsonl import write_jsonl
 from honest_persona.experiments.evaluate import evaluate_adapter
 from honest_persona.hub.model_card import write_model_card
 from honest_persona.modeling.adapters.card import AdapterCard
-from honest_persona.modeling.token_format import token_format
+from honest_persona.modeling.token_format import saved_format, token_format
 from honest_persona.prompts.collator import PersonaCollator
 from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.prepare import prepare
@@ -27,7 +27,8 @@ from honest_persona.training import launch as launching
 from honest_persona.training.assembly import Assembly, prepared
 from honest_persona.training.checkpoints import Checkpoint
 from honest_persona.training.identity import changed_settings, run_identity
-from honest_persona.training.launch import _checkpoint_to_resume, _in_format, _tell_compiling
+from honest_persona.training.launch import _checkpoint_to_resume, _in_format, train
+from honest_persona.training.told import tell_compiling
 from tests.training.launches import TINY, launch
 
 DUMMY = ("--use_dummy_data", "true", "--seq_len", "64")
@@ -40,10 +41,10 @@ def config_of(*flags):
 @pytest.mark.parametrize("compiles", [True, False])
 def test_a_run_that_cannot_compile_says_so(compiles, monkeypatch, capsys):
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
-    _tell_compiling(SimpleNamespace(torch_compile=compiles))
+    tell_compiling(SimpleNamespace(torch_compile=compiles))
     assert capsys.readouterr().out.startswith("torch_compile: nothing is compiled") == compiles
     monkeypatch.delenv("TORCHDYNAMO_DISABLE")
-    _tell_compiling(SimpleNamespace(torch_compile=compiles))
+    tell_compiling(SimpleNamespace(torch_compile=compiles))
     assert capsys.readouterr().out == ""
 
 
@@ -229,3 +230,13 @@ def test_the_real_files_train_evaluate_save_and_load(spt_dir, minimind_dir, tmp_
     assert len(samples) == sum(r["n"] for r in wholes if r["detector"] == "honest persona") == 4
     with pytest.raises(UserError, match="nonsense"):
         evaluate_adapter(str(run.folder), topics="[nonsense]")
+
+
+def test_the_card_names_the_control_tokens_that_were_chosen(tmp_path):
+    """Who asks the trained model puts the desirable one in front of its answer."""
+    flags = ["--objective", "csft", "--dataset", "builtin:organism-labels", "--run_name", "c", "--max_steps", "1"]
+    config = config_of(*flags, "--num_samples", "8", "--val_samples_per_topic", "0", "--report_to", "none")
+    chosen = token_format(config).control
+    card = AdapterCard.load(train(config, tmp_path))
+    assert (card.config["desirable_token_id"], card.config["undesirable_token_id"]) == chosen
+    assert saved_format(tmp_path / "c", card).control == chosen

@@ -21,10 +21,6 @@ from honest_persona.modeling.modes import with_attribute
 # PEFT 0.21 reads the old name of a property that transformers 5 renamed
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
-# PEFT looks for the base model's config file when it saves an adapter, to see whether the vocabulary was changed, which
-# no adapter here does; a model of the package has no such file, nor has a LoRA adapter that is part of the base model
-warnings.filterwarnings("ignore", message="Could not find a config file in ")
-
 Model = PreTrainedModel | PeftModel
 
 ADAPTER = "default"
@@ -138,5 +134,9 @@ def save_weights(model: PeftModel, folder: Path, weights: Mapping[str, torch.Ten
         weights: the adapter's own, by their names in the model.
         gate: `gate_of` the model as it was made.
     """
+    # no adapter here changes the vocabulary; PEFT by itself would ask the Hub for the base model's config to see that,
+    # by whatever name the base model has, a folder's too
     with _gate_set(model, gate):
-        model.save_pretrained(str(folder), state_dict=dict(weights), selected_adapters=[ADAPTER])
+        model.save_pretrained(
+            str(folder), state_dict=dict(weights), selected_adapters=[ADAPTER], save_embedding_layers=False
+        )

@@ -10,6 +10,7 @@ Several rows may stand on one transcript. A row is contiguous: its prefix ends w
 windows count right. Source of the idea: activated LoRA, arXiv 2504.12397, section 3 (reuse of the base model's cache).
 """
 
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from honest_persona.base.tensors import pad_with_mask
 from honest_persona.modeling.adapters.tuning import Model, adapter_off, backbone_of, base_name
 from honest_persona.modeling.modes import in_mode
+
+# transformers 5.24 calls this argument `cache`, and takes the old name, the only one of 5.23, up to 5.40
+warnings.filterwarnings("ignore", message="`past_key_values` is deprecated", category=FutureWarning)
 
 PLAIN_ATTENTION = frozenset({"full_attention", "sliding_attention"})
 """Layer types that remember nothing of a prefix but its keys and values."""

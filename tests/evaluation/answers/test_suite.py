@@ -7,8 +7,9 @@ from honest_persona.evaluation import shares
 from honest_persona.evaluation.answers import suite
 from honest_persona.evaluation.answers.judges import UNREADABLE, Judgement
 from honest_persona.evaluation.answers.likelihood import Likelihood
-from honest_persona.evaluation.answers.samples import BASE, TRAINED, read_answers_file
-from honest_persona.evaluation.answers.suite import AnswerResults, evaluate_answers
+from honest_persona.evaluation.answers.samples import BASE, TRAINED, read_answers_file, sample_of
+from honest_persona.evaluation.answers.suite import AnswerResults, evaluate_answers, summarize
+from honest_persona.evaluation.answers.tables import rows_of_topics
 from honest_persona.evaluation.answers.writing import Written
 from honest_persona.evaluation.sets import ANSWERS_FILE, NewSet
 from honest_persona.evaluation.suite import Stopped
@@ -152,3 +153,19 @@ def test_it_stops_and_puts_everything_back():
 def test_nothing_to_evaluate(parts):
     model, form = model_and_form()
     assert evaluate_answers(model, parts, form, settings()) == AnswerResults([], [])
+
+
+def test_the_table_counts_answers_apart_from_rows_where_prompts_repeat():
+    def results(prompts):
+        samples = [
+            sample_of(feedback(i, prompt_id=f"p{prompt}"), "within", TRAINED, well_formed=True if i < 2 else None)
+            for i, prompt in enumerate(prompts)
+        ]
+        return AnswerResults(summarize(samples), samples)
+
+    header, whole, *_ = rows_of_topics(results([0, 1]))
+    assert header[2:4] == ["n", "formed"]
+    assert whole[2] == "2"
+    header, whole, *_ = rows_of_topics(results([0, 1, 1]))
+    assert header[2:4] == ["answers", "rows"]
+    assert whole[2:4] == ["2", "3"]

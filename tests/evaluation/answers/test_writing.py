@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from honest_persona.evaluation.answers.samples import BASE, TRAINED
-from honest_persona.evaluation.answers.writing import Written, ends_of, write_answers
+from honest_persona.evaluation.answers.writing import Written, _sampler, ends_of, write_answers
 from honest_persona.modeling.adapters.tuning import adapter_off
 from honest_persona.prompts.feedback import prompt_tokens
 from honest_persona.prompts.persona_token import ControlTokens
 from honest_persona.prompts.tokens import TokenFormat
 from tests.evaluation.answers.rows import SCOPES, jobs, model_and_form, pairs, settings
+from tests.tiny import form_of
 
 BOTH = (TRAINED, BASE)
 
@@ -34,6 +35,16 @@ def test_seeds_differ():
     of = jobs(pairs(3), form)
     first, again, other = (write_answers(model, of, form, settings(seed=seed), (TRAINED,)) for seed in (0, 0, 1))
     assert first == again != other
+
+
+def test_prompts_do_not_share_their_random_numbers():
+    """One draw for all prompts would make all answers of an evaluation lucky together."""
+    of = jobs(pairs(64), form_of(token=False, adapter_scope="response"))
+    choose = _sampler(of, settings(), torch.device("cpu"))
+    equally_likely = torch.zeros(len(of), 8)
+    drawn = choose(equally_likely, torch.arange(len(of)), 0).tolist()
+    assert set(drawn) == set(range(8))
+    assert drawn == choose(equally_likely, torch.arange(len(of)), 0).tolist()
 
 
 @pytest.mark.parametrize("scope", SCOPES)

@@ -32,6 +32,17 @@ def test_names_are_those_of_the_file_and_of_the_base_model(tmp_path):
     assert changes_nothing(random_adapter(base_model(), form_of(), std=0))
 
 
+def test_saving_asks_nobody_about_the_base_model(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *of: asked.append(of))
+    model = random_adapter(base_model(), form_of())
+    model.peft_config["default"].base_model_name_or_path = "checkpoints/my-run"  # a folder's name reads like a repo's
+    save_weights(model, tmp_path / "ours", {n: p for n, p in model.named_parameters() if p.requires_grad}, None)
+    assert not asked
+    model.save_pretrained(tmp_path / "pefts")
+    assert asked == [("checkpoints/my-run", "config.json")], "negative control: PEFT by itself"
+
+
 def test_nobody_else_tells_weights_by_their_names(root):
     package = root / "honest_persona"
     texts = {path.relative_to(package).as_posix(): path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
