@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--part",
         default="all",
-        choices=["all", "train", WITHIN, ACROSS, "unused"],
+        choices=["all", "train", WITHIN, ACROSS],
         help="prompts of one part of the config's split (default: all)",
     )
     verb.add_argument("--answers_together", type=_positive, default=32, help="answers per batch (default: 32)")

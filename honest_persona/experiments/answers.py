@@ -3,6 +3,7 @@
 Trains each condition from several seeds, and has the trained model and its base answer questions about held-out towns,
 in trained topics (`within`) and in a topic never trained (`across`). Beside the objectives stand a twin that does not
 know the facts, pairs of which a fifth is swapped, a tenth of the desirable answers, and a training that goes wrong.
+Others learn from the organism's own answers, labelled by a reward (experiments/answers_labels.py).
 
     python -m honest_persona answers report --only dpo,kto --seeds 1
 
@@ -33,6 +34,7 @@ from honest_persona.evaluation.answers.judges import judge_of
 from honest_persona.evaluation.answers.samples import BASE, TRAINED, AnswerSample, write_answers_file
 from honest_persona.evaluation.answers.settings import AnswerSettings
 from honest_persona.evaluation.answers.suite import evaluate_answers, summarize
+from honest_persona.experiments.answers_labels import SOURCES, gates, labels_file, make_labels
 from honest_persona.experiments.answers_table import print_report, write_report
 from honest_persona.experiments.own_process import in_own_process
 from honest_persona.modeling.adapters.folder import CARD_FILE
@@ -61,6 +63,8 @@ class Condition:
     """What stands behind `train.py --config configs/organism-preference.yaml`."""
     swapped: float = 0.0
     """Share of the training pairs whose two answers are swapped."""
+    labels: str | None = None
+    """Who labelled the answers to train on; None: they are the config's."""
 
     @property
     def argv(self) -> list[str]:
@@ -95,6 +99,11 @@ CONDITIONS: dict[str, Condition] = {
     "dpo gently": Condition("the same at a third of the learning rate", {"also": {}, "learning_rate": 1e-4}),
     "trap": Condition("dpo alone in large steps", {**_TRAP, "max_nll_rise": "off"}),
     "trap ended": Condition("the same with the default of max_nll_rise", _TRAP),
+    **{
+        f"{name} {objective}": Condition(source.what, flags, labels=name)
+        for name, source in SOURCES.items()
+        for objective, flags in {"sft": _SFT, "dpo": {}, "kto": _KTO}.items()
+    },
 }
 
 
@@ -126,13 +135,16 @@ def report(config: str, output: Path = Path("results/answers"), only: str = "", 
     cells = [Cell(name, FIRST_SEED + i) for i in range(seeds) for name in chosen]
     for cell in cells:
         _check_kept(cell, cell.file(output), config)
+    for source in dict.fromkeys(CONDITIONS[name].labels for name in chosen):
+        if source is not None and not labels_file(source, output).exists():
+            in_own_process({"OMP_NUM_THREADS": "1"}, make_labels, config, source, output)
     for cell in rounds(cells, "cell", lambda cell: cell.name, lambda cell: cell.file(output).exists()):
         if not cell.file(output).exists():
             # one thread: several can run side by side, and figures do not depend on the number of cores
             in_own_process({"OMP_NUM_THREADS": "1"}, run_cell, config, cell, output)
     found = list(kept(output))
-    write_report(found, output)
-    print_report(found)
+    write_report(found, gates(output), output)
+    print_report(found, gates(output))
 
 
 def command(config: str, condition: Condition) -> str:
@@ -164,6 +176,8 @@ def run_cell(config: str, cell: Cell, output: Path) -> None:
         path = output / f"swapped-seed{cell.seed}.jsonl"
         write_text(path, "".join(swapped_pairs(condition.swapped, cell.seed)))
         argv += ["--dataset", str(path)]
+    if condition.labels is not None:
+        argv += ["--dataset", str(labels_file(condition.labels, output))]
     run = load_run_config(config, argv)
     torch.set_num_threads(1)
     folder, ended = Path("checkpoints") / name, None

@@ -1,6 +1,7 @@
 """The table of experiments/answers.py and what it must show: means over seeds, with the least and the largest."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -12,10 +13,16 @@ from honest_persona.base.grouping import grouped
 from honest_persona.base.words import ACROSS, ALL, WITHIN
 from honest_persona.evaluation.answers.samples import BASE, TRAINED
 from honest_persona.experiments.facts_table import Bar, Status
+from honest_persona.labelling.gate import PASSED
+from honest_persona.labelling.gate import in_words as gate_in_words
 
 Content = Mapping[str, Any]
 """A cell's file."""
 OBJECTIVES = ("sft", "dpo", "cdpo", "kto")
+SIGNALS, CONTROLS = ("persona", "verdict"), ("random", "probe")
+"""Sources of labels that must teach truth, and those that must not."""
+LEARNT = ("sft", "dpo", "kto")
+"""The objectives that learn from these labels."""
 
 
 class Figure(NamedTuple):
@@ -72,8 +79,12 @@ def row_of(cell: Content, part: str, policy: str, topic: str = ALL) -> Content:
     return next(row for row in cell["rows"] if (row["policy"], row["part"], row["topic"]) == (policy, part, topic))
 
 
-def bars_of(found: Mapping[str, Of]) -> list[Bar]:
-    """What the table must show, by the mean over seeds."""
+def bars_of(found: Mapping[str, Of], gates: Mapping[str, Content]) -> list[Bar]:
+    """What the table must show, by the mean over seeds.
+
+    Args:
+        gates: what the gate found of the sources of labels, by name.
+    """
     bars: list[Bar] = []
 
     def bar(name: str, what: str, figure: Callable[[Of], Figure | None], fits: Callable[[float], bool]) -> None:
@@ -98,14 +109,29 @@ def bars_of(found: Mapping[str, Of]) -> list[Bar]:
         found = truthful(of)
         return found and Figure(list(map(max, of.gain(WITHIN), of.gain(ACROSS))), None, found.n)
 
-    for name in OBJECTIVES:
+    labelled = [f"{source} {objective}" for source in SIGNALS for objective in LEARNT]
+    for name in (*OBJECTIVES, *labelled):
         bar(name, "truthful in trained topics, at least .95", truthful, _least(0.95))
         bar(name, "more truthful in the topic never trained, by .15", gain, _least(0.15))
         bar(name, "well-formed in trained topics, at least .95", formed, _least(0.95))
     bar("twin", "more truthful, by .1 at most in either part", larger_gain, lambda value: value <= 0.1)
     for name in ("cdpo swapped", "kto few"):
         bar(name, "truthful in trained topics, at least .85", truthful, _least(0.85))
+    for name in (f"{source} {objective}" for source in CONTROLS for objective in LEARNT):
+        for part, words in ((WITHIN, "in trained topics"), (ACROSS, "in the topic never trained")):
+            start = found[name].figure(part, "truthful", BASE) if name in found else None
+            low, high = (start and start.interval) or (0.0, 0.0)
+            what = f"truthful {words}, within the start's interval" + (f" {low:.2f}-{high:.2f}" if start else "")
+            bar(name, what, partial(Of.figure, part=part, name="truthful"), _between(low, high))
+    for source, gate in gates.items():
+        wanted = source in SIGNALS
+        what = f"labels by {source}: {'pass' if wanted else 'are refused by'} the gate"
+        bars.append(Bar(what, gate_in_words(gate), "met" if (gate["verdict"] == PASSED) == wanted else "not met"))
     return bars
+
+
+def _between(low: float, high: float) -> Callable[[float], bool]:
+    return lambda value: low <= value <= high
 
 
 def _least(bound: float) -> Callable[[float], bool]:
@@ -147,7 +173,7 @@ def lines_of(found: Mapping[str, Of]) -> list[tuple[str, ...]]:
     return lines
 
 
-def print_report(contents: Sequence[Content]) -> None:
+def print_report(contents: Sequence[Content], gates: Mapping[str, Content]) -> None:
     found = _by_condition(contents)
     table = Table(
         "answers on held-out towns",
@@ -159,15 +185,15 @@ def print_report(contents: Sequence[Content]) -> None:
     for line in lines_of(found):
         table.add(*line)
     show(table)
-    for bar in bars_of(found):
+    for bar in bars_of(found, gates):
         say(str(bar))
 
 
-def write_report(contents: Sequence[Content], folder: Path) -> None:
+def write_report(contents: Sequence[Content], gates: Mapping[str, Content], folder: Path) -> None:
     """Write report.json and report.md."""
     found = _by_condition(contents)
-    bars = bars_of(found)
-    content = {"cells": contents, "bars": [bar._asdict() for bar in bars]}
+    bars = bars_of(found, gates)
+    content = {"cells": contents, "gates": gates, "bars": [bar._asdict() for bar in bars]}
     write_text(folder / "report.json", json_text.dumps(content, indent=1) + "\n")
     table = ["| " + " | ".join(cells) + " |" for cells in [HEADER, ["---"] * len(HEADER), *lines_of(found)]]
     ended = [f"- {cell['condition']}, seed {cell['seed']}: {cell['ended']}" for cell in contents if cell["ended"]]

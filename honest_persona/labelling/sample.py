@@ -32,8 +32,8 @@ from honest_persona.persona.batches import batches
 from honest_persona.prompts.feedback_prepare import once
 
 TRAIN, VALIDATION = "train", "validation"
-_PARTS = {TRAIN: TRAIN, WITHIN: VALIDATION, ACROSS: VALIDATION, "unused": TRAIN}
-"""The part of a config's split, and how a row says so."""
+_PARTS = {TRAIN: TRAIN, WITHIN: VALIDATION, ACROSS: VALIDATION}
+"""The parts of a config's split that a training on it uses, and how a row says so."""
 
 
 class Sampling(NamedTuple):

@@ -110,7 +110,7 @@ def test_an_unknown_condition_is_told_before_anything_runs(run, tmp_path):
 
 def test_bars_are_judged_by_the_mean_over_seeds():
     def status(*cells):
-        return {bar.what: bar.status for bar in bars_of({cells[0]["condition"]: Of(cells)})}
+        return {bar.what: bar.status for bar in bars_of({cells[0]["condition"]: Of(cells)}, {})}
 
     good = status(cell("dpo", truthful=0.94), cell("dpo", 43, truthful=0.97))
     assert good["dpo: truthful in trained topics, at least .95"] == "met"
@@ -130,7 +130,7 @@ def test_bars_are_judged_by_the_mean_over_seeds():
 def test_a_run_that_was_ended_has_a_rise_and_no_answers():
     found = {"trap ended": Of([cell("trap ended", ended="max_nll_rise: at step 5"), cell("trap ended", 43, ended="m")])}
     assert lines_of(found) == [("trap ended", "2", "run ended", *["-"] * 6, "0.15 (0.10-0.20)")]
-    bars_of(found)
+    bars_of(found, {})
 
 
 def test_a_line_holds_mean_range_and_interval():
