@@ -16,6 +16,7 @@ from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
 from honest_persona.config.keys import RunConfig
+from honest_persona.config.load import load_config
 from honest_persona.data.check import load_run_config
 from honest_persona.data.splits import uniform
 from honest_persona.evaluation.answers.judges import judge_of
@@ -91,7 +92,7 @@ def make_labels(config_file: str, name: str, output: Path) -> None:
         return
     source, folder = SOURCES[name], file.parent
     folder.mkdir(parents=True, exist_ok=True)
-    config = load_run_config(config_file, ["--dataset", PROMPTS])
+    config = load_config(config_file, ["--dataset", PROMPTS])
     samples, scored = folder / "samples.jsonl", folder / f"{name}.jsonl"
     sample_answers(config, samples, Sampling(ANSWERS, max_new_tokens=LONGEST_ANSWER_TOKENS))
     reading = Reading(config.model, config.model_revision, batch_size=64, max_new_tokens=LONGEST_REVIEW_TOKENS)
