@@ -87,7 +87,7 @@ def gates(output: Path) -> dict[str, dict[str, Any]]:
 
 
 def make_labels(config_file: str, name: str, output: Path) -> None:
-    """Write the labelled answers of a source, unless they are there: rows of training, with `label`."""
+    """Write the labelled answers of a source, unless they are there: rows of feedback with `label`."""
     if (file := labels_file(name, output)).exists():
         return
     source, folder = SOURCES[name], file.parent
@@ -110,8 +110,8 @@ def make_labels(config_file: str, name: str, output: Path) -> None:
 
 
 def _labelled(scored: Path, threshold: float | None) -> Iterator[dict[str, Any]]:
-    lines = [line for _, line in read_lines(scored) if line["split"] == TRAIN]
-    from_score = median(line["score"] for line in lines) if threshold is None else threshold
+    lines = [line for _, line in read_lines(scored)]
+    from_score = median(line["score"] for line in lines if line["split"] == TRAIN) if threshold is None else threshold
     for line in lines:
         row = {key: line[key] for key in ("id", "prompt_id", "topic", "split", "messages", "response", "group")}
         yield {**row, "label": line["score"] >= from_score}
