@@ -75,7 +75,7 @@ _FORMAT = ("--bf16", "false")
 """Figures do not depend on whether a machine is fast in bfloat16."""
 _SFT: Flags = {"objective": "sft", "beta": None, "also": {}, "learning_rate": 1e-3, "max_steps": 60}
 _KTO_STEPS: Flags = {"objective": "kto", "also": {"sft": 0.3}, "learning_rate": 6e-4, "max_steps": 60}
-_KTO: Flags = {"dataset": LABELS, **_KTO_STEPS}
+_KTO: Flags = {"objective": "kto", "dataset": LABELS, **_KTO_STEPS}
 _TRAP: Flags = {"also": {}, "learning_rate": 2e-3, "max_steps": 60, "batch_size": 32}
 
 CONDITIONS: dict[str, Condition] = {
