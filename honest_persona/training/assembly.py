@@ -60,8 +60,9 @@ class Assembly:
         targets = find_targets(skeleton, config.target_modules)
         split = objective.split_collator is not None and _splits_rows(config, skeleton.config)
         batches = make_batches(config, objective.lengths(rows, form, split))
-        objective.check(rows, batches)
-        return cls(config, objective, form, rows, split, batches, tuple(targets))
+        assembly = cls(config, objective, form, rows, split, batches, tuple(targets))
+        objective.check(rows, batches, assembly.planned_steps)
+        return assembly
 
     @property
     def planned_steps(self) -> int:

@@ -38,22 +38,23 @@ def mismatched(prompts: Sequence[Hashable]) -> list[int]:
     return of
 
 
-def check_steps(steps: Sequence[Sequence[int]], prompts: Sequence[Hashable], objective: str) -> None:
+def check_steps(steps: Sequence[Sequence[int]], prompts: Sequence[Hashable], objective: str, run: int) -> None:
     """Check an epoch before it is run.
 
     Args:
         steps: the rows of each step.
         prompts: of all rows.
+        run: how many of the steps are run.
 
     Raises:
-        UserError: a step has rows of one prompt alone, or all rows have.
+        UserError: one of these steps has rows of one prompt alone, or all rows have.
     """
     if len(set(prompts)) < 2:
         raise UserError(
             f"dataset: objective {objective} compares each prompt with answers to other prompts, and all rows to train "
             "on have one prompt; add rows with other prompts"
         )
-    for number, rows in enumerate(steps, 1):
+    for number, rows in enumerate(steps[:run], 1):
         if len({prompts[row] for row in rows}) < 2:
             last = (
                 ", or leave the last, smaller step out with dataloader_drop_last: true" if number == len(steps) else ""

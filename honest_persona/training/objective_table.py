@@ -36,7 +36,7 @@ Collator = Callable[[TokenFormat], Callable[[list[Any]], Any]]
 """Token format -> what makes a batch of rows."""
 
 
-def _no_check(rows: Dataset, batches: PersonaBatches) -> None:
+def _no_check(rows: Dataset, batches: PersonaBatches, planned_steps: int) -> None:
     """For losses that every step can compute."""
 
 
@@ -63,8 +63,8 @@ class Objective:
     """What each row is, for the identity of a run."""
     answers: int = 1
     """Sequences of a batch that a row becomes."""
-    check: Callable[[Dataset, PersonaBatches], None] = _no_check
-    """Raises UserError: the loss cannot be computed on one of the planned steps."""
+    check: Callable[[Dataset, PersonaBatches, int], None] = _no_check
+    """(rows, batches, steps of the whole run). Raises UserError: the loss cannot be computed on one of these steps."""
 
 
 def _answer_settings(config: RunConfig) -> Mapping[str, Any]:
@@ -76,10 +76,11 @@ def _answer_settings(config: RunConfig) -> Mapping[str, Any]:
     }
 
 
-def _check_prompts(rows: Dataset, batches: PersonaBatches, objective: str) -> None:
+def _check_prompts(rows: Dataset, batches: PersonaBatches, planned_steps: int, objective: str) -> None:
     prompts = prompt_keys(rows)
     for epoch in range(batches.epochs):
-        check_steps(batches.step_rows(epoch), prompts, objective)
+        steps_before = epoch * batches.num_global_batches
+        check_steps(batches.step_rows(epoch), prompts, objective, max(0, planned_steps - steps_before))
 
 
 def _on_answers(spec: ObjectiveSpec) -> Objective:

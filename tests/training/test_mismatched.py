@@ -24,6 +24,7 @@ def test_by_hand():
 def test_one_prompt_alone():
     with pytest.raises(ValueError, match="one prompt"):
         mismatched(["a", "a"])
-    check_steps([[0, 1], [2, 0]], ["a", "b", "b"], "kto")
+    check_steps([[0, 1], [2, 0]], ["a", "b", "b"], "kto", 2)
+    check_steps([[0, 1], [2]], ["a", "b", "b"], "kto", 1)  # the run ends before the step that has one prompt alone
     with pytest.raises(UserError, match=r"the 1 row\(s\) of step 2 of an epoch have one prompt.*dataloader_drop_last"):
-        check_steps([[0, 1], [2]], ["a", "b", "b"], "kto")
+        check_steps([[0, 1], [2]], ["a", "b", "b"], "kto", 5)
