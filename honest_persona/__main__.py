@@ -1,4 +1,4 @@
-"""`python -m honest_persona VERB ...`; the verbs are in verbs.py, their arguments in cli.py."""
+"""`python -m honest_persona VERB ...`; the verbs are in verbs/, their arguments in cli.py."""
 
 import sys
 
