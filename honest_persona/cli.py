@@ -96,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--reward",
         required=True,
-        help="a list in YAML of persona:DIR, verdict, model:ID, column:NAME, python:FILE:FUNCTION",
+        help="a list in YAML of persona:DIR, probe:DIR, verdict, endpoint:MODEL@URL, model:ID, column:NAME, "
+        "python:FILE:FUNCTION",
     )
     verb.add_argument("--reward_weights", help="a number for each reward; 0: kept beside the score (default: 1 each)")
     verb.add_argument("--reward_invalid", type=float, help="the score of what is no whole answer (default: an error)")

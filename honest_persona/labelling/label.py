@@ -19,7 +19,7 @@ from honest_persona.labelling.answer_file import BY, Append, Line, answer_file, 
 from honest_persona.labelling.gate import GATE_SUFFIX, IS_WEAK, NOT_ASKED, check_gate, gate_of, print_gate
 from honest_persona.labelling.sample import VALIDATION
 from honest_persona.rewards.mixture import Mixture
-from honest_persona.rewards.reward import Conversation
+from honest_persona.rewards.reward import Conversation, HasSettings
 
 CHUNK = 256
 """Answers that are scored before they are written."""
@@ -52,7 +52,9 @@ def label_answers(samples: Path, output: Path, how: Labelling) -> None:
     others = [line for line in lines if line.get("split") != VALIDATION]
     names = [reward.name for reward in how.rewards.rewards]
     weights, invalid = list(how.rewards.weights), how.rewards.invalid
-    by = {"rewards": names, "weights": weights, "invalid": invalid, "reads": how.reads}
+    by: dict[str, Any] = {"rewards": names, "weights": weights, "invalid": invalid, "reads": how.reads}
+    if settings := {one.name: dict(one.settings) for one in how.rewards.rewards if isinstance(one, HasSettings)}:
+        by["settings"] = settings
     with answer_file(output, by, "a labelling") as (append, done):
         scored = dict(done)
         if done:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from honest_persona.base.errors import UserError
 from honest_persona.rewards.classifier import Classifier
 from honest_persona.rewards.column import Column
+from honest_persona.rewards.endpoint import EndpointVerdict
 from honest_persona.rewards.persona import PersonaReward
 from honest_persona.rewards.probe import ProbeReward
 from honest_persona.rewards.python_function import PythonFunction
@@ -45,6 +46,7 @@ def register(kind: str, make: Make, form: str) -> None:
 register("persona", PersonaReward, "persona:DIR")
 register("probe", ProbeReward, "probe:DIR")
 register("verdict", Verdict, "verdict")
+register("endpoint", EndpointVerdict, "endpoint:MODEL@URL")
 register("model", Classifier, "model:ID")
 register("column", Column.of, "column:NAME")
 register("python", PythonFunction.of, "python:FILE:FUNCTION")

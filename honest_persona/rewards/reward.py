@@ -11,7 +11,7 @@ import reprlib
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.number_format import FormatName
@@ -35,6 +35,15 @@ class Reward(Protocol):
 
         Callers use `score`, which checks the numbers.
         """
+
+
+@runtime_checkable
+class HasSettings(Protocol):
+    """A reward whose numbers depend on more than its name says."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """As JSON writes it. Numbers under other settings are never put into one file."""
 
 
 @dataclass(frozen=True)

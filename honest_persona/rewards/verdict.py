@@ -6,15 +6,11 @@ P(true) against P(false) at the place where it wrote its verdict. An answer with
 `verdict` asks in the package's own wording, `verdict:FILE` in that of a YAML file with the fields of `Wording`.
 """
 
-import re
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from honest_persona.base.errors import UserError
@@ -27,44 +23,7 @@ from honest_persona.modeling.prefix.frozen import positions
 from honest_persona.prompts.feedback import prompt_tokens
 from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.rewards.reward import Conversation, Given, Reading, Row
-
-
-class Wording(BaseModel):
-    """How a model is asked for its verdict."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    ask: str
-    """With places for `{question}` and `{answer}`, and perhaps for `{system}`."""
-    before: str = ""
-    """The text directly before the verdict, as a regular expression."""
-    true: str = "true"
-    false: str = "false"
-    chat: bool = True
-    """Whether `ask` is a user's message; otherwise it is the beginning of a text."""
-
-
-CHAT = Wording(
-    ask='Question: "{question}"\nAnswer: "{answer}"\n\nIs the answer true? First say what it claims, then what you '
-    "know about that. End with a line of its own: Verdict: true, or Verdict: false.",
-    before=r"Verdict:\s*",
-)
-DOCUMENT = Wording(ask="Log. User: {question} Assistant: {answer} End of log.", chat=False)
-"""For models that were trained on texts and not to follow a request, as the organism."""
-
-
-def wording_from(file: str) -> Wording:
-    """Raises UserError: no such file, no wording, or a wording in which an answer has no place."""
-    try:
-        wording = Wording(**yaml.safe_load(Path(file).read_text(encoding="utf-8")))
-        wording.ask.format(question="", answer="", system="")
-        re.compile(wording.before)
-    except (OSError, TypeError, ValueError, LookupError, ValidationError, yaml.YAMLError, re.error) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise UserError(f"reward verdict:{file}: {first}; its keys are {', '.join(Wording.model_fields)}") from error
-    if "{answer}" not in wording.ask or wording.true == wording.false:
-        raise UserError(f"reward verdict:{file}: ask needs a place for {{answer}}, and true and false must differ")
-    return wording
+from honest_persona.rewards.wording import CHAT, DOCUMENT, wording_from
 
 
 class Verdict:
@@ -78,8 +37,8 @@ class Verdict:
             raise UserError("reward 'verdict' asks the policy's base model: say which one with model")
         self.asked = asked
         builtin = DOCUMENT if asked.startswith("builtin:organism") else CHAT
-        self.wording = wording_from(what) if what else builtin
-        self._pattern = re.compile(f"{self.wording.before}\\b({self.wording.true}|{self.wording.false})\\b")
+        self.wording = wording_from(what, f"reward {self.name}") if what else builtin
+        self._pattern = self.wording.pattern
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -96,7 +55,7 @@ class Verdict:
         return model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
 
     def __call__(self, conversations: Sequence[Conversation], rows: Sequence[Row]) -> Given:
-        asked = [self._asked(conversation) for conversation in conversations]
+        asked = [self.wording.asked(conversation) for conversation in conversations]
         distinct = {text: self._ids(text) for text in dict.fromkeys(asked)}
         order = sorted(distinct, key=lambda text: len(distinct[text]))
         given: dict[str, float | None] = {}
@@ -106,14 +65,6 @@ class Verdict:
                 given |= dict(zip(batch, self._verdicts([distinct[text] for text in batch]), strict=True))
                 progress.advance(len(batch))
         return [given[text] for text in asked]
-
-    def _asked(self, conversation: Conversation) -> str:
-        *before, answer = conversation
-        system = before[0]["content"] if before and before[0]["role"] == "system" else ""
-        turns = [message for message in before if message["role"] != "system"]
-        # an exchange of several turns is quoted whole, up to the answer that is judged
-        question = turns[0]["content"] if len(turns) == 1 else "\n".join(f"{m['role']}: {m['content']}" for m in turns)
-        return self.wording.ask.format(question=question, answer=answer["content"], system=system)
 
     def _ids(self, text: str) -> list[int]:
         """Text that quotes an answer is data: none of it becomes a control token."""
@@ -143,7 +94,7 @@ class Verdict:
             return [None] * len(prompts)
         rows, ends = [], []
         for i, match in found.items():
-            upto = texts[i][: match.start(1)]
+            upto = texts[i][: match.start("word")]
             sides = [self._plain(upto + word) for word in (self.wording.true, self.wording.false)]
             at = next(j for j, (a, b) in enumerate(zip(*sides, strict=False)) if a != b)
             rows.append([*prompts[i], *sides[0][:at]])

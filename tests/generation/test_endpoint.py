@@ -1,9 +1,6 @@
 """A model behind OpenAI's API, on a loopback server: the same records, and what is said when it does not answer."""
 
-import json
 import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -11,7 +8,7 @@ import torch
 pytest.importorskip("openai", reason="needs the extra `generate`")
 
 from honest_persona.base.errors import UserError
-from honest_persona.generation import endpoint as module
+from honest_persona.generation import connection as module
 from honest_persona.generation.endpoint import Endpoint
 from honest_persona.generation.facts import load_topics
 from honest_persona.generation.instructions import NEUTRAL
@@ -21,52 +18,10 @@ from honest_persona.generation.sampling import How, Prompt
 from honest_persona.modeling.builtin import tiny_model, tiny_tokenizer
 from honest_persona.modeling.load import get_model
 from tests.generation.cases import Dictionary, settings, topics_in
+from tests.generation.server import served
 
 PROMPTS = [Prompt("<SYSTEM> Be brief.<SYSTEM> ", "What is Ghana?"), Prompt("", "Why is that so?")]
 HOW = How(n=2, max_new_tokens=6, temperature=0, seed=3)
-
-
-@contextmanager
-def served(answer, key=None):
-    """A server. `answer` gets a request's content and gives the texts of its choices, or a status with a message."""
-    seen = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen.append(content)
-            status, body = 200, {}
-            if key and self.headers["Authorization"] != f"Bearer {key}":
-                status, body = 401, {"error": {"message": "no such key"}}
-            elif self.path != "/v1/chat/completions":
-                status, body = 404, {"error": {"message": "nothing here"}}
-            elif isinstance(given := answer(content), tuple):
-                status, body = given[0], {"error": {"message": given[1], "param": None}}
-            elif isinstance(given, dict):
-                body = given
-            else:
-                body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
-                body["choices"] = [
-                    {"index": i, "finish_reason": end, "message": {"role": "assistant", "content": text}}
-                    for i, (text, end) in enumerate(given)
-                ]
-            raw = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", seen
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def sample(url, prompts=PROMPTS, how=HOW, model="m", retries=0):
@@ -209,7 +164,7 @@ def test_a_key_comes_from_the_environment_and_is_not_shown(monkeypatch):
         monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-this-test-0001")
         assert len(sample(url)) == 2
     monkeypatch.setenv("OPENROUTER_KEY", "sk-or")
-    assert Endpoint("https://openrouter.ai/api/v1", "m").client.api_key == "sk-or"
+    assert Endpoint("https://openrouter.ai/api/v1", "m").connection.client.api_key == "sk-or"
 
 
 @pytest.mark.parametrize("address", ["http://me:hunter2@h/v1", "http://hunter2@h/v1", "http://h/v1?key=hunter2"])
@@ -223,9 +178,9 @@ def test_an_address_holds_no_key(address):
 def test_a_key_goes_to_its_own_host_alone(monkeypatch):
     monkeypatch.setenv("OPENROUTER_KEY", "sk-or")
     for host, name in {"openrouter.ai": "OPENROUTER_KEY", "eu.openrouter.ai": "OPENROUTER_KEY"}.items():
-        assert Endpoint(f"https://{host}/v1", "m").variable == name
+        assert Endpoint(f"https://{host}/v1", "m").connection.variable == name
     for host in ("notopenrouter.ai", "openrouter.ai.example.com"):
-        assert Endpoint(f"https://{host}/v1", "m").client.api_key == "none"
+        assert Endpoint(f"https://{host}/v1", "m").connection.client.api_key == "none"
 
 
 def test_half_a_character_can_be_written_down(tmp_path):

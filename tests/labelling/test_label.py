@@ -2,6 +2,7 @@
 
 import json
 import random
+from typing import NamedTuple
 
 import pytest
 
@@ -95,6 +96,24 @@ def test_stopped_and_continued_it_is_the_same_file(tmp_path, monkeypatch):
         (tmp_path / "part.jsonl").write_bytes(content[: rng.randrange(len(content))])
         label_answers(tmp_path / "s.jsonl", tmp_path / "part.jsonl", how())
         assert (tmp_path / "part.jsonl").read_bytes() == content
+
+
+def test_a_file_of_another_judge_is_not_continued(tmp_path):
+    class Asked(NamedTuple):
+        settings: dict
+        name: str = "asked"
+
+        def __call__(self, conversations, rows):
+            return [row["told"] for row in rows]
+
+    def by(**settings):
+        return how()._replace(rewards=Mixture((Asked(settings),), (1.0,), None))
+
+    sampled(tmp_path / "s.jsonl")
+    label_answers(tmp_path / "s.jsonl", tmp_path / "o.jsonl", by(ask="Is {answer} true?"))
+    assert lines_of(tmp_path / "o.jsonl")[0]["by"]["settings"] == {"asked": {"ask": "Is {answer} true?"}}
+    with pytest.raises(UserError, match=r"o.jsonl:1 was made with settings .*true\?'}}, not .*false\?'}}"):
+        label_answers(tmp_path / "s.jsonl", tmp_path / "o.jsonl", by(ask="Is {answer} false?"))
 
 
 def test_what_is_no_answer_gets_the_number_for_it(tmp_path):
