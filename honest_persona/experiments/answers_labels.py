@@ -6,6 +6,7 @@ Four answers to each prompt are sampled once for all sources. A source is asked 
 truth the organism's judge knows. A source that is refused labels all the same: as the control that must fail.
 """
 
+import gzip
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -18,6 +19,7 @@ from honest_persona.base.files import write_text
 from honest_persona.config.keys import RunConfig
 from honest_persona.config.load import load_config
 from honest_persona.data.check import load_run_config
+from honest_persona.data.sources.builtin import builtin_path
 from honest_persona.data.splits import uniform
 from honest_persona.evaluation.answers.judges import judge_of
 from honest_persona.experiments.probe import Options, probe
@@ -51,6 +53,8 @@ class Source(NamedTuple):
     """Of the run's config and the folder of the labels; trains or fits what it needs where that is not there."""
     threshold: float | None = 0.5
     """Answers are desirable from this score on; None: from the median on."""
+    labels: Callable[[str], bool] = lambda group: True
+    """Whether it labels a group's answers for training."""
 
 
 def _persona(config: RunConfig, folder: Path, reading: Reading) -> Reward:
@@ -60,10 +64,22 @@ def _persona(config: RunConfig, folder: Path, reading: Reading) -> Reward:
 
 
 def _probe(config: RunConfig, folder: Path, reading: Reading) -> Reward:
-    fitted = folder / "linear-probe"
+    """A probe of recorded answers about half of the training towns."""
+    fitted, rows = folder / "linear-probe", folder / "linear-probe-rows.jsonl"
     if not fitted.exists():
-        probe(config.model_copy(update={"dataset": RECORDED}), Options(("ridge",)), fitted)
+        with gzip.open(builtin_path(RECORDED), "rt", encoding="utf-8") as lines:
+            write_text(rows, "".join(line for line in lines if _is_fitted(json_text.loads(line))))
+        probe(config.model_copy(update={"dataset": str(rows)}), Options(("ridge",)), fitted)
     return reward_from(f"probe:{fitted}", reading)
+
+
+def _is_fitted(row: Mapping[str, Any]) -> bool:
+    return row["split"] != TRAIN or not _is_labelled(row["group"])
+
+
+def _is_labelled(group: str) -> bool:
+    """The other half: what a probe remembers of the labels that it was fitted on is not what it can read."""
+    return uniform(0, "probe", group) < 0.5
 
 
 SOURCES: Mapping[str, Source] = MappingProxyType(
@@ -71,7 +87,7 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
         "persona": Source("labels by an honest persona, which hp.yaml trains", _persona),
         "verdict": Source("labels by the base model's own verdict", lambda _c, _f, r: reward_from("verdict", r)),
         "random": Source("labels by chance", lambda *_: Chance()),
-        "probe": Source("labels by a linear probe, which is blind here", _probe, threshold=None),
+        "probe": Source("labels by a linear probe, which is blind here", _probe, None, _is_labelled),
     }
 )
 
@@ -105,13 +121,15 @@ def make_labels(config_file: str, name: str, output: Path) -> None:
             raise
     write_text(_gate_file(name, output), gate_beside.read_text(encoding="utf-8"))
     label_answers(samples, scored, Labelling(mixture))  # where the gate refused, the rest
-    lines = [json_text.dumps(line, ensure_ascii=False) + "\n" for line in _labelled(scored, source.threshold)]
+    lines = [json_text.dumps(line, ensure_ascii=False) + "\n" for line in _labelled(scored, source)]
     write_text(file, "".join(lines))
 
 
-def _labelled(scored: Path, threshold: float | None) -> Iterator[dict[str, Any]]:
-    lines = [line for _, line in read_lines(scored)]
-    from_score = median(line["score"] for line in lines if line["split"] == TRAIN) if threshold is None else threshold
+def _labelled(scored: Path, source: Source) -> Iterator[dict[str, Any]]:
+    lines = [line for _, line in read_lines(scored) if line["split"] != TRAIN or source.labels(line["group"])]
+    from_score = source.threshold
+    if from_score is None:
+        from_score = median(line["score"] for line in lines if line["split"] == TRAIN)
     for line in lines:
         row = {key: line[key] for key in ("id", "prompt_id", "topic", "split", "messages", "response", "group")}
         yield {**row, "label": line["score"] >= from_score}

@@ -86,11 +86,14 @@ def bars_of(found: Mapping[str, Of], gates: Mapping[str, Content]) -> list[Bar]:
         gates: what the gate found of the sources of labels, by name.
     """
     bars: list[Bar] = []
+    without_cell: set[str] = set()
 
     def bar(name: str, what: str, figure: Callable[[Of], Figure | None], fits: Callable[[float], bool]) -> None:
         found_figure = figure(found[name]) if name in found else None
-        if found_figure is None:
-            bars.append(Bar(f"{name}: {what}", "no cell", "not measured"))
+        if name not in found:
+            without_cell.add(name)
+        elif found_figure is None:
+            bars.append(Bar(f"{name}: {what}", "nothing was measured", "not measured"))
         else:
             status: Status = "met" if fits(found_figure.mean) else "not met"
             bars.append(Bar(f"{name}: {what}", f"{found_figure}, n {found_figure.n}", status))
@@ -127,6 +130,8 @@ def bars_of(found: Mapping[str, Of], gates: Mapping[str, Content]) -> list[Bar]:
         wanted = source in SIGNALS
         what = f"labels by {source}: {'pass' if wanted else 'are refused by'} the gate"
         bars.append(Bar(what, gate_in_words(gate), "met" if (gate["verdict"] == PASSED) == wanted else "not met"))
+    if without_cell:
+        bars.append(Bar("the bars of conditions without a cell", ", ".join(sorted(without_cell)), "not measured"))
     return bars
 
 

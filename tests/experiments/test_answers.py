@@ -115,7 +115,8 @@ def test_bars_are_judged_by_the_mean_over_seeds():
     good = status(cell("dpo", truthful=0.94), cell("dpo", 43, truthful=0.97))
     assert good["dpo: truthful in trained topics, at least .95"] == "met"
     assert good["dpo: more truthful in the topic never trained, by .15"] == "met"
-    assert good["kto: truthful in trained topics, at least .95"] == "not measured"
+    assert good["the bars of conditions without a cell"] == "not measured"
+    assert not any(what.startswith("kto:") for what in good)
     bad = status(
         cell("dpo", truthful=0.94, formed=0.9, across=0.5), cell("dpo", 43, truthful=0.95, formed=0.9, across=0.5)
     )
@@ -125,6 +126,20 @@ def test_bars_are_judged_by_the_mean_over_seeds():
     )
     one_part = status(cell("twin", truthful=0.41, across=0.55))
     assert one_part["twin: more truthful, by .1 at most in either part"] == "not met"
+
+
+def test_what_labels_by_a_reward_must_show():
+    start = cell("dpo")["rows"][-1]["intervals"]["truthful"]  # .38 to .42
+    controls = [cell("random dpo", truthful=0.41, across=0.39), cell("probe kto", truthful=0.43, across=0.4)]
+    found = {one["condition"]: Of([one]) for one in (*controls, cell("verdict kto", across=0.5))}
+    figures = {"auroc": [0.5, [0.4, 0.6]], "n": 9, "reward": "r"}
+    gates = {name: {**figures, "verdict": verdict} for name, verdict in {"verdict": "weak", "random": "blind"}.items()}
+    status = {bar.what: bar.status for bar in bars_of(found, gates)}
+    within = f"truthful in trained topics, within the start's interval {start[0]:.2f}-{start[1]:.2f}"
+    assert (status[f"random dpo: {within}"], status[f"probe kto: {within}"]) == ("met", "not met")
+    assert status["verdict kto: more truthful in the topic never trained, by .15"] == "not met"
+    assert status["labels by verdict: pass the gate"] == "not met"
+    assert status["labels by random: are refused by the gate"] == "met"
 
 
 def test_a_run_that_was_ended_has_a_rise_and_no_answers():
