@@ -108,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
         help="the weights that rewards read: the frozen base model's (default), or the policy's, which can learn to "
         "please them",
     )
+    verb.add_argument("--pairs", metavar="FILE", help="write pairs of the scored answers, too; TRL reads them")
+    verb.add_argument("--labels", metavar="FILE", help="write them with labels, too, by the config's label_threshold")
     verb.add_argument("--accept_weak_reward", action="store_true", help="go on with a reward of AUROC below 0.8")
     verb.add_argument("--answers_together", type=_positive, default=32, help="answers per batch (default: 32)")
     verb.add_argument("--max_verdict", type=_positive, default=256, help="longest review or verdict (default: 256)")

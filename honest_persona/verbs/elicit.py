@@ -58,6 +58,7 @@ def label(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     names, weights = as_list("--reward", args.reward, str), as_list("--reward_weights", args.reward_weights, float)
     from honest_persona.evaluation.answers.judges import judge_of
     from honest_persona.labelling.label import Labelling, label_answers
+    from honest_persona.labelling.training_rows import TrainingFiles
     from honest_persona.rewards.mixture import Mixture
     from honest_persona.rewards.reward import Reading
 
@@ -66,7 +67,11 @@ def label(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     rewards = Mixture.of(names or [], weights, args.reward_invalid, reading)
     judge = None if config.judge is None else judge_of(config.judge)
     how = Labelling(rewards, judge, args.accept_weak_reward, args.reward_reads)
-    label_answers(Path(args.input), Path(args.output), how)
+    samples, scored = Path(args.input), Path(args.output)
+    files = TrainingFiles(*(None if path is None else Path(path) for path in (args.pairs, args.labels)))
+    files.check([samples, scored])
+    label_answers(samples, scored, how)
+    files.write(scored, config)
 
 
 def generate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
