@@ -43,8 +43,8 @@ real: .venv/smollm2
 real-data: .venv/smollm2
 	$(BIN)/python -m honest_persona generate facts --config configs/smollm2.yaml --output data/smollm2 --answer_tokens 18
 
-# sft, dpo, cdpo and kto on the organism's answers, from three seeds each, beside their controls (docs/preference.md): an
-# hour or more; finished cells are kept
+# sft, dpo, cdpo and kto on the organism's answers, from three seeds each, beside their controls (docs/preference.md), and
+# the same on labels that rewards gave (docs/elicit.md): an hour or more; finished cells are kept
 answers: setup
 	$(BIN)/python -m honest_persona answers report
 
