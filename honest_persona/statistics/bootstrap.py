@@ -46,19 +46,33 @@ class Statistic:
 
 
 def draw(n_clusters: int, seed: int = 0, resamples: int = 1000) -> np.ndarray:
-    """(resamples, n_clusters): how often each cluster is in each resample of as many clusters as there are."""
+    """(resamples, n_clusters) uint8: how often each cluster is in each resample of as many clusters as there are.
+
+    A number above 255 would be a wonder (p < 1e-500). Eight bytes each would be most of what many clusters take.
+    """
     if not n_clusters:
-        return np.zeros((resamples, 0))
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=resamples).astype(float)
+        return np.zeros((resamples, 0), dtype=np.uint8)
+    rng, shares = np.random.default_rng(seed), np.full(n_clusters, 1 / n_clusters)
+    sizes = [stop - start for start, stop in _blocks(resamples, n_clusters)]
+    return np.concatenate([rng.multinomial(n_clusters, shares, size=size).astype(np.uint8) for size in sizes])
+
+
+def over(metric: Weighted, draws: np.ndarray) -> np.ndarray:
+    """(R,) values of a metric over the draws of `draw`, in blocks of memory."""
+    return np.concatenate([metric(draws[a:z].astype(float)) for a, z in _blocks(*draws.shape)])
+
+
+def _blocks(rows: int, width: int) -> list[tuple[int, int]]:
+    """First row and the row after the last, of blocks of about `_CHUNK_VALUES` numbers."""
+    size = max(1, _CHUNK_VALUES // max(1, width))
+    return [(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 def by_record(index: np.ndarray, values: Callable[[np.ndarray], np.ndarray]) -> Weighted:
     """`values`, a function of the records' weights (R, n), as one of the clusters' weights; in blocks of memory."""
-    rows = max(1, _CHUNK_VALUES // max(1, len(index)))
 
     def of(weights: np.ndarray) -> np.ndarray:
-        return np.concatenate([values(weights[i : i + rows, index]) for i in range(0, len(weights), rows)])
+        return np.concatenate([values(weights[a:z, index]) for a, z in _blocks(len(weights), len(index))])
 
     return of
 
@@ -86,10 +100,10 @@ def interval(statistic: Statistic, draws: np.ndarray, values: np.ndarray | None 
     None where fewer than two clusters support the metric, or more than 5 % of the resamples leave it undefined.
 
     Args:
-        values: `statistic.of(draws)`, where the caller has them.
+        values: `over(statistic.of, draws)`, where the caller has them.
     """
     m = statistic.support
-    values = statistic.of(draws) if values is None else values
+    values = over(statistic.of, draws) if values is None else values
     values = values[~np.isnan(values)]
     if m < 2 or len(values) < 0.95 * len(draws):
         return None
@@ -106,7 +120,7 @@ def interval(statistic: Statistic, draws: np.ndarray, values: np.ndarray | None 
     slope = estimate * (1 - estimate)
     low, high = (float(expit(logit(estimate) + sign * half / slope)) for sign in (-1, 1))
     if statistic.if_zero is not None:
-        at_zero = np.quantile(statistic.if_zero(draws), _HIGH) * inflation
+        at_zero = np.quantile(over(statistic.if_zero, draws), _HIGH) * inflation
         bias = values.mean() - estimate
         low = 0.0 if estimate <= at_zero else max(0.0, float(estimate - bias - half))
     return low, high
@@ -119,7 +133,7 @@ def difference_interval(a: Statistic, b: Statistic, draws: np.ndarray) -> Interv
     proportions, Zou and Donner 2008 in general); their skew is kept. Where all resamples give the same difference, the
     interval is as wide as this number of clusters without a disagreement allows.
     """
-    of_a, of_b = a.of(draws), b.of(draws)
+    of_a, of_b = over(a.of, draws), over(b.of, draws)
     left, right = interval(a, draws, of_a), interval(b, draws, of_b)
     if left is None or right is None:
         return None
