@@ -1,23 +1,31 @@
 """Probing: how fast states of answers are read beside a plain forward pass, and how much memory many answers take.
 
     python -m benchmarks.probing --setup cpu --answers 300,1200                 # 104 M, answers of 500 tokens
+    python -m benchmarks.probing --setup cpu --answers 2000,20000 --speed 0 --narrow    # that width, cheap blocks
     python -m benchmarks.probing --setup cpu --answers 20000 --rounds 2         # half a day on two cores
+    python -m benchmarks.probing --setup gpu --answers 20000 --batch_size 32
     python -m benchmarks.probing --setup tiny --answers 40,80 --tokens 60
 
 Speed: on `--speed` answers the two ways take turns, A B A B. Both read the same tokens in the same batches; the plain
 pass keeps nothing, probing keeps the states at all places of up to eight layers.
 
 Memory: for each number of answers a process of its own reads them all and fits ridge and INLP at every site. Its peak
-is counted from the end of a first batch and fit, which all numbers have in common. `--blocks` makes the model shallow,
-so that many answers can be read in short time.
+is counted from the end of a first batch and fit, which all numbers have in common. The peak counts every page that is
+resident; `own` leaves out pages of mapped files, which the system drops when memory is short; it is looked at 100 times
+a second.
+
+`--narrow` gives the model blocks that compute next to nothing: states have the same width, and as many layers are read,
+so that many answers can be read in short time. `--blocks` makes the model shallow.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +47,15 @@ from honest_persona.prompts.feedback import spooled_table
 
 _PROMPT_FRAC = 0.5
 _OF_GROUP = 2
+_NARROW = {
+    "num_hidden_layers": 8,
+    "intermediate_size": 8,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+}
+"""Eight blocks, because at most so many layers are read of any model."""
+_LOOK_EVERY_S = 0.01
 _FORM = token_format()
 
 
@@ -101,10 +118,36 @@ def measure_memory(setup: Setup, n: int, tokens: int, batch_size: int) -> dict[s
     model = random_base(setup).eval()
     probe_all(model, encoded_answers(40, tokens, setup.vocabulary), batch_size, fits=True)
     encoded = encoded_answers(n, tokens, setup.vocabulary)
-    before = _reset_peak()
+    before, own_before = _reset_peak(), _status("RssAnon")
     start = time.perf_counter()
-    probe_all(model, encoded, batch_size, fits=True)
-    return {"n": n, "before_bytes": before, "peak_bytes": _status("VmHWM"), "seconds": time.perf_counter() - start}
+    with _own_peak() as own:
+        probe_all(model, encoded, batch_size, fits=True)
+    return {
+        "n": n,
+        "before_bytes": before,
+        "peak_bytes": _status("VmHWM"),
+        "own_before_bytes": own_before,
+        "own_peak_bytes": max(own),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+@contextmanager
+def _own_peak() -> Iterator[list[int]]:
+    """Bytes without those of mapped files, again and again; Linux keeps no peak of these."""
+    found, ended = [_status("RssAnon")], threading.Event()
+
+    def look() -> None:
+        while not ended.wait(_LOOK_EVERY_S):
+            found[0] = max(found[0], _status("RssAnon"))
+
+    watch = threading.Thread(target=look, daemon=True)
+    watch.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        watch.join()
 
 
 def _reset_peak() -> int:
@@ -147,6 +190,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--tokens", type=int, default=500, help="of an answer with its prompt")
     parser.add_argument("--memory_tokens", type=int, help="the same where memory is measured (default: --tokens)")
     parser.add_argument("--blocks", type=int, help="of the model whose memory is measured (default: all)")
+    parser.add_argument("--narrow", action="store_true", help="its blocks compute next to nothing; same width")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: what the machine is fast in")
@@ -156,9 +200,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     transformers_logging.set_verbosity_error()
     setup = in_format(SETUPS[given.setup], given.dtype)
     tokens = given.memory_tokens or given.tokens
-    shallow = setup
+    shape = {**setup.shape, **(_NARROW if given.narrow else {})}
     if given.blocks:
-        shallow = replace(setup, shape={**setup.shape, "num_hidden_layers": given.blocks})
+        shape["num_hidden_layers"] = given.blocks
+    shallow = replace(setup, shape=shape)
     if given.only_memory_of:
         found = measure_memory(shallow, given.only_memory_of, tokens, given.batch_size)
         print(json.dumps(found))
@@ -178,12 +223,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             f"{one['before_bytes'] / MIB:,.0f}",
             f"{one['peak_bytes'] / MIB:,.0f}",
             f"{(one['peak_bytes'] - one['before_bytes']) / MIB:,.0f}",
+            f"{(one['own_peak_bytes'] - one['own_before_bytes']) / MIB:,.0f}",
             f"{one['seconds']:,.0f}",
         ]
         for one in figures["memory"]
     ]
     title = f"memory, answers of {tokens} tokens, {shallow.shape['num_hidden_layers']} blocks, MiB"
-    print_table(title, ["answers", "model and first batch", "peak", "above", "seconds"], cells)
+    print_table(title, ["answers", "model and first batch", "peak", "above", "own above", "seconds"], cells)
     report("probing", figures, torch.device(setup.device), given.json)
     return figures
 

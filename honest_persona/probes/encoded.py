@@ -18,6 +18,7 @@ from honest_persona.base.progress import followed
 from honest_persona.data.feedback import Feedback
 from honest_persona.data.messages import Message
 from honest_persona.probes.features import Position, flag_tails
+from honest_persona.probes.store import IN_MEMORY_BYTES
 from honest_persona.prompts.feedback import prompt_tokens, response_tokens, spooled_table
 from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.tokens import TokenFormat, apply_intervention
@@ -136,5 +137,5 @@ def encode_answers(
             found.kept.append(i)
             yield made
 
-    rows = spooled_table(fitting(), SCHEMA)
+    rows = spooled_table(fitting(), SCHEMA, IN_MEMORY_BYTES)
     return EncodedAnswers(rows, found.kept, found.too_long, found.not_shown, why, place)

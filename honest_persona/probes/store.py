@@ -21,7 +21,7 @@ from honest_persona.base.spool import Spool
 from honest_persona.probes.features import Site
 
 IN_MEMORY_BYTES = 2**23
-"""More states lie in a file; and a column that is smaller is read once and kept."""
+"""More states, or token ids of answers, lie in a file; and a column that is smaller is read once and kept."""
 _NUMBER_BYTES = 4
 
 

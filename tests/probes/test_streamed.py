@@ -1,13 +1,16 @@
 """Fits from states on the disk equal those from states in memory, whatever the blocks; memory holds one block."""
 
 import mmap
+import weakref
 
 import pytest
 import torch
 
 from honest_persona.probes import store, streamed
+from honest_persona.probes.answers import WINDOW, _windows
 from honest_persona.probes.ccs import fit_ccs, search
 from honest_persona.probes.features import Position, Site
+from honest_persona.probes.layers import fit_site, fold_of, scores
 from honest_persona.probes.linear import fit_logistic, fit_ridge, standardised
 from honest_persona.probes.moments import Moments, PairMoments, Spread
 from honest_persona.probes.streamed import STREAMED
@@ -112,3 +115,32 @@ class TestStore:
         names = [f"i{n // 4}" for n in range(30)]
         rows = [rows for rows, _ in column(torch.zeros(30, 3), 6, names).chunks()]
         assert [(of.start, of.stop) for of in rows] == [(0, 8), (8, 16), (16, 24), (24, 30)]
+
+    @pytest.mark.parametrize("method", ["ridge", "inlp", "logistic"])
+    def test_states_in_memory_do_not_grow_with_the_answers(self, monkeypatch, method):
+        """Counted: states of the blocks that are alive when one more is made, while they are written and read."""
+        monkeypatch.setattr(store, "IN_MEMORY_BYTES", 0)
+        monkeypatch.setattr(streamed, "_STEPS", 2)
+        read, found = store.Column._read, []
+
+        def gone(alive, size):
+            alive[0] -= size
+
+        for n in (60, 240):
+            alive, most = [0], [0]
+
+            def counted(states, alive=alive, most=most):
+                alive[0] += len(states)
+                most[0] = max(most[0], alive[0])
+                weakref.finalize(states, gone, alive, len(states))
+                return states
+
+            states, _, examples, _ = planted(n=n)
+            blocks = (counted(states[a : a + 20, None].clone()) for a in range(0, n, 20))
+            monkeypatch.setattr(store.Column, "_read", lambda self, c=counted: ((r, c(x)) for r, x in read(self)))
+            kept = store.StateStore.of(blocks, self.sites[:1], states.shape[1:]).column(self.sites[0])
+            fitted = fit_site(method, kept, examples, fold_of(examples), seed=0)
+            assert len(scores(fitted.readout, kept)) == n
+            found.append(most[0])
+        assert found[0] == found[1] <= 3 * 20, found
+        assert max(stop - start for start, stop in _windows(20_000, ())) == WINDOW, "such a block is what a model reads"
