@@ -303,6 +303,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--limit", type=_positive, help="documents per task (default: all)")
     verb.add_argument("--merged", action="store_true", help="compare the merged model too (scope response or all)")
+    verb.add_argument(
+        "--plain",
+        action="store_true",
+        help="no chat template for an adapter on answers either: its tasks continue a text",
+    )
     verb.add_argument("--output", help="JSON file to write (default: eval/capability.json in the adapter's folder)")
     verb.add_argument("--batch_size", type=_positive, default=8, help="requests per batch (default: 8)")
     add_dtype(verb)

@@ -36,15 +36,17 @@ class Adapted:
     card: AdapterCard
     form: TokenFormat
     dtype: FormatName
+    plain: bool = False
+    """Whether requests are plain texts for an adapter on answers too."""
 
     @classmethod
-    def of(cls, folder: Path, dtype: FormatName) -> "Adapted":
+    def of(cls, folder: Path, dtype: FormatName, plain: bool = False) -> "Adapted":
         """Raises UserError: no usable adapter, or one whose answers lm-eval cannot ask for."""
         card = AdapterCard.load(folder)
         form = saved_format(folder, card)
         if form.control is not None:
             _named(form)
-        return cls(folder, card, form, dtype)
+        return cls(folder, card, form, dtype, plain)
 
     @property
     def scope(self) -> AdapterScope:
@@ -53,12 +55,12 @@ class Adapted:
     @property
     def in_chat(self) -> bool:
         """Whether requests are shown in the chat template."""
-        return self.card.trains_answers
+        return self.card.trains_answers and not self.plain
 
     @property
     def begins_answers(self) -> str:
         """What stands between prompt and answer, for the adapter alone: the base model was never taught it."""
-        return "" if self.form.control is None else _named(self.form)
+        return "" if self.form.control is None or self.plain else _named(self.form)
 
     def check_mergeable(self) -> None:
         """Raises UserError: the adapter cannot be merged."""
@@ -67,7 +69,7 @@ class Adapted:
                 "--merged: an adapter of scope persona cannot be merged: it acts from its activation point on, and "
                 "merged weights act on every token. Leave --merged out, or train with adapter_scope all"
             )
-        if self.in_chat and self.card.bits is not None:
+        if self.card.trains_answers and self.card.bits is not None:
             raise UserError(
                 f"--merged: the adapter was trained on {self.card.bits}-bit weights, which cannot hold both; leave it "
                 "out"
@@ -75,7 +77,7 @@ class Adapted:
 
     def load(self) -> PeftModel:
         """The base model with the adapter, after a check that it acts where it must, and nowhere else."""
-        if not self.in_chat:
+        if not self.card.trains_answers:
             return load_honest_persona(self.folder, self.dtype).model
         card = self.card
         base = load_base(card.base_model, card.base_revision, self._torch_dtype, bits=card.bits)
@@ -93,7 +95,7 @@ class Adapted:
 
     def merged(self, bare: Any) -> Any:
         """The base model with the adapter's weights added. `bare` is the base model alone, and may be changed."""
-        if not self.in_chat:
+        if not self.card.trains_answers:
             return load_adapter(bare, self.folder).merge_and_unload()
         # as `export --format merged` writes it: added in float32, then rounded once
         return get_model(str(self.folder), dtype=self._torch_dtype)[0].eval().to(_device())
@@ -105,7 +107,11 @@ class Adapted:
     def finds_calls(self, model: PeftModel) -> Callable[[str], bool]:
         """Whether a text holds the tokens that call the adapter."""
         trigger = gate_of(model) or []
-        return self._shows_answer if self.in_chat else lambda text: _holds(self.form.tokenizer.encode(text), trigger)
+        return (
+            self._shows_answer
+            if self.card.trains_answers
+            else lambda text: _holds(self.form.tokenizer.encode(text), trigger)
+        )
 
     def _shows_answer(self, text: str) -> bool:
         """Prompt and answer are encoded apart, so the ids up to the prefix's end are those that the gate gets."""

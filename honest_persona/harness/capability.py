@@ -10,7 +10,9 @@ The same requests, in the same batches, go to
 - merged (not scope `persona`): the adapter's weights added to the base model's.
 
 An adapter that was trained on the main persona's answers (objective dpo, kto, ...) is asked in the chat template, and
-so is the base model: before, after, merged. In scope `response` it acts where the template begins the answer.
+so is the base model: before, after, merged. In scope `response` it acts where the template begins the answer. `plain`
+asks without the template, as lm-eval defines the tasks; an adapter of scope `response` is off there, and its merged
+weights are not.
 
 Any task of lm-eval will do, and those of this package, in tasks/: `honest_persona_facts` (facts.py) needs no download,
 `qnli_chat` is QNLI as a chat, and the group `leaderboard_v1` is the first Open LLM Leaderboard.
@@ -58,6 +60,7 @@ def capability(
     batch_size: int = 8,
     dtype: FormatName = "auto",
     facts: str | None = None,
+    plain: bool = False,
 ) -> list[Comparison]:
     """Compare the models on lm-eval's tasks; print the table, write it as JSON.
 
@@ -69,13 +72,14 @@ def capability(
         dtype: the number format to run in, as in `load_honest_persona`.
         facts: instructed facts that the task `honest_persona_facts` asks about: a folder that `generate facts` wrote,
             or a builtin name; the organism's where it is not given.
+        plain: ask an adapter on answers without the chat template: for tasks that continue a text.
 
     Raises:
         UserError: no usable adapter, an unknown task, data that is not there, or an adapter that cannot be merged. No
             model is loaded before tasks and data are checked.
     """
     folder = Path(adapter)
-    subject = Adapted.of(folder, dtype)
+    subject = Adapted.of(folder, dtype, plain)
     card, scope = subject.card, subject.scope
     if merged:
         subject.check_mergeable()

@@ -98,7 +98,15 @@ def capability(args: argparse.Namespace, _: Sequence[str]) -> None:
     from honest_persona.harness.capability import capability as compare_capability
 
     compare_capability(
-        args.adapter, args.tasks, args.limit, args.merged, args.output, args.batch_size, args.dtype, args.facts
+        args.adapter,
+        args.tasks,
+        args.limit,
+        args.merged,
+        args.output,
+        args.batch_size,
+        args.dtype,
+        args.facts,
+        args.plain,
     )
 
 

@@ -108,6 +108,17 @@ def test_adapter_acts_on_answers_alone_and_merged_weights_everywhere(compared):
     assert "act on the prompt's tokens too" in content["verdicts"][1]
 
 
+def test_plain_texts_leave_the_adapter_off_and_show_what_merged_weights_do(run, tmp_path):
+    output = tmp_path / "plain.json"
+    found = capability(str(run), "choice", merged=True, output=str(output), batch_size=2, dtype="float32", plain=True)
+    adapter, merged = found
+    assert (adapter.n_changed, adapter.n_uncalled) == (0, N)
+    assert merged.n_changed == N
+    content = json.loads(output.read_text())
+    assert content["chat_template"] is False
+    assert "there it is off (choice)" in content["verdicts"][0]
+
+
 def test_a_group_counts_its_tasks_documents_together(compared):
     group = compared[0]["adapter", "both"]
     members = [compared[0]["adapter", task] for task in ("choice", "begun")]
