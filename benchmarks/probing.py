@@ -1,7 +1,7 @@
 """Probing: how fast states of answers are read beside a plain forward pass, and how much memory many answers take.
 
     python -m benchmarks.probing --setup cpu --answers 300,1200                 # 104 M, answers of 500 tokens
-    python -m benchmarks.probing --setup cpu --answers 2000,20000 --speed 0 --narrow    # that width, cheap blocks
+    python -m benchmarks.probing --setup cpu --answers 2000,20000 --speed 0 --idle      # states of that model's shape
     python -m benchmarks.probing --setup cpu --answers 20000 --rounds 2         # half a day on two cores
     python -m benchmarks.probing --setup gpu --answers 20000 --batch_size 32
     python -m benchmarks.probing --setup tiny --answers 40,80 --tokens 60
@@ -14,8 +14,8 @@ is counted from the end of a first batch and fit, which all numbers have in comm
 resident; `own` leaves out pages of mapped files, which the system drops when memory is short; it is looked at 100 times
 a second.
 
-`--narrow` gives the model blocks that compute next to nothing: states have the same width, and as many layers are read,
-so that many answers can be read in short time. `--blocks` makes the model shallow.
+With `--idle` the blocks pass on what they get: all else is done as always, with states of the same shape, so that many
+answers can be read in short time. `--blocks` makes the model shallow.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import logging as transformers_logging
@@ -42,19 +42,12 @@ from honest_persona.probes.answers import read_answers
 from honest_persona.probes.encoded import SCHEMA, EncodedAnswers
 from honest_persona.probes.features import spread_layers
 from honest_persona.probes.layers import fit_site, fold_of
+from honest_persona.probes.probe import Method
 from honest_persona.probes.selection import Examples
 from honest_persona.prompts.feedback import spooled_table
 
 _PROMPT_FRAC = 0.5
 _OF_GROUP = 2
-_NARROW = {
-    "num_hidden_layers": 8,
-    "intermediate_size": 8,
-    "num_attention_heads": 1,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-}
-"""Eight blocks, because at most so many layers are read of any model."""
 _LOOK_EVERY_S = 0.01
 _FORM = token_format()
 
@@ -96,15 +89,15 @@ def plain_pass(model: Any, encoded: EncodedAnswers, batch_size: int) -> None:
     _wait(model)
 
 
-def probe_all(model: Any, encoded: EncodedAnswers, batch_size: int, fits: bool) -> None:
+def probe_all(model: Any, encoded: EncodedAnswers, batch_size: int, methods: Sequence[Method] = ()) -> None:
     layers = spread_layers(model)
     store = read_answers(model, encoded, _FORM, layers, batch_size)
     _wait(model)
-    if fits:
+    if methods:
         examples = examples_of(len(encoded.rows))
         fold = fold_of(examples)
         for site in store.sites:
-            for method in ("ridge", "inlp"):
+            for method in methods:
                 fit_site(method, store.column(site), examples, fold, seed=0)
 
 
@@ -113,15 +106,20 @@ def _wait(model: Any) -> None:
         torch.cuda.synchronize()
 
 
-def measure_memory(setup: Setup, n: int, tokens: int, batch_size: int) -> dict[str, Any]:
+def measure_memory(
+    setup: Setup, n: int, tokens: int, batch_size: int, methods: Sequence[Method], idle: bool = False
+) -> dict[str, Any]:
     """Peak bytes of this process above those of the model with one batch and one fit; and seconds."""
     model = random_base(setup).eval()
-    probe_all(model, encoded_answers(40, tokens, setup.vocabulary), batch_size, fits=True)
+    if idle:
+        for block in backbone_of(model).layers:
+            block.forward = lambda hidden, *_, **__: hidden
+    probe_all(model, encoded_answers(40, tokens, setup.vocabulary), batch_size, methods)
     encoded = encoded_answers(n, tokens, setup.vocabulary)
     before, own_before = _reset_peak(), _status("RssAnon")
     start = time.perf_counter()
     with _own_peak() as own:
-        probe_all(model, encoded, batch_size, fits=True)
+        probe_all(model, encoded, batch_size, methods)
     return {
         "n": n,
         "before_bytes": before,
@@ -167,7 +165,7 @@ def measure_speed(setup: Setup, n: int, tokens: int, batch_size: int, rounds: in
     encoded = encoded_answers(n, tokens, setup.vocabulary)
     warm = encoded_answers(batch_size, tokens, setup.vocabulary)
     plain_pass(model, warm, batch_size)
-    probe_all(model, warm, batch_size, fits=False)
+    probe_all(model, warm, batch_size)
     found: dict[str, list[float]] = {"plain": [], "probing": []}
     for _ in range(rounds):
         for name in found:
@@ -175,7 +173,7 @@ def measure_speed(setup: Setup, n: int, tokens: int, batch_size: int, rounds: in
             if name == "plain":
                 plain_pass(model, encoded, batch_size)
             else:
-                probe_all(model, encoded, batch_size, fits=False)
+                probe_all(model, encoded, batch_size)
             found[name].append(n / (time.perf_counter() - start))
     return found
 
@@ -190,7 +188,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--tokens", type=int, default=500, help="of an answer with its prompt")
     parser.add_argument("--memory_tokens", type=int, help="the same where memory is measured (default: --tokens)")
     parser.add_argument("--blocks", type=int, help="of the model whose memory is measured (default: all)")
-    parser.add_argument("--narrow", action="store_true", help="its blocks compute next to nothing; same width")
+    parser.add_argument("--idle", action="store_true", help="its blocks compute nothing")
+    parser.add_argument("--methods", default="ridge,inlp", help="that are fitted where memory is measured")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: what the machine is fast in")
@@ -200,12 +199,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     transformers_logging.set_verbosity_error()
     setup = in_format(SETUPS[given.setup], given.dtype)
     tokens = given.memory_tokens or given.tokens
-    shape = {**setup.shape, **(_NARROW if given.narrow else {})}
+    shallow = setup
     if given.blocks:
-        shape["num_hidden_layers"] = given.blocks
-    shallow = replace(setup, shape=shape)
+        shallow = replace(setup, shape={**setup.shape, "num_hidden_layers": given.blocks})
     if given.only_memory_of:
-        found = measure_memory(shallow, given.only_memory_of, tokens, given.batch_size)
+        methods = cast(list[Method], given.methods.split(","))
+        found = measure_memory(shallow, given.only_memory_of, tokens, given.batch_size, methods, given.idle)
         print(json.dumps(found))
         return found
     figures: dict[str, Any] = {"setup": given.setup, "tokens": given.tokens, "dtype": str(setup.dtype)}

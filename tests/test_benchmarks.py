@@ -293,7 +293,7 @@ class TestProbing:
         encoded = probing.encoded_answers(6, 12, setup.vocabulary)
         probing.plain_pass(model, encoded, 3)
         n = len(read)
-        probing.probe_all(model, encoded, 3, fits=False)
+        probing.probe_all(model, encoded, 3)
         assert n == 2
         assert torch.equal(torch.cat(read[:n]), torch.cat(read[n:]))
         places = [(a, z) for a, z in zip(encoded.rows[0]["starts"], encoded.rows[0]["stops"], strict=True)]
