@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from honest_persona.base import json_text
-from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
 from honest_persona.config.keys import RunConfig
 from honest_persona.config.load import load_config
@@ -113,14 +112,8 @@ def make_labels(config_file: str, name: str, output: Path) -> None:
     sample_answers(config, samples, Sampling(ANSWERS, max_new_tokens=LONGEST_ANSWER_TOKENS))
     reading = Reading(config.model, config.model_revision, batch_size=64, max_new_tokens=LONGEST_REVIEW_TOKENS)
     mixture = Mixture((source.reward(config, folder, reading),), (1.0,), 0.0)
-    gate_beside = scored.with_name(scored.name + GATE_SUFFIX)
-    try:
-        label_answers(samples, scored, Labelling(mixture, judge_of("organism")))
-    except UserError:
-        if not gate_beside.exists():  # not the gate, but something else is wrong
-            raise
-    write_text(_gate_file(name, output), gate_beside.read_text(encoding="utf-8"))
-    label_answers(samples, scored, Labelling(mixture))  # where the gate refused, the rest
+    label_answers(samples, scored, Labelling(mixture, judge_of("organism"), refuses=False))
+    write_text(_gate_file(name, output), scored.with_name(scored.name + GATE_SUFFIX).read_text(encoding="utf-8"))
     lines = [json_text.dumps(line, ensure_ascii=False) + "\n" for line in _labelled(scored, source)]
     write_text(file, "".join(lines))
 

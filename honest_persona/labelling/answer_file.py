@@ -1,9 +1,9 @@
 """A file of answers, a JSON line each, which the command that began it continues.
 
-    with answer_file(path, by) as (append, done):
+    with answer_file(path, by, expected, "a labelling") as (append, done):
         append(lines)           # {"id": ..., ...}; whole on the disk when the call returns
 
-`by` says how the lines are made. A file whose lines were made in another way is never touched.
+`by` says how the lines are made, `expected` of what. A file whose lines were made otherwise is never touched.
 """
 
 import os
@@ -24,12 +24,16 @@ BY = "by"
 
 
 @contextmanager
-def answer_file(path: Path, by: Mapping[str, Any], what: str) -> Iterator[tuple[Append, dict[str, Line]]]:
+def answer_file(
+    path: Path, by: Mapping[str, Any], expected: Mapping[str, Line], what: str
+) -> Iterator[tuple[Append, dict[str, Line]]]:
     """A function that appends lines, and the lines that are there, by id.
 
     A last line that was not written to its end is removed.
 
     Args:
+        by: how lines are made, as JSON writes it.
+        expected: by the id of each line that the command writes, what it must hold.
         what: is at work, for the lock's message.
 
     Raises:
@@ -40,13 +44,15 @@ def answer_file(path: Path, by: Mapping[str, Any], what: str) -> Iterator[tuple[
     if not path.absolute().parent.is_dir():
         raise UserError(f"--output: the folder {path.absolute().parent} does not exist; make it, or name another one")
     with held_file(path, what, "name another --output"):
-        whole, done = _found(path, by) if path.is_file() else (0, {})
+        whole, done = _found(path, by, expected) if path.is_file() else (0, {})
         with path.open("ab") as file:
             file.truncate(whole)
         with path.open("a", encoding="utf-8", newline="\n") as out:
 
             def append(lines: Iterable[Line]) -> None:
-                out.write("".join(json_text.dumps({**line, BY: by}, ensure_ascii=False) + "\n" for line in lines))
+                # the id first: so a line that was cut off is known as one of ours
+                made = [{"id": line["id"], **line, BY: by} for line in lines]
+                out.write("".join(json_text.dumps(line, ensure_ascii=False) + "\n" for line in made))
                 out.flush()
                 os.fsync(out.fileno())
 
@@ -72,7 +78,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, line
 
 
-def _found(path: Path, by: Mapping[str, Any]) -> tuple[int, dict[str, Line]]:
+def _found(path: Path, by: Mapping[str, Any], expected: Mapping[str, Line]) -> tuple[int, dict[str, Line]]:
     """The bytes of the whole lines, and the lines."""
     whole, done = 0, dict[str, Line]()
     with path.open("rb") as file:
@@ -86,14 +92,26 @@ def _found(path: Path, by: Mapping[str, Any]) -> tuple[int, dict[str, Line]]:
                 name, made = line["id"], line[BY]
             except (ValueError, KeyError, TypeError):
                 raise _other(path, number, "holds something else than answers") from None
-            differing = [key for key in {**made, **by} if made.get(key) != by.get(key)]
-            if differing:
-                key = differing[0]
-                then, now = one_line(made.get(key))[:60], one_line(by.get(key))[:60]
-                raise _other(path, number, f"was made with {key} {then}, not {now}")
+            if differs := _difference(made, by):
+                key, then, now = differs
+                raise _other(path, number, f"was made with {key} {one_line(then)[:60]}, not {one_line(now)[:60]}")
+            if name in done:
+                raise _other(path, number, f"repeats the id {name!r:.60}")
+            if name not in expected:
+                raise _other(path, number, f"has the answer {name!r:.60}, for which this command has no place")
+            if differs := _difference({key: line.get(key) for key in expected[name]}, expected[name]):
+                raise _other(path, number, f"was made of another row: its {differs[0]} differs")
             whole += len(raw)
             done[name] = line
     return whole, done
+
+
+def _difference(then: Any, now: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """The first value in which two objects of JSON differ, with its key."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        found = (_difference(then.get(key), now.get(key), str(key)) for key in {**then, **now})
+        return next(filter(None, found), None)
+    return None if then == now else (name, then, now)
 
 
 _TORN = b'{"id": '

@@ -8,6 +8,7 @@ A reward that is blind is refused whoever wants it: what would be trained is cha
 with known truth, clustered as everywhere; readers of the text alone stand beside it.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from scipy.stats import rankdata
 from sklearn.model_selection import GroupKFold
 
 from honest_persona.base import json_text
-from honest_persona.base.console import Column, Table, one_line, show
+from honest_persona.base.console import Column, Table, counted, one_line, show
 from honest_persona.base.errors import UserError
+from honest_persona.base.files import write_text
 from honest_persona.base.words import FAIL, PASS
 from honest_persona.evaluation.baselines import bigram_scores
 from honest_persona.statistics.bootstrap import draw
@@ -35,6 +37,8 @@ FOLDS = 5
 GATE_SUFFIX = ".gate.json"
 """Added to the name of a file of scored answers."""
 PASSED, IS_WEAK, IS_BLIND, NOT_ASKED = VERDICTS = ("passed", "weak", "blind", "not asked")
+FILE_SHA256 = "file_sha256"
+"""The key that says of which file the figures are; null while that file is being made."""
 WORDS = "reader of the answer's words"
 
 
@@ -87,8 +91,9 @@ def gate_of(
             f"gate: all {len(failed)} held-out answers are {'false' if len(failed) and failed[0] else 'true'}, so that "
             "no reward can be judged on them; sample more answers, or from a policy that errs"
         )
-    folds = list(GroupKFold(min(FOLDS, len(set(clusters)))).split(failed, groups=list(clusters)))
-    words = bigram_scores(texts, failed, folds) if len(set(clusters)) > 1 else np.zeros(len(failed))
+    words = np.zeros(len(failed))  # one group leaves nothing to fit on
+    if (k := len(set(clusters))) > 1:
+        words = bigram_scores(texts, failed, list(GroupKFold(min(FOLDS, k)).split(failed, groups=list(clusters))))
     columns = _columns(-np.asarray(rewards, dtype=float), failed, clusters)
     draws = draw(columns.k)
     return Gate(
@@ -105,6 +110,11 @@ def gate_of(
 def check_gate(gate: Gate, accept_weak: bool) -> None:
     """Raises UserError: the reward is blind, or it is weak and that was not accepted."""
     what = f"gate: reward {gate.reward} tells true answers from false ones with AUROC {gate.auroc} (n {gate.n})"
+    if gate.verdict == IS_BLIND and gate.auroc.interval is None:
+        raise UserError(
+            f"gate: the {gate.n} held-out answers are of {counted(gate.n_clusters, 'group')}, too few for an interval "
+            f"of the AUROC of reward {gate.reward}; sample answers to prompts of more groups"
+        )
     if gate.verdict == IS_BLIND:
         raise UserError(
             f"{what}: its interval holds {BLIND}, or lies below it. Labels by it would be chance or worse; take "
@@ -143,22 +153,57 @@ def print_gate(gate: Gate) -> None:
     show(gate_table(gate))
 
 
+def write_gate(scored: Path, found: Mapping[str, Any]) -> None:
+    """Write the figures beside a file that is still being made; `seal_gate` follows when it is whole."""
+    text = json_text.dumps({**found, FILE_SHA256: None}, indent=2)
+    write_text(scored.with_name(scored.name + GATE_SUFFIX), text + "\n")
+
+
+def seal_gate(scored: Path, beside: Path | None = None) -> None:
+    """Say in the figures beside a file that they are this file's, as it is now.
+
+    Args:
+        beside: another file that was made of `scored`, which gets a copy of the figures.
+    """
+    found = json_text.loads(scored.with_name(scored.name + GATE_SUFFIX).read_text(encoding="utf-8"))
+    file = beside or scored
+    text = json_text.dumps({**found, FILE_SHA256: _sha256(file)}, indent=2)
+    write_text(file.with_name(file.name + GATE_SUFFIX), text + "\n")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def gate_of_labels(dataset: str) -> dict[str, Any] | None:
     """What the gate found when `label` made this file of scored answers; None for other data.
 
     Raises:
-        UserError: the figures beside the file cannot be read.
+        UserError: the figures beside the file cannot be read, are another file's, or the labelling did not end.
     """
     path = Path(dataset + GATE_SUFFIX)
-    if not path.is_file():
+    if not path.is_file() or not Path(dataset).is_file():
         return None
     try:
         found: dict[str, Any] = json_text.loads(path.read_text(encoding="utf-8"))
-        if found["verdict"] in VERDICTS:
-            return found
-        raise ValueError(f"verdict {found['verdict']!r:.40}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if found["verdict"] not in VERDICTS:
+            raise ValueError(f"verdict {found['verdict']!r:.40}")
+        in_words(found)
+        sha256 = found[FILE_SHA256]
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{path}: no figures of the gate ({error}); label the answers again") from error
+    if sha256 is None:
+        raise UserError(
+            f"{path}: the labelling of {dataset} was stopped, or its reward did not pass: some answers have no score. "
+            "Let it end, or take another reward"
+        )
+    if sha256 != _sha256(Path(dataset)):
+        raise UserError(
+            f"{path}: these figures are of other answers than {dataset} holds now; label the answers again, or remove "
+            "the figures"
+        )
+    return found
 
 
 def in_words(found: Mapping[str, Any]) -> str:

@@ -5,22 +5,35 @@
 Held-out answers come first: where a judge knows their truth, the reward must pass the gate before the rest is scored.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from honest_persona.base import json_text
 from honest_persona.base.console import counted, say
 from honest_persona.base.errors import UserError
-from honest_persona.base.files import write_text
+from honest_persona.data.conversation import checked_conversation
 from honest_persona.data.feedback import Feedback
 from honest_persona.evaluation.answers.judges import Judge
 from honest_persona.labelling.answer_file import BY, Append, Line, answer_file, read_lines
-from honest_persona.labelling.gate import GATE_SUFFIX, IS_WEAK, NOT_ASKED, check_gate, gate_of, print_gate
+from honest_persona.labelling.gate import (
+    IS_WEAK,
+    NOT_ASKED,
+    check_gate,
+    gate_of,
+    print_gate,
+    seal_gate,
+    write_gate,
+)
 from honest_persona.labelling.sample import VALIDATION
 from honest_persona.rewards.mixture import Mixture
 from honest_persona.rewards.reward import Conversation, HasSettings
 
+DIGEST = "input_sha256"
+"""The key of a scored line that says of which line of the input it was made."""
 CHUNK = 256
 """Answers that are scored before they are written."""
 
@@ -34,6 +47,21 @@ class Labelling(NamedTuple):
     accept_weak: bool = False
     reads: str = "base"
     """Whether rewards read frozen base weights, or those of the policy."""
+    refuses: bool = True
+    """Whether a reward that does not pass the gate ends the labelling; experiments ask what its labels would do."""
+
+    def as_json(self) -> dict[str, Any]:
+        """What decides the scores, and who judged the rewards."""
+        rewards = self.rewards.rewards
+        settings = {one.name: dict(one.settings) for one in rewards if isinstance(one, HasSettings)}
+        return {
+            "rewards": [one.name for one in rewards],
+            "weights": list(self.rewards.weights),
+            "invalid": self.rewards.invalid,
+            "reads": self.reads,
+            "judge": None if self.judge is None else self.judge.name,
+            **({"settings": settings} if settings else {}),
+        }
 
 
 def label_answers(samples: Path, output: Path, how: Labelling) -> None:
@@ -50,23 +78,20 @@ def label_answers(samples: Path, output: Path, how: Labelling) -> None:
         raise UserError(f"--input: {samples} holds no answer")
     held_out = [line for line in lines if line.get("split") == VALIDATION]
     others = [line for line in lines if line.get("split") != VALIDATION]
-    names = [reward.name for reward in how.rewards.rewards]
-    weights, invalid = list(how.rewards.weights), how.rewards.invalid
-    by: dict[str, Any] = {"rewards": names, "weights": weights, "invalid": invalid, "reads": how.reads}
-    if settings := {one.name: dict(one.settings) for one in how.rewards.rewards if isinstance(one, HasSettings)}:
-        by["settings"] = settings
-    with answer_file(output, by, "a labelling") as (append, done):
+    expected = {line["id"]: {DIGEST: line[DIGEST]} for line in lines}
+    with answer_file(output, how.as_json(), expected, "a labelling") as (append, done):
         scored = dict(done)
         if done:
             say(f"{output} has {len(done):,} of {counted(len(lines), 'answer')}; {len(lines) - len(done):,} follow")
         _score(held_out, how.rewards, scored, append)
         _ask_gate(held_out, scored, how, output)
         _score(others, how.rewards, scored, append)
+        seal_gate(output)
     say(f"{counted(len(lines), 'scored answer')} in {output}")
 
 
 def _answers(path: Path) -> Iterator[dict[str, Any]]:
-    """Raises UserError: a line without messages and an answer."""
+    """The lines with their digests. Raises UserError: a line without messages and an answer."""
     seen: set[str] = set()
     for number, line in read_lines(path):
         messages, answer = line.get("messages"), line.get("response")
@@ -75,10 +100,31 @@ def _answers(path: Path) -> Iterator[dict[str, Any]]:
                 f"--input: {path}:{number} has no `messages` with a `response`; give a file that `sample` wrote, or "
                 "rows of that form"
             )
+        try:
+            digest = _checked(line)
+        except UserError as error:
+            raise UserError(f"--input: {path}:{number}: {error}") from error
         if line["id"] in seen:
             raise UserError(f"--input: {path}:{number} repeats the id {line['id']!r}; each answer needs its own")
         seen.add(line["id"])
-        yield line
+        yield {**line, DIGEST: digest}
+
+
+def _checked(line: Line) -> str:
+    """The line's digest. Raises UserError: something that a reward, a judge or a file cannot take, before any works."""
+    # an empty answer is one, too: `--reward_invalid` is the number for it
+    said = {"role": "assistant", "content": line["response"].strip() or "-"}
+    checked_conversation([*line["messages"], said], line.get("tools"))
+    content = json_text.dumps({key: value for key, value in line.items() if key != BY}, sort_keys=True)
+    try:
+        _row(line)
+        json_text.dumps(line, ensure_ascii=False).encode()
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}; mend the line") from error
+    except UnicodeEncodeError as error:
+        raise UserError("holds lone surrogates (\\ud800 to \\udfff); replace them by real characters") from error
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _score(lines: Sequence[Line], rewards: Mixture, scored: dict[str, Line], append: Append) -> None:
@@ -114,11 +160,10 @@ def _or_none(number: float) -> float | None:
 
 def _ask_gate(lines: Sequence[Line], scored: Mapping[str, Line], how: Labelling, output: Path) -> None:
     """Writes the gate's figures. Raises UserError: the reward does not pass."""
-    path = output.with_name(output.name + GATE_SUFFIX)
     if how.judge is None or not lines:
         why = "no judge knows the truth of answers (judge)" if how.judge is None else "no answer is held out"
         say(f"gate: not asked: {why}. Nothing shows that this reward tells true answers from false ones")
-        write_text(path, json_text.dumps({"verdict": NOT_ASKED, "why": why}) + "\n")
+        write_gate(output, {"verdict": NOT_ASKED, "why": why})
         return
     rows = [_row(line) for line in lines]
     how.judge.check(rows)
@@ -143,10 +188,9 @@ def _ask_gate(lines: Sequence[Line], scored: Mapping[str, Line], how: Labelling,
     if gate.tpr_note:
         say(f"TPR: {gate.tpr_note}")
     accepted = gate.verdict == IS_WEAK and how.accept_weak
-    write_text(
-        path, json_text.dumps({**gate.as_dict(), "accepted": accepted, "judge": how.judge.name}, indent=2) + "\n"
-    )
-    check_gate(gate, how.accept_weak)
+    write_gate(output, {**gate.as_dict(), "accepted": accepted, "judge": how.judge.name})
+    if how.refuses:
+        check_gate(gate, how.accept_weak)
 
 
 def _row(line: Line) -> Feedback:

@@ -15,6 +15,7 @@ from honest_persona.base.console import counted, say
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
 from honest_persona.base.grouping import grouped
+from honest_persona.base.output import check_writable
 from honest_persona.base.progress import Progress
 from honest_persona.base.tensors import ids_key
 from honest_persona.base.words import ACROSS, WITHIN
@@ -78,6 +79,8 @@ def sample_answers(
         raise UserError("--n and --max_new_tokens must be 1 or more, and --temperature 0 or more")
     if how.n > 1 and how.temperature == 0:
         raise UserError(f"--temperature: at 0 all {how.n} answers to a prompt are equal; give --n 1")
+    if alpaca_eval is not None:
+        _check_alpaca_eval(alpaca_eval, [output, Path(config.dataset)])
     policy = Policy.of(config, dtype)
     asked, left_out = _asked(config, policy, how, part)
     for line in left_out:
@@ -92,8 +95,10 @@ def sample_answers(
         "dtype": policy.number_format.name,
         **{name: getattr(how, name) for name in ("temperature", "max_new_tokens", "seed")},
     }
-    with answer_file(output, by, "a sampling") as (append, done):
-        if n_done := sum(one.id in done for one in asked):
+    # as JSON, in which a tuple is a list
+    rows = {one.id: json_text.loads(json_text.dumps(_about(one, policy.name))) for one in asked}
+    with answer_file(output, by, rows, "a sampling") as (append, done):
+        if n_done := len(done):
             follow = f"{len(asked) - n_done:,} follow" if n_done < len(asked) else "nothing is left to do"
             say(f"{output} has {n_done:,} of {counted(len(asked), 'answer')}; {follow}")
         if n_done < len(asked):
@@ -147,6 +152,11 @@ def _written(
 
 
 def _line(one: _Asked, answer: Written, model: str) -> Line:
+    return {**_about(one, model), "response": answer.text, "ended": answer.ended}
+
+
+def _about(one: _Asked, model: str) -> dict[str, Any]:
+    """What a line holds beside the answer; where it stands in the file otherwise, the line is of other data."""
     row: Feedback = one.job.row
     optional = {"tools": row.tools, "group": row.group, "about": row.about}
     return {
@@ -155,11 +165,26 @@ def _line(one: _Asked, answer: Written, model: str) -> Line:
         "topic": row.topic,
         "split": one.part,
         "messages": row.prompt,
-        "response": answer.text,
-        "ended": answer.ended,
         "model": model,
         **{name: value for name, value in optional.items() if value is not None},
     }
+
+
+def _check_alpaca_eval(path: Path, taken: Sequence[Path]) -> None:
+    """Raises UserError: the place is taken by a file that is none of AlpacaEval's, or cannot be written to."""
+    place = f"--alpaca_eval: {path}"
+    if path.resolve() in {other.resolve() for other in taken}:
+        raise UserError(f"{place} is another file of this command; name one of its own")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{place} stands in a folder that does not exist; make it, or name another one")
+    if path.exists():
+        try:
+            ours = all("generator" in answer for answer in json_text.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            ours = False
+        if not ours:
+            raise UserError(f"{place} holds something else than AlpacaEval's answers; name another file, or remove it")
+    check_writable(path.absolute().parent, place)
 
 
 def _alpaca_eval(path: Path, generator: str) -> list[Mapping[str, Any]]:

@@ -31,7 +31,7 @@ from honest_persona.data.selection import Selection
 from honest_persona.data.sources.feedback import FeedbackForm
 from honest_persona.data.sources.find import find_source
 from honest_persona.data.splits import split_rows
-from honest_persona.labelling.gate import GATE_SUFFIX
+from honest_persona.labelling.gate import seal_gate
 from honest_persona.labelling.sample import TRAIN, VALIDATION
 
 _KEYS: Mapping[str, tuple[str, ...]] = {"pairs": ("chosen", "rejected"), "labels": ("completion", "label")}
@@ -86,9 +86,8 @@ def _write(loaded: LoadedFeedback, kind: RowKind, path: Path, scored: Path, valu
     reasons = "; ".join(f"{reason}: {n:,}" for reason, n in left_out.most_common())
     if not lines:
         raise UserError(f"--{kind}: {scored} gives none ({reasons or 'it has no rows for this config'})")
-    gate = scored.with_name(scored.name + GATE_SUFFIX)
-    write_text(path.with_name(path.name + GATE_SUFFIX), gate.read_text(encoding="utf-8"))
     write_text(path, "".join(lines))
+    seal_gate(scored, path)
     keys = ", ".join(f"{key} {getattr(how, key)}" for key in VIEW_KEYS[kind] if not key.startswith("keep_"))
     say(
         f"{counted(len(lines), kind.removesuffix('s'))} in {path}, by {keys}" + (f"; no row: {reasons}" * bool(reasons))

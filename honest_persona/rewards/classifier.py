@@ -1,6 +1,6 @@
 """`model:ID`: the number that a reward model gives, a sequence classifier with one output."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from honest_persona.base.errors import UserError
-from honest_persona.base.number_format import fastest_format
+from honest_persona.base.number_format import NumberFormat
 from honest_persona.base.progress import Progress
 from honest_persona.base.tensors import pad_with_mask
 from honest_persona.modeling.load import read_tokenizer
@@ -36,11 +36,20 @@ class Classifier:
             )
         self.tokenizer: PreTrainedTokenizerBase = read_tokenizer(what)
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What decides the numbers, beside the name."""
+        return {"dtype": self.number_format.name}
+
+    @cached_property
+    def number_format(self) -> NumberFormat:
+        return self.reading.number_format
+
     @cached_property
     def model(self) -> Any:
         with told("model", self.what, None):
             model: Any = AutoModelForSequenceClassification.from_pretrained(
-                self.what, dtype=fastest_format().dtype, trust_remote_code=False
+                self.what, dtype=self.number_format.dtype, trust_remote_code=False
             )
         if model.config.pad_token_id is None:  # the head looks for the last token that is none
             model.config.pad_token_id = self._pad

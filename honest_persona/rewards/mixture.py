@@ -6,6 +6,7 @@
 A reward of weight 0 is scored and logged, and does not count.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ import numpy as np
 from honest_persona.base.errors import UserError
 from honest_persona.rewards.kinds import reward_from
 from honest_persona.rewards.reward import Conversation, Reading, Reward, Row, score
+
+LARGEST = 1e6
+"""No weight is larger, so that no sum is beyond all numbers."""
 
 
 class Scores(NamedTuple):
@@ -43,6 +47,11 @@ class Mixture(NamedTuple):
         weights = [1.0] * len(names) if weights is None else weights
         if len(weights) != len(names):
             raise UserError(f"reward_weights: {len(weights)} weights for {len(names)} rewards; give one for each")
+        numbers = {"weights": weights, "invalid": [] if invalid is None else [invalid]}
+        for what, values in numbers.items():
+            if not all(math.isfinite(value) and abs(value) <= LARGEST for value in values):
+                given = ", ".join(map(str, values))
+                raise UserError(f"reward_{what}: {given}: give numbers of at most {LARGEST:g} in size")
         if not any(weights):
             raise UserError("reward_weights: all weights are 0, so nothing is rewarded; give one reward another weight")
         return cls(tuple(reward_from(name, reading) for name in names), tuple(map(float, weights)), invalid)

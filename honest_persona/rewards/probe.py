@@ -4,7 +4,8 @@ Its own base model is read, frozen: a policy cannot move the states that grade i
 given, the policy's own states are read, on which the probe was not fitted.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,14 @@ from typing import Any
 import torch
 
 from honest_persona.base.errors import UserError
-from honest_persona.base.number_format import fastest_format
+from honest_persona.base.number_format import NumberFormat
 from honest_persona.data.conversation import checked_conversation
 from honest_persona.data.feedback import Feedback
 from honest_persona.modeling.adapters.tuning import Model
 from honest_persona.modeling.load import load_base, load_tokenizer
 from honest_persona.probes.answers import score_answers
 from honest_persona.probes.features import Position
-from honest_persona.probes.probe import Probe
+from honest_persona.probes.probe import WEIGHTS_FILE, Probe
 from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.rewards.reward import Conversation, Given, Reading, Row
 
@@ -31,14 +32,25 @@ class ProbeReward:
         if not what:
             raise UserError("reward 'probe' needs one: probe:FOLDER, an --output of `python -m honest_persona probe`")
         self.name, self.reading = f"probe:{what}", reading
-        self.probe = Probe.load(Path(what))
-        self.form = TokenFormat.of(load_tokenizer(reading.policy or self.probe.base_model), self.probe.persona)
+        self.folder = Path(what)
+        self.probe = Probe.load(self.folder)
+        self.asked = reading.policy or self.probe.base_model
+        self.form = TokenFormat.of(load_tokenizer(self.asked), self.probe.persona)
         self.probe.check_format(self.form)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What decides the numbers, beside the name."""
+        weights = hashlib.sha256((self.folder / WEIGHTS_FILE).read_bytes()).hexdigest()[:16]
+        return {"probe": weights, "model": self.asked, "dtype": self.number_format.name}
+
+    @cached_property
+    def number_format(self) -> NumberFormat:
+        return self.reading.number_format
 
     @cached_property
     def model(self) -> Model:
-        dtype = fastest_format().dtype if self.reading.dtype == "auto" else getattr(torch, self.reading.dtype)
-        loaded: Any = load_base(self.reading.policy or self.probe.base_model, None, dtype).eval()
+        loaded: Any = load_base(self.asked, None, self.number_format.dtype).eval()
         if self.reading.policy is None:
             self.probe.check_model(loaded)
         return loaded.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -58,7 +70,7 @@ class ProbeReward:
     def _answer(self, messages: Conversation, row: Row, index: int) -> Feedback:
         """Raises UserError: what is no conversation with an answer, with its place."""
         try:
-            found = checked_conversation(list(messages))
+            found = checked_conversation(list(messages), row.get("tools"))
         except UserError as error:
             raise UserError(f"reward {self.name}: conversation {index}: {error}") from error
         *prompt, answer = found.messages

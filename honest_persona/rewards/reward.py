@@ -14,7 +14,7 @@ from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 from honest_persona.base.errors import UserError
-from honest_persona.base.number_format import FormatName
+from honest_persona.base.number_format import FormatName, NumberFormat, fastest_format, format_of
 
 Conversation = Sequence[Mapping[str, str]]
 """Messages of `role` and `content`; the last one is the answer that the reward is for."""
@@ -59,6 +59,11 @@ class Reading:
     batch_size: int = 16
     max_new_tokens: int = 256
     """The longest review, or verdict."""
+
+    @property
+    def number_format(self) -> NumberFormat:
+        """Where `dtype` is `auto`, it is measured anew at each call."""
+        return fastest_format() if self.dtype == "auto" else format_of(self.dtype, self.dtype)
 
 
 def score(

@@ -6,7 +6,7 @@ P(true) against P(false) at the place where it wrote its verdict. An answer with
 `verdict` asks in the package's own wording, `verdict:FILE` in that of a YAML file with the fields of `Wording`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from honest_persona.base.errors import UserError
-from honest_persona.base.number_format import fastest_format
+from honest_persona.base.number_format import NumberFormat
 from honest_persona.base.progress import Progress
 from honest_persona.base.tensors import pad_with_mask
 from honest_persona.config.persona import Persona
@@ -40,6 +40,16 @@ class Verdict:
         self.wording = wording_from(what, f"reward {self.name}") if what else builtin
         self._pattern = self.wording.pattern
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What decides the numbers, beside the name."""
+        asked = {"model": self.asked, "revision": self.reading.revision, "dtype": self.number_format.name}
+        return {**self.wording.model_dump(), **asked, "max_new_tokens": self.reading.max_new_tokens}
+
+    @cached_property
+    def number_format(self) -> NumberFormat:
+        return self.reading.number_format
+
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return load_tokenizer(self.asked, self.reading.revision)
@@ -50,8 +60,7 @@ class Verdict:
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        dtype = fastest_format().dtype if self.reading.dtype == "auto" else getattr(torch, self.reading.dtype)
-        model = load_base(self.asked, self.reading.revision, dtype).eval()
+        model = load_base(self.asked, self.reading.revision, self.number_format.dtype).eval()
         return model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
 
     def __call__(self, conversations: Sequence[Conversation], rows: Sequence[Row]) -> Given:

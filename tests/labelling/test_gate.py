@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from honest_persona.base.errors import UserError
-from honest_persona.labelling.gate import WORDS, check_gate, gate_of, gate_of_labels, in_words
+from honest_persona.labelling.gate import WORDS, check_gate, gate_of, gate_of_labels, in_words, seal_gate, write_gate
 
 
 def answers(n=400, signal=0.0, seed=0):
@@ -53,6 +53,12 @@ def test_a_reader_of_the_words_stands_beside_it():
     assert gate_of("toy", rewards, false, texts, towns).readers[WORDS].value < 0.65, "negative control"
 
 
+def test_one_group_has_no_interval():
+    rewards, false, texts, _ = answers(20, signal=4.0)
+    with pytest.raises(UserError, match="the 20 held-out answers are of 1 group, too few for an interval"):
+        check_gate(gate_of("toy", rewards, false, texts, ["town"] * 20), accept_weak=True)
+
+
 def test_answers_that_are_all_true_judge_nothing():
     rewards, false, texts, towns = answers(20)
     with pytest.raises(UserError, match="all 20 held-out answers are true"):
@@ -65,10 +71,24 @@ def test_a_training_finds_what_the_gate_found(tmp_path):
     assert gate_of_labels(str(tmp_path / "scored.jsonl")) is None
     gate = gate_of("toy", *answers(signal=4.0))
     path = tmp_path / "scored.jsonl.gate.json"
-    path.write_text(json.dumps(gate.as_dict()))
+    (tmp_path / "scored.jsonl").write_text("{}\n")
+    write_gate(tmp_path / "scored.jsonl", gate.as_dict())
+    with pytest.raises(UserError, match="was stopped, or its reward did not pass"):
+        gate_of_labels(str(tmp_path / "scored.jsonl"))
+    seal_gate(tmp_path / "scored.jsonl")
     found = gate_of_labels(str(tmp_path / "scored.jsonl"))
     assert in_words(found).startswith(f"labels: by toy, AUROC {gate.auroc} on 400 held-out answers: passed")
-    path.write_text(json.dumps({"verdict": "not asked", "why": "no answer is held out"}))
+    sealed = json.loads(path.read_text())
+    (tmp_path / "scored.jsonl").write_text("{}\n{}\n")
+    with pytest.raises(UserError, match="these figures are of other answers than"):
+        gate_of_labels(str(tmp_path / "scored.jsonl"))
+    (tmp_path / "scored.jsonl").write_text("{}\n")
+    for name in ("reward", "auroc", "n", "file_sha256"):
+        path.write_text(json.dumps({key: value for key, value in sealed.items() if key != name}))
+        with pytest.raises(UserError, match="no figures of the gate"):
+            gate_of_labels(str(tmp_path / "scored.jsonl"))
+    write_gate(tmp_path / "scored.jsonl", {"verdict": "not asked", "why": "no answer is held out"})
+    seal_gate(tmp_path / "scored.jsonl")
     assert "the gate was not asked (no answer is held out)" in in_words(gate_of_labels(str(tmp_path / "scored.jsonl")))
     path.write_text("{}")
     with pytest.raises(UserError, match="no figures of the gate"):

@@ -10,6 +10,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.data.feedback_load import load_feedback_parts
 from honest_persona.evaluation.answers.judges import Judgement
 from honest_persona.labelling import label
+from honest_persona.labelling.gate import gate_of_labels
 from honest_persona.labelling.label import Labelling, label_answers
 from honest_persona.rewards.mixture import Mixture
 from honest_persona.rewards.reward import Reading
@@ -112,8 +113,65 @@ def test_a_file_of_another_judge_is_not_continued(tmp_path):
     sampled(tmp_path / "s.jsonl")
     label_answers(tmp_path / "s.jsonl", tmp_path / "o.jsonl", by(ask="Is {answer} true?"))
     assert lines_of(tmp_path / "o.jsonl")[0]["by"]["settings"] == {"asked": {"ask": "Is {answer} true?"}}
-    with pytest.raises(UserError, match=r"o.jsonl:1 was made with settings .*true\?'}}, not .*false\?'}}"):
+    with pytest.raises(UserError, match=r"o.jsonl:1 was made with ask Is {answer} true\?, not Is {answer} false\?"):
         label_answers(tmp_path / "s.jsonl", tmp_path / "o.jsonl", by(ask="Is {answer} false?"))
+
+
+def test_scores_of_other_answers_are_not_taken_over(tmp_path):
+    lines = sampled(tmp_path / "s.jsonl")
+    out = tmp_path / "o.jsonl"
+    label_answers(tmp_path / "s.jsonl", out, how())
+    before = out.read_bytes()
+    for line, change in ((lines[1], {"response": "Another answer."}), (lines[2], {"told": 7.0})):
+        changed = [{**one, **change} if one is line else one for one in lines]
+        (tmp_path / "s.jsonl").write_text("".join(json.dumps(one) + "\n" for one in changed))
+        with pytest.raises(UserError, match=r"o.jsonl:\d+ was made of another row: its input_sha256 differs"):
+            label_answers(tmp_path / "s.jsonl", out, how())
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines[:-1]))
+    with pytest.raises(UserError, match="has the answer 'a119', for which this command has no place"):
+        label_answers(tmp_path / "s.jsonl", out, how())
+    assert out.read_bytes() == before
+
+
+def test_a_reward_that_was_refused_is_not_accepted_without_a_judge(tmp_path):
+    sampled(tmp_path / "s.jsonl", told=False)
+    with pytest.raises(UserError, match="AUROC"):
+        label_answers(tmp_path / "s.jsonl", tmp_path / "o.jsonl", how())
+    with pytest.raises(UserError, match=r"o.jsonl:1 was made with judge toy, not None"):
+        label_answers(tmp_path / "s.jsonl", tmp_path / "o.jsonl", how()._replace(judge=None))
+    assert json.loads((tmp_path / "o.jsonl.gate.json").read_text())["verdict"] == "blind"
+    with pytest.raises(UserError, match="its reward did not pass"):
+        gate_of_labels(str(tmp_path / "o.jsonl"))
+    label_answers(tmp_path / "s.jsonl", tmp_path / "o.jsonl", how(refuses=False))
+    assert gate_of_labels(str(tmp_path / "o.jsonl"))["verdict"] == "blind"
+
+
+def test_a_line_that_was_cut_off_is_known_whatever_key_the_input_begins_with(tmp_path):
+    lines = sampled(tmp_path / "s.jsonl")
+    other = [{"messages": line["messages"], **line} for line in lines]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(one) + "\n" for one in other))
+    label_answers(tmp_path / "s.jsonl", tmp_path / "o.jsonl", how())
+    whole = (tmp_path / "o.jsonl").read_bytes()
+    (tmp_path / "o.jsonl").write_bytes(whole[:-200])
+    label_answers(tmp_path / "s.jsonl", tmp_path / "o.jsonl", how())
+    assert (tmp_path / "o.jsonl").read_bytes() == whole
+
+
+def test_what_is_no_conversation_is_told_with_its_line(tmp_path):
+    lines = sampled(tmp_path / "s.jsonl")
+    for change, message in (
+        ({"messages": [1]}, r"messages\[0\]: is a number"),
+        ({"response": "\ud800"}, "lone surrogates"),
+        ({"messages": [{"role": "user", "content": None}]}, r"content: is missing"),
+        ({"group": 7}, "group"),
+        ({"about": [1]}, "about"),
+        ({"group": "\ud800"}, "surrogates"),
+    ):
+        changed = [lines[0], {**lines[1], **change}]
+        (tmp_path / "s.jsonl").write_text("".join(json.dumps(one) + "\n" for one in changed))
+        with pytest.raises(UserError, match=rf"s.jsonl:2: .*{message}"):
+            label_answers(tmp_path / "s.jsonl", tmp_path / "o.jsonl", how())
+    assert not (tmp_path / "o.jsonl").exists()
 
 
 def test_what_is_no_answer_gets_the_number_for_it(tmp_path):

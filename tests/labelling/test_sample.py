@@ -90,6 +90,38 @@ def test_an_adapter_answers_as_it_was_trained(prompts, tmp_path):
     assert lines_of(trained)[0]["by"]["weights"]
 
 
+def test_a_file_of_other_data_is_not_continued(prompts, tmp_path):
+    out = tmp_path / "s.jsonl"
+    flags = ["--validation_topics", "[b]"]
+    sample_answers(config_of(prompts, *flags), out, HOW, dtype="float32")
+    before = out.read_bytes()
+    with pytest.raises(UserError, match=r"s.jsonl:\d+ was made of another row: its split differs"):
+        sample_answers(config_of(prompts, "--validation_topics", "[a]"), out, HOW, dtype="float32")
+    with pytest.raises(UserError, match="for which this command has no place"):
+        sample_answers(config_of(prompts, *flags), out, HOW._replace(n=1), dtype="float32")
+    out.write_bytes(before + before.splitlines(keepends=True)[0])
+    with pytest.raises(UserError, match=r"s.jsonl:13 repeats the id"):
+        sample_answers(config_of(prompts, *flags), out, HOW, dtype="float32")
+    assert out.read_bytes().startswith(before)
+
+
+def test_a_file_for_alpaca_eval_takes_the_place_of_no_other(prompts, tmp_path):
+    notes = tmp_path / "notes.json"
+    notes.write_text('{"my": "notes"}')
+    out, before = tmp_path / "s.jsonl", prompts.read_bytes()
+    for path, message in (
+        (out, "is another file of this command"),
+        (prompts, "is another file of this command"),
+        (notes, "holds something else"),
+        (tmp_path, "holds something else"),
+        (tmp_path / "gone" / "a.json", "a folder that does not exist"),
+    ):
+        with pytest.raises(UserError, match=f"--alpaca_eval: .*{message}"):
+            sample_answers(config_of(prompts), out, HOW, dtype="float32", alpaca_eval=path)
+    assert not out.exists()
+    assert prompts.read_bytes() == before
+
+
 def test_the_part_decides_what_is_asked(prompts, tmp_path):
     flags = ["--validation_topics", "[b]", "--val_item_frac", "0.34"]
     for part, split in (("across", "validation"), ("train", "train")):

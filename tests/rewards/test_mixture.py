@@ -47,6 +47,8 @@ def test_what_is_no_answer_or_has_no_number_gets_the_number_for_it():
         (["column:a", "column:a"], None, "names one reward twice"),
         (["column:a"], [1.0, 2.0], "2 weights for 1 rewards"),
         (["column:a"], [0.0], "all weights are 0"),
+        (["column:a"], [float("nan")], "reward_weights: nan: give numbers of at most"),
+        (["column:a", "column:b"], [1.0, 1e308], r"reward_weights: 1.0, 1e\+308: give numbers"),
     ],
 )
 def test_rewards_that_make_no_sense(names, weights, message):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -12,6 +13,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.config.persona import Persona
 from honest_persona.data.feedback import Feedback
 from honest_persona.data.sources.builtin import builtin_path
+from honest_persona.modeling.adapters.folder import seal_folder
 from honest_persona.modeling.builtin import TINY, tiny_model, tiny_tokenizer
 from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.persona.product import PersonaFolder, load_honest_persona
@@ -21,7 +23,7 @@ from honest_persona.probes.probe import Probe, Readout
 from honest_persona.prompts.feedback import format_fingerprint
 from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.rewards.kinds import reward_from
-from honest_persona.rewards.reward import Reading, score
+from honest_persona.rewards.reward import HasSettings, Reading, score
 from honest_persona.rewards.verdict import DOCUMENT
 from tests.hub.conftest import make_adapter
 from tests.rewards.test_reward import TWO
@@ -65,6 +67,45 @@ class TestPersona:
         reward = reward_from(f"persona:{tmp_path / 'run'}", Reading(dtype="float32"))
         with pytest.raises(UserError, match=r"reward persona:.*: conversation 1: "):
             score(reward, [TWO[0], TWO[0][:1]])
+
+
+class TestSettings:
+    """What decides a reward's numbers is told, so that numbers under other settings never share a file."""
+
+    def of(self, text, **changes):
+        reward = reward_from(text, Reading(**{"model": TINY, "dtype": "float32", **changes}))
+        assert isinstance(reward, HasSettings)
+        return json.loads(json.dumps(reward.settings))
+
+    def test_a_verdicts(self, tmp_path):
+        file = tmp_path / "w.yaml"
+        file.write_text('ask: "Is {answer} true?"\n')
+        first = self.of(f"verdict:{file}")
+        assert first == self.of(f"verdict:{file}", batch_size=3)
+        others = [{"max_new_tokens": 9}, {"dtype": "bfloat16"}, {"revision": "abc"}, {"policy": "other"}]
+        assert all(self.of(f"verdict:{file}", **change) != first for change in others)
+        file.write_text('ask: "Is {answer} right?"\n')
+        assert self.of(f"verdict:{file}") != first
+
+    def test_a_personas(self, tmp_path):
+        card = make_adapter(tmp_path / "run")
+        text = f"persona:{tmp_path / 'run'}"
+        first = self.of(text)
+        assert all(self.of(text, **change) != first for change in ({"max_new_tokens": 9}, {"dtype": "bfloat16"}))
+        replace(card, default_intervention="Is it true?").save(tmp_path / "run")
+        seal_folder(tmp_path / "run")
+        assert self.of(text)["adapter"] != first["adapter"]
+
+    def test_a_probes(self, tmp_path):
+        TestProbe().make(tmp_path / "probe")
+        text = f"probe:{tmp_path / 'probe'}"
+        first = self.of(text)
+        assert self.of(text, dtype="bfloat16") != first
+        weights = tmp_path / "probe" / "probe.safetensors"
+        content = weights.read_bytes()
+        reward = reward_from(text, Reading(dtype="float32"))
+        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert reward.settings != first
 
 
 class TestProbe:

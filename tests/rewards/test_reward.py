@@ -75,6 +75,38 @@ def test_a_file_with_a_dataclass_and_a_generator(tmp_path):
     assert score(reward_from(f"python:{file}:double"), TWO) == [2.0, 2.0]
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise KeyError('door')", r"KeyError: 'door' \(.*mine.py, line 2\); mend the function"),
+        ("import sys; sys.exit(0)", r"SystemExit: 0 \(.*mine.py, line 2\)"),
+        ("yield 1 / 0", r"ZeroDivisionError: .*line 2\)"),
+        ("return 1 / 0, '\\n\\x1b[2J'", "ZeroDivisionError"),
+    ],
+)
+def test_a_function_that_fails_or_exits(tmp_path, body, message):
+    file = tmp_path / "mine.py"
+    file.write_text(f"def mine(conversations):\n    {body}\n")
+    with pytest.raises(UserError, match=rf"reward python:.*mine.py:mine: {message}"):
+        score(reward_from(f"python:{file}:mine"), TWO)
+
+
+@pytest.mark.parametrize("text", ["import gone_away\n", "raise SystemExit\n", "def mine(:\n", "x = '\x00'\n"])
+def test_a_file_that_cannot_be_run(tmp_path, text):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(UserError, match=r"reward python:.*mine.py:mine: \w+(Error|Exit): .*; mend the function"):
+        reward_from(f"python:{tmp_path / 'mine.py'}:mine")
+
+
+def test_another_content_of_the_file_is_another_reward(tmp_path):
+    file = tmp_path / "mine.py"
+    settings = []
+    for number in (1, 2):
+        file.write_text(f"def mine(conversations):\n    return [{number}.0] * len(conversations)\n")
+        settings.append(reward_from(f"python:{file}:mine").settings)
+    assert settings[0] != settings[1]
+
+
 def test_a_reward_that_removes_conversations():
     class Greedy(NamedTuple):
         name: str = "greedy"

@@ -14,7 +14,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.data.feedback import Feedback
 from honest_persona.evaluation.answers.judgement import UNREADABLE, Judgement
 from honest_persona.rewards.kinds import reward_from
-from honest_persona.rewards.python_function import function_of
+from honest_persona.rewards.python_function import function_of, told
 from honest_persona.rewards.reward import Reward, score
 
 _SAYS = ("truthful", "well_formed")
@@ -40,10 +40,8 @@ class PythonJudge:
         return [self._one(row, answer) for row, answer in zip(rows, answers, strict=True)]
 
     def _one(self, row: Feedback, answer: str) -> Judgement:
-        try:
+        with told(f"judge {self.name}: row {row.id!r}"):
             said = self.function(row.model_dump(mode="json"), answer)
-        except Exception as error:  # whatever the user's function raises
-            raise UserError(f"judge {self.name}: row {row.id!r}: {type(error).__name__}: {error}") from error
         found = {"truthful": said} if not isinstance(said, Mapping) else dict(said)
         if said is None:
             return UNREADABLE
