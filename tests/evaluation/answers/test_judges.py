@@ -165,5 +165,5 @@ def test_a_python_function(file):
 def test_a_reward(file):
     judge = judge_of(f"reward:python:{file('mine.py', CODE)}:lengths")
     assert judge([town()] * 2, ["abc", ""]) == [Judgement(reward=5.0), Judgement(reward=2.0)]
-    with pytest.raises(UserError, match="reward 'model:x' is of no known kind"):
-        judge_of("reward:model:x")
+    with pytest.raises(UserError, match="reward 'nothing:x' is of no known kind"):
+        judge_of("reward:nothing:x")
