@@ -69,12 +69,17 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, raw in enumerate(raw_lines, start=1):
             try:
                 line = json_text.loads(raw)
-                if not raw.endswith(b"\n") or not isinstance(line["id"], str):
+                if not raw.endswith(b"\n"):
                     raise ValueError
-            except (ValueError, KeyError, TypeError) as error:
+            except ValueError as error:
                 raise UserError(
                     f"--input: {path}:{number} is no whole line of answers; let the command that writes it end"
                 ) from error
+            if not isinstance(line, dict) or not isinstance(line.get("id"), str):
+                raise UserError(
+                    f"--input: {path}:{number} has no `id` that is a text; give a file that `sample` wrote, or rows of "
+                    "that form"
+                )
             yield number, line
 
 

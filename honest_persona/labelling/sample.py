@@ -6,6 +6,7 @@ An answer depends on the model, its prompt, its number and the seed alone. So a 
 it was, and asks nothing twice. Each line is a row of feedback without a label yet (data/sources/feedback.py).
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,8 +76,8 @@ def sample_answers(
     Raises:
         UserError: no such model or data, nothing to ask, or a file at `output` that another command began.
     """
-    if how.n < 1 or how.temperature < 0 or how.max_new_tokens < 1:
-        raise UserError("--n and --max_new_tokens must be 1 or more, and --temperature 0 or more")
+    if how.n < 1 or how.max_new_tokens < 1 or not 0 <= how.temperature < math.inf:
+        raise UserError("--n and --max_answer must be 1 or more, and --temperature a number from 0 on")
     if how.n > 1 and how.temperature == 0:
         raise UserError(f"--temperature: at 0 all {how.n} answers to a prompt are equal; give --n 1")
     if alpaca_eval is not None:

@@ -194,6 +194,10 @@ def test_what_cannot_be(tmp_path):
     (tmp_path / "bare.jsonl").write_text('{"id": "a"}\n')
     with pytest.raises(UserError, match=r"bare.jsonl:1 has no `messages` with a `response`"):
         label_answers(tmp_path / "bare.jsonl", tmp_path / "o.jsonl", how())
+    for line in ('{"question": "?"}', '{"id": 7}', "[]"):
+        (tmp_path / "rows.jsonl").write_text(f"{line}\n")
+        with pytest.raises(UserError, match=r"rows.jsonl:1 has no `id` that is a text"):
+            label_answers(tmp_path / "rows.jsonl", tmp_path / "o.jsonl", how())
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(UserError, match="holds no answer"):
         label_answers(tmp_path / "empty.jsonl", tmp_path / "o.jsonl", how())

@@ -138,6 +138,9 @@ def test_what_cannot_be(prompts, tmp_path):
         sample_answers(config_of(prompts, objective="persona"), out, HOW)
     with pytest.raises(UserError, match="at 0 all 2 answers to a prompt are equal"):
         sample_answers(config_of(prompts), out, HOW._replace(temperature=0))
+    for temperature in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(UserError, match="--temperature a number from 0 on"):
+            sample_answers(config_of(prompts), out, HOW._replace(temperature=temperature))
     make_adapter(tmp_path / "persona")
     with pytest.raises(UserError, match="writes reviews; its base model builtin:tiny gives the answers"):
         sample_answers(config_of(prompts, "--adapter", str(tmp_path / "persona")), out, HOW)
