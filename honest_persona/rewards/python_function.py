@@ -26,7 +26,7 @@ class PythonFunction(NamedTuple):
 
     def __call__(self, conversations: Sequence[Conversation], rows: Sequence[Row]) -> Given:
         """Raises UserError: whatever the function raises."""
-        with told(f"reward {self.name}"):
+        with told(f"reward {self.name}", self.name):
             given = self.function(conversations, rows=rows) if self.takes_rows else self.function(conversations)
             return list(given) if isinstance(given, Iterator) else given  # a generator runs only now
 
@@ -43,25 +43,37 @@ class PythonFunction(NamedTuple):
             takes_rows = "rows" in inspect.signature(function).parameters
         except ValueError:  # a function of C may not say what it takes
             takes_rows = False
-        content = Path(what.rpartition(":")[0]).read_bytes()
+        content = _file_of(what).read_bytes()
         return cls(f"python:{what}", function, takes_rows, hashlib.sha256(content).hexdigest()[:16])
 
 
 @contextmanager
-def told(place: str) -> Iterator[None]:
-    """Raises UserError in place of whatever a user's code raises; `sys.exit` must not look like the command's end."""
+def told(place: str, name: str) -> Iterator[None]:
+    """Raises UserError in place of whatever a user's code raises; `sys.exit` must not look like the command's end.
+
+    Args:
+        place: what is at work, for the message.
+        name: `python:FILE:FUNCTION`; the message names the line in this file.
+    """
     try:
         yield
     except UserError:
         raise
     except (Exception, SystemExit) as error:
         text = one_line(str(error)) or "no message"
-        raise UserError(f"{place}: {type(error).__name__}: {text}{_line_of(error)}; mend the function") from error
+        raise UserError(
+            f"{place}: {type(error).__name__}: {text}{_line_of(error, _file_of(name))}; mend the function"
+        ) from error
 
 
-def _line_of(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if len(frames) > 1 else ""
+def _line_of(error: BaseException, file: Path) -> str:
+    """The last line of the user's file on the way to the error; libraries put frames of theirs behind it."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
+    return f" ({file}, line {lines[-1]})" if lines else ""
+
+
+def _file_of(name: str) -> Path:
+    return Path(name.removeprefix("python:").rpartition(":")[0]).absolute()
 
 
 def function_of(what: str, role: str) -> Callable[..., Any]:
@@ -80,7 +92,7 @@ def function_of(what: str, role: str) -> Callable[..., Any]:
         raise UserError(f"{role} python:{what}: {file!r} is no Python file; write python:FILE.py:FUNCTION")
     module = importlib.util.module_from_spec(spec)
     sys.modules[own_name] = module  # where dataclasses look for the module of a class
-    with told(f"{role} python:{what}"):
+    with told(f"{role} python:{what}", f"python:{what}"):
         spec.loader.exec_module(module)
     function = getattr(module, name, None)
     if not callable(function):

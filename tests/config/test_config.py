@@ -21,7 +21,7 @@ from honest_persona.config.trainer_options import options_of
 ROOT = Path(__file__).parents[2]
 OPTIONS = options_of("persona")
 KEY = "hf_" + "a1B2" * 8
-CONFIGS = [ROOT / "hp.yaml", *sorted((ROOT / "configs").iterdir())]
+CONFIGS = [ROOT / "hp.yaml", *sorted(path for path in (ROOT / "configs").iterdir() if path.is_file())]
 
 
 @pytest.fixture(autouse=True)

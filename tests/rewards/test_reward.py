@@ -80,6 +80,7 @@ def test_a_file_with_a_dataclass_and_a_generator(tmp_path):
     [
         ("raise KeyError('door')", r"KeyError: 'door' \(.*mine.py, line 2\); mend the function"),
         ("import sys; sys.exit(0)", r"SystemExit: 0 \(.*mine.py, line 2\)"),
+        ("import json; json.loads('{')", r"JSONDecodeError: .* \(.*mine.py, line 2\)"),
         ("yield 1 / 0", r"ZeroDivisionError: .*line 2\)"),
         ("return 1 / 0, '\\n\\x1b[2J'", "ZeroDivisionError"),
     ],

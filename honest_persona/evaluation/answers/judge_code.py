@@ -40,7 +40,7 @@ class PythonJudge:
         return [self._one(row, answer) for row, answer in zip(rows, answers, strict=True)]
 
     def _one(self, row: Feedback, answer: str) -> Judgement:
-        with told(f"judge {self.name}: row {row.id!r}"):
+        with told(f"judge {self.name}: row {row.id!r}", self.name):
             said = self.function(row.model_dump(mode="json"), answer)
         found = {"truthful": said} if not isinstance(said, Mapping) else dict(said)
         if said is None:

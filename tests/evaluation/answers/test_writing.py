@@ -40,7 +40,7 @@ def test_seeds_differ():
 def test_prompts_do_not_share_their_random_numbers():
     """One draw for all prompts would make all answers of an evaluation lucky together."""
     of = jobs(pairs(64), form_of(token=False, adapter_scope="response"))
-    choose = _sampler(of, settings(), torch.device("cpu"))
+    choose = _sampler(of, settings(), [settings().seed] * len(of), torch.device("cpu"))
     equally_likely = torch.zeros(len(of), 8)
     drawn = choose(equally_likely, torch.arange(len(of)), 0).tolist()
     assert set(drawn) == set(range(8))
