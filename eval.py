@@ -12,7 +12,7 @@ import argparse
 import sys
 
 from honest_persona.base.interrupts import if_interrupted
-from honest_persona.cli import add_dtype, add_row_flags
+from honest_persona.cli.common import add_dtype, add_row_flags
 from honest_persona.entry import run_entry
 from honest_persona.evaluation.design_meanings import MEANINGS
 

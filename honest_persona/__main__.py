@@ -1,4 +1,4 @@
-"""`python -m honest_persona VERB ...`; the verbs are in verbs/, their arguments in cli.py."""
+"""`python -m honest_persona VERB ...`; the verbs are in verbs/, their arguments in cli/."""
 
 import sys
 

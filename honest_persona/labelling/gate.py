@@ -83,14 +83,10 @@ def gate_of(
         clusters: which answers are not independent, as those about one town.
 
     Raises:
-        UserError: all answers are true, or all are false.
+        UserError: as of `check_judged`.
     """
+    check_judged(false)
     failed = np.array(false, dtype=bool)
-    if failed.all() or not failed.any():
-        raise UserError(
-            f"gate: all {len(failed)} held-out answers are {'false' if len(failed) and failed[0] else 'true'}, so that "
-            "no reward can be judged on them; sample more answers, or from a policy that errs"
-        )
     words = np.zeros(len(failed))  # one group leaves nothing to fit on
     if (k := len(set(clusters))) > 1:
         words = bigram_scores(texts, failed, list(GroupKFold(min(FOLDS, k)).split(failed, groups=list(clusters))))
@@ -105,6 +101,17 @@ def gate_of(
         tpr=Estimate.of(own_tpr_statistic(columns, FALSE_ALARMS), draws),
         readers={WORDS: Estimate.of(auroc_statistic(_columns(words, failed, clusters)), draws)},
     )
+
+
+def check_judged(false: Sequence[bool]) -> None:
+    """Raises UserError: there is no answer, all are true, or all are false. Known before any reward works."""
+    if not len(false):
+        raise UserError("gate: the judge can read none of the held-out answers; take another judge, or sample others")
+    if all(false) or not any(false):
+        raise UserError(
+            f"gate: all {len(false)} held-out answers are {'false' if false[0] else 'true'}, so that no reward can be "
+            "judged on them; sample more answers, or from a policy that errs"
+        )
 
 
 def check_gate(gate: Gate, accept_weak: bool) -> None:

@@ -23,6 +23,7 @@ from honest_persona.labelling.gate import (
     IS_WEAK,
     NOT_ASKED,
     check_gate,
+    check_judged,
     gate_of,
     print_gate,
     seal_gate,
@@ -80,11 +81,12 @@ def label_answers(samples: Path, output: Path, how: Labelling) -> None:
     others = [line for line in lines if line.get("split") != VALIDATION]
     expected = {line["id"]: {DIGEST: line[DIGEST]} for line in lines}
     with answer_file(output, how.as_json(), expected, "a labelling") as (append, done):
+        judged = _judged(held_out, how.judge)  # before rewards work: answers that are all true show nothing
         scored = dict(done)
         if done:
             say(f"{output} has {len(done):,} of {counted(len(lines), 'answer')}; {len(lines) - len(done):,} follow")
         _score(held_out, how.rewards, scored, append)
-        _ask_gate(held_out, scored, how, output)
+        _ask_gate(judged, scored, how, output)
         _score(others, how.rewards, scored, append)
         seal_gate(output)
     say(f"{counted(len(lines), 'scored answer')} in {output}")
@@ -158,23 +160,40 @@ def _or_none(number: float) -> float | None:
     return None if number != number else float(number)
 
 
-def _ask_gate(lines: Sequence[Line], scored: Mapping[str, Line], how: Labelling, output: Path) -> None:
-    """Writes the gate's figures. Raises UserError: the reward does not pass."""
-    if how.judge is None or not lines:
-        why = "no judge knows the truth of answers (judge)" if how.judge is None else "no answer is held out"
-        say(f"gate: not asked: {why}. Nothing shows that this reward tells true answers from false ones")
-        write_gate(output, {"verdict": NOT_ASKED, "why": why})
-        return
+def _judged(lines: Sequence[Line], judge: Judge | None) -> list[tuple[Line, bool]] | None:
+    """The held-out answers whose truth is known, and whether each is false; None without a judge.
+
+    Raises UserError: as of `check_judged`.
+    """
+    if judge is None or not lines:
+        return None if judge is None else []
     rows = [_row(line) for line in lines]
-    how.judge.check(rows)
-    judged = how.judge(rows, [line["response"] for line in lines])
+    judge.check(rows)
     known = [
         (line, not judgement.truthful)
-        for line, judgement in zip(lines, judged, strict=True)
+        for line, judgement in zip(lines, judge(rows, [line["response"] for line in lines]), strict=True)
         if judgement.truthful is not None and judgement.well_formed and _is_valid(line)
     ]
     if left := len(lines) - len(known):
         say(f"gate: left out are {counted(left, 'held-out answer')} that the judge cannot read")
+    check_judged([is_false for _, is_false in known])
+    return known
+
+
+def _cluster(line: Line) -> str:
+    return str(line.get("group") or line.get("prompt_id") or line["id"])
+
+
+def _ask_gate(
+    known: Sequence[tuple[Line, bool]] | None, scored: Mapping[str, Line], how: Labelling, output: Path
+) -> None:
+    """Writes the gate's figures. Raises UserError: the reward does not pass."""
+    if not known:
+        why = "no judge knows the truth of answers (judge)" if known is None else "no answer is held out"
+        say(f"gate: not asked: {why}. Nothing shows that this reward tells true answers from false ones")
+        write_gate(output, {"verdict": NOT_ASKED, "why": why})
+        return
+    assert how.judge is not None, "known answers are judged ones"
     gate = gate_of(
         " + ".join(
             reward.name for reward, weight in zip(how.rewards.rewards, how.rewards.weights, strict=True) if weight
@@ -182,7 +201,7 @@ def _ask_gate(lines: Sequence[Line], scored: Mapping[str, Line], how: Labelling,
         [scored[line["id"]]["score"] for line, _ in known],
         [is_false for _, is_false in known],
         [line["response"] for line, _ in known],
-        [line.get("group") or line.get("prompt_id") or line["id"] for line, _ in known],
+        [_cluster(line) for line, _ in known],
     )
     print_gate(gate)
     if gate.tpr_note:

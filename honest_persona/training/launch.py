@@ -85,11 +85,12 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
         config = config.without_deepspeed()
     folder = root / config.run_name
     _check_what_is_there(folder, config.resume)
+    gate = gate_of_labels(config.dataset)
     config, fingerprint = _on_its_base(config)
     check_trainable(config.model, check_loadable(config.model, config.model_revision, config.bits))
     form, material = prepared(config)
     check_continued(config, form)
-    tell_data(material, config)
+    tell_data(material, config.seq_len, gate)
     judge = _judge(config, material)
     if is_launched():
         options = config.trainer
@@ -100,7 +101,7 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
             say(assembly.batches.plan().line())
             with held_by_all(folder, "a training", "choose another --run_name"):
                 if run := _begun(assembly, material, folder):
-                    _train(replace(run, fingerprint=fingerprint, judge=judge), callbacks)
+                    _train(replace(run, fingerprint=fingerprint, judge=judge, gate=gate), callbacks)
         return folder
     finally:
         if dist.is_initialized():
@@ -119,6 +120,8 @@ class _Run:
     """What a run that resumes it must share; the base model joins when it is loaded."""
     judge: Judge | None = None
     """Of the answers that heavy logs measure."""
+    gate: dict[str, Any] | None = None
+    """What the gate found of the labels, where `label` made them."""
     fingerprint: str | None = None
     """Of the base model, where `model` named an adapter whose card says it."""
 
@@ -205,7 +208,7 @@ def _card(run: _Run) -> AdapterCard:
         default_intervention=config.default_intervention or run.material.intervention,
         trained_topics=run.material.trained_topics,
         validation_topics=list(config.validation_topics),
-        config={**config.as_dict(), **_control_ids(run.assembly.form), **_gate(config)},
+        config={**config.as_dict(), **_control_ids(run.assembly.form), **_label_gate(run)},
         versions={name: version(name) for name in _VERSIONS},
     )
 
@@ -216,18 +219,16 @@ def _control_ids(form: TokenFormat) -> dict[str, int]:
     return {} if control is None else {f"{name}_token_id": token for name, token in control._asdict().items()}
 
 
+def _label_gate(run: _Run) -> dict[str, Any]:
+    return {} if run.gate is None else {"label_gate": run.gate}
+
+
 def _judge(config: RunConfig, material: Material) -> Judge | None:
     """Of answers in heavy logs. Raises UserError: no such judge, or a held-out row that it cannot judge."""
     judge = None if config.judge is None else judge_of(config.judge)
     if judge is not None:
         judge.check([row for rows in material.parts.values() for row in rows])
     return judge
-
-
-def _gate(config: RunConfig) -> dict[str, Any]:
-    """What is known of the labels, where `label` made them."""
-    found = gate_of_labels(config.dataset)
-    return {} if found is None else {"label_gate": found}
 
 
 @contextmanager

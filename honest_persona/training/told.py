@@ -1,13 +1,14 @@
 """What a run says of itself before its first step: about its data, its resume, its settings."""
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from transformers import TrainingArguments
 
 from honest_persona.base.console import counted, one_line, say
-from honest_persona.config.keys import RunConfig
 from honest_persona.data.inventory import one_flag
-from honest_persona.labelling.gate import gate_of_labels, in_words
+from honest_persona.labelling.gate import in_words
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.prompts.prepare import Material
 from honest_persona.training.checkpoints import Checkpoint, changed
@@ -17,8 +18,8 @@ _FEW_ITEMS = 5
 """Fewer held-out items than this give no interval."""
 
 
-def tell_data(material: Material, config: RunConfig) -> None:
-    """What was read, kept and left out, and how much is held out."""
+def tell_data(material: Material, seq_len: int, gate: Mapping[str, Any] | None) -> None:
+    """What was read, kept and left out, how much is held out, and what the gate found of the labels."""
     if (loaded := material.loaded) is not None:
         parts = [
             f"{name} {counted(len(records), 'record')} of {counted(len(set(records.values('item_id'))), 'item')}"
@@ -36,7 +37,7 @@ def tell_data(material: Material, config: RunConfig) -> None:
             say(f"data: {note}")
     for line in material.told:
         say(line)
-    if (gate := gate_of_labels(config.dataset)) is not None:
+    if gate is not None:
         say(in_words(gate))
     if material.held_out is not None and material.held_out < _FEW_ITEMS:
         nothing = not material.held_out
@@ -48,7 +49,7 @@ def tell_data(material: Material, config: RunConfig) -> None:
     if material.not_shown:
         say(f"data: left out are {material.not_shown}")
     if material.too_long:
-        say(f"{len(material.too_long)} training records are longer than seq_len {config.seq_len} and are left out")
+        say(f"{len(material.too_long)} training records are longer than seq_len {seq_len} and are left out")
 
 
 def tell_resume(checkpoint: Checkpoint, card: AdapterCard) -> None:

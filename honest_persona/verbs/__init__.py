@@ -1,4 +1,4 @@
-"""What the verbs of `python -m honest_persona` do; their arguments are in cli.py.
+"""What the verbs of `python -m honest_persona` do; their arguments are in cli/.
 
 The package's other modules are imported inside the verbs: torch and its libraries read the environment when they are
 imported, so `load_environment` must come before. Importing them takes seconds: arguments and config are checked before.

@@ -72,6 +72,24 @@ def test_scored_answers_train_every_objective(tmp_path, monkeypatch):
     assert len(parts.views.within.rows) == 60
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (Judgement(truthful=True), "all 60 held-out answers are true"),
+        (Judgement(truthful=None), "can read none of the held-out answers"),
+    ],
+)
+def test_answers_that_judge_no_reward_are_told_before_one_works(tmp_path, said, message):
+    class Same(Judge):
+        def __call__(self, rows, answers):
+            return [said] * len(rows)
+
+    sampled(tmp_path / "s.jsonl")
+    with pytest.raises(UserError, match=message):
+        label_answers(tmp_path / "s.jsonl", tmp_path / "scored.jsonl", how(Same()))
+    assert not lines_of(tmp_path / "scored.jsonl")
+
+
 def test_a_blind_reward_is_refused_before_the_training_answers_are_scored(tmp_path):
     sampled(tmp_path / "s.jsonl", told=False)
     with pytest.raises(UserError, match="reward column:told tells true answers from false ones with AUROC 0"):

@@ -18,6 +18,7 @@ from honest_persona.data.selection import Selection
 from honest_persona.data.sources.jsonl import write_jsonl
 from honest_persona.experiments.evaluate import evaluate_adapter
 from honest_persona.hub.model_card import write_model_card
+from honest_persona.labelling.gate import seal_gate, write_gate
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.token_format import saved_format, token_format
 from honest_persona.prompts.collator import PersonaCollator
@@ -240,3 +241,20 @@ def test_the_card_names_the_control_tokens_that_were_chosen(tmp_path):
     card = AdapterCard.load(train(config, tmp_path))
     assert (card.config["desirable_token_id"], card.config["undesirable_token_id"]) == chosen
     assert saved_format(tmp_path / "c", card).control == chosen
+
+
+def test_the_card_holds_what_the_gate_found_of_the_labels(tmp_path, capsys):
+    rows = [{"prompt": f"Door {n}?", "response": "Open.", "label": n % 2 == 0, "split": "train"} for n in range(8)]
+    labelled = tmp_path / "labelled.jsonl"
+    labelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_gate(labelled, {"verdict": "not asked", "why": "no answer is held out"})
+    flags = ["--objective", "kto", "--dataset", str(labelled), "--max_steps", "1", "--val_samples_per_topic", "0"]
+    config = config_of(
+        *flags, "--run_name", "g", "--batch_size", "8", "--validation_topics", "[]", "--report_to", "none"
+    )
+    with pytest.raises(UserError, match=r"the labelling of .* was stopped"):
+        train(config, tmp_path)
+    seal_gate(labelled)
+    card = AdapterCard.load(train(config, tmp_path))
+    assert card.config["label_gate"]["why"] == "no answer is held out"
+    assert "labels: the gate was not asked (no answer is held out)" in capsys.readouterr().out

@@ -1,0 +1,108 @@
+"""Arguments of the verbs in verbs/measure.py: experiments."""
+
+from typing import TYPE_CHECKING
+
+from honest_persona import verbs
+from honest_persona.cli.common import add_dtype, add_verb, positive
+
+if TYPE_CHECKING:
+    from honest_persona.cli.common import Verbs
+
+
+def add(subparsers: "Verbs") -> None:
+    verb = add_verb(subparsers, verbs.organism, "measure on the embedded organism, with controls", takes_config=True)
+    verb.add_argument("action", choices=["report"], help="the only action: measure, and write the table")
+    verb.add_argument("--seeds", type=positive, default=3, help="runs of the default condition (default: 3)")
+    verb.add_argument("--per_topic", type=positive, default=208, help="held-out records per topic (default: 208)")
+    verb.add_argument("--only", default="", help="conditions by name, separated by commas (default: all)")
+    verb.add_argument("--output", default="results/organism", help="folder (default: results/organism)")
+
+    verb = add_verb(subparsers, verbs.answers, "measure objectives on the organism's answers, with controls")
+    verb.add_argument("action", choices=["report"], help="the only action: train, measure, and write the table")
+    verb.add_argument(
+        "--config",
+        default="configs/organism-preference.yaml",
+        help="what all conditions start from (default: configs/organism-preference.yaml)",
+    )
+    verb.add_argument("--seeds", type=positive, default=3, help="runs of each condition (default: 3)")
+    verb.add_argument("--only", default="", help="conditions by name, separated by commas (default: all)")
+    verb.add_argument("--output", default="results/answers", help="folder (default: results/answers)")
+
+    verb = add_verb(subparsers, verbs.facts, "measure on instructed facts, beside other detectors")
+    verb.add_argument("action", choices=["report"], help="the only action: measure, and write the table")
+    verb.add_argument(
+        "--adapter", required=True, help="a run's folder, one of its checkpoints, or user/name on the Hub"
+    )
+    verb.add_argument(
+        "--data",
+        default="builtin:smollm2",
+        help="a folder that `generate facts` wrote, or builtin:smollm2 (default: builtin:smollm2)",
+    )
+    verb.add_argument("--output", default="results/facts", help="folder (default: results/facts)")
+    verb.add_argument("--limit", type=positive, help="records per topic to review, of unknown facts too (default: all)")
+    verb.add_argument(
+        "--limit_controls",
+        type=positive,
+        help="the same with other prompts or wordings, and after denials (default: all)",
+    )
+    verb.add_argument(
+        "--limit_baselines",
+        type=positive,
+        help="records per topic about which detectors that run the model are asked; probes are fitted on four times as "
+        "many training records (default: all, and 208)",
+    )
+    verb.add_argument("--batch_size", type=positive, help="conversations per batch (default: as in training)")
+    verb.add_argument("--max_new_tokens", type=positive, help="longest review in tokens (default: as in training)")
+    add_dtype(verb)
+
+    verb = add_verb(
+        subparsers, verbs.sweep, "run many trainings: by topic, or beside a plain follow-up", takes_config=True
+    )
+    # argparse does not break the line before the three designs
+    verb.usage = (
+        "%(prog)s [-h] [--config CONFIG]\n       [--limit LIMIT] [--output OUTPUT]\n"
+        "       (--leave_one_topic_out | --topic_matrix | --follow_up)"
+    )
+    designs = verb.add_mutually_exclusive_group(required=True)
+    for name, meaning in {
+        "leave_one_topic_out": "train without each topic, and ask about that topic",
+        "topic_matrix": "train on each topic alone, and ask about all topics",
+        "follow_up": "train the config as given and as a plain user follow-up, and compare",
+    }.items():
+        designs.add_argument(f"--{name}", dest="design", action="store_const", const=name, help=meaning)
+    verb.add_argument("--limit", type=positive, help="records per topic in each evaluation (default: all)")
+    verb.add_argument("--output", help="folder (default: checkpoints/<run name>-<design>)")
+
+    verb = add_verb(subparsers, verbs.report, "write report.html and the plots of an evaluation again")
+    verb.add_argument("folder", help="an output folder of eval.py or of sweep")
+
+    verb = add_verb(subparsers, verbs.compare, "paired differences between two evaluations")
+    verb.add_argument("a", metavar="A", help="an output folder of eval.py, a run's folder, or a samples.jsonl")
+    verb.add_argument("b", metavar="B", help="like A; differences are B - A")
+    verb.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
+    verb.add_argument("--json", action="store_true", help="print one JSON object")
+
+    verb = add_verb(subparsers, verbs.capability, "run lm-eval's tasks on the base model and with the adapter")
+    verb.add_argument("--adapter", required=True, help="a run's folder, or one of its checkpoints")
+    verb.add_argument(
+        "--tasks",
+        default="honest_persona_facts",
+        help="names of tasks of lm-eval and of this package (qnli_chat, leaderboard_v1), separated by commas "
+        "(default: honest_persona_facts)",
+    )
+    verb.add_argument(
+        "--facts",
+        metavar="DATA",
+        help="facts that honest_persona_facts asks about: a folder that `generate facts` wrote, or builtin:smollm2 "
+        "(default: the organism's)",
+    )
+    verb.add_argument("--limit", type=positive, help="documents per task (default: all)")
+    verb.add_argument("--merged", action="store_true", help="compare the merged model too (scope response or all)")
+    verb.add_argument(
+        "--plain",
+        action="store_true",
+        help="no chat template for an adapter on answers either: its tasks continue a text",
+    )
+    verb.add_argument("--output", help="JSON file to write (default: eval/capability.json in the adapter's folder)")
+    verb.add_argument("--batch_size", type=positive, default=8, help="requests per batch (default: 8)")
+    add_dtype(verb)
