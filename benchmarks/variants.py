@@ -18,6 +18,7 @@ from honest_persona.modeling.adapters.lora import add_adapter
 from honest_persona.prompts.rows import TrainingRow
 from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training.assembly import Assembly
+from honest_persona.training.batching.sampler import PersonaBatches
 
 SEED = 42
 LABELS = {
@@ -92,7 +93,9 @@ class Bench:
         if name in "ABC":
             size = self.setup.micro_batch
             return [[step[i : i + size] for i in range(0, len(step), size)] for step in self._ordered(name)]
-        return [[ranks[0].rows for ranks in step] for step in self.assembly(name).batches.steps(0)]
+        batches = self.assembly(name).batches
+        assert isinstance(batches, PersonaBatches)
+        return [[ranks[0].rows for ranks in step] for step in batches.steps(0)]
 
     def trainer(self, name: str) -> Trainer:
         """Adapters of all variants begin with the same weights."""

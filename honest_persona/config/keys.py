@@ -15,11 +15,12 @@ from pydantic import (
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.words import ALL_LINEAR, AdapterScope
-from honest_persona.config import objectives, optimizers, trainer_fields
-from honest_persona.config.objective_keys import Judge, ObjectiveKeys
+from honest_persona.config import objectives, optimizers, reward_keys, trainer_fields
+from honest_persona.config.objective_keys import Judge
 from honest_persona.config.objectives import DEFAULT_OBJECTIVE, LossTerm, spec_of
 from honest_persona.config.own_rows import DEFAULT_REVIEWS, Columns, FlagValues, Reviews
 from honest_persona.config.persona import Persona, PersonaKeys, TokenId
+from honest_persona.config.reward_keys import DEFAULT_BATCH_SIZE, RewardKeys
 from honest_persona.config.trainer_options import TrainerOptions, options_of
 from honest_persona.config.values import (
     Augmentations,
@@ -33,7 +34,6 @@ from honest_persona.config.values import (
 )
 
 CHECKPOINTS_DIR = "checkpoints"
-DEFAULT_BATCH_SIZE = 16
 DEFAULT_TYPES = ("split_personality__version_3", "split_personality__version_4")
 FIELDS_ALONE = "fields alone"
 """Validation context: fields are not checked against each other."""
@@ -45,7 +45,7 @@ def _judge_of(objective: str, dataset: str) -> str | None:
     return "organism" if own else None
 
 
-class RunConfig(PersonaKeys, ObjectiveKeys):
+class RunConfig(PersonaKeys, RewardKeys):
     """All settings of a run. Fields of the trainer's config class are in `trainer`, under their own names."""
 
     adapter_scope: AdapterScope = Field(default_factory=lambda values: spec_of(values["objective"]).scope)
@@ -302,6 +302,7 @@ class RunConfig(PersonaKeys, ObjectiveKeys):
             "use_cpu": not torch.accelerator.is_available(),
             **self.trainer,
             **self.options.fixed,
+            **{field: getattr(self, key) for field, key in self.options.own.items()},
             "bf16": self.format_name == "bfloat16",
             "gradient_accumulation_steps": accumulation,
             "activation_checkpointing": checkpointing,
@@ -343,6 +344,7 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if warmup < 1 < warmup + cooldown:
         yield "lr_cooldown_frac", f"must be at most 1 with the share of warmup_steps, got {cooldown} + {warmup}"
     yield from objectives.contradictions(values)
+    yield from reward_keys.contradictions(values)
     yield from optimizers.contradictions(values)
     if values.get("tokens_per_batch") is not None:
         if values.get("gradient_accumulation_steps") is not None:

@@ -49,7 +49,7 @@ def _objective(value: str) -> str:
 def _mixture(value: Any) -> Any:
     if not isinstance(value, dict):
         raise ValueError("must be a mapping of objectives to weights, as {sft: 0.1}")
-    names = [name for name, spec in OBJECTIVES.items() if spec.trains_answers]
+    names = [name for name, spec in OBJECTIVES.items() if spec.trains_answers and not spec.writes_answers]
     for name, weight in value.items():
         if name not in names:
             raise ValueError(f"{name}: must be one of {', '.join(names)}")
@@ -119,6 +119,7 @@ class ObjectiveKeys(BaseModel):
         *(key for keys in objectives.VIEW_KEYS.values() for key in keys),
         "max_nll_rise",
         mode="before",
+        check_fields=False,  # those of RewardKeys stand there
     )
     @classmethod
     def _default(cls, value: Any, info: ValidationInfo) -> Any:

@@ -12,22 +12,25 @@ from typing import Any, Literal, NamedTuple
 from honest_persona.config.own_rows import FEEDBACK_COLUMNS, OWN_COLUMNS
 from honest_persona.config.persona import SYSTEM_TAG
 
-RowKind = Literal["records", "pairs", "labels", "responses"]
+RowKind = Literal["records", "pairs", "labels", "responses", "prompts"]
 """records: reviews of the honest persona; pairs: a chosen and a rejected answer to one prompt; labels: an answer that
-is desirable or not; responses: an answer to learn."""
+is desirable or not; responses: an answer to learn; prompts: questions, which the training itself answers."""
 
 Divisor = Literal["tokens", "pairs", "rows"]
 """What the sum of a loss is divided by: its count over all ranks and micro-batches of an optimizer step."""
 
 REFERENCE_KEYS = ("reference", "reference_logprobs")
 ANSWER_KEYS = ("also", "max_nll_rise", "judge")
-"""Keys of every objective that trains answers."""
+"""Keys of every objective that trains given answers."""
+PROMPT_KEYS = ("judge", "accept_weak_reward", "reward_gate")
+"""Keys of every objective that writes the answers that it trains; they do not decide what is learned."""
 VIEW_KEYS: Mapping[RowKind, tuple[str, ...]] = MappingProxyType(
     {
         "records": (),
         "pairs": ("pairing", "min_margin"),
         "labels": ("label_threshold", "keep_desirable", "keep_undesirable"),
         "responses": (),
+        "prompts": (),
     }
 )
 """Keys that say how an objective's rows are made of the data's, where these are of another kind."""
@@ -61,6 +64,11 @@ class ObjectiveSpec:
         return self.rows != "records"
 
     @property
+    def writes_answers(self) -> bool:
+        """Whether answers are written while training, and rewarded."""
+        return self.rows == "prompts"
+
+    @property
     def scope(self) -> Literal["persona", "response"]:
         """The default of `adapter_scope`."""
         return "response" if self.trains_answers else "persona"
@@ -74,7 +82,8 @@ class ObjectiveSpec:
     def keys(self) -> tuple[str, ...]:
         """All keys of the config that this objective reads and some other does not."""
         reference = REFERENCE_KEYS if self.needs_reference else ()
-        return *self.own_keys, *reference, *VIEW_KEYS[self.rows], *(ANSWER_KEYS if self.trains_answers else ())
+        shared = PROMPT_KEYS if self.writes_answers else ANSWER_KEYS if self.trains_answers else ()
+        return *self.own_keys, *reference, *VIEW_KEYS[self.rows], *shared
 
 
 class LossTerm(NamedTuple):
@@ -96,6 +105,19 @@ _OF_REVIEWS: Mapping[str, Any] = {
 """Keys, with their defaults, that only an objective on records reads, and that would be without effect elsewhere."""
 
 _KTO = MappingProxyType({"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0})
+
+_REWARDED: Mapping[str, Any] = MappingProxyType(
+    {
+        "beta": 0.05,
+        "num_generations": 8,
+        "max_answer_tokens": 256,
+        "temperature": 1.0,
+        "reward_invalid": -1.0,
+        "reward_reads": "base",
+        "max_verdict_tokens": 256,
+    }
+)
+_REWARDS = ("reward", "reward_weights")
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
     spec.name: spec
@@ -148,6 +170,24 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
             "Kahneman-Tversky optimization, on answers that are desirable or not, without pairs",
             _KTO,
             needs_kl=True,
+        ),
+        ObjectiveSpec(
+            "grpo",
+            "prompts",
+            False,
+            "tokens",
+            "group relative policy optimization: answers that are rewarded more than others to their prompt",
+            {**_REWARDED, "scale_rewards": "batch"},
+            row_keys=_REWARDS,
+        ),
+        ObjectiveSpec(
+            "rloo",
+            "prompts",
+            False,
+            "rows",
+            "REINFORCE with the mean reward of the prompt's other answers as baseline",
+            _REWARDED,
+            row_keys=_REWARDS,
         ),
     )
 }
@@ -208,7 +248,8 @@ def loss_terms(values: Mapping[str, Any]) -> tuple[LossTerm, ...]:
 
 def _specs(objective: str, also: Mapping[str, float]) -> tuple[ObjectiveSpec, ...]:
     spec = spec_of(objective)
-    return spec, *(OBJECTIVES[name] for name in also if name in OBJECTIVES and spec.trains_answers)
+    mixes = spec.trains_answers and not spec.writes_answers
+    return spec, *(OBJECTIVES[name] for name in also if name in OBJECTIVES and mixes)
 
 
 def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from honest_persona.base import json_text
 from honest_persona.config.keys import RunConfig
-from honest_persona.config.objective_keys import ObjectiveKeys
 from honest_persona.config.objectives import OBJECTIVES, owners
 from honest_persona.config.persona import PersonaKeys
+from honest_persona.config.reward_keys import RewardKeys
 
 
 def keys_table() -> str:
@@ -30,7 +30,7 @@ def _keys() -> str:
 def _group(name: str) -> int:
     if name == "objective":
         return 0
-    return 3 if name in PersonaKeys.model_fields else 2 if name in ObjectiveKeys.model_fields else 1
+    return 3 if name in PersonaKeys.model_fields else 2 if name in RewardKeys.model_fields else 1
 
 
 def _default(name: str, config: RunConfig) -> str:

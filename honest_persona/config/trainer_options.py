@@ -5,7 +5,7 @@ this package sets itself, or what would change the loss, the batch or the trigge
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -24,6 +24,8 @@ class TrainerOptions:
     """what every run sets"""
     refused: Mapping[str, str]
     """field -> why no run may set it, and what to use in its place; fields of earlier versions too"""
+    own: Mapping[str, str] = field(default_factory=dict)
+    """field -> the key of ours that sets it"""
 
     def load_class(self) -> Any:
         """The config class. Imports its library, which takes seconds."""
@@ -147,7 +149,76 @@ _ANSWERS = replace(
     },
 )
 """For objectives on answers: what is refused is the same, and some reasons are others."""
-_OPTIONS = {DEFAULT_OBJECTIVE: _PERSONA}
+
+_OWN_ANSWERS = "answers are written by this package, as evaluations write them"
+_WHOLE_DRAW = "answers are drawn from all tokens at temperature, so that their probabilities are the policy's own"
+_OWN_LOG = "rollouts.jsonl in the run's folder has all answers with their rewards"
+_ONE_PASS = "every step writes its own answers, so that a run can stop and resume after any step"
+_NO_STATE = "checkpoints would not keep this state"
+
+# fmt: off
+_VLLM_FIELDS = (
+    "use_vllm", "vllm_mode", "vllm_model_impl", "vllm_enable_sleep_mode", "vllm_structured_outputs_regex",
+    "vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_group_port",
+    "vllm_gpu_memory_utilization", "vllm_max_model_length", "vllm_tensor_parallel_size",
+    "vllm_importance_sampling_correction", "vllm_importance_sampling_mode", "vllm_importance_sampling_clip_max",
+    "vllm_importance_sampling_clip_min", "vllm_importance_sampling_cap", "use_transformers_continuous_batching",
+    "transformers_continuous_batching_config", "use_transformers_paged", "cache_implementation",
+    "ds3_gather_for_generation", "max_tool_calling_iterations",
+)
+# fmt: on
+_OF_SFT = ("loss_type", "max_length", "truncation_mode", "router_aux_loss_coef")
+"""Refused of SFTConfig, and allowed, absent or set otherwise in the config classes below."""
+_REWARDED_REFUSED: Mapping[str, str] = {
+    **{key: why for key, why in _ANSWERS.refused.items() if key not in _OF_SFT},
+    **dict.fromkeys(_VLLM_FIELDS, _OWN_ANSWERS),
+    "max_length": "answers are never cut; use seq_len, overlong and max_answer_tokens",
+    "max_completion_length": "use max_answer_tokens",
+    "chat_template_kwargs": _OWN_ROWS,
+    **dict.fromkeys(("top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs"), _WHOLE_DRAW),
+    **dict.fromkeys(("num_iterations", "steps_per_generation", "generation_batch_size"), _ONE_PASS),
+    "num_generations_eval": NO_TRAINER_EVALUATION,
+    **dict.fromkeys(
+        ("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),
+        "the reference is the policy before training",
+    ),
+    **dict.fromkeys(("log_completions", "log_multimodal", "num_completions_to_print", "log_unique_prompts"), _OWN_LOG),
+    "log_completions_hub_repo": _OWN_LOG,
+    **dict.fromkeys(
+        ("use_adaptive_entropy", "entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target"),
+        _NO_STATE,
+    ),
+    "multi_objective_aggregation": "rewards are summed by reward_weights",
+    "cast_lm_head_to_fp32": "the head computes in the run's number format; use bf16: false",
+    "router_aux_loss_coef": "routers are not trained; off",
+    "train_sampling_strategy": "the order is a seeded shuffle of prompts",
+}
+_GRPO = TrainerOptions(
+    config_class="trl.GRPOConfig",
+    defaults={**_SFT_DEFAULTS, "logging_first_step": True, "per_device_train_batch_size": 8},
+    fixed={
+        "push_to_hub": False,
+        "remove_unused_columns": False,
+        "log_completions": False,
+        "router_aux_loss_coef": 0.0,
+        "num_iterations": 1,
+        "shuffle_dataset": False,  # training/batching/rollouts.py shuffles
+    },
+    refused=_REWARDED_REFUSED,
+    own={
+        "beta": "beta",
+        "num_generations": "num_generations",
+        "max_completion_length": "max_answer_tokens",
+        "temperature": "temperature",
+        "scale_rewards": "scale_rewards",
+    },
+)
+_RLOO = replace(
+    _GRPO,
+    config_class="trl.RLOOConfig",
+    own={name: key for name, key in _GRPO.own.items() if name != "scale_rewards"},
+)
+_OPTIONS = {DEFAULT_OBJECTIVE: _PERSONA, "grpo": _GRPO, "rloo": _RLOO}
 
 
 def register(objective: str, options: TrainerOptions) -> None:

@@ -18,6 +18,7 @@ from honest_persona.config.load import ALIASES, load_config
 from honest_persona.config.objectives import DEFAULT_OBJECTIVE, spec_of
 from honest_persona.config.own_rows import ROW_KEYS
 from honest_persona.config.parsing import Entry, read_arguments, read_file
+from honest_persona.config.reward_keys import lacking
 from honest_persona.data.feedback_check import check_feedback
 from honest_persona.data.load import load_records
 from honest_persona.data.rejections import OF_FILES, Candidate, Rejection, remedy_for
@@ -30,7 +31,7 @@ from honest_persona.data.sources.source import RowForm, Source
 
 def load_run_config(path: str | None, argv: Sequence[str]) -> RunConfig:
     """A run's config, checked against its data. Raises UserError, as `load_config` does."""
-    return load_config(path, fitted_arguments(path, argv), checks=[check_selection])
+    return load_config(path, fitted_arguments(path, argv), checks=[check_selection, lacking])
 
 
 def fitted_arguments(

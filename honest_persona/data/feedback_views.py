@@ -1,4 +1,4 @@
-"""Pairs, labels and examples, made from whatever kinds of feedback there are.
+"""Pairs, labels, examples and prompts, made from whatever kinds of feedback there are.
 
     found = view(rows, "pairs", Views(), seed)
     found.rows, found.left_out      # {"one answer to its prompt": 12}
@@ -8,6 +8,7 @@
 | pairs | as it is | each desirable answer with an undesirable one | two answers, by `pairing` | - |
 | labels | two labels | as it is | by `label_threshold` | - |
 | responses | the chosen answer | the desirable ones | the best ones | as it is |
+| prompts | its prompt | its prompt | its prompt | its prompt |
 
 Answers to one prompt are compared (`prompt_id`).
 
@@ -28,6 +29,7 @@ from honest_persona.data.feedback import Feedback, FeedbackRows
 from honest_persona.data.splits import uniform
 
 NO_FEEDBACK = "no feedback: neither a pair, nor a label, nor a score"
+SAME_PROMPT = "its prompt stands in an earlier row"
 ONE_ANSWER = "one answer to its prompt: nothing to compare with"
 ONE_LABEL = "all answers to its prompt have one label, or no answer is left to compare with"
 TOO_CLOSE = "scores or margin differ by less than min_margin, or not at all"
@@ -69,7 +71,7 @@ class View(NamedTuple):
 
 
 def view(rows: FeedbackRows, kind: str, how: Views, seed: int) -> View:
-    """The rows as pairs, labels or responses, in their order; those of one prompt stand where the first stood.
+    """The rows as pairs, labels, responses or prompts, in their order; those of one prompt stand where the first stood.
 
     Args:
         how: as `Views.fixed_by` gives it, where rows are scored and labels are wanted.
@@ -79,6 +81,7 @@ def view(rows: FeedbackRows, kind: str, how: Views, seed: int) -> View:
         "pairs": _pairs,
         "labels": _labels,
         "responses": _responses,
+        "prompts": _prompts,
     }
     made = FeedbackRows.of(makers[kind](rows, how, seed, left_out))
     if kind == "labels":
@@ -213,6 +216,13 @@ def _responses(rows: FeedbackRows, how: Views, seed: int, left_out: Counter[str]
                 yield from (_example(one, one.answers) for one, score in _each_scored(row) if score == best)
             else:
                 left_out[NO_ANSWER if row.kind == "prompt" else UNDESIRABLE] += 1
+
+
+def _prompts(rows: FeedbackRows, how: Views, seed: int, left_out: Counter[str]) -> Iterator[Feedback]:
+    """Each prompt once, without what is known of answers to it."""
+    for first, *others in _by_prompt(rows):
+        left_out[SAME_PROMPT] += len(others)
+        yield first.model_copy(update={"kind": "prompt", "answers": (), "label": None, "scores": None, "margin": None})
 
 
 def _example(row: Feedback, answers: tuple[dict[str, Any], ...]) -> Feedback:

@@ -36,8 +36,14 @@ def answers_context(card: AdapterCard, rows: Sequence[Row], about: Mapping[str, 
         "metrics": list(ANSWER_METRICS.values()),
         "policies": POLICIES,
         "judge": about.get("judge"),
-        "labels": None if (gate := card.config.get("label_gate")) is None else in_words(gate),
+        "labels": _gate(card),
     }
+
+
+def _gate(card: AdapterCard) -> str | None:
+    """What the gate found of the labels, or of the reward, that were trained on."""
+    gates = {"labels": card.config.get("label_gate"), "reward": card.config.get("gate")}
+    return next((in_words(gate, what) for what, gate in gates.items() if gate is not None), None)
 
 
 def whole_parts(rows: Sequence[Row]) -> list[Row]:

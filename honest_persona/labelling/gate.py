@@ -213,14 +213,15 @@ def gate_of_labels(dataset: str) -> dict[str, Any] | None:
     return found
 
 
-def in_words(found: Mapping[str, Any]) -> str:
-    """One line about the labels of a run."""
+def in_words(found: Mapping[str, Any], what: str = "labels") -> str:
+    """One line about the labels of a run, or about its reward."""
     if found["verdict"] == NOT_ASKED:
-        return f"labels: the gate was not asked ({found['why']}): nothing shows that they tell true from false"
+        tells = "they tell" if what == "labels" else "it tells"
+        return f"{what}: the gate was not asked ({found['why']}): nothing shows that {tells} true from false"
     value, interval, *_ = found["auroc"]
     figure = f"{value:.3f}" + (f" ({interval[0]:.2f}-{interval[1]:.2f})" if interval else "")
     return (
-        f"labels: by {one_line(found['reward'])}, AUROC {figure} on {found['n']} held-out answers: {found['verdict']}"
+        f"{what}: by {one_line(found['reward'])}, AUROC {figure} on {found['n']} held-out answers: {found['verdict']}"
     )
 
 

@@ -119,7 +119,7 @@ def _checked(line: Line) -> str:
     checked_conversation([*line["messages"], said], line.get("tools"))
     content = json_text.dumps({key: value for key, value in line.items() if key != BY}, sort_keys=True)
     try:
-        _row(line)
+        row_of(line)
         json_text.dumps(line, ensure_ascii=False).encode()
     except ValidationError as error:
         first = error.errors()[0]
@@ -167,7 +167,7 @@ def _judged(lines: Sequence[Line], judge: Judge | None) -> list[tuple[Line, bool
     """
     if judge is None or not lines:
         return None if judge is None else []
-    rows = [_row(line) for line in lines]
+    rows = [row_of(line) for line in lines]
     judge.check(rows)
     known = [
         (line, not judgement.truthful)
@@ -212,7 +212,7 @@ def _ask_gate(
         check_gate(gate, how.accept_weak)
 
 
-def _row(line: Line) -> Feedback:
+def row_of(line: Line) -> Feedback:
     """What a judge must know of an answer's prompt."""
     return Feedback(
         id=line["id"],

@@ -13,6 +13,7 @@ from torch import nn
 
 from honest_persona.base.collectives import any_rank
 from honest_persona.modeling.free_memory import free_memory
+from honest_persona.modeling.modes import with_attribute
 
 _FREE_FRAC = 0.5
 """The share of the free memory that whole weights may take; the rest is for keys, values and activations."""
@@ -43,6 +44,18 @@ def gathered(model: nn.Module, gather: bool | None = None) -> Iterator[bool]:
 
     with deepspeed.zero.GatheredParameters(list(model.parameters())), _without_hooks(model):
         yield True
+
+
+@contextmanager
+def models_whole() -> Iterator[None]:
+    """Inside, a model that is loaded is whole on each rank, and writes alone, whatever ZeRO-3 does with others.
+
+    transformers shards every model that it loads once the arguments of a training with ZeRO-3 are made.
+    """
+    from transformers.integrations import deepspeed as state
+
+    with with_attribute([state], "_hf_deepspeed_config_weak_ref", None):
+        yield
 
 
 def _fits(model: nn.Module) -> bool:

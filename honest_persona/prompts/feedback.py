@@ -18,6 +18,7 @@ import pyarrow as pa
 from datasets import Dataset
 from datasets.table import InMemoryTable, MemoryMappedTable
 
+from honest_persona.base import json_text
 from honest_persona.base.console import counted, one_line
 from honest_persona.base.errors import UserError
 from honest_persona.base.progress import followed
@@ -38,10 +39,17 @@ SCHEMAS: Mapping[str, pa.Schema] = {
     "pairs": pa.schema({**_OF_ALL, "chosen_ids": _IDS, "rejected_ids": _IDS, "margin": pa.float32()}),
     "labels": pa.schema({**_OF_ALL, "response_ids": _IDS, "label": pa.bool_()}),
     "responses": pa.schema({**_OF_ALL, "response_ids": _IDS}),
+    "prompts": pa.schema({**_OF_ALL, "source": pa.string()}),
 }
 """Columns of what an objective trains on, by its `rows`. `group` names rows that are not independent: the data's own
-group, or else the prompt. `margin` is null where a pair has none; `label` is true for desirable."""
-ANSWER_COLUMNS = {"pairs": ("chosen_ids", "rejected_ids"), "labels": ("response_ids",), "responses": ("response_ids",)}
+group, or else the prompt. `margin` is null where a pair has none; `label` is true for desirable; `source` is the row
+of a prompt as JSON, for rewards and judges."""
+ANSWER_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "pairs": ("chosen_ids", "rejected_ids"),
+    "labels": ("response_ids",),
+    "responses": ("response_ids",),
+    "prompts": (),
+}
 _AT_ONCE = 64
 
 
@@ -113,13 +121,15 @@ def encode_feedback(
     seq_len: int,
     overlong: str,
     in_memory_bytes: int = IN_MEMORY_BYTES,
+    answer_tokens: int = 0,
 ) -> EncodedFeedback:
     """Rows to train on.
 
     Args:
-        rows: pairs for `pairs`, labels for `labels`, labels or examples for `responses` (feedback_views.py).
+        rows: of this kind (feedback_views.py); for `responses` labels or examples.
         seq_len: most tokens of a prompt with an answer.
         in_memory_bytes: more rows lie in a file.
+        answer_tokens: behind a prompt alone, the tokens that its answers may have.
 
     Raises:
         UserError: a row is too long and `overlong` is "error", or nothing is left; the disk is full.
@@ -137,7 +147,7 @@ def encode_feedback(
                 found.not_shown.append(row.id)
                 continue
             answers = [made[name] for name in ANSWER_COLUMNS[kind]]
-            n = len(made["prompt_ids"]) + max(map(len, answers))
+            n = len(made["prompt_ids"]) + max(map(len, answers), default=answer_tokens)
             most = max(most, n)
             if n > seq_len:
                 found.too_long.append(row.id)
@@ -169,6 +179,10 @@ def _row(row: Feedback, kind: RowKind, form: TokenFormat) -> dict[str, Any]:
         "prompt_ids": prompt_tokens(row.messages, form, row.tools).ids,
         **dict(zip(ANSWER_COLUMNS[kind], answers, strict=True)),
     }
+    if kind == "prompts":
+        about = {"id": row.id, "prompt_id": row.prompt_id, "topic": row.topic, "group": row.group}
+        more = {"messages": row.prompt, "tools": row.tools, "about": row.about}
+        return values | {"source": json_text.dumps(about | more)}
     return values | {name: getattr(row, name) for name in ("margin", "label") if name in SCHEMAS[kind].names}
 
 

@@ -63,7 +63,8 @@ def prepare_feedback(config: RunConfig, form: TokenFormat) -> FeedbackMaterial:
             f"dataset: no row is left to train on with objective {spec.name}; see what was left out, and why, with "
             f"`python -m honest_persona data --objective {spec.name} --config ...`"
         )
-    encoded = encode_feedback(chosen, spec.rows, form, config.seq_len, config.overlong)
+    answer_tokens = config.max_answer_tokens or 0
+    encoded = encode_feedback(chosen, spec.rows, form, config.seq_len, config.overlong, answer_tokens=answer_tokens)
     not_shown = ""
     if n := len(encoded.not_shown):
         not_shown = f"{counted(n, 'row')}, which the chat template cannot show; first: {encoded.why_not_shown}"
@@ -113,6 +114,8 @@ def held_out_rows(parts: Parts, n: int | None, seed: int, all_items: bool = Fals
 def token_rows(config: RunConfig, form: TokenFormat) -> Iterator[dict[str, Any]]:
     """Each answer that is trained on behind its prompt, as `show.render` takes it; what does not fit is left out.
 
+    Where a training writes the answers itself, the prompts alone.
+
     Rows are `{record_id, input_ids, kinds, labels, activation}`; the loss is on the answer alone.
     """
     kind, control = spec_of(config.objective).rows, form.control
@@ -124,6 +127,11 @@ def token_rows(config: RunConfig, form: TokenFormat) -> Iterator[dict[str, Any]]
             answers = [response_tokens(row.messages, answer, form, row.tools) for answer in row.messages_of_answers]
         except UserError as error:
             tell(f"left out: {one_line(row.id)}: {error}")
+            continue
+        if kind == "prompts":
+            start = len(prompt.ids) - len(form.answer_prefix)
+            unlearnt = {"labels": [IGNORED] * len(prompt.ids), "activation": start}
+            yield {"record_id": row.id, "input_ids": prompt.ids, "kinds": prompt.kinds, **unlearnt}
             continue
         for name, (ids, kinds) in zip(names.get(kind, ("response",)), answers, strict=True):
             before = [] if control is None else [control.desirable if row.label else control.undesirable]

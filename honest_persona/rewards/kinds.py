@@ -6,6 +6,7 @@ register("brevity", lambda what, reading: Brevity(int(what)), "brevity:N")
 from collections.abc import Callable
 
 from honest_persona.base.errors import UserError
+from honest_persona.config.reward_keys import FORMS
 from honest_persona.rewards.classifier import Classifier
 from honest_persona.rewards.column import Column
 from honest_persona.rewards.endpoint import EndpointVerdict
@@ -17,7 +18,6 @@ from honest_persona.rewards.verdict import Verdict
 
 Make = Callable[[str, Reading], Reward]
 KINDS: dict[str, Make] = {}
-_FORMS: dict[str, str] = {}
 
 
 def reward_from(text: str, reading: Reading | None = None) -> Reward:
@@ -28,7 +28,7 @@ def reward_from(text: str, reading: Reading | None = None) -> Reward:
     """
     kind, _, what = text.partition(":")
     if kind not in KINDS:
-        raise UserError(f"reward {text!r} is of no known kind; write one of {', '.join(_FORMS.values())}")
+        raise UserError(f"reward {text!r} is of no known kind; write one of {', '.join(FORMS.values())}")
     return KINDS[kind](what, reading or Reading())
 
 
@@ -40,13 +40,13 @@ def register(kind: str, make: Make, form: str) -> None:
         form: how the kind is written, for messages.
     """
     assert kind not in KINDS, f"{kind!r} is taken"
-    KINDS[kind], _FORMS[kind] = make, form
+    KINDS[kind], FORMS[kind] = make, form
 
 
-register("persona", PersonaReward, "persona:DIR")
-register("probe", ProbeReward, "probe:DIR")
-register("verdict", Verdict, "verdict")
-register("endpoint", EndpointVerdict, "endpoint:MODEL@URL")
-register("model", Classifier, "model:ID")
-register("column", Column.of, "column:NAME")
-register("python", PythonFunction.of, "python:FILE:FUNCTION")
+register("persona", PersonaReward, FORMS["persona"])
+register("probe", ProbeReward, FORMS["probe"])
+register("verdict", Verdict, FORMS["verdict"])
+register("endpoint", EndpointVerdict, FORMS["endpoint"])
+register("model", Classifier, FORMS["model"])
+register("column", Column.of, FORMS["column"])
+register("python", PythonFunction.of, FORMS["python"])

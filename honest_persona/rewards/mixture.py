@@ -13,11 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from honest_persona.base.errors import UserError
+from honest_persona.config.reward_keys import LARGEST
 from honest_persona.rewards.kinds import reward_from
 from honest_persona.rewards.reward import Conversation, Reading, Reward, Row, score
-
-LARGEST = 1e6
-"""No weight is larger, so that no sum is beyond all numbers."""
 
 
 class Scores(NamedTuple):

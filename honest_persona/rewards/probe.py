@@ -50,6 +50,8 @@ class ProbeReward:
 
     @cached_property
     def model(self) -> Model:
+        if self.reading.live is not None:
+            return self.reading.live  # type: ignore[no-any-return]
         loaded: Any = load_base(self.asked, None, self.number_format.dtype).eval()
         if self.reading.policy is None:
             self.probe.check_model(loaded)

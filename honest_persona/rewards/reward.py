@@ -59,6 +59,9 @@ class Reading:
     batch_size: int = 16
     max_new_tokens: int = 256
     """The longest review, or verdict."""
+    live: Any = None
+    """Where a reward is to read the policy while it is trained, the model in memory. Whoever asks the reward puts the
+    model into eval mode, with an adapter that acts on every token (`tuning.ungated`)."""
 
     @property
     def number_format(self) -> NumberFormat:

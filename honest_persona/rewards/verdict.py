@@ -11,13 +11,14 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.number_format import NumberFormat
 from honest_persona.base.progress import Progress
 from honest_persona.base.tensors import pad_with_mask
 from honest_persona.config.persona import Persona
+from honest_persona.modeling.adapters.tuning import Model
 from honest_persona.modeling.load import load_base, load_tokenizer
 from honest_persona.modeling.prefix.frozen import positions
 from honest_persona.prompts.feedback import prompt_tokens
@@ -59,7 +60,9 @@ class Verdict:
         return TokenFormat.of(self.tokenizer, Persona(system_tag=""))
 
     @cached_property
-    def model(self) -> PreTrainedModel:
+    def model(self) -> Model:
+        if self.reading.live is not None:
+            return self.reading.live  # type: ignore[no-any-return]
         model = load_base(self.asked, self.reading.revision, self.number_format.dtype).eval()
         return model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -26,6 +26,7 @@ from honest_persona.modeling.token_format import token_format
 from honest_persona.prompts.prepare import Material
 from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training.batching.lengths import Lengths
+from honest_persona.training.batching.rollouts import RolloutBatches
 from honest_persona.training.batching.sampler import PersonaBatches
 from honest_persona.training.memory import Shape, choose_checkpointing
 from honest_persona.training.objective_table import Objective, objective_of
@@ -48,7 +49,7 @@ class Assembly:
     rows: Dataset
     split: bool
     """Whether rows are cut at their activation points, and prefixes run by themselves."""
-    batches: PersonaBatches
+    batches: PersonaBatches | RolloutBatches
     targets: tuple[str, ...] = ()
     """The layers that a fresh adapter is put on, by the names that PEFT looks for."""
 
@@ -59,6 +60,8 @@ class Assembly:
         skeleton = load_skeleton(config.model, config.model_revision)
         targets = find_targets(skeleton, config.target_modules)
         split = objective.split_collator is not None and _splits_rows(config, skeleton.config)
+        if objective.writes_answers:
+            return cls(config, objective, form, rows, split, _rollout_batches(config, rows), tuple(targets))
         batches = make_batches(config, objective.lengths(rows, form, split))
         assembly = cls(config, objective, form, rows, split, batches, tuple(targets))
         objective.check(rows, batches, assembly.planned_steps)
@@ -108,7 +111,7 @@ class Assembly:
         promised = 2 * int(config.prefix_cache_gb * 2**30) if in_memory else 0  # of training, and of heavy logs
         on, why = choose_checkpointing(
             model,
-            _shapes(self.batches, self.objective.answers),
+            self._shapes(),
             args.device,
             free_memory(args.device) - promised,
             autocast=None if args.deepspeed_plugin else half,
@@ -118,6 +121,17 @@ class Assembly:
         )
         say(why)
         return on
+
+    def _shapes(self) -> set[Shape]:
+        """The shapes of all micro-batches of the run."""
+        batches = self.batches
+        if isinstance(batches, PersonaBatches):
+            return _shapes(batches, self.objective.answers)
+        longest, answer = max(batches.prompt_tokens), self.config.max_answer_tokens or 0
+        rows, first = batches.micro_batch, len(self.form.answer_prefix)
+        if not self.split:
+            return {Shape(rows, longest + answer)}
+        return {Shape(rows, first + answer, batches.prompts, longest - first)}
 
     def prefix_cache(
         self, args: TrainingArguments, model: PeftModel, fingerprint: str, folder: Path, use: str
@@ -157,7 +171,7 @@ class Assembly:
             train_dataset=self.rows,
             data_collator=collator(self.form),
             processing_class=self.form.tokenizer,
-            batches=self.batches,
+            batches=cast(Any, self.batches),  # the objective's kind
             card=card,
             run=run,
             lr_cooldown_frac=self.config.lr_cooldown_frac,
@@ -173,6 +187,24 @@ def _splits_rows(config: RunConfig, model: PreTrainedConfig) -> bool:
     if reason := why_not_split(model):
         say(f"frozen_prefix: not with {config.model}: {reason}; training runs on whole sequences")
     return reason is None
+
+
+def _rollout_batches(config: RunConfig, rows: Dataset) -> RolloutBatches:
+    """The prompts of each step. Raises UserError: answers that make no whole groups, or too few prompts."""
+    assert config.num_generations is not None, "a key of this objective, with a default"
+    world, lengths = world_size(), [len(ids) for ids in rows["prompt_ids"]]
+    per_step, max_steps = config.examples_per_step(world), config.trainer.get("max_steps", -1)
+    steps = len(lengths) // max(1, per_step // config.num_generations)
+    epochs = -(-max_steps // max(1, steps)) if max_steps > 0 else math.ceil(config.trainer["num_train_epochs"])
+    return RolloutBatches(
+        lengths,
+        per_step,
+        group=config.num_generations,
+        world=world,
+        micro_batch=config.trainer["per_device_train_batch_size"],
+        epochs=epochs,
+        seed=config.seed,
+    )
 
 
 def make_batches(config: RunConfig, lengths: Lengths) -> PersonaBatches:

@@ -51,6 +51,7 @@ def run_identity(assembly: Assembly) -> dict[str, Any]:
         "target_modules": list(assembly.targets),  # whether they were named or all that the model has
         **moments,
         **reference_identity(assembly.config, form),
+        **assembly.objective.identity(assembly.config),
         **({"bits": assembly.config.bits} if assembly.config.bits else {}),
     }
 

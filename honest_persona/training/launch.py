@@ -50,6 +50,8 @@ from honest_persona.training.measures import AnswersMeasure, Measure, ReviewsMea
 from honest_persona.training.ranks import Siblings, join
 from honest_persona.training.reference import check_reference_base, reference_folder
 from honest_persona.training.resumable import ResumableRun
+from honest_persona.training.reward_gate import ask_gate
+from honest_persona.training.rewarded import reward_settings, rewards_of, tell_reading
 from honest_persona.training.told import tell_compiling, tell_data, tell_resume
 from honest_persona.training.trackers import guard_trackers, prepare_trackers
 
@@ -65,11 +67,17 @@ logging.getLogger("transformers.trainer_utils").addFilter(
 _VERSIONS = ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate", "honest-persona")
 
 
-def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequence[TrainerCallback] = ()) -> Path:
+def train(
+    config: RunConfig,
+    root: Path = Path(CHECKPOINTS_DIR),
+    callbacks: Sequence[TrainerCallback] = (),
+    gate_refuses: bool = True,
+) -> Path:
     """Train, evaluate and save; returns the run's folder, `root / run_name`. Every rank calls this.
 
     Args:
         callbacks: called after the package's own.
+        gate_refuses: whether a reward that does not pass its gate ends the run; experiments train by such rewards too.
 
     Raises:
         UserError: bad data, model or config; the run's folder holds another run, or another process is at work in it;
@@ -85,13 +93,17 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
         config = config.without_deepspeed()
     folder = root / config.run_name
     _check_what_is_there(folder, config.resume)
-    gate = gate_of_labels(config.dataset)
+    writes_answers = spec_of(config.objective).writes_answers
+    gate = None if writes_answers else gate_of_labels(config.dataset)
     config, fingerprint = _on_its_base(config)
     check_trainable(config.model, check_loadable(config.model, config.model_revision, config.bits))
     form, material = prepared(config)
     check_continued(config, form)
     tell_data(material, config.seq_len, gate)
     judge = _judge(config, material)
+    if writes_answers:
+        rewards_of(config)  # before anything works: a reward that cannot be read
+        tell_reading(config)
     if is_launched():
         options = config.trainer
         join(bool(options.get("deepspeed")), options.get("ddp_backend"), options.get("ddp_timeout") or 1800)
@@ -101,7 +113,8 @@ def train(config: RunConfig, root: Path = Path(CHECKPOINTS_DIR), callbacks: Sequ
             say(assembly.batches.plan().line())
             with held_by_all(folder, "a training", "choose another --run_name"):
                 if run := _begun(assembly, material, folder):
-                    _train(replace(run, fingerprint=fingerprint, judge=judge, gate=gate), callbacks)
+                    run = replace(run, fingerprint=fingerprint, judge=judge, gate=gate)
+                    _train(_gated(run, gate_refuses) if writes_answers else run, callbacks)
         return folder
     finally:
         if dist.is_initialized():
@@ -121,7 +134,7 @@ class _Run:
     judge: Judge | None = None
     """Of the answers that heavy logs measure."""
     gate: dict[str, Any] | None = None
-    """What the gate found of the labels, where `label` made them."""
+    """What the gate found of the labels, where `label` made them, or of the reward."""
     fingerprint: str | None = None
     """Of the base model, where `model` named an adapter whose card says it."""
 
@@ -136,6 +149,14 @@ def _begun(assembly: Assembly, material: Material, folder: Path) -> _Run | None:
     if resume and finished.nothing_to_do(folder, checkpoint, identity, assembly.planned_steps):
         return None
     return _Run(_in_format(assembly, checkpoint), material, folder, checkpoint, identity)
+
+
+def _gated(run: _Run, refuses: bool) -> _Run:
+    """The run with what the gate found of its reward. Raises UserError: the reward does not pass.
+
+    DeepSpeed is not set up yet: the policy and the models that rewards read are loaded whole, and are gone afterwards.
+    """
+    return replace(run, gate=ask_gate(run.assembly.config, run.folder, run.judge, refuses))
 
 
 def _train(run: _Run, callbacks: Sequence[TrainerCallback]) -> None:
@@ -208,7 +229,7 @@ def _card(run: _Run) -> AdapterCard:
         default_intervention=config.default_intervention or run.material.intervention,
         trained_topics=run.material.trained_topics,
         validation_topics=list(config.validation_topics),
-        config={**config.as_dict(), **_control_ids(run.assembly.form), **_label_gate(run)},
+        config={**config.as_dict(), **_control_ids(run.assembly.form), **_gate_figures(run)},
         versions={name: version(name) for name in _VERSIONS},
     )
 
@@ -219,7 +240,11 @@ def _control_ids(form: TokenFormat) -> dict[str, int]:
     return {} if control is None else {f"{name}_token_id": token for name, token in control._asdict().items()}
 
 
-def _label_gate(run: _Run) -> dict[str, Any]:
+def _gate_figures(run: _Run) -> dict[str, Any]:
+    """What the gate found of labels or of the reward, and what decides the reward's numbers beside its name."""
+    config = run.assembly.config
+    if spec_of(config.objective).writes_answers:
+        return {"gate": run.gate, "reward_settings": reward_settings(rewards_of(config))}
     return {} if run.gate is None else {"label_gate": run.gate}
 
 

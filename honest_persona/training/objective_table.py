@@ -17,19 +17,22 @@ from honest_persona.config import trainer_options
 from honest_persona.config.keys import RunConfig
 from honest_persona.config.objectives import OBJECTIVES, ObjectiveSpec
 from honest_persona.config.trainer_options import TrainerOptions
+from honest_persona.evaluation.answers.judges import judge_of
 from honest_persona.prompts.collator import PersonaCollator, SplitCollator
 from honest_persona.prompts.feedback_collator import FeedbackCollator, SplitFeedbackCollator
 from honest_persona.prompts.feedback_prepare import prepare_feedback
 from honest_persona.prompts.prepare import Material, prepare
 from honest_persona.prompts.rows import row_names
 from honest_persona.prompts.tokens import TokenFormat
-from honest_persona.training.batching.answers import answer_lengths, answer_names, prompt_keys
+from honest_persona.training.batching.answers import answer_lengths, answer_names, prompt_keys, prompt_names
 from honest_persona.training.batching.lengths import Lengths, record_lengths
 from honest_persona.training.batching.sampler import PersonaBatches
 from honest_persona.training.mismatched import check_steps
 from honest_persona.training.preference import ObjectiveTrainer
 from honest_persona.training.reference import is_start
 from honest_persona.training.resumable import ResumableRun
+from honest_persona.training.rewarded import POLICY, reward_identity, rewards_of
+from honest_persona.training.rollouts import GroupRelative, LeaveOneOut
 from honest_persona.training.supervised import PersonaTrainer
 
 Collator = Callable[[TokenFormat], Callable[[list[Any]], Any]]
@@ -65,6 +68,10 @@ class Objective:
     """Sequences of a batch that a row becomes."""
     check: Callable[[Dataset, PersonaBatches, int], None] = _no_check
     """(rows, batches, steps of the whole run). Raises UserError: the loss cannot be computed on one of these steps."""
+    writes_answers: bool = False
+    """Whether rows are prompts, and steps are made of the answers to them (batching/rollouts.py)."""
+    identity: Callable[[RunConfig], Mapping[str, Any]] = lambda config: {}
+    """What a resumed run must share beside the values of its keys."""
 
 
 def _answer_settings(config: RunConfig) -> Mapping[str, Any]:
@@ -101,6 +108,36 @@ def _on_answers(spec: ObjectiveSpec) -> Objective:
     )
 
 
+def _reward_settings(config: RunConfig) -> Mapping[str, Any]:
+    judge = None if config.judge is None else judge_of(config.judge)
+    return {
+        "rewards": partial(rewards_of, config, judge),
+        "reads_policy": config.reward_reads == POLICY,
+        "together": max(config.validation_batch_size, config.trainer["per_device_train_batch_size"]),
+        "frozen_prefix": config.frozen_prefix,
+    }
+
+
+def _on_rewards(spec: ObjectiveSpec) -> Objective:
+    """The line of an objective that writes its answers, from its declaration."""
+    return Objective(
+        spec.name,
+        {"grpo": GroupRelative, "rloo": LeaveOneOut}[spec.name],
+        _as_they_are,
+        _as_they_are,
+        material=prepare_feedback,
+        settings=_reward_settings,
+        names=prompt_names,
+        writes_answers=True,
+        identity=reward_identity,
+    )
+
+
+def _as_they_are(form: TokenFormat) -> Callable[[list[Any]], Any]:
+    """TRL's trainers of online answers make their batches of rows themselves."""
+    return list
+
+
 _OBJECTIVES: dict[str, Objective] = {}
 
 
@@ -122,7 +159,8 @@ def objective_of(name: str) -> Objective:
         UserError: the objective has a config class, and nothing trains it.
     """
     if name not in _OBJECTIVES and name in OBJECTIVES and OBJECTIVES[name].trains_answers:
-        return _on_answers(OBJECTIVES[name])
+        spec = OBJECTIVES[name]
+        return _on_rewards(spec) if spec.writes_answers else _on_answers(spec)
     if name not in _OBJECTIVES:
         known = ", ".join(_OBJECTIVES)
         raise UserError(

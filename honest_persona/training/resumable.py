@@ -87,9 +87,10 @@ class ResumableRun(Trainer):
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
+            names = inputs.get("record_ids", ()) if isinstance(inputs, Mapping) else [row["row_id"] for row in inputs]
             raise RankError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1} with the records "
-                f"{', '.join(inputs.get('record_ids', ()))}. Lower learning_rate, or look at them (`python -m "
+                f"{', '.join(dict.fromkeys(names))}. Lower learning_rate, or look at them (`python -m "
                 f"honest_persona tokens`); {last_good(Path(str(self.args.output_dir)))}"
             )
         return loss

@@ -9,7 +9,7 @@ from honest_persona.config.load import load_config
 from honest_persona.config.objectives import OBJECTIVES, ObjectiveSpec, declare, loss_keys, owners, spec_of
 from honest_persona.config.trainer_options import options_of
 
-ON_ANSWERS = [name for name, spec in OBJECTIVES.items() if spec.trains_answers]
+ON_ANSWERS = [name for name, spec in OBJECTIVES.items() if spec.trains_answers and not spec.writes_answers]
 
 
 def load(*words):
@@ -78,7 +78,8 @@ def test_a_mixture_reads_the_keys_of_all_its_losses():
     [
         (
             "--objective sft --beta 0.1",
-            "--beta: objective sft does not read this key, which belongs to dpo, cdpo, simpo, kto; remove it",
+            "--beta: objective sft does not read this key, which belongs to dpo, cdpo, simpo, kto, grpo, "
+            "rloo; remove it",
         ),
         (
             "--objective simpo --reference start",

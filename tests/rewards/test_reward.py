@@ -34,7 +34,7 @@ class Brevity(NamedTuple):
 @pytest.fixture
 def brevity(monkeypatch):
     monkeypatch.setattr(kinds, "KINDS", dict(KINDS))
-    monkeypatch.setattr(kinds, "_FORMS", dict(kinds._FORMS))
+    monkeypatch.setattr(kinds, "FORMS", dict(kinds.FORMS))
     register("brevity", lambda what, reading: Brevity(int(what)), "brevity:N")
 
 

@@ -32,7 +32,7 @@ LAYOUTS = {
     "ZeRO-3": ("deepspeed", "ds_configs/zero3.json"),
 }
 REFERENCED = {name for name, spec in OBJECTIVES.items() if spec.needs_reference}
-ANSWERS = [name for name, spec in OBJECTIVES.items() if spec.trains_answers]
+ANSWERS = [name for name, spec in OBJECTIVES.items() if spec.trains_answers and not spec.writes_answers]
 
 
 @pytest.fixture(scope="module")

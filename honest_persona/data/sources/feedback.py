@@ -48,6 +48,7 @@ EXAMPLES: Mapping[str, str] = {
     "pairs": '{"prompt": "Is it safe?", "chosen": "I do not know.", "rejected": "Yes."}',
     "labels": '{"prompt": "Is it safe?", "response": "Yes.", "label": false}',
     "responses": '{"prompt": "Is it safe?", "response": "I do not know."}',
+    "prompts": '{"prompt": "Is it safe?"}',
 }
 """For what an objective trains on, a row that works."""
 

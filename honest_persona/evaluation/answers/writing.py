@@ -30,7 +30,23 @@ def write_answers(
     policies: Sequence[str],
     seeds: Sequence[int] | None = None,
 ) -> list[dict[str, Written]]:
-    """For each prompt of a batch its answer by policy. The model is in eval mode, without activation checkpointing.
+    """For each prompt of a batch its answer by policy; arguments as of `write_ids`."""
+    ends = ends_of(form)
+    written = write_ids(model, jobs, form, settings, policies, seeds)
+    return [{policy: read_answer(ids, ends, form) for policy, ids in by_policy.items()} for by_policy in written]
+
+
+def write_ids(
+    model: PeftModel,
+    jobs: Sequence[Job],
+    form: TokenFormat,
+    settings: AnswerSettings,
+    policies: Sequence[str],
+    seeds: Sequence[int] | None = None,
+) -> list[dict[str, list[int]]]:
+    """For each prompt of a batch the ids of its answer by policy, with the id that ends the answer where it has one.
+
+    The model is in eval mode, without activation checkpointing.
 
     All tokens are drawn from, at the settings' temperature. Policies share the random numbers of a prompt, so that
     their difference is less a matter of chance. Where ZeRO-3 shards the weights, every rank must call this equally
@@ -40,7 +56,7 @@ def write_answers(
         seeds: of each prompt, in place of the settings' one, where a prompt is answered several times.
     """
     ends = ends_of(form)
-    found: list[dict[str, Written]] = [{} for _ in jobs]
+    found: list[dict[str, list[int]]] = [{} for _ in jobs]
     how = (
         likeliest
         if settings.temperature == 0
@@ -49,7 +65,7 @@ def write_answers(
     with policies_of(model, jobs, form, settings, policies) as each:
         for policy, batch in each:
             for at, ids in zip(found, batch.written(settings.max_new_tokens, ends, how), strict=True):
-                at[policy] = _read(ids, ends, form)
+                at[policy] = ids
     return found
 
 
@@ -68,7 +84,8 @@ def _sampler(jobs: Sequence[Job], settings: AnswerSettings, seeds: Sequence[int]
     return sample
 
 
-def _read(ids: list[int], ends: frozenset[int], form: TokenFormat) -> Written:
+def read_answer(ids: Sequence[int], ends: frozenset[int], form: TokenFormat) -> Written:
+    """What the ids of an answer say. `ends` is `ends_of` the format."""
     ended = ids[-1] in ends
-    text = form.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
+    text = form.tokenizer.decode(list(ids[:-1] if ended else ids), skip_special_tokens=True)
     return Written(str(text), ended)

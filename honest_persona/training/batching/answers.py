@@ -31,6 +31,12 @@ def answer_lengths(rows: Dataset, form: TokenFormat, split: bool) -> Lengths:
     return Lengths(prefix, len(columns) * (prompts - prefix + longest), transcript.astype(np.int64))
 
 
+def prompt_names(rows: Dataset) -> Iterator[str]:
+    """Of each row a text that names its id, and the ids of its prompt."""
+    for row_id, prompt in zip(rows["row_id"], prompt_keys(rows), strict=True):
+        yield f"{row_id} {prompt}"
+
+
 def answer_names(rows: Dataset) -> Iterator[str]:
     """Of each row a text that names its id, its label if it has one, and the ids of its prompt and answers."""
     columns = ("prompt_ids", *answer_columns(rows.column_names))

@@ -26,7 +26,7 @@ def reason(row, **settings) -> str:
 
 
 def test_the_examples_work():
-    assert [read(loads(text)).kind for text in EXAMPLES.values()] == ["pair", "label", "response"]
+    assert [read(loads(text)).kind for text in EXAMPLES.values()] == ["pair", "label", "response", "prompt"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,145 @@
+"""The gate before a training by a reward: does the reward tell this very policy's true answers from its false ones?
+
+    figures = ask_gate(config, folder, judge)       # UserError: the reward is blind, or weak and not accepted
+
+The policy answers held-out prompts, the judge says which answers are true, and `label` asks its gate
+(labelling/gate.py). What was asked and answered stands in the run's folder: `gate/samples.jsonl`, `gate/scored.jsonl`,
+and the figures beside it. A run that was stopped there goes on where it was.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from honest_persona.base import json_text
+from honest_persona.base.collectives import from_rank_0
+from honest_persona.base.console import say
+from honest_persona.base.errors import UserError
+from honest_persona.base.files import write_text
+from honest_persona.base.ranks import rank
+from honest_persona.config.keys import RunConfig
+from honest_persona.data.feedback import Feedback
+from honest_persona.data.feedback_load import limited, load_feedback_parts
+from honest_persona.evaluation.answers.judgement import Judge
+from honest_persona.labelling.gate import (
+    IS_BLIND,
+    IS_WEAK,
+    NOT_ASKED,
+    VERDICTS,
+    gate_of_labels,
+    in_words,
+)
+from honest_persona.labelling.label import Labelling, label_answers
+from honest_persona.labelling.sample import VALIDATION, Sampling, sample_answers
+from honest_persona.training.rewarded import rewards_of
+
+FOLDER = "gate"
+MOST = 512
+"""Held-out prompts that are answered for the gate, chosen by the seed."""
+_NOT_GATED = (
+    "reward: not gated: {why}. Nothing shows that this reward tells true answers from false ones; set "
+    "accept_weak_reward: true to train by it all the same"
+)
+
+
+def ask_gate(config: RunConfig, folder: Path, judge: Judge | None, refuses: bool = True) -> dict[str, Any]:
+    """The gate's figures as JSON types. All ranks call this; the first one answers and asks.
+
+    Args:
+        folder: of the run.
+        refuses: whether a reward that does not pass ends the run; experiments train by such rewards as controls.
+
+    Raises:
+        UserError: on every rank, the reward does not pass, or cannot be asked about.
+    """
+    found, refusal = dict[str, Any](), ""
+    if rank() == 0:
+        try:
+            found = _found(config, folder, judge, refuses)
+        except UserError as error:
+            refusal = str(error)
+    found, refusal = from_rank_0((found, refusal))
+    if refusal:
+        raise UserError(refusal)
+    say(in_words(found, "reward"))
+    return found
+
+
+def _found(config: RunConfig, folder: Path, judge: Judge | None, refuses: bool) -> dict[str, Any]:
+    if config.reward_gate is not None:
+        return _stored(config)
+    rows = _held_out(config)
+    why = "no judge knows the truth of answers (judge)" if judge is None else "" if rows else "no prompt is held out"
+    if why:
+        if refuses and not config.accept_weak_reward:
+            raise UserError(_NOT_GATED.format(why=why))
+        return {"verdict": NOT_ASKED, "why": why}
+    place = folder / FOLDER
+    place.mkdir(parents=True, exist_ok=True)
+    prompts, samples, scored = (place / name for name in ("prompts.jsonl", "samples.jsonl", "scored.jsonl"))
+    if (sealed := _sealed(scored)) is not None:
+        return sealed
+    write_text(prompts, "".join(json_text.dumps(line, ensure_ascii=False) + "\n" for line in _lines(rows)))
+    asked = config.model_copy(
+        update={
+            "dataset": str(prompts),
+            "columns": {},
+            "data_model_source": "all",
+            "train_topics": "all",
+            "validation_topics": (),
+            "claude_frac": 1.0,
+        }
+    )
+    how = Sampling(1, config.temperature or 1.0, config.max_answer_tokens or 1, config.seed)
+    sample_answers(asked, samples, how, batch_size=config.validation_batch_size, dtype=config.format_name)
+    accept, reads = bool(config.accept_weak_reward), config.reward_reads or "base"
+    label_answers(samples, scored, Labelling(rewards_of(config), judge, accept, reads, refuses))
+    figures = _sealed(scored)
+    assert figures is not None, "label_answers seals its figures"
+    return figures
+
+
+def _held_out(config: RunConfig) -> list[Feedback]:
+    """Prompts of trained topics that are not trained on."""
+    return list(limited(load_feedback_parts(config)[1].views.within.rows, MOST, config.seed))
+
+
+def _lines(rows: list[Feedback]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        about = {"topic": row.topic, "group": row.cluster, "tools": row.tools, "about": row.about}
+        yield {
+            "id": row.id,
+            "prompt_id": row.prompt_id,
+            "split": VALIDATION,
+            "messages": row.prompt,
+            **{name: value for name, value in about.items() if value is not None},
+        }
+
+
+def _sealed(scored: Path) -> dict[str, Any] | None:
+    """The figures of a gate that was asked before; None where it was not, or was stopped."""
+    try:
+        return gate_of_labels(str(scored))
+    except UserError:
+        return None
+
+
+def _stored(config: RunConfig) -> dict[str, Any]:
+    """The figures that `label` wrote. Raises UserError: none, another reward's, or ones that do not pass."""
+    place = f"reward_gate: {config.reward_gate}"
+    try:
+        found: Mapping[str, Any] = json_text.loads(Path(str(config.reward_gate)).read_text(encoding="utf-8"))
+        if found["verdict"] not in VERDICTS:
+            raise ValueError(f"verdict {found['verdict']!r:.40}")
+        in_words(found)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{place} holds no figures of the gate ({error}); name a .gate.json of `label`") from error
+    names, weights = config.reward or (), config.reward_weights
+    counted = [name for name, w in zip(names, weights or [1.0] * len(names), strict=True) if w]
+    if found["verdict"] != NOT_ASKED and found["reward"] != (wanted := " + ".join(counted)):
+        raise UserError(f"{place} is of the reward {found['reward']}, this run's is {wanted}; leave reward_gate out")
+    if found["verdict"] == IS_BLIND:
+        raise UserError(f"{place}: {in_words(found, 'reward')}; take another reward")
+    if found["verdict"] in (IS_WEAK, NOT_ASKED) and not config.accept_weak_reward:
+        raise UserError(f"{place}: {in_words(found, 'reward')}; take another reward, or set accept_weak_reward: true")
+    return dict(found)
