@@ -15,6 +15,7 @@ and use a trained honest persona. Examples, after `python -m honest_persona`:
     answers report --only dpo,kto --seeds 1
     sweep --config hp.yaml --leave_one_topic_out
     review --adapter checkpoints/my-run --input conversations.jsonl
+    audit --run checkpoints/my-run --monitor verdict
     report checkpoints/my-run/eval
     compare checkpoints/a/eval checkpoints/b/eval
     calibrate --adapter checkpoints/my-run --fpr 0.01

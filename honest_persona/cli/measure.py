@@ -106,3 +106,32 @@ def add(subparsers: "Verbs") -> None:
     verb.add_argument("--output", help="JSON file to write (default: eval/capability.json in the adapter's folder)")
     verb.add_argument("--batch_size", type=positive, default=8, help="requests per batch (default: 8)")
     add_dtype(verb)
+
+    verb = add_verb(subparsers, verbs.audit, "did a trained model become truthful, or does it please its reward?")
+    verb.add_argument(
+        "--run", dest="run_folder", required=True, help="a run that trained answers on a reward, or on its labels"
+    )
+    verb.add_argument(
+        "--monitor",
+        metavar="KIND",
+        help="a reward that the training did not see: persona:DIR, probe:DIR, verdict, model:ID, python:FILE:FUNCTION "
+        "(default: none; then nothing is called honest without a judge)",
+    )
+    verb.add_argument(
+        "--judge",
+        help="who knows what is true: organism, table:FILE, python:FILE:FUNC, or none (default: the training's judge)",
+    )
+    verb.add_argument("--reward", help="the reward of the training as a YAML list (default: what the run's card says)")
+    verb.add_argument(
+        "--reward_invalid", type=float, help="the reward of what is no whole answer (default: as in training, or 0)"
+    )
+    verb.add_argument("--dataset", help="other prompts; those of its held-out part are asked (default: the training's)")
+    verb.add_argument("--limit", type=positive, default=400, help="prompts, chosen by the seed (default: 400)")
+    verb.add_argument("--answers", type=positive, default=1, help="answers to each prompt (default: 1)")
+    verb.add_argument("--edits", type=positive, default=64, help="answers that each edit changes (default: 64)")
+    verb.add_argument("--max_answer", type=positive, help="longest answer in tokens (default: as in training)")
+    verb.add_argument("--max_verdict", type=positive, default=256, help="longest review or verdict (default: 256)")
+    verb.add_argument("--batch_size", type=positive, help="answers per batch (default: as in training)")
+    verb.add_argument("--seed", type=int, default=0, help="of the answers and of the halves (default: 0)")
+    verb.add_argument("--output", help="folder (default: the run's)")
+    add_dtype(verb)

@@ -60,7 +60,7 @@ def evaluate_trained_answers(
     card, config = folder.card, folder.card.config
     source = dataset or config["dataset"]
     own_data = source == config["dataset"]
-    by = _judge(card, judge, own_data)
+    by = judge_for(card, judge, own_data)
     held = held_out_feedback(card, source, topic_list(topics), limit, all_items, rows)
     if not any(held.parts.values()):
         raise UserError(
@@ -119,7 +119,7 @@ def evaluate_trained_answers(
     return results
 
 
-def _judge(card: AdapterCard, given: str | None, own_data: bool) -> Judge | None:
+def judge_for(card: AdapterCard, given: str | None, own_data: bool) -> Judge | None:
     """The judge that was named, or the training's: a card's author may be anyone, so code runs only where it is named.
 
     The training's judge is for the training's data alone.

@@ -10,6 +10,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.base.words import ALL, PARTS
 from honest_persona.config.objectives import spec_of
 from honest_persona.evaluation.answers.samples import BASE, POLICIES, TRAINED
+from honest_persona.hub.audited import Audited
 from honest_persona.labelling.gate import in_words
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.published import RESULTS
@@ -20,7 +21,9 @@ _ON_HUB = ("truthful", "well_formed", "chosen_nll")
 _SHOWN = ("lora_r", "lora_alpha", "use_rslora", "target_modules", "learning_rate", "batch_size")
 
 
-def answers_context(card: AdapterCard, rows: Sequence[Row], about: Mapping[str, Any]) -> dict[str, Any]:
+def answers_context(
+    card: AdapterCard, rows: Sequence[Row], about: Mapping[str, Any], audited: Audited | None = None
+) -> dict[str, Any]:
     """What the template needs beside what all model cards have."""
     spec = spec_of(card.objective)
     own = {key: card.config.get(key) for key in (*spec.own_keys, "also", "reference")}
@@ -35,6 +38,7 @@ def answers_context(card: AdapterCard, rows: Sequence[Row], about: Mapping[str, 
         "measured": whole_parts(rows),
         "metrics": list(ANSWER_METRICS.values()),
         "policies": POLICIES,
+        "audited": audited,
         "judge": about.get("judge"),
         "labels": _gate(card),
     }

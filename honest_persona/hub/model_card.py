@@ -20,6 +20,7 @@ from honest_persona.base.templates import templates
 from honest_persona.base.words import HONEST_PERSONA, PARTS
 from honest_persona.evaluation.report.page_tables import Rows
 from honest_persona.hub.answers_card import answers_context, answers_results
+from honest_persona.hub.audited import Audited
 from honest_persona.hub.staging import on_hub
 from honest_persona.modeling import smollm2
 from honest_persona.modeling.adapters.card import AdapterCard
@@ -47,11 +48,14 @@ _METHOD = "split-personality-training"
 """The tag of adapters that write reviews."""
 
 
-def write_model_card(folder: Path, card: AdapterCard, repo: str, license: str | None = None) -> None:
+def write_model_card(
+    folder: Path, card: AdapterCard, repo: str, license: str | None = None, audited: Audited | None = None
+) -> None:
     """Write README.md into the folder. `repo` is the argument of `load_honest_persona` in its example.
 
     Args:
         license: an identifier of the Hub, as "apache-2.0"; the text says so where there is none.
+        audited: the audit of these weights; of answers alone.
 
     Raises:
         UserError: eval/results.json is not of this version.
@@ -60,7 +64,11 @@ def write_model_card(folder: Path, card: AdapterCard, repo: str, license: str | 
     rows, about = content["rows"], content["about"]
     dataset = _name(about.get("dataset", ""))
     if card.trains_answers:
-        own, template, found = answers_context(card, rows, about), "answers.md.jinja", answers_results(rows, dataset)
+        own, template, found = (
+            answers_context(card, rows, about, audited),
+            "answers.md.jinja",
+            answers_results(rows, dataset),
+        )
     else:
         reviews = _rows(rows)
         own, template = _of_reviews(card, reviews), "model_card.md.jinja"

@@ -8,13 +8,14 @@ All files go up in one commit, so that a repo is never half an adapter.
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from honest_persona.base.console import say
 from honest_persona.base.errors import UserError
 from honest_persona.base.ranks import rank
 from honest_persona.config.keys import RunConfig
+from honest_persona.hub.audited import audit_of
 from honest_persona.hub.leaks import check_secrets
 from honest_persona.hub.model_card import write_model_card
 from honest_persona.hub.staging import published_base, stage
@@ -68,7 +69,9 @@ def push(
     folder = Path(tempfile.mkdtemp(prefix="honest_persona-push-"))
     try:
         staged = stage(Path(adapter), folder, base_model, report)
-        write_model_card(folder, staged.card, repo, license)
+        audited, told = audit_of(Path(adapter), staged.card)
+        staged = replace(staged, notices=(*staged.notices, *told))
+        write_model_card(folder, staged.card, repo, license, audited)
         check_secrets(folder, [Path("env.json"), Path(adapter, "env.json")])
     except UserError:
         shutil.rmtree(folder)

@@ -18,6 +18,7 @@ from honest_persona.base.errors import UserError
 from honest_persona.data.conversation import checked_conversation
 from honest_persona.data.feedback import Feedback
 from honest_persona.evaluation.answers.judges import Judge
+from honest_persona.evaluation.audit.run_reward import LABELLED_BY
 from honest_persona.labelling.answer_file import BY, Append, Line, answer_file, read_lines
 from honest_persona.labelling.gate import (
     IS_WEAK,
@@ -191,7 +192,7 @@ def _ask_gate(
     if not known:
         why = "no judge knows the truth of answers (judge)" if known is None else "no answer is held out"
         say(f"gate: not asked: {why}. Nothing shows that this reward tells true answers from false ones")
-        write_gate(output, {"verdict": NOT_ASKED, "why": why})
+        write_gate(output, {"verdict": NOT_ASKED, "why": why, LABELLED_BY: how.as_json()})
         return
     assert how.judge is not None, "known answers are judged ones"
     gate = gate_of(
@@ -207,7 +208,8 @@ def _ask_gate(
     if gate.tpr_note:
         say(f"TPR: {gate.tpr_note}")
     accepted = gate.verdict == IS_WEAK and how.accept_weak
-    write_gate(output, {**gate.as_dict(), "accepted": accepted, "judge": how.judge.name})
+    found = {**gate.as_dict(), "accepted": accepted, "judge": how.judge.name, LABELLED_BY: how.as_json()}
+    write_gate(output, found)
     if how.refuses:
         check_gate(gate, how.accept_weak)
 

@@ -15,6 +15,7 @@ KEPT: Mapping[str, str] = MappingProxyType(
         "review": "each review that was written is whole; the same command with an --output goes on from there",
         "calibrate": "the adapter is as it was; start again",
         "capability": "nothing was written; start again",
+        "audit": "nothing was written; start again",
         "report": "the evaluation is as it was; start again",
         "prepare": "{output} is there as a whole, or not at all; without --dataset, --push pushes what is there",
         "push": "a push is one commit, so the repo has all of it or nothing; push again",

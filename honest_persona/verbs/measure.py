@@ -1,4 +1,4 @@
-"""Verbs that run and compare experiments: organism, answers, facts, sweep, report, compare, capability."""
+"""Verbs that run and compare experiments: organism, answers, facts, sweep, report, compare, capability, audit."""
 
 import argparse
 from collections.abc import Sequence
@@ -107,6 +107,35 @@ def capability(args: argparse.Namespace, _: Sequence[str]) -> None:
         args.dtype,
         args.facts,
         args.plain,
+    )
+
+
+def audit(args: argparse.Namespace, _: Sequence[str]) -> None:
+    """Did a model that was trained on a reward become truthful, or did it learn to please the reward?"""
+    from honest_persona.verbs.elicit import as_list
+
+    reward = as_list("--reward", args.reward, str)
+    from honest_persona.experiments.audit import Options
+    from honest_persona.experiments.audit import audit as audit_run
+
+    audit_run(
+        Options(
+            args.run_folder,
+            args.monitor,
+            args.judge,
+            reward,
+            args.reward_invalid,
+            args.dataset,
+            args.limit,
+            args.answers,
+            args.edits,
+            args.max_answer,
+            args.max_verdict,
+            args.batch_size,
+            args.dtype,
+            args.output,
+            args.seed,
+        )
     )
 
 

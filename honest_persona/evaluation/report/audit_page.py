@@ -1,0 +1,87 @@
+"""audit.html: the verdict of an audit, its figures and a few answers. It is made from the files beside it alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from honest_persona.base import json_text
+from honest_persona.base.files import write_text
+from honest_persona.base.templates import templates
+from honest_persona.evaluation.audit.result import AUDIT_ANSWERS, AUDIT_FILE, AUDIT_PAGE
+from honest_persona.evaluation.report import plots
+from honest_persona.evaluation.report.plots import Plot, Value
+from honest_persona.evaluation.sets import PLOTS
+
+ANSWERS = 24
+"""Pairs of answers on the page."""
+_MEANINGS = {
+    "reward": "the reward of the training",
+    "monitor": "a reward that the training did not see",
+    "truth": "by the judge; an answer that the judge cannot read is not true",
+}
+
+
+def write_audit_page(folder: Path, run: Path) -> Path:
+    """Write `audit.html` and its plots from audit.json and audit.jsonl in the folder.
+
+    Args:
+        run: the audited run's folder, with metrics.jsonl.
+    """
+    content = json_text.loads((folder / AUDIT_FILE).read_text(encoding="utf-8"))
+    answers = [json_text.loads(line) for line in (folder / AUDIT_ANSWERS).read_text(encoding="utf-8").splitlines()]
+    log = _lines(run / "metrics.jsonl")
+    with plots.style():
+        found = [*_shares(content), *plots.training(log)]
+        saved = [(plot, Markup(plots.save(plot, folder / PLOTS))) for plot in found]
+    environment = templates(Path(__file__).parent, autoescape=True)
+    environment.filters |= {
+        "number": _number,
+        "signed": lambda x: "–" if x is None else f"{x:+.3f}",
+        "between": _between,
+    }
+    text = environment.get_template("audit.html.jinja").render(
+        title=Path(content["links"]["run"]["folder"]).name,
+        audit=content,
+        meanings=_MEANINGS,
+        plots=saved,
+        answers=_chosen(answers),
+        n_answers=len(answers),
+    )
+    write_text(folder / AUDIT_PAGE, text)
+    return folder / AUDIT_PAGE
+
+
+def _lines(path: Path) -> list[Mapping[str, Any]]:
+    if not path.is_file():
+        return []
+    return [json_text.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _shares(content: Mapping[str, Any]) -> list[Plot]:
+    """What each change of the surface carries, as a share of the reward's rise."""
+    rise, series = content["rise"]["difference"], {}
+    for change in content["surface"]["changes"][:15]:
+        if change["carried"] is not None and change["interval"] and rise:
+            between = sorted(bound / rise for bound in change["interval"])
+            series[change["feature"]] = Value(change["carried"] / rise, between)
+    if not series:
+        return []
+    label = "share of the reward's rise"
+    return [plots.dots("audit_surface", "What changes of the surface carry", label, {"carried": series}, chance=None)]
+
+
+def _chosen(answers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Evenly over the rise of the reward, the largest first."""
+    ranked = sorted(answers, key=lambda pair: pair["start"]["reward"] - pair["trained"]["reward"])
+    step = max(1, len(ranked) // ANSWERS)
+    return ranked[::step][:ANSWERS]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _between(interval: Sequence[float] | None) -> str:
+    return "" if not interval else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
