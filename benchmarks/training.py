@@ -9,9 +9,10 @@ A  TRL's SFTTrainer with its defaults: LoRA, activation checkpointing on
 B  TRL tuned: checkpointing off, micro-batches by length
 C  stock activated LoRA (PEFT) through TRL, tuned as B: the same maths as D, E and F
 D  frozen prefix
-E  frozen prefix, shared by the suffixes of a transcript, in micro-batches of a token budget
+E  frozen prefix, shared by the suffixes of a transcript, in micro-batches of a token budget, without padding
 F  E with the prefixes in the cache, as from the second epoch on
 G  E with activation checkpointing, to see how much memory it saves (with --only A,E,G)
+H  E with its rows padded to one length (with --only E,H)
 
 Every variant is a real trainer inside its own `train()` (see turns.py), over one base model whose weights they share.
 First each variant runs two steps alone; its FLOPs and memory are counted, and the variant is dropped. Then all variants

@@ -26,9 +26,10 @@ LABELS = {
     "B": "TRL tuned: no checkpointing, by length",
     "C": "activated LoRA through TRL, tuned as B",
     "D": "frozen prefix",
-    "E": "D + shared prefix + token budget",
+    "E": "D + shared prefix + token budget, no padding",
     "F": "E + prefix cache, second epoch",
     "G": "E + checkpointing",
+    "H": "E with padding",
 }
 OPTIMIZER = {
     "learning_rate": 2e-3,
@@ -61,7 +62,7 @@ class Work:
     trained_tokens: int
     """Run forward and backward."""
     slots: int
-    """Places of all padded batches that are run, padding included."""
+    """Places of all batches that are run, padding included."""
     useful_flops: float
 
     @property
@@ -151,7 +152,9 @@ class Bench:
     def config(self, name: str) -> RunConfig:
         """Of D, E and F, as a user would write it."""
         options: dict[str, Any] = {}
-        if name in "EFG":
+        if name in "DH":
+            options["padding_free"] = False
+        if name in "EFGH":
             options["tokens_per_batch"] = self.tokens_per_batch
         if name == "F":
             options |= {"prefix_cache": "ram", "prefix_cache_gb": self.setup.cache_gb}
@@ -216,13 +219,14 @@ class Bench:
                 flops += sum(self._flops(p + s, 0, trained=True) for p, s in sizes)
             else:
                 prefixes = [p for p, _ in sizes]
-                if name in "EG":
+                if name in "EGH":
                     prefixes = list({tuple(_ids(row)[: _activation(row)]): _activation(row) for row in rows}.values())
                 if name == "F":
                     prefixes = []
                 prefix += sum(prefixes)
                 trained += sum(s for _, s in sizes)
-                slots += len(prefixes) * max(prefixes, default=0) + len(rows) * max(s for _, s in sizes)
+                padded = len(prefixes) * max(prefixes, default=0) + len(rows) * max(s for _, s in sizes)
+                slots += padded if name in "DH" else sum(prefixes) + sum(s for _, s in sizes)
                 flops += sum(self._flops(p, 0, trained=False) for p in prefixes)
                 flops += sum(self._flops(s, p, trained=True) for p, s in sizes)
         rows = [self.rows[i] for micro_batch in step for i in micro_batch]

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,9 +35,17 @@ from honest_persona.modeling.adapters.tuning import ungated
 from honest_persona.modeling.builtin import tiny_tokenizer
 from honest_persona.modeling.load import load_base, load_model_config
 from honest_persona.modeling.prefix.frozen import checkpoint_with_prefix, run_prefix, suffix_arguments, why_not_split
+from honest_persona.modeling.prefix.packed_attention import (
+    packed_arguments,
+    packed_attention,
+    run_packed,
+    why_not_packed,
+)
+from honest_persona.modeling.prefix.packing import Packing
 from honest_persona.modeling.unsupported import UNSUPPORTED
 from honest_persona.persona.answering import batch_of
 from honest_persona.prompts.collator import PersonaCollator, SplitCollator
+from honest_persona.prompts.packed import packed
 from honest_persona.prompts.rows import training_row
 from honest_persona.prompts.tokens import TokenFormat, apply_intervention, encode_record
 from tests.architectures import ARCHITECTURES, NOT_MADE, random_model, tiny_architecture
@@ -56,6 +65,7 @@ class Row(NamedTuple):
     loads: str
     targets: str = ""
     frozen: str = ""
+    padding: str = ""
     whole: str = ""
     reviews: str = ""
     why: str = ""
@@ -93,12 +103,21 @@ def row_of(kind: str) -> Row:
     check_plain(base)
     check_training(base, "all")
     check_training(base, "persona")
+    padding = "-" if reason else why_not_packed(_skeleton(base)) or "none"
     if reason is None:
         check_frozen(base)
+    if padding == "none":
+        check_packed(base)
     check_reviews(base, "all")
     check_reviews(base, "persona")
     frozen = "yes" if reason is None else "whole records"
-    return Row(kind, "yes", ", ".join(layers), frozen, "yes", "yes", reason or "")
+    return Row(kind, "yes", ", ".join(layers), frozen, padding, "yes", "yes", reason or "")
+
+
+def _skeleton(base: PreTrainedModel) -> PreTrainedModel:
+    with torch.device("meta"):
+        made: PreTrainedModel = type(base)._from_config(deepcopy(base.config), attn_implementation="eager")
+    return made
 
 
 def _adapted(base: PreTrainedModel, scope: AdapterScope, std: float = 0.2) -> tuple[PeftModel, TokenFormat]:
@@ -216,6 +235,33 @@ def check_frozen(base: PreTrainedModel) -> None:
         _check_equal(found, expected, f"frozen prefix, checkpointed {checkpointed}")
 
 
+def check_packed(base: PreTrainedModel) -> None:
+    """The same without padding: rows one behind the other."""
+    model, form = _adapted(base, "persona")
+    model.train()
+    split = SplitCollator(form.pad_id, form.persona.sp_token_id)(_rows(form))
+    batch = packed(split)
+    checkpoint_with_prefix(model)
+    lengths = batch["prefix_lengths"], batch["prefix_index"], batch["suffix_lengths"]
+    with ungated(model):
+        prefix = run_prefix(model, split["prefix_ids"], split["prefix_mask"], adapter_on=False)
+        behind = suffix_arguments(prefix, split["attention_mask"], split["prefix_index"])
+        expected_loss = _loss(model(split["input_ids"], **behind).logits, split["labels"])
+        expected = _gradients(model, expected_loss)
+    for checkpointed in (False, True):
+        if checkpointed:
+            if not base.supports_gradient_checkpointing:
+                break
+            model.activation_checkpointing_enable()
+        with ungated(model), packed_attention(model):
+            frozen = run_packed(model, batch["prefix_ids"], batch["prefix_lengths"])
+            packing = Packing.of_suffixes(*lengths, torch.device("cpu"), frozen.layers)
+            loss = _loss(model(batch["input_ids"], **packed_arguments(packing)).logits, batch["labels"])
+            found = _gradients(model, loss)
+        assert abs(loss - expected_loss) < _CLOSE * expected_loss, f"loss {loss:.5f} for {expected_loss:.5f}, packed"
+        _check_equal(found, expected, f"packed, checkpointed {checkpointed}")
+
+
 def check_reviews(base: PreTrainedModel, scope: AdapterScope) -> None:
     """A review and P(FAIL) are the same from shared prefixes, from whole rows of one batch, and from a row alone."""
     model, form = _adapted(base, scope, std=0.5)
@@ -249,6 +295,8 @@ on a CPU). `python -m tests.architecture_checks` makes this page; `make long` ch
   act from one token on.
 - **frozen prefix**: training on suffixes gives the loss and the gradients of whole records, with activations stored and
   recomputed. `whole records`: such a prefix cannot be kept; training says so and runs on whole records.
+- **padding**: `none`: rows are trained one behind the other, with the loss and the gradients of padded ones. Else the
+  reason why their rows are padded; training says so.
 - **whole**: training on whole records, adapter scope `persona` and `all`. Every weight of the adapter has a gradient,
   the trainer's loss is that of the model's own logits, padding changes nothing, and logits before the activation point
   are the base model's.
@@ -259,8 +307,8 @@ A mixture of experts trains with frozen routers. The loss that balances routers 
 refused: no router trains, and that loss depends on how rows are laid out in micro-batches, which may not change a
 result. Routers that draw noise in training draw none here.
 
-| architecture (`model_type`) | loads | adapter on | frozen prefix | whole | reviews | reason |
-| --- | --- | --- | --- | --- | --- | --- |
+| architecture (`model_type`) | loads | adapter on | frozen prefix | padding | whole | reviews | reason |
+| --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 

@@ -131,6 +131,8 @@ class RunConfig(PersonaKeys, RewardKeys):
 
     frozen_prefix: Switch = True
     """scope persona: run each transcript once, without gradient, and train on suffixes; false: on whole records"""
+    padding_free: Switch = True
+    """with frozen_prefix: run rows one behind the other, without padding, where the model's attention can do so"""
     prefix_cache: Literal["none", "ram", "disk"] = "none"
     """keep keys and values of prefixes for later epochs and heavy logs, where reading is faster than computing"""
     prefix_cache_gb: Annotated[float, Field(gt=0)] = 8.0
@@ -150,7 +152,7 @@ class RunConfig(PersonaKeys, RewardKeys):
     batch_size: PositiveInt | None = None
     """examples per optimizer step over all ranks; null: 16, or what gradient_accumulation_steps gives"""
     tokens_per_batch: PositiveInt | None = None
-    """padded tokens of a micro-batch, in place of per_device_train_batch_size; null: a fixed number of examples"""
+    """tokens of a micro-batch, in place of per_device_train_batch_size; null: a fixed number of examples"""
     bf16: bool | Literal["auto"] = "auto"
     """compute in bfloat16; false: in float32 (fp16: float16); auto: bfloat16 where this machine is fast in bfloat16"""
     activation_checkpointing: bool | Literal["auto"] = "auto"

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedConfig, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 from honest_persona.base.collectives import all_agree
 from honest_persona.base.console import say
@@ -22,10 +23,12 @@ from honest_persona.modeling.free_memory import free_memory
 from honest_persona.modeling.load import load_skeleton
 from honest_persona.modeling.prefix.cache import PrefixCache, base_identity
 from honest_persona.modeling.prefix.frozen import why_not_frozen, why_not_split
+from honest_persona.modeling.prefix.packed_attention import can_pack, why_not_packed
 from honest_persona.modeling.token_format import token_format
+from honest_persona.prompts.packed import PackedCollator
 from honest_persona.prompts.prepare import Material
 from honest_persona.prompts.tokens import TokenFormat
-from honest_persona.training.batching.lengths import Lengths
+from honest_persona.training.batching.lengths import Layout, Lengths
 from honest_persona.training.batching.rollouts import RolloutBatches
 from honest_persona.training.batching.sampler import PersonaBatches
 from honest_persona.training.memory import Shape, choose_checkpointing
@@ -47,8 +50,8 @@ class Assembly:
     objective: Objective
     form: TokenFormat
     rows: Dataset
-    split: bool
-    """Whether rows are cut at their activation points, and prefixes run by themselves."""
+    layout: Layout
+    """How rows are run: whole, cut at their activation points, or cut and packed."""
     batches: PersonaBatches | RolloutBatches
     targets: tuple[str, ...] = ()
     """The layers that a fresh adapter is put on, by the names that PEFT looks for."""
@@ -59,11 +62,11 @@ class Assembly:
         objective = objective_of(config.objective)
         skeleton = load_skeleton(config.model, config.model_revision)
         targets = find_targets(skeleton, config.target_modules)
-        split = objective.split_collator is not None and _splits_rows(config, skeleton.config)
+        layout = _layout(config, objective, skeleton)
         if objective.writes_answers:
-            return cls(config, objective, form, rows, split, _rollout_batches(config, rows), tuple(targets))
-        batches = make_batches(config, objective.lengths(rows, form, split))
-        assembly = cls(config, objective, form, rows, split, batches, tuple(targets))
+            return cls(config, objective, form, rows, layout, _rollout_batches(config, rows), tuple(targets))
+        batches = make_batches(config, objective.lengths(rows, form, layout), layout == "packed")
+        assembly = cls(config, objective, form, rows, layout, batches, tuple(targets))
         objective.check(rows, batches, assembly.planned_steps)
         return assembly
 
@@ -129,7 +132,7 @@ class Assembly:
             return _shapes(batches, self.objective.answers)
         longest, answer = max(batches.prompt_tokens), self.config.max_answer_tokens or 0
         rows, first = batches.micro_batch, len(self.form.answer_prefix)
-        if not self.split:
+        if self.layout == "whole":
             return {Shape(rows, longest + answer)}
         return {Shape(rows, first + answer, batches.prompts, longest - first)}
 
@@ -138,7 +141,7 @@ class Assembly:
     ) -> PrefixCache | None:
         """The cache that the config asks for. Training and heavy log have one each: only training autocasts."""
         config = self.config
-        if config.prefix_cache == "none" or not self.split:
+        if config.prefix_cache == "none" or self.layout == "whole":
             return None
         return PrefixCache(
             config.prefix_cache,
@@ -159,17 +162,23 @@ class Assembly:
         """The trainer with its batches, without callbacks: what a benchmark measures of a run."""
         collator, own = self.objective.collator, {key: getattr(self.config, key) for key in self.objective.own_keys}
         own |= self.objective.settings(self.config)
-        if self.split and (reason := why_not_frozen(model)):
+        if self.layout != "whole" and (reason := why_not_frozen(model)):
             say(f"frozen_prefix: {reason}; training runs on whole sequences")
-        elif self.split:
+        elif self.layout != "whole":
             assert self.objective.split_collator is not None
             collator = self.objective.split_collator
             own |= {"frozen": True, "prefix_cache": prefix_cache}
+        make = collator(self.form)
+        if self.layout == "packed" and "frozen" in own:
+            if can_pack(model):
+                make, own["packed"] = PackedCollator(make), True
+            else:
+                say("padding_free: the model was loaded with an attention of its own; rows are padded to one length")
         return self.objective.trainer(
             model=model,
             args=args,
             train_dataset=self.rows,
-            data_collator=collator(self.form),
+            data_collator=make,
             processing_class=self.form.tokenizer,
             batches=cast(Any, self.batches),  # the objective's kind
             card=card,
@@ -180,13 +189,20 @@ class Assembly:
         )
 
 
-def _splits_rows(config: RunConfig, model: PreTrainedConfig) -> bool:
-    """Whether training splits its rows at the activation point; says why not where the model does not let it."""
-    if config.adapter_scope == "all" or not config.frozen_prefix:
-        return False
-    if reason := why_not_split(model):
+def _layout(config: RunConfig, objective: Objective, skeleton: PreTrainedModel) -> Layout:
+    """How training runs its rows; says why where the model does not let it run them as the config asks."""
+    if objective.split_collator is None or config.adapter_scope == "all" or not config.frozen_prefix:
+        return "whole"
+    if reason := why_not_split(skeleton.config):
         say(f"frozen_prefix: not with {config.model}: {reason}; training runs on whole sequences")
-    return reason is None
+        return "whole"
+    if not config.padding_free or not objective.packs:
+        return "split"
+    asked = config.attn_implementation
+    if reason := f"attn_implementation is {asked}" if asked not in (None, "sdpa") else why_not_packed(skeleton):
+        say(f"padding_free: not with {config.model}: {reason}; rows are padded to one length")
+        return "split"
+    return "packed"
 
 
 def _rollout_batches(config: RunConfig, rows: Dataset) -> RolloutBatches:
@@ -207,7 +223,7 @@ def _rollout_batches(config: RunConfig, rows: Dataset) -> RolloutBatches:
     )
 
 
-def make_batches(config: RunConfig, lengths: Lengths) -> PersonaBatches:
+def make_batches(config: RunConfig, lengths: Lengths, packed: bool = False) -> PersonaBatches:
     """This rank's micro-batches for all epochs. Raises UserError: batch_size does not go with the number of ranks."""
     world = world_size()
     batch_size = config.examples_per_step(world)
@@ -227,6 +243,7 @@ def make_batches(config: RunConfig, lengths: Lengths) -> PersonaBatches:
             tokens_per_batch=config.tokens_per_batch,
             micro_batch=None if config.tokens_per_batch else config.trainer["per_device_train_batch_size"],
             drop_last=drop_last,
+            packed=packed,
         )
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -244,6 +261,12 @@ def _shapes(batches: PersonaBatches, answers: int) -> set[Shape]:
         for batch in (batch for step in batches.steps(epoch) for ranks in step for batch in ranks):
             rows = [i if i >= 0 else ~i for i in batch.rows]
             longest = int(prefix[rows].max())
+            if batches.packed:
+                first, index = np.unique(transcript[rows], return_index=True, return_inverse=True)[1:]
+                lengths = prefix[rows][first].tolist()
+                halves = [length // answers for length in suffix[rows].tolist()] * answers
+                shapes.add(Shape.of_packed(lengths, index.tolist() * answers, halves))
+                continue
             transcripts = len(set(transcript[rows].tolist())) if longest else 0
             shapes.add(Shape(len(rows) * answers, int(suffix[rows].max()) // answers, transcripts, longest))
     return shapes

@@ -16,7 +16,6 @@ from honest_persona.modeling.adapters.lora import activation_arguments
 from honest_persona.modeling.adapters.tuning import adapter_off, has_reference, reference_on
 from honest_persona.modeling.fingerprint import whole_fingerprint
 from honest_persona.modeling.modes import in_mode
-from honest_persona.modeling.prefix.frozen import suffix_arguments
 from honest_persona.objectives.logprobs import answer_log_probs
 from honest_persona.prompts.feedback_collator import ONE, PAIR
 from honest_persona.prompts.tokens import IGNORED
@@ -28,7 +27,7 @@ from honest_persona.training.resumable import ResumableRun
 
 
 class ComparesAnswers(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrainer):
-    """A trainer of rows of `SplitFeedbackCollator` or `FeedbackCollator`, with a reference model.
+    """A trainer of rows of `SplitFeedbackCollator`, packed or not, or of `FeedbackCollator`, with a reference model.
 
     The reference is the model's second adapter where it has one (`add_reference`), else the base model: the policy
     before training, where the adapter is a fresh one.
@@ -57,14 +56,11 @@ class ComparesAnswers(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrain
 
     def forward_arguments(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], tuple[torch.Tensor, torch.Tensor]]:
         """What a forward call over the batch's answers needs; how many tokens they have, how many are computed."""
-        mask = inputs["attention_mask"]
         if not self.frozen:
+            mask = inputs["attention_mask"]
             gate = activation_arguments(self.card.persona.adapter_scope, inputs["activation"], mask.shape[1])
             return {"attention_mask": mask, **gate, "use_cache": False}, (mask.sum(), mask.sum())
-        index = inputs["prefix_index"]
-        prefix, n_run = inputs.pop("prefix", None) or self.prefix_of(inputs)
-        seen = prefix.mask.sum(1)[index].sum() + mask.sum()
-        return suffix_arguments(prefix, mask, index), (seen, n_run + mask.sum())
+        return self.behind(inputs.pop("prefix", None) or self.prefix_of(inputs), inputs)
 
     @torch.no_grad()
     def _without_gradient(
@@ -74,7 +70,7 @@ class ComparesAnswers(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrain
         model: Any = self.peft_model
         with self.accelerator.autocast(), in_mode(model, training=False), whose:
             outputs = model(input_ids=inputs["input_ids"], labels=inputs["labels"], **arguments, fused_lm_head=True)
-        return outputs.log_probs
+        return by_answer(outputs.log_probs, inputs)
 
     def sums_without_gradient(
         self, inputs: dict[str, Any], arguments: dict[str, Any], whose: AbstractContextManager[None]
@@ -112,4 +108,9 @@ class ComparesAnswers(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrain
 
 def learned(inputs: Mapping[str, Any]) -> torch.Tensor:
     """(N, T - 1) bool: the tokens of answers, where their log-probabilities stand."""
-    return inputs["labels"][:, 1:] != IGNORED
+    return inputs["learned"] if "learned" in inputs else inputs["labels"][:, 1:] != IGNORED
+
+
+def by_answer(log_probs: torch.Tensor, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """(N, T - 1) log-probabilities of tokens, a row for each answer; of a packed batch they come in one row."""
+    return log_probs[0][inputs["padded_at"]] if "padded_at" in inputs else log_probs

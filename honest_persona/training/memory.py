@@ -7,9 +7,9 @@ adapter, and works before DeepSpeed has set up a model whose weights ZeRO-3 has 
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from peft import PeftModel
@@ -23,6 +23,8 @@ from honest_persona.modeling.adapters.lora import cast_by_autocast, castable
 from honest_persona.modeling.adapters.tuning import backbone_of, ungated
 from honest_persona.modeling.modes import in_mode, with_attribute
 from honest_persona.modeling.prefix.frozen import Prefix, run_prefix, suffix_arguments
+from honest_persona.modeling.prefix.packed_attention import packed_arguments, packed_attention
+from honest_persona.modeling.prefix.packing import Packing
 
 MARGIN_FRAC = 0.7
 """The share of free memory to plan with; gradients of activations and a fragmented heap need the rest."""
@@ -39,17 +41,36 @@ _TORCHS_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 """Would show the traceback of an error that torch then raises too."""
 
 
+class Packed(NamedTuple):
+    """Lengths of a packed micro-batch."""
+
+    transcripts: tuple[int, ...]
+    transcript_of: tuple[int, ...]
+    """Of each suffix the transcript."""
+    suffixes: tuple[int, ...]
+
+
 class Shape(NamedTuple):
-    """A padded micro-batch."""
+    """A padded micro-batch, or a packed one, which is one row."""
 
     rows: int
     tokens: int
     """Of a training row: tokens of its suffix, or of the whole row where no prefix is frozen."""
     transcripts: int = 0
     prefix_tokens: int = 0
+    packed: Packed | None = None
+    """Where the rows are packed: `tokens` and `prefix_tokens` are sums."""
+
+    @classmethod
+    def of_packed(cls, transcripts: Sequence[int], index: Sequence[int], suffixes: Sequence[int]) -> Self:
+        """Of suffixes on transcripts, by their lengths."""
+        return cls(1, sum(suffixes), 1, sum(transcripts), Packed(tuple(transcripts), tuple(index), tuple(suffixes)))
 
     def __str__(self) -> str:
         behind = f" behind {self.transcripts} x {self.prefix_tokens:,}" if self.prefix_tokens else ""
+        if self.packed:
+            behind = f" behind {self.prefix_tokens:,}"
+            return f"{len(self.packed.suffixes)} rows, {self.tokens:,} tokens{behind} without padding"
         return f"{self.rows} x {self.tokens:,} tokens{behind}"
 
 
@@ -149,16 +170,22 @@ class _Call(nn.Module):
         ids = torch.zeros(shape.rows, shape.tokens, dtype=torch.long, device=mask.device)
         arguments: dict[str, Any] = {"attention_mask": mask, "use_cache": False}
         states: list[Tensor] = []
+        layers: list[tuple[Tensor, Tensor]] = []
         if shape.prefix_tokens:
             pair = torch.zeros_like(ids[:1, :1]).repeat(1, 2)
             short = run_prefix(self.model, pair, torch.ones_like(pair), adapter_on=False)
             layers = [(_widened(keys, shape), _widened(values, shape)) for keys, values in short.layers]
             states = [state for layer in layers for state in layer]
+        if shape.packed:
+            frozen = [(keys[0].transpose(0, 1), values[0].transpose(0, 1)) for keys, values in layers]
+            arguments = packed_arguments(Packing.of_suffixes(*shape.packed, mask.device, frozen))
+        elif shape.prefix_tokens:
             index = torch.arange(shape.rows, device=mask.device) % shape.transcripts
             arguments = suffix_arguments(Prefix(layers, prefix_mask), mask, index)
             place = torch.arange(shape.prefix_tokens, shape.prefix_tokens + shape.tokens, device=mask.device)
             arguments["position_ids"] = place.expand(shape.rows, -1)
-        backbone_of(self.model)(input_ids=ids, **arguments)
+        with packed_attention(self.model) if shape.packed else nullcontext():
+            backbone_of(self.model)(input_ids=ids, **arguments)
         return states
 
 

@@ -25,7 +25,7 @@ from honest_persona.prompts.prepare import Material, prepare
 from honest_persona.prompts.rows import row_names
 from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training.batching.answers import answer_lengths, answer_names, prompt_keys, prompt_names
-from honest_persona.training.batching.lengths import Lengths, record_lengths
+from honest_persona.training.batching.lengths import Layout, Lengths, record_lengths
 from honest_persona.training.batching.sampler import PersonaBatches
 from honest_persona.training.mismatched import check_steps
 from honest_persona.training.preference import ObjectiveTrainer
@@ -60,8 +60,10 @@ class Objective:
     """Keys of the config that the loss has to itself. A resumed run must have the same values."""
     settings: Callable[[RunConfig], Mapping[str, Any]] = lambda config: {}
     """Further arguments of the trainer."""
-    lengths: Callable[[Dataset, TokenFormat, bool], Lengths] = record_lengths
-    """(rows, token format, whether rows are split) -> the lengths by which batches are laid out."""
+    packs: bool = False
+    """Whether the trainer takes split rows without padding too, with `packed=True` (prompts/packed.py)."""
+    lengths: Callable[[Dataset, TokenFormat, Layout], Lengths] = record_lengths
+    """(rows, token format, how they are run) -> the lengths by which batches are laid out."""
     names: Callable[[Dataset], Iterator[str]] = row_names
     """What each row is, for the identity of a run."""
     answers: int = 1
@@ -101,6 +103,7 @@ def _on_answers(spec: ObjectiveSpec) -> Objective:
         split.with_control_token if control else split.of,
         material=prepare_feedback,
         settings=_answer_settings,
+        packs=True,
         lengths=answer_lengths,
         names=answer_names,
         answers=2 if spec.rows == "pairs" else 1,
@@ -169,4 +172,13 @@ def objective_of(name: str) -> Objective:
     return _OBJECTIVES[name]
 
 
-register(Objective("persona", PersonaTrainer, PersonaCollator.of, SplitCollator.of, own_keys=("flag_loss_multiplier",)))
+register(
+    Objective(
+        "persona",
+        PersonaTrainer,
+        PersonaCollator.of,
+        SplitCollator.of,
+        own_keys=("flag_loss_multiplier",),
+        packs=True,
+    )
+)

@@ -18,7 +18,7 @@ from honest_persona.config.objectives import LossTerm, ObjectiveSpec
 from honest_persona.objectives.logprobs import LogProbs, answer_log_probs
 from honest_persona.objectives.table import LOSSES
 from honest_persona.training.checkpoints import last_good
-from honest_persona.training.compared import ComparesAnswers, learned
+from honest_persona.training.compared import ComparesAnswers, by_answer, learned
 from honest_persona.training.mismatched import mismatched
 from honest_persona.training.preference_figures import (
     figures_of,
@@ -30,7 +30,7 @@ from honest_persona.training.preference_figures import (
 
 
 class ObjectiveTrainer(ComparesAnswers):
-    """Trains the adapter on rows of `SplitFeedbackCollator` or `FeedbackCollator`.
+    """Trains the adapter on rows of `SplitFeedbackCollator`, packed or not, or of `FeedbackCollator`.
 
     Args:
         terms: the losses, the objective's own first; `RunConfig.loss_terms`.
@@ -70,7 +70,7 @@ class ObjectiveTrainer(ComparesAnswers):
         """The micro-batch's share of the loss of the whole step; with `return_outputs` the head's outputs."""
         arguments, tokens = self.forward_arguments(inputs)
         outputs = model(input_ids=inputs["input_ids"], labels=inputs["labels"], **arguments, fused_lm_head=True)
-        policy, n_tokens = answer_log_probs(outputs.log_probs, learned(inputs))
+        policy, n_tokens = answer_log_probs(by_answer(outputs.log_probs, inputs), learned(inputs))
         reference = self.reference_sums(inputs, arguments) if self.needs_reference else None
         loss = self._loss(LogProbs(policy, reference, n_tokens), inputs, tokens)
         loss = self.over_ranks(loss, num_items_in_batch)
@@ -118,7 +118,7 @@ class ObjectiveTrainer(ComparesAnswers):
     def _good(self, inputs: dict[str, Any]) -> torch.Tensor:
         """(N,) bool: the answers that are to stay likely: chosen or desirable ones; all, where rows say nothing."""
         real = inputs["real"]
-        if len(inputs["input_ids"]) == 2 * len(real):
+        if len(learned(inputs)) == 2 * len(real):
             return torch.cat([real, torch.zeros_like(real)])
         return real & inputs["desirable"] if "desirable" in inputs else real
 

@@ -1,15 +1,26 @@
 """The part of a trainer that runs each transcript once, without gradient, in front of everything that stands on it."""
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any, cast
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 from transformers import Trainer
 
 from honest_persona.modeling.adapters.tuning import ungated
 from honest_persona.modeling.prefix.cache import PrefixCache
-from honest_persona.modeling.prefix.frozen import Prefix, checkpoint_with_prefix, run_prefix
+from honest_persona.modeling.prefix.frozen import Prefix, checkpoint_with_prefix, run_prefix, suffix_arguments
+from honest_persona.modeling.prefix.packed_attention import (
+    PackedPrefix,
+    packed_arguments,
+    packed_attention,
+    run_packed,
+)
+from honest_persona.modeling.prefix.packing import Packing
+
+Ran = tuple[Prefix | PackedPrefix, Tensor]
+"""A batch's transcripts, computed or from the cache; how many tokens were computed, a scalar."""
 
 
 class RunsPrefixesOnce(Trainer):
@@ -17,31 +28,61 @@ class RunsPrefixesOnce(Trainer):
 
     Args:
         frozen: batches are split, and only what stands behind the activation points is trained on.
+        packed: split batches have no padding: they come from a `PackedCollator`.
         prefix_cache: where prefixes are kept for later epochs.
     """
 
     def __init__(
-        self, *args: Any, frozen: bool = False, prefix_cache: PrefixCache | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        frozen: bool = False,
+        packed: bool = False,
+        prefix_cache: PrefixCache | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.frozen, self.prefix_cache = frozen, prefix_cache
+        self.frozen, self.packed, self.prefix_cache = frozen, packed, prefix_cache
         if frozen:
             checkpoint_with_prefix(cast(PeftModel, self.model))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        with ungated(cast(PeftModel, self.model)) if self.frozen else nullcontext():
+        model = cast(PeftModel, self.model)
+        with ExitStack() as stack:
+            if self.frozen:
+                stack.enter_context(ungated(model))
+            if self.packed:
+                stack.enter_context(packed_attention(model))
             return super().train(*args, **kwargs)
 
-    def prefix_of(self, inputs: dict[str, Any]) -> tuple[Prefix, torch.Tensor]:
-        """The batch's transcripts, computed or from the cache, and how many tokens were computed."""
-        n_run = torch.zeros((), dtype=torch.long, device=self.accelerator.device)
+    def prefix_of(self, inputs: dict[str, Any]) -> Ran:
+        """The batch's transcripts. Where the weights are sharded, all ranks call this equally often."""
+        ids, model = inputs["prefix_ids"], cast(PeftModel, self.model)
+        n_run = torch.zeros((), dtype=torch.long, device=ids.device)
+        layout = inputs["prefix_lengths"] if self.packed else inputs["prefix_mask"]
 
-        def compute(ids: torch.Tensor, mask: torch.Tensor) -> Prefix:
-            n_run.add_(mask.sum())
+        def compute(ids: Tensor, layout: Any) -> Any:
+            n_run.add_(ids.shape[1] if self.packed else layout.sum())
             with self.accelerator.autocast():  # in the precision that the wrapped model's forward call has
-                return run_prefix(cast(PeftModel, self.model), ids, mask, adapter_on=False)
+                return run_packed(model, ids, layout) if self.packed else run_prefix(model, ids, layout, False)
 
-        ids, mask = inputs["prefix_ids"], inputs["prefix_mask"]
         cache = self.prefix_cache
-        keys = inputs["prefix_keys"]
-        return (compute(ids, mask) if cache is None else cache.fetch(keys, ids, mask, compute)), n_run
+        return (
+            compute(ids, layout) if cache is None else cache.fetch(inputs["prefix_keys"], ids, layout, compute)
+        ), n_run
+
+    def behind(self, ran: Ran, inputs: dict[str, Any]) -> tuple[dict[str, Any], tuple[Tensor, Tensor]]:
+        """Arguments that make a forward call over the batch's suffixes see their transcripts.
+
+        Returns:
+            The arguments; how many tokens the rows have, transcripts included, and how many are computed, scalars.
+        """
+        prefix, n_run = ran
+        if isinstance(prefix, PackedPrefix):
+            transcripts, index, suffixes = (inputs[key] for key in ("prefix_lengths", "prefix_index", "suffix_lengths"))
+            packing = Packing.of_suffixes(transcripts, index, suffixes, n_run.device, prefix.layers)
+            n_seen = sum(transcripts[i] for i in index) + sum(suffixes)
+            seen = torch.full_like(n_run, n_seen)
+            return packed_arguments(packing), (seen, n_run + sum(suffixes))
+        index, mask = inputs["prefix_index"], inputs["attention_mask"]
+        seen = prefix.mask.sum(1)[index].sum() + mask.sum()
+        return suffix_arguments(prefix, mask, index), (seen, n_run + mask.sum())

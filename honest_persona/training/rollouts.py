@@ -222,7 +222,7 @@ class WritesAnswers(RunsPrefixesOnce, ResumableRun):
             order = sorted(first, key=lambda key: first[key])
             rows = [first[key] for key in order]
             prefix, _ = self.prefix_of({"prefix_ids": ids[rows], "prefix_mask": mask[rows], "prefix_keys": order})
-            self._prefix = prefix, {key: i for i, key in enumerate(order)}
+            self._prefix = cast(Prefix, prefix), {key: i for i, key in enumerate(order)}
         return torch.tensor([self._prefix[1][key] for key in keys], device=ids.device)
 
     def _scored(self, conversations: Sequence[Any], rows: Sequence[Any], valid: Sequence[bool]) -> Scores:

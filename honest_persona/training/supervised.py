@@ -7,7 +7,6 @@ import torch
 from trl import SFTTrainer
 
 from honest_persona.modeling.adapters.lora import activation_arguments
-from honest_persona.modeling.prefix.frozen import suffix_arguments
 from honest_persona.objectives.persona import persona_loss
 from honest_persona.training.casts import CastsOncePerStep
 from honest_persona.training.prefixes import RunsPrefixesOnce
@@ -15,7 +14,8 @@ from honest_persona.training.resumable import ResumableRun
 
 
 class PersonaTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTrainer):
-    """Trains the adapter on rows of `SplitCollator`, or of `PersonaCollator` where the prefix cannot be frozen.
+    """Trains the adapter on rows of `SplitCollator`, packed or not, or, where the prefix is not frozen, of
+    `PersonaCollator`.
 
     The card's persona says where the adapter is active.
 
@@ -59,8 +59,6 @@ class PersonaTrainer(RunsPrefixesOnce, ResumableRun, CastsOncePerStep, SFTTraine
 
     def _suffixes(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, tuple[torch.Tensor, torch.Tensor]]:
         """The same over suffixes. Each transcript's prefix is run once, without gradient."""
-        index, mask = inputs["prefix_index"], inputs["attention_mask"]
-        prefix, n_run = self.prefix_of(inputs)
-        behind = suffix_arguments(prefix, mask, index)
+        behind, tokens = self.behind(self.prefix_of(inputs), inputs)
         outputs = model(input_ids=inputs["input_ids"], labels=inputs["labels"], **behind, fused_lm_head=True)
-        return outputs, (prefix.mask.sum(1)[index].sum() + mask.sum(), n_run + mask.sum())
+        return outputs, tokens

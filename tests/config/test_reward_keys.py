@@ -85,7 +85,7 @@ def test_trls_arguments_have_our_values(objective):
         ("--num_iterations 2", "--num_iterations: cannot be set; every step writes its own answers"),
         ("--use_vllm true", "--use_vllm: cannot be set; answers are written by this package"),
         ("--top_p 0.9", "--top_p: cannot be set; answers are drawn from all tokens at temperature"),
-        ("--packing true", "--packing: cannot be set; rows are not packed"),
+        ("--packing true", "--packing: cannot be set; rows are never cut, and packed without padding as they are"),
         ("--augment longer_answer", "--augment: objective grpo trains answers"),
     ],
 )

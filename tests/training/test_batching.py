@@ -17,7 +17,7 @@ from honest_persona.prompts.persona_token import reserved_ids
 from honest_persona.prompts.prepare import prepare
 from honest_persona.prompts.rows import training_rows
 from honest_persona.prompts.tokens import IGNORED, TokenFormat, apply_intervention, encode_record
-from honest_persona.training.batching import layout
+from honest_persona.training.batching import sampler
 from honest_persona.training.batching.lengths import SUFFIX_COST, Lengths
 from honest_persona.training.batching.sampler import PersonaBatches, RowsWithBlanks, fill
 from tests.tiny import form_of, record
@@ -55,14 +55,17 @@ def yielded(batches, epoch=0):
     return list(batches)
 
 
-def tokens_of(lengths, rows):
-    """What a padded micro-batch runs: each transcript's prefix once, and the suffixes."""
+def tokens_of(lengths, rows, packed=False):
+    """What a micro-batch runs, padded to one length or not: each transcript's prefix once, and the suffixes."""
     rows = [i if i >= 0 else ~i for i in rows]
+    if packed:
+        return sum({lengths.transcript[i]: lengths.prefix[i] for i in rows}.values()), sum(lengths.suffix[rows])
     n_transcripts = len({lengths.transcript[i] for i in rows})
     return n_transcripts * max(lengths.prefix[rows]), len(rows) * max(lengths.suffix[rows])
 
 
-LAYOUTS = st.sampled_from([*({"tokens_per_batch": n} for n in (1, 150, 10**6)), {"micro_batch": 1}, {"micro_batch": 2}])
+_SIZES = [*({"tokens_per_batch": n} for n in (1, 150, 10**6)), {"micro_batch": 1}, {"micro_batch": 2}]
+LAYOUTS = st.sampled_from([{**size, "packed": packed} for size in _SIZES for packed in (False, True)])
 
 
 @given(some_lengths(), st.sampled_from([1, 2, 4]), LAYOUTS, st.booleans())
@@ -96,7 +99,13 @@ def test_no_layout_changes_which_rows_make_a_step(lengths, seed):
     expected = [sorted(rows) for rows in batches_of(lengths, seed=seed).step_rows(1)]
     assert all(len(rows) == 8 for rows in expected[:-1])
     for world in (1, 2, 4):
-        for size in ({"tokens_per_batch": 60}, {"tokens_per_batch": 400}, {"micro_batch": 1}, {"micro_batch": 2}):
+        for size in (
+            {"tokens_per_batch": 60},
+            {"tokens_per_batch": 400},
+            {"tokens_per_batch": 400, "packed": True},
+            {"micro_batch": 1},
+            {"micro_batch": 2},
+        ):
             ranks = [batches_of(lengths, world=world, rank=rank, seed=seed, **size) for rank in range(world)]
             n = ranks[0].accumulation
             per_rank = [yielded(batches, 1) for batches in ranks]
@@ -142,14 +151,14 @@ def test_a_transcript_is_cut_between_steps_only_where_nothing_whole_fits(lengths
             assert all(n > taken[t] for other, n in left.items() if other != t), "a whole one would have fitted"
 
 
-@given(some_lengths(), st.integers(1, 400), st.sampled_from([1, 2]))
+@given(some_lengths(), st.integers(1, 400), st.sampled_from([1, 2]), st.booleans())
 @settings(deadline=None, max_examples=80)
-def test_the_budget_is_kept_wherever_rows_allow_it(lengths, budget, world):
-    batches = batches_of(lengths, world=world, tokens_per_batch=budget)
+def test_the_budget_is_kept_wherever_rows_allow_it(lengths, budget, world, packed):
+    batches = batches_of(lengths, world=world, tokens_per_batch=budget, packed=packed)
     for epoch in range(2):
         for step in batches.steps(epoch):
             for batch in (batch for ranks in step for batch in ranks):
-                prefixes, suffixes = tokens_of(lengths, batch.rows)
+                prefixes, suffixes = tokens_of(lengths, batch.rows, packed)
                 assert batch.tokens == prefixes + suffixes
                 assert batch.cost == prefixes + SUFFIX_COST * suffixes
                 assert batch.tokens <= budget or len(batch.rows) == 1
@@ -173,26 +182,26 @@ def test_transcripts_are_split_only_where_they_must(lengths, budget, world):
             assert max(Counter(t for part in parts for t in part).values()) == 1
 
 
-def all_cuts(lengths, rows, budget):
+def all_cuts(lengths, rows, budget, packed):
     """By hand: (transcripts split, cost) of the best cut for each number of micro-batches."""
     order = sorted(rows, key=lambda i: (lengths.prefix[i], lengths.transcript[i], lengths.suffix[i]))
     best = {}
     for n_bins in range(1, len(order) + 1):
         for inner in combinations(range(1, len(order)), n_bins - 1):
             parts = [order[a:b] for a, b in pairwise([0, *inner, len(order)])]
-            if all(len(part) == 1 or sum(tokens_of(lengths, part)) <= budget for part in parts):
+            if all(len(part) == 1 or sum(tokens_of(lengths, part, packed)) <= budget for part in parts):
                 splits = sum(lengths.transcript[a[-1]] == lengths.transcript[b[0]] for a, b in pairwise(parts))
-                cost = sum(p + SUFFIX_COST * s for p, s in (tokens_of(lengths, part) for part in parts))
+                cost = sum(p + SUFFIX_COST * s for p, s in (tokens_of(lengths, part, packed) for part in parts))
                 best[n_bins] = min(best.get(n_bins, (np.inf, 0)), (splits, cost))
     return best
 
 
-@given(some_lengths(most_rows=3), st.integers(1, 300))
+@given(some_lengths(most_rows=3), st.integers(1, 300), st.booleans())
 @settings(deadline=None, max_examples=40)
-def test_the_layout_is_the_best_of_all_cuts(lengths, budget):
-    batches = batches_of(lengths, batch_size=6, epochs=1, tokens_per_batch=budget)
+def test_the_layout_is_the_best_of_all_cuts(lengths, budget, packed):
+    batches = batches_of(lengths, batch_size=6, epochs=1, tokens_per_batch=budget, packed=packed)
     steps = batches.step_rows(0)
-    best = [all_cuts(lengths, rows, budget) for rows in steps]
+    best = [all_cuts(lengths, rows, budget, packed) for rows in steps]
     fewest = [min((splits, n_bins) for n_bins, (splits, _) in cuts.items())[1] for cuts in best]
     assert batches.accumulation == max(fewest), "no fewer micro-batches keep the budget in every step"
     for step, rows, cuts in zip(batches.steps(0), steps, best, strict=True):
@@ -216,6 +225,22 @@ def test_sorted_batches_have_less_padding():
     assert half.padding_frac < full.padding_frac
 
 
+def test_without_padding():
+    """Fewer micro-batches for the same budget, as even as can be; blanks alone count as padding."""
+    lengths = realistic()
+    padded, packed = (batches_of(lengths, batch_size=16, tokens_per_batch=6144, packed=how) for how in (False, True))
+    assert packed.plan().padding_frac < 0.005 < padded.plan().padding_frac
+    assert packed.accumulation < padded.accumulation
+    assert packed.step_rows(0) == padded.step_rows(0)
+    for step in packed.steps(0):
+        tokens = [batch.tokens for ranks in step for batch in ranks if batch.rows[0] >= 0]
+        costs = [batch.cost for ranks in step for batch in ranks if batch.rows[0] >= 0]
+        assert max(tokens) <= 6144 or len(costs) < packed.accumulation
+        # no cut between transcripts could be more than the longest row away from even
+        longest = max(lengths.prefix + SUFFIX_COST * 4 * 400)
+        assert max(costs) - min(costs) <= 2 * longest
+
+
 def test_ranks_have_equal_work(monkeypatch):
     lengths = realistic()
     batches = batches_of(lengths, batch_size=16, world=2, tokens_per_batch=6144)
@@ -228,7 +253,7 @@ def test_ranks_have_equal_work(monkeypatch):
     waiting = batches.plan().waiting_frac
     assert waiting == pytest.approx(1 - work.mean() / work.max(2).mean())
     assert waiting < 0.1
-    monkeypatch.setattr(layout, "_EVENNESS", (0.0,))
+    monkeypatch.setattr(sampler, "EVEN", ())
     assert waiting < 0.8 * batches.plan().waiting_frac, "negative control: least padding alone leaves ranks waiting"
 
 

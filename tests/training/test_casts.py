@@ -13,6 +13,7 @@ from honest_persona.config.keys import RunConfig
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.lora import castable
 from honest_persona.modeling.adapters.tuning import ungated
+from honest_persona.modeling.prefix.packed_attention import packed_attention
 from honest_persona.prompts.prepare import dummy_rows
 from honest_persona.training import objective_table
 from honest_persona.training.assembly import Assembly
@@ -28,7 +29,7 @@ class AsTheyCome(PersonaTrainer):
 
     def train(self, *args, **kwargs):
         self._cast_by_autocast, self._step_begins = [], True
-        with ungated(self.peft_model):
+        with ungated(self.peft_model), packed_attention(self.peft_model):
             return SFTTrainer.train(self, *args, **kwargs)
 
 

@@ -15,6 +15,8 @@ from honest_persona.modeling.adapters.lora import activation_arguments, cast_by_
 from honest_persona.modeling.adapters.tuning import ungated
 from honest_persona.modeling.free_memory import free_memory
 from honest_persona.modeling.prefix.frozen import run_prefix, suffix_arguments
+from honest_persona.modeling.prefix.packed_attention import packed_arguments, packed_attention, run_packed
+from honest_persona.modeling.prefix.packing import Packing
 from honest_persona.training.memory import (
     MARGIN_FRAC,
     Shape,
@@ -30,6 +32,8 @@ from tests.training.launches import ROOT, free_port
 CPU = torch.device("cpu")
 BF16, FP32 = torch.bfloat16, torch.float32
 MIXTURES = ("qwen3_moe", "gpt_oss")
+PREFIXES = (40, 9, 33)
+PACKED = Shape.of_packed(PREFIXES, (0, 1, 0, 2), (20, 11, 17, 25))
 SHARED_PREFIX, OWN_PREFIX, WHOLE = Shape(3, 20, 2, 40), Shape(2, 20, 2, 40), Shape(2, 60)
 
 
@@ -54,7 +58,12 @@ def counted(model, shape, autocast=None, gate=None, own=None) -> int:
         cast_by_autocast(castable(model) if autocast else ()),
         counting_saved(model.parameters() if own is None else own) as count,
     ):
-        if shape.prefix_tokens:
+        if shape.packed:
+            with packed_attention(model):
+                prefix = run_packed(model, torch.ones_like(ids[:, :1]).repeat(1, shape.prefix_tokens), PREFIXES)
+                behind = packed_arguments(Packing.of_suffixes(*shape.packed, device, prefix.layers))
+                backbone(ids, **behind)
+        elif shape.prefix_tokens:
             prefix_mask = mask.new_ones(shape.transcripts, shape.prefix_tokens)
             prefix_mask[-1, 0] = 0
             prefix = run_prefix(model, prefix_mask, prefix_mask, adapter_on=False)
@@ -74,6 +83,18 @@ def test_foreseen_is_what_is_saved(family, dtype):
     model, autocast = adapted(family, dtype), None if dtype == FP32 else BF16
     for shape in (SHARED_PREFIX, WHOLE):
         assert saved_bytes(model, shape, CPU, autocast).activations == counted(model, shape, autocast)
+
+
+@pytest.mark.parametrize("dtype", [FP32, BF16], ids=["float32", "bfloat16 under autocast"])
+@pytest.mark.parametrize("family", ["builtin", "gemma3_text", "mistral"])
+def test_rows_without_padding_are_foreseen_too(family, dtype):
+    model, autocast = adapted(family, dtype), None if dtype == FP32 else BF16
+    foreseen = saved_bytes(model, PACKED, CPU, autocast)
+    assert foreseen.activations == counted(model, PACKED, autocast)
+    config = model.config
+    states = sum(PREFIXES) * config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim
+    assert foreseen.prefix == states * torch.finfo(dtype).bits // 8
+    assert str(PACKED) == "4 rows, 73 tokens behind 82 without padding"
 
 
 @pytest.mark.parametrize("family", ["builtin", "gemma3_text"])

@@ -21,6 +21,7 @@ MICRO = "--per_device_train_batch_size"
 LAYOUTS = {
     "one process": ("python", (*QUIET, MICRO, "2")),
     "micro-batch of 8, checkpointing": ("python", (*QUIET, MICRO, "8", "--activation_checkpointing", "true")),
+    "padded": ("python", (*QUIET, MICRO, "2", "--padding_free", "false")),
     "whole sequences": ("python", (*QUIET, MICRO, "2", "--frozen_prefix", "false")),
     "token budget on two ranks": ("torchrun", (*QUIET, "--tokens_per_batch", "700", "--deepspeed", "null")),
     # from files, so that ZeRO-3 shards the weights while it reads them; the heavy log generates from the shards
@@ -83,12 +84,13 @@ def whole_sequences(tmp_path_factory) -> list[float]:
     ("launcher", "flags"),
     [
         ("python", (MICRO, "2")),
+        ("python", (MICRO, "2", "--padding_free", "false")),
         ("torchrun", (MICRO, "1", "--deepspeed", "null", "--activation_checkpointing", "true")),
         ("python", ("--tokens_per_batch", "700", "--prefix_cache", "ram")),
         ("deepspeed", ("--tokens_per_batch", "700", "--deepspeed", "ds_configs/zero2.json")),
         ("deepspeed", ("--tokens_per_batch", "700", "--prefix_cache", "disk", "--deepspeed", "ds_configs/zero3.json")),
     ],
-    ids=["one process", "torchrun checkpointed", "cached in memory", "ZeRO-2", "ZeRO-3 cached on disk"],
+    ids=["one process", "padded", "torchrun checkpointed", "cached in memory", "ZeRO-2", "ZeRO-3 cached on disk"],
 )
 def test_a_frozen_prefix_changes_no_loss_in_50_steps(whole_sequences, tmp_path, launcher, flags):
     run = launch(tmp_path, "run", *COMMON[:-1], str(LONG), *QUIET, *flags, launcher=launcher)

@@ -25,12 +25,13 @@ LAYOUTS = {
     "micro-batch of 1": {"per_device_train_batch_size": 1},
     "micro-batch of 4": {"per_device_train_batch_size": 4},
     "token budget": {"tokens_per_batch": 250},
+    "padded": {"padding_free": False},
     "whole rows": {"frozen_prefix": False},
     "whole rows of 8": {"frozen_prefix": False, "per_device_train_batch_size": 8},
 }
 LONG = (pytest.mark.slow, pytest.mark.long)
 OTHERS = ("sft", "csft", "cdpo", "ipo", "simpo", "slic")
-AT_ONCE = ("micro-batch of 1", "token budget", "whole rows of 8")
+AT_ONCE = ("micro-batch of 1", "token budget", "padded", "whole rows of 8")
 """The other layouts are `long`."""
 
 
@@ -123,7 +124,7 @@ def test_kto_by_hand(tmp_path):
     rows = feedback_rows("kto", 8)
     trainer, _ = trained(tmp_path, "kto", rows, steps=1, std=0.3, learning_rate=0.0)
     model = trainer.peft_model.eval()
-    n_prefix = trainer.data_collator.n_prefix
+    n_prefix = trainer.data_collator.split.n_prefix
 
     @torch.no_grad()
     def log_ratio(prompt, answer):

@@ -1,7 +1,7 @@
 """Keeps prefixes over epochs: keys and values of transcripts do not change, so a later epoch can read them.
 
     cache = PrefixCache("ram", budget_bytes, base_identity(model, fingerprint))
-    prefix = cache.fetch(keys, input_ids, mask, compute)    # compute(ids, mask) -> Prefix runs what is not held
+    prefix = cache.fetch(keys, input_ids, layout, compute)  # compute(ids, layout) -> Prefix runs what is not held
     print(cache.report())
     cache.close()
 
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from peft import PeftModel
@@ -24,9 +24,13 @@ from transformers import PreTrainedModel
 
 from honest_persona.base import json_text
 from honest_persona.modeling.prefix.frozen import Prefix
+from honest_persona.modeling.prefix.packed_attention import PackedPrefix
 from honest_persona.modeling.prefix.store import DiskStore, Entry, RamStore
 
-Compute = Callable[[Tensor, Tensor], Prefix]
+Layout = Tensor | Sequence[int]
+"""How U transcripts stand in ids: by a mask, (U, P) and left-padded; by lengths, one behind the other in (1, F)."""
+Compute = Callable[[Tensor, Any], Any]
+"""(ids, layout) -> `Prefix`, or `PackedPrefix` for lengths."""
 ENOUGH = 8
 """The number of transcripts for which computing and reading are timed before the two are compared."""
 _VOLATILE = ("_name_or_path", "transformers_version", "use_cache", "dtype", "torch_dtype")
@@ -75,8 +79,8 @@ class PrefixCache:
         self._computed, self._read = _Rate(), _Rate()
         self._samples: list[str] = []  # keys to read back
 
-    def fetch(self, keys: Sequence[str], input_ids: Tensor, mask: Tensor, compute: Compute) -> Prefix:
-        """Keys and values of U transcripts, on the device of `input_ids`.
+    def fetch(self, keys: Sequence[str], input_ids: Tensor, layout: Layout, compute: Compute) -> Any:
+        """Keys and values of U transcripts, on the device of `input_ids`: a `Prefix`, or a `PackedPrefix` for lengths.
 
         Every rank must call this equally often. `compute` is called at most once. It gets the rows that are not held;
         all rows, where this rank holds all of them and another rank lacks some; and is not called where every rank
@@ -84,31 +88,31 @@ class PrefixCache:
 
         Args:
             keys: U hashes of the prefixes' ids.
-            input_ids, mask: (U, P) int64, left-padded.
+            input_ids, layout: int64 and `Layout`.
         """
+        form = _Padded(input_ids, layout) if isinstance(layout, Tensor) else _Packed(input_ids, layout)
         # read before `agree`: the ranks decide together, so each rank must know its damaged entries by then
-        held = [self._get(key, mask.shape[1]) for key in keys]
+        held = [self._get(key, form.longest) for key in keys]
         missing = [row for row, entry in enumerate(held) if entry is None]
         self._asked += len(keys)
         if self._agree(not missing):
             assert not missing
             self._hits += len(keys)
-            return _prefix([entry for entry in held if entry is not None], mask)
+            return form.joined([entry for entry in held if entry is not None])
         rows = missing or list(range(len(keys)))
         self._hits += len(keys) - len(rows)
         if len(rows) == len(keys):
-            prefix = self._run(compute, input_ids, mask)
-            new = _entries(prefix, mask.sum(1).tolist()) if missing and self._storing else []
+            prefix = self._run(compute, form)
+            new = form.entries(prefix) if missing and self._storing else []
         else:
-            lengths = mask[rows].sum(1).tolist()
-            start = mask.shape[1] - max(lengths)
-            new = _entries(self._run(compute, input_ids[rows, start:], mask[rows, start:]), lengths)
+            part = form.take(rows)
+            new = part.entries(self._run(compute, part))
             by_row = dict(zip(rows, new, strict=True)) | {i: entry for i, entry in enumerate(held) if entry is not None}
-            prefix = _prefix([by_row[i] for i in range(len(keys))], mask)
+            prefix = form.joined([by_row[i] for i in range(len(keys))])
         if new:
             for row, entry in zip(rows, new, strict=True):
                 self._put(keys[row], entry)
-        self._decide(mask.device, len(keys))
+        self._decide(input_ids.device, len(keys))
         return prefix
 
     def report(self) -> str:
@@ -145,12 +149,12 @@ class PrefixCache:
         if len(self._samples) < ENOUGH:
             self._samples.append(key)
 
-    def _run(self, compute: Compute, input_ids: Tensor, mask: Tensor) -> Prefix:
+    def _run(self, compute: Compute, form: "_Padded | _Packed") -> Any:
         if self._faster is not None:
-            return compute(input_ids, mask)
-        prefix, seconds = self._timed(partial(compute, input_ids, mask), mask.device)
+            return compute(*form)
+        prefix, seconds = self._timed(partial(compute, *form), form.input_ids.device)
         if self._warm:  # the first call also allocates, and may compile
-            self._computed.add(len(input_ids), int(mask.sum()), seconds)
+            self._computed.add(form.rows, form.tokens, seconds)
         self._warm = True
         return prefix
 
@@ -218,21 +222,79 @@ class _Rate:
         return f"{self.tokens / max(self.seconds, 1e-9):,.0f}"
 
 
-def _entries(prefix: Prefix, lengths: Sequence[int]) -> list[Entry]:
-    """An entry for each row: without padding, and with memory of its own."""
-    states = [state for layer in prefix.layers for state in layer]
+class _Padded(NamedTuple):
+    """Transcripts left-padded to one length, and their states so."""
+
+    input_ids: Tensor
+    mask: Tensor
+
+    @property
+    def rows(self) -> int:
+        return len(self.mask)
+
+    @property
+    def longest(self) -> int:
+        return self.mask.shape[1]
+
+    @property
+    def tokens(self) -> int:
+        return int(self.mask.sum())
+
+    def take(self, rows: Sequence[int]) -> Self:
+        start = self.longest - int(self.mask[rows].sum(1).max())
+        return type(self)(self.input_ids[rows, start:], self.mask[rows, start:])
+
+    def entries(self, prefix: Prefix) -> list[Entry]:
+        lengths = self.mask.sum(1).tolist()
+        states = [state for layer in prefix.layers for state in layer]
+        return _entries([[state[row, :, -n:] for state in states] for row, n in enumerate(lengths)])
+
+    def joined(self, entries: Sequence[Entry]) -> Prefix:
+        return Prefix(_layers(entries, self.longest, self.mask.device), self.mask)
+
+
+class _Packed(NamedTuple):
+    """Transcripts one behind the other, and their states so."""
+
+    input_ids: Tensor
+    lengths: Sequence[int]
+
+    @property
+    def rows(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
+
+    def take(self, rows: Sequence[int]) -> Self:
+        each = self.input_ids.split(list(self.lengths), dim=1)
+        return type(self)(torch.cat([each[row] for row in rows], dim=1), [self.lengths[row] for row in rows])
+
+    def entries(self, prefix: PackedPrefix) -> list[Entry]:
+        states = [state.transpose(0, 1) for layer in prefix.layers for state in layer]
+        each = [state.split(list(self.lengths), dim=1) for state in states]
+        return _entries([[parts[row] for parts in each] for row in range(self.rows)])
+
+    def joined(self, entries: Sequence[Entry]) -> PackedPrefix:
+        states: dict[int, Tensor] = {}
+        for g, group in enumerate(entries[0].groups):
+            blocks = [entry.blocks[g].to(self.input_ids.device, non_blocking=True) for entry in entries]
+            states |= zip(group, torch.cat(blocks, dim=2).transpose(1, 2).unbind(), strict=True)
+        return PackedPrefix([(states[i], states[i + 1]) for i in range(0, len(states), 2)], self.lengths)
+
+
+def _entries(rows: Sequence[Sequence[Tensor]]) -> list[Entry]:
+    """An entry for each row of states (heads, tokens, head dimension), with memory of its own."""
     by_shape: dict[Any, list[int]] = {}
-    for i, state in enumerate(states):
-        by_shape.setdefault((state.shape[1], state.shape[3], state.dtype), []).append(i)
+    for i, state in enumerate(rows[0]):
+        by_shape.setdefault((state.shape[0], state.shape[2], state.dtype), []).append(i)
     groups = tuple(map(tuple, by_shape.values()))
-    return [
-        Entry(groups, tuple(torch.stack([states[i][row, :, -n:] for i in group]) for group in groups))
-        for row, n in enumerate(lengths)
-    ]
-
-
-def _prefix(entries: Sequence[Entry], mask: Tensor) -> Prefix:
-    return Prefix(_layers(entries, mask.shape[1], mask.device), mask)
+    return [Entry(groups, tuple(torch.stack([states[i] for i in group]) for group in groups)) for states in rows]
 
 
 def _layers(entries: Sequence[Entry], width: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:

@@ -8,7 +8,7 @@ from datasets import Dataset
 from honest_persona.base.tensors import ids_key
 from honest_persona.prompts.feedback_collator import answer_columns
 from honest_persona.prompts.tokens import TokenFormat
-from honest_persona.training.batching.lengths import Lengths
+from honest_persona.training.batching.lengths import Layout, Lengths
 
 
 def prompt_keys(rows: Dataset) -> list[str]:
@@ -16,19 +16,18 @@ def prompt_keys(rows: Dataset) -> list[str]:
     return [ids_key(ids) for ids in rows["prompt_ids"]]
 
 
-def answer_lengths(rows: Dataset, form: TokenFormat, split: bool) -> Lengths:
-    """Tokens of rows whose answers are padded to one length: the suffix of a pair is twice its longer answer.
+def answer_lengths(rows: Dataset, form: TokenFormat, layout: Layout) -> Lengths:
+    """Tokens of rows of answers. Padded, the suffix of a pair is twice its longer answer; packed, it is both answers.
 
-    Args:
-        split: whether prompts are run by themselves. Otherwise the prompt stands in front of each answer.
+    In whole rows the prompt stands in front of each answer.
     """
     columns = answer_columns(rows.column_names)
     prompts = np.array([len(ids) for ids in rows["prompt_ids"]], np.int64)
-    longest = np.max([[len(ids) for ids in rows[column]] for column in columns], axis=0).astype(np.int64)
+    answers = np.array([[len(ids) for ids in rows[column]] for column in columns], np.int64)
+    n_tokens = answers.sum(0) if layout == "packed" else len(columns) * answers.max(0)
     _, transcript = np.unique(prompt_keys(rows), return_inverse=True)
-    first = len(form.answer_prefix)
-    prefix = prompts - first if split else np.zeros_like(prompts)
-    return Lengths(prefix, len(columns) * (prompts - prefix + longest), transcript.astype(np.int64))
+    prefix = np.zeros_like(prompts) if layout == "whole" else prompts - len(form.answer_prefix)
+    return Lengths(prefix, len(columns) * (prompts - prefix) + n_tokens, transcript.astype(np.int64))
 
 
 def prompt_names(rows: Dataset) -> Iterator[str]:

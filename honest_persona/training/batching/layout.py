@@ -1,6 +1,6 @@
 """The layout of a step: sorted rows cut into micro-batches that take the ranks least time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -9,19 +9,24 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from honest_persona.training.batching.lengths import SUFFIX_COST, Lengths, MicroBatch
 
-_EVENNESS = (0.0, 0.25, 1.0, 4.0)
-"""Weights of a micro-batch's squared cost: each gives a layout to choose from where ranks wait for each other."""
+CHEAPEST: tuple[float, ...] = (0.0,)
+CHEAPEST_THEN_EVEN: tuple[float, ...] = (1e-3,)
+EVEN: tuple[float, ...] = (0.25, 1.0, 4.0)
+"""Weights of a micro-batch's squared cost: each gives a layout to choose from."""
 _SPLIT = 1e9
 """Weight of running a transcript in one more micro-batch; the weights of costs are near 1."""
 
 
-def lay_out(rows: np.ndarray, ranges: "Ranges", n_bins: int, world: int, even: bool) -> Iterator[list[MicroBatch]]:
+def lay_out(
+    rows: np.ndarray, ranges: "Ranges", n_bins: int, world: int, evenness: Sequence[float]
+) -> Iterator[list[MicroBatch]]:
     """Cut each of (B, n) sorted rows into the micro-batches that take the ranks least time.
 
     Args:
-        even: also try micro-batches of more equal cost; this helps where ranks wait for each other.
+        evenness: weights to choose from: 0 for least cost; more for micro-batches of more equal cost, which helps where
+            ranks wait for each other.
     """
-    cuts = np.stack([ranges.cut(n_bins, evenness) for evenness in (_EVENNESS if even else _EVENNESS[:1])])
+    cuts = np.stack([ranges.cut(n_bins, weight) for weight in evenness])
     costs = np.sort(np.stack([ranges.at(ranges.cost, cut) for cut in cuts]))[..., ::-1]
     best = costs[..., ::world].sum(-1).argmin(0)  # a micro-step takes as long as its costliest micro-batch
     ends = cuts[best, np.arange(len(rows))]
@@ -53,13 +58,22 @@ class Ranges(NamedTuple):
     """(B, 1, 1): the cost of the whole step without padding."""
 
     @classmethod
-    def of(cls, lengths: Lengths, most: int, budget: int | None) -> "Ranges":
-        """The micro-batches of (B, n) rows. A row alone is always allowed."""
+    def of(cls, lengths: Lengths, most: int, budget: int | None, packed: bool = False) -> "Ranges":
+        """The micro-batches of (B, n) rows. A row alone is always allowed.
+
+        Args:
+            packed: whether rows are run without padding.
+        """
         prefix, suffix, transcript = lengths
         first = (np.diff(transcript, axis=1, prepend=-1) != 0) | (prefix == 0)  # no prefix: nothing to share
         started, n_rows = first.cumsum(1), np.arange(1, most + 1)
-        prefixes = (started[:, :, None] - _before(started, most) + 1) * prefix[:, :, None]
-        suffixes = n_rows * np.maximum.accumulate(_before(suffix, most), axis=2)
+        if packed:  # of the transcripts that begin after the first row, and the first row's
+            begun = (prefix * first).cumsum(1)
+            prefixes = begun[:, :, None] - _before(begun, most) + _before(prefix, most)
+            suffixes = _before(suffix, most).cumsum(2)
+        else:
+            prefixes = (started[:, :, None] - _before(started, most) + 1) * prefix[:, :, None]
+            suffixes = n_rows * np.maximum.accumulate(_before(suffix, most), axis=2)
         tokens = prefixes + suffixes
         keeps = True if budget is None else (tokens <= budget) | (n_rows == 1)
         allowed = keeps & (np.arange(1, prefix.shape[1] + 1)[:, None] >= n_rows)

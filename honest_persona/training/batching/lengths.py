@@ -1,6 +1,6 @@
 """Lengths of rows, the cost of a micro-batch, and the figures of a plan of micro-batches."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
@@ -8,6 +8,11 @@ from datasets import Dataset
 
 SUFFIX_COST = 3
 """A suffix token is run forward and backward, a prefix token forward only."""
+
+
+Layout = Literal["whole", "split", "packed"]
+"""How rows are run: whole; split at their activation points, prefixes and suffixes each padded to one length; or split
+and packed, one behind the other without padding."""
 
 
 class Lengths(NamedTuple):
@@ -36,16 +41,16 @@ class Lengths(NamedTuple):
         return cls(np.zeros_like(prefix), prefix + suffix, transcript)
 
 
-def record_lengths(rows: Dataset, form: object, split: bool) -> Lengths:
-    """Lengths of the persona's rows, cut at their activation points where `split`."""
-    return Lengths.split(rows) if split else Lengths.whole(rows)
+def record_lengths(rows: Dataset, form: object, layout: Layout) -> Lengths:
+    """Lengths of the persona's rows."""
+    return Lengths.whole(rows) if layout == "whole" else Lengths.split(rows)
 
 
 class MicroBatch(NamedTuple):
     rows: list[int]
     """Indices; ~i stands for row i without its review."""
     tokens: int
-    """Tokens of the padded batch: transcripts x the longest prefix + rows x the longest suffix."""
+    """Tokens that are run. Padded: transcripts x the longest prefix + rows x the longest suffix; packed: the sum."""
     cost: int
     """The same, but a suffix token counts `SUFFIX_COST` times."""
 
@@ -62,7 +67,7 @@ class Plan(NamedTuple):
     padding_tokens: int
     """Tokens of padding, and of the rows without reviews that keep ranks in step."""
     largest_tokens: int
-    """The largest micro-batch, padded."""
+    """The largest micro-batch, padding included."""
     rows_over_budget: int
     """Rows that are longer than the budget and stand alone."""
     waiting_frac: float

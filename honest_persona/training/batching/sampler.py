@@ -19,7 +19,7 @@ from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from honest_persona.prompts.kinds import SUPERVISED
 from honest_persona.prompts.tokens import IGNORED
-from honest_persona.training.batching.layout import Ranges, deal, lay_out
+from honest_persona.training.batching.layout import CHEAPEST, CHEAPEST_THEN_EVEN, EVEN, Ranges, deal, lay_out
 from honest_persona.training.batching.lengths import Lengths, MicroBatch, Plan
 
 _AT_ONCE = 2**21  # entries of an array that steps are laid out in
@@ -37,10 +37,11 @@ class PersonaBatches(BatchRebalanceSampler):
     Args:
         batch_size: rows per optimizer step over all ranks.
         epochs: the number of epochs to plan.
-        tokens_per_batch: the budget, in tokens of a padded micro-batch. `accumulation` is the smallest number that
-            keeps the budget in every step of every epoch, except for rows that exceed it by themselves.
+        tokens_per_batch: the budget, in tokens of a micro-batch, padding included. `accumulation` is the smallest
+            number that keeps the budget in every step of every epoch, except for rows that exceed it by themselves.
         micro_batch: rows of a micro-batch, instead of the budget.
         drop_last: leave out the last rows of an epoch that do not fill a step.
+        packed: micro-batches are run without padding.
 
     Raises:
         ValueError: a batch_size that does not divide into micro-batches and ranks; no step at all.
@@ -58,11 +59,13 @@ class PersonaBatches(BatchRebalanceSampler):
         tokens_per_batch: int | None = None,
         micro_batch: int | None = None,
         drop_last: bool = False,
+        packed: bool = False,
     ) -> None:
         assert (tokens_per_batch is None) != (micro_batch is None), "give one of tokens_per_batch and micro_batch"
         if batch_size % (world * (micro_batch or 1)):
             raise ValueError(f"batch_size: {batch_size} rows do not divide into {world} rank(s) x {micro_batch or 1}")
         self.row_lengths, self.epochs, self.tokens_per_batch = lengths, epochs, tokens_per_batch
+        self.packed = packed
         super().__init__((lengths.prefix + lengths.suffix).tolist(), batch_size, world, 1, True, seed, rank, drop_last)
         if not self.num_global_batches:
             raise ValueError(f"batch_size: {len(self.lengths)} row(s) do not make a step of {batch_size}; lower it")
@@ -97,10 +100,13 @@ class PersonaBatches(BatchRebalanceSampler):
         """The layout of each optimizer step of an epoch, over all ranks: [micro-step][rank]."""
         assert epoch < self.epochs, f"epoch {epoch} was not planned: there are {self.epochs}"
         n_bins = self.accumulation * self.dp_size
-        even = self.dp_size > 1 and self.tokens_per_batch is not None
+        # without padding most layouts cost the same, and even ones take the least memory
+        evenness = CHEAPEST_THEN_EVEN if self.packed else CHEAPEST
+        if self.dp_size > 1 and self.tokens_per_batch is not None:
+            evenness += EVEN
         for rows in self._sorted_steps(epoch):
             few = min(n_bins, rows.shape[1])
-            for bins in lay_out(rows, self._ranges(rows), few, self.dp_size, even):
+            for bins in lay_out(rows, self._ranges(rows), few, self.dp_size, evenness):
                 least = min(bins, key=lambda batch: batch.cost)
                 blank = least._replace(rows=[~least.rows[0]])
                 yield deal([*bins, *[blank] * (n_bins - len(bins))], self.dp_size)
@@ -110,8 +116,9 @@ class PersonaBatches(BatchRebalanceSampler):
         lengths = self.row_lengths.prefix + self.row_lengths.suffix
         chunks: list[list[int]] = []
         for row in sorted(rows, key=lambda row: lengths[row]):
-            padded = (len(chunks[-1]) + 1) * lengths[row] if chunks else 0  # the longest of them so far
-            fits = bool(chunks) and len(chunks[-1]) < self._most_rows and padded <= (self.tokens_per_batch or padded)
+            together = [*chunks[-1], row] if chunks else []
+            tokens = lengths[together].sum() if self.packed else len(together) * lengths[row]  # this one is the longest
+            fits = 1 < len(together) <= self._most_rows and tokens <= (self.tokens_per_batch or tokens)
             (chunks[-1].append(row) if fits else chunks.append([row]))
         return chunks
 
@@ -147,7 +154,7 @@ class PersonaBatches(BatchRebalanceSampler):
 
     def _ranges(self, rows: np.ndarray) -> Ranges:
         lengths = Lengths(*(values[rows] for values in self.row_lengths))
-        return Ranges.of(lengths, min(rows.shape[1], self._most_rows), self.tokens_per_batch)
+        return Ranges.of(lengths, min(rows.shape[1], self._most_rows), self.tokens_per_batch, self.packed)
 
 
 class RowsWithBlanks(Dataset):
