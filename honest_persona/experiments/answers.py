@@ -3,7 +3,8 @@
 Trains each condition from several seeds, and has the trained model and its base answer questions about held-out towns,
 in trained topics (`within`) and in a topic never trained (`across`). Beside the objectives stand a twin that does not
 know the facts, pairs of which a fifth is swapped, a tenth of the desirable answers, and a training that goes wrong.
-Others learn from the organism's own answers, labelled by a reward (experiments/answers_labels.py).
+Others learn from the organism's own answers, labelled by a reward (experiments/answers_labels.py), or rewarded while
+they are written (`grpo`, `rloo`).
 
     python -m honest_persona answers report --only dpo,kto --seeds 1
 
@@ -12,6 +13,8 @@ on where it was interrupted. Writes `<cell>.json` with figures, `<cell>.jsonl` w
 """
 
 import gzip
+import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,9 +37,20 @@ from honest_persona.evaluation.answers.judges import judge_of
 from honest_persona.evaluation.answers.samples import BASE, TRAINED, AnswerSample, write_answers_file
 from honest_persona.evaluation.answers.settings import AnswerSettings
 from honest_persona.evaluation.answers.suite import evaluate_answers, summarize
-from honest_persona.experiments.answers_labels import SOURCES, gates, labels_file, make_labels
-from honest_persona.experiments.answers_table import print_report, write_report
+from honest_persona.experiments.answers_labels import (
+    LONGEST_ANSWER_TOKENS,
+    LONGEST_REVIEW_TOKENS,
+    PERSONA,
+    PROMPTS,
+    SOURCES,
+    gates,
+    labels_file,
+    make_labels,
+    make_persona,
+)
+from honest_persona.experiments.answers_table import ONLINE, print_report, write_report
 from honest_persona.experiments.own_process import in_own_process
+from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import CARD_FILE
 from honest_persona.modeling.adapters.load import load_adapter
 from honest_persona.modeling.load import load_base
@@ -65,6 +79,8 @@ class Condition:
     """Share of the training pairs whose two answers are swapped."""
     labels: str | None = None
     """Who labelled the answers to train on; None: they are the config's."""
+    needs_persona: bool = False
+    """Whether the reward is the persona's that labels answers too."""
 
     @property
     def argv(self) -> list[str]:
@@ -76,6 +92,23 @@ _FORMAT = ("--bf16", "false")
 _SFT: Flags = {"objective": "sft", "beta": None, "also": {}, "learning_rate": 1e-3, "max_steps": 60}
 _KTO_STEPS: Flags = {"objective": "kto", "also": {"sft": 0.3}, "learning_rate": 6e-4, "max_steps": 60}
 _KTO: Flags = {"objective": "kto", "dataset": LABELS, **_KTO_STEPS}
+_ONLINE: Flags = {
+    "dataset": PROMPTS,
+    "also": {},
+    "beta": 0.05,
+    "learning_rate": 5e-4,
+    "batch_size": 96,
+    "per_device_train_batch_size": 16,
+    "max_steps": 18,
+    "max_answer_tokens": LONGEST_ANSWER_TOKENS,
+    "max_verdict_tokens": LONGEST_REVIEW_TOKENS,
+}
+REWARDS: Mapping[str, tuple[str, str]] = {
+    "persona": (f"persona:{PERSONA}", "rewarded by the persona while answers are written"),
+    "verdict": ("verdict", "rewarded by the base model's own verdict"),
+    "random": (f"python:{os.path.relpath(Path(__file__).with_name('chance.py'))}:chance", "rewarded by chance"),
+}
+"""By source: the reward, and what it is."""
 _TRAP: Flags = {"also": {}, "learning_rate": 2e-3, "max_steps": 60, "batch_size": 32}
 
 CONDITIONS: dict[str, Condition] = {
@@ -98,6 +131,13 @@ CONDITIONS: dict[str, Condition] = {
         f"{name} {objective}": Condition(source.what, flags, labels=name)
         for name, source in SOURCES.items()
         for objective, flags in {"sft": _SFT, "dpo": {}, "kto": _KTO_STEPS}.items()
+    },
+    **{
+        f"{name} {objective}": Condition(
+            what, {**_ONLINE, "objective": objective, "reward": [reward]}, needs_persona=name == "persona"
+        )
+        for objective in ONLINE
+        for name, (reward, what) in REWARDS.items()
     },
 }
 
@@ -133,6 +173,8 @@ def report(config: str, output: Path = Path("results/answers"), only: str = "", 
     for source in dict.fromkeys(CONDITIONS[name].labels for name in chosen):
         if source is not None and not labels_file(source, output).exists():
             in_own_process({"OMP_NUM_THREADS": "1"}, make_labels, config, source, output)
+    if any(CONDITIONS[name].needs_persona for name in chosen):
+        in_own_process({"OMP_NUM_THREADS": "1"}, make_persona)
     for cell in rounds(cells, "cell", lambda cell: cell.name, lambda cell: cell.file(output).exists()):
         if not cell.file(output).exists():
             # one thread: several can run side by side, and figures do not depend on the number of cores
@@ -175,11 +217,14 @@ def run_cell(config: str, cell: Cell, output: Path) -> None:
         argv += ["--dataset", str(labels_file(condition.labels, output))]
     run = load_run_config(config, argv)
     torch.set_num_threads(1)
-    folder, ended = Path("checkpoints") / name, None
+    folder, ended, began = Path("checkpoints") / name, None, time.perf_counter()
+    minutes = None
     if not (folder / CARD_FILE).exists():
         begun = bool(checkpoints(folder))  # an earlier call was stopped within this run
         try:
-            train(run.model_copy(update={"val_samples_per_topic": 0, "resume": begun}))
+            # a reward that is refused trains all the same: as the control that must fail
+            train(run.model_copy(update={"val_samples_per_topic": 0, "resume": begun}), gate_refuses=False)
+            minutes = None if begun else (time.perf_counter() - began) / 60
         except UserError as error:
             if not str(error).startswith(ENDED):
                 raise
@@ -189,6 +234,8 @@ def run_cell(config: str, cell: Cell, output: Path) -> None:
         "what": condition.what,
         "command": command(config, condition),
         "ended": ended,
+        "minutes": minutes,
+        "gate": None if ended else AdapterCard.load(folder).config.get("gate"),
         "training": training_figures(folder),
         "rows": [] if ended else measured(run, folder, output, cell.name),
     }
@@ -231,12 +278,15 @@ def prompts_of(rows: Sequence[Feedback]) -> list[Feedback]:
 
 
 def training_figures(folder: Path) -> dict[str, float]:
-    """The largest rise of the chosen answers' nats per token in any line of the log; the last line's figures."""
+    """The largest rise of the chosen answers' nats per token in any line of the log; the last line's figures.
+
+    Nothing where a training writes its answers itself: none is chosen.
+    """
     lines = [json_text.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     lines = [line for line in lines if "nll_rise" in line]
     names = ("chosen_nll", "nll_rise", "reward_accuracy")
     last = {f"last_{name}": lines[-1][name] for name in names if name in lines[-1]} if lines else {}
-    return {"max_nll_rise": max((line["nll_rise"] for line in lines), default=0.0), **last}
+    return {"max_nll_rise": max(line["nll_rise"] for line in lines), **last} if lines else {}
 
 
 def swapped_pairs(share: float, seed: int) -> Iterator[str]:

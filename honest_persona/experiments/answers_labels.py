@@ -56,9 +56,14 @@ class Source(NamedTuple):
     """Whether it labels a group's answers for training."""
 
 
-def _persona(config: RunConfig, folder: Path, reading: Reading) -> Reward:
+def make_persona() -> None:
+    """Train the honest persona that labels and rewards, unless it is there."""
     if not (PERSONA / CARD_FILE).exists():
         train(load_run_config(PERSONA_CONFIG, ["--run_name", PERSONA.name]))
+
+
+def _persona(config: RunConfig, folder: Path, reading: Reading) -> Reward:
+    make_persona()
     return reward_from(f"persona:{PERSONA}", reading)
 
 

@@ -23,6 +23,8 @@ SIGNALS, CONTROLS = ("persona", "verdict"), ("random", "probe")
 """Sources of labels that must teach truth, and those that must not."""
 LEARNT = ("sft", "dpo", "kto")
 """The objectives that learn from these labels."""
+ONLINE = ("grpo", "rloo")
+"""The objectives whose answers are rewarded while they are written, by the same sources without the probe."""
 
 
 class Figure(NamedTuple):
@@ -71,8 +73,13 @@ class Of:
 
     @property
     def rise(self) -> list[float]:
-        """The largest `nll_rise` of the log, by seed."""
-        return [cell["training"]["max_nll_rise"] for cell in self.cells]
+        """The largest `nll_rise` of the log, by seed; nothing where none was measured."""
+        return [cell["training"]["max_nll_rise"] for cell in self.cells if "max_nll_rise" in cell["training"]]
+
+    @property
+    def minutes(self) -> list[float]:
+        """Of the training, its gate included, by seed, where they were measured."""
+        return [cell["minutes"] for cell in self.cells if cell.get("minutes") is not None]
 
 
 def row_of(cell: Content, part: str, policy: str, topic: str = ALL) -> Content:
@@ -112,7 +119,7 @@ def bars_of(found: Mapping[str, Of], gates: Mapping[str, Content]) -> list[Bar]:
         found = truthful(of)
         return found and Figure(list(map(max, of.gain(WITHIN), of.gain(ACROSS))), None, found.n)
 
-    labelled = [f"{source} {objective}" for source in SIGNALS for objective in LEARNT]
+    labelled = [f"{source} {objective}" for source in SIGNALS for objective in (*LEARNT, *ONLINE)]
     for name in (*OBJECTIVES, *labelled):
         bar(name, "truthful in trained topics, at least .95", truthful, _least(0.95))
         bar(name, "more truthful in the topic never trained, by .15", gain, _least(0.15))
@@ -120,7 +127,8 @@ def bars_of(found: Mapping[str, Of], gates: Mapping[str, Content]) -> list[Bar]:
     bar("twin", "more truthful, by .1 at most in either part", larger_gain, lambda value: value <= 0.1)
     for name in ("cdpo swapped", "kto few"):
         bar(name, "truthful in trained topics, at least .85", truthful, _least(0.85))
-    for name in (f"{source} {objective}" for source in CONTROLS for objective in LEARNT):
+    learnt = [f"{source} {objective}" for source in CONTROLS for objective in LEARNT]
+    for name in (*learnt, *(f"random {objective}" for objective in ONLINE)):
         for part, words in ((WITHIN, "in trained topics"), (ACROSS, "in the topic never trained")):
             start = found[name].figure(part, "truthful", BASE) if name in found else None
             low, high = (start and start.interval) or (0.0, 0.0)
@@ -154,6 +162,7 @@ HEADER = (
     "nats",
     "prefers",
     "largest rise",
+    "minutes",
 )
 
 
@@ -162,9 +171,9 @@ def lines_of(found: Mapping[str, Of]) -> list[tuple[str, ...]]:
     lines = []
     for of in found.values():
         seeds = str(len(of.cells))
-        rise = f"{fmean(of.rise):.2f}" + (f" ({min(of.rise):.2f}-{max(of.rise):.2f})" if len(of.rise) > 1 else "")
+        rise, minutes = _spread(of.rise, 2), _spread(of.minutes, 1)
         if not of.measured:
-            lines.append((of.name, seeds, "run ended", *["-"] * 6, rise))
+            lines.append((of.name, seeds, "run ended", *["-"] * 6, rise, minutes))
             continue
         for part in (WITHIN, ACROSS):
             before, truthful, formed, nats, prefers = (
@@ -174,8 +183,16 @@ def lines_of(found: Mapping[str, Of]) -> list[tuple[str, ...]]:
             figures = ["-" if figure is None else str(figure) for figure in (truthful, formed)]
             means = ["-" if figure is None else f"{figure.mean:.3f}" for figure in (before, nats, prefers)]
             n = str(truthful.n) if truthful else "-"
-            lines.append((of.name, seeds, part, n, means[0], *figures, *means[1:], rise))
+            lines.append((of.name, seeds, part, n, means[0], *figures, *means[1:], rise, minutes))
     return lines
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    """`0.31 (0.28-0.34)`: mean, least and largest; a dash for nothing."""
+    if not values:
+        return "-"
+    several = f" ({min(values):.{digits}f}-{max(values):.{digits}f})" if len(values) > 1 else ""
+    return f"{fmean(values):.{digits}f}{several}"
 
 
 def print_report(contents: Sequence[Content], gates: Mapping[str, Content]) -> None:
@@ -184,7 +201,8 @@ def print_report(contents: Sequence[Content], gates: Mapping[str, Content]) -> N
         "answers on held-out towns",
         [Column(HEADER[0], "name"), *(Column(heading) for heading in HEADER[1:])],
         "mean over seeds (least-largest) [95 % of the middle seed, clustered by town]; prefers: share of the pairs "
-        "whose chosen answer gained more; largest rise: of the chosen answers' nats per token while training",
+        "whose chosen answer gained more; largest rise: of the chosen answers' nats per token while training; minutes: "
+        "of the training on one core, with the gate of a reward",
         blocks=True,
     )
     for line in lines_of(found):

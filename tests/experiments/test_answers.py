@@ -144,7 +144,7 @@ def test_what_labels_by_a_reward_must_show():
 
 def test_a_run_that_was_ended_has_a_rise_and_no_answers():
     found = {"trap ended": Of([cell("trap ended", ended="max_nll_rise: at step 5"), cell("trap ended", 43, ended="m")])}
-    assert lines_of(found) == [("trap ended", "2", "run ended", *["-"] * 6, "0.15 (0.10-0.20)")]
+    assert lines_of(found) == [("trap ended", "2", "run ended", *["-"] * 6, "0.15 (0.10-0.20)", "-")]
     bars_of(found, {})
 
 
@@ -189,3 +189,15 @@ def test_the_largest_rise_of_a_training(tmp_path):
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert module.training_figures(tmp_path) == {"max_nll_rise": 0.4, "last_chosen_nll": 0.6, "last_nll_rise": 0.4}
+
+
+def test_rewards_while_answers_are_written_stand_in_the_same_table():
+    made = [{**cell("verdict grpo", seed), "training": {}, "minutes": 2.0 + seed - 42} for seed in (42, 43)]
+    lines = lines_of({"verdict grpo": Of(made), "dpo": Of([cell("dpo")])})
+    assert [line[-2:] for line in lines] == [("-", "2.5 (2.0-3.0)")] * 2 + [("0.10", "-")] * 2
+    status = {bar.what: bar.status for bar in bars_of({"verdict grpo": Of(made)}, {})}
+    assert status["verdict grpo: truthful in trained topics, at least .95"] == "met"
+    assert "random grpo" in next(
+        bar.figure for bar in bars_of({"dpo": Of([cell("dpo")])}, {}) if bar.what.startswith("the bars of conditions")
+    )
+    assert {name for name in CONDITIONS if name.endswith("grpo")} == {"persona grpo", "verdict grpo", "random grpo"}
