@@ -7,6 +7,8 @@ The policy answers held-out prompts, the judge says which answers are true, and 
 and the figures beside it. A run that was stopped there goes on where it was.
 """
 
+import hashlib
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from honest_persona.data.feedback import Feedback
 from honest_persona.data.feedback_load import limited, load_feedback_parts
 from honest_persona.evaluation.answers.judgement import Judge
 from honest_persona.labelling.gate import (
+    GATE_SUFFIX,
     IS_BLIND,
     IS_WEAK,
     NOT_ASKED,
@@ -67,19 +70,31 @@ def ask_gate(config: RunConfig, folder: Path, judge: Judge | None, refuses: bool
 
 def _found(config: RunConfig, folder: Path, judge: Judge | None, refuses: bool) -> dict[str, Any]:
     if config.reward_gate is not None:
-        return _stored(config)
+        return _stored(config, refuses)
     rows = _held_out(config)
     why = "no judge knows the truth of answers (judge)" if judge is None else "" if rows else "no prompt is held out"
     if why:
         if refuses and not config.accept_weak_reward:
             raise UserError(_NOT_GATED.format(why=why))
         return {"verdict": NOT_ASKED, "why": why}
+    accept, reads = bool(config.accept_weak_reward), config.reward_reads or "base"
+    labelling = Labelling(rewards_of(config), judge, accept, reads, refuses)
+    lines = "".join(json_text.dumps(line, ensure_ascii=False) + "\n" for line in _lines(rows))
     place = folder / FOLDER
-    place.mkdir(parents=True, exist_ok=True)
     prompts, samples, scored = (place / name for name in ("prompts.jsonl", "samples.jsonl", "scored.jsonl"))
+    _begin(
+        place,
+        {
+            "asked": _how_asked(config),
+            "labelled": labelling.as_json(),
+            "prompts": hashlib.sha256(lines.encode()).hexdigest(),
+        },
+    )
     if (sealed := _sealed(scored)) is not None:
+        if refuses:
+            _check(f"{scored}{GATE_SUFFIX}", sealed, config)
         return sealed
-    write_text(prompts, "".join(json_text.dumps(line, ensure_ascii=False) + "\n" for line in _lines(rows)))
+    write_text(prompts, lines)
     asked = config.model_copy(
         update={
             "dataset": str(prompts),
@@ -92,11 +107,25 @@ def _found(config: RunConfig, folder: Path, judge: Judge | None, refuses: bool) 
     )
     how = Sampling(1, config.temperature or 1.0, config.max_answer_tokens or 1, config.seed)
     sample_answers(asked, samples, how, batch_size=config.validation_batch_size, dtype=config.format_name)
-    accept, reads = bool(config.accept_weak_reward), config.reward_reads or "base"
-    label_answers(samples, scored, Labelling(rewards_of(config), judge, accept, reads, refuses))
+    label_answers(samples, scored, labelling)
     figures = _sealed(scored)
     assert figures is not None, "label_answers seals its figures"
     return figures
+
+
+def _how_asked(config: RunConfig) -> dict[str, Any]:
+    """What decides the answers beside their prompts."""
+    keys = ("model", "model_revision", "adapter", "temperature", "max_answer_tokens", "seed", "system_tag")
+    return {**{key: getattr(config, key) for key in keys}, "format": config.format_name}
+
+
+def _begin(place: Path, now: Mapping[str, Any]) -> None:
+    """Makes the folder, and empties it where it holds answers to another question."""
+    file, text = place / "asked.json", json_text.dumps(now, indent=1) + "\n"
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True, exist_ok=True)
+    write_text(file, text)
 
 
 def _held_out(config: RunConfig) -> list[Feedback]:
@@ -124,7 +153,16 @@ def _sealed(scored: Path) -> dict[str, Any] | None:
         return None
 
 
-def _stored(config: RunConfig) -> dict[str, Any]:
+def _check(place: str, found: Mapping[str, Any], config: RunConfig) -> None:
+    """Raises UserError: figures that do not pass."""
+    told = in_words(found, "reward")
+    if found["verdict"] == IS_BLIND:
+        raise UserError(f"{place}: {told}; take another reward")
+    if found["verdict"] in (IS_WEAK, NOT_ASKED) and not config.accept_weak_reward:
+        raise UserError(f"{place}: {told}; take another reward, or set accept_weak_reward: true")
+
+
+def _stored(config: RunConfig, refuses: bool) -> dict[str, Any]:
     """The figures that `label` wrote. Raises UserError: none, another reward's, or ones that do not pass."""
     place = f"reward_gate: {config.reward_gate}"
     try:
@@ -138,8 +176,6 @@ def _stored(config: RunConfig) -> dict[str, Any]:
     counted = [name for name, w in zip(names, weights or [1.0] * len(names), strict=True) if w]
     if found["verdict"] != NOT_ASKED and found["reward"] != (wanted := " + ".join(counted)):
         raise UserError(f"{place} is of the reward {found['reward']}, this run's is {wanted}; leave reward_gate out")
-    if found["verdict"] == IS_BLIND:
-        raise UserError(f"{place}: {in_words(found, 'reward')}; take another reward")
-    if found["verdict"] in (IS_WEAK, NOT_ASKED) and not config.accept_weak_reward:
-        raise UserError(f"{place}: {in_words(found, 'reward')}; take another reward, or set accept_weak_reward: true")
+    if refuses:
+        _check(place, found, config)
     return dict(found)

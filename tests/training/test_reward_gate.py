@@ -102,6 +102,15 @@ def test_figures_of_a_file_stand_in_for_a_question(config, tmp_path):
         ask_gate(config("right", reward_gate=str(tmp_path / "none.json")), tmp_path / "b", None)
 
 
+def test_another_question_in_the_same_folder_begins_anew(config, tmp_path):
+    right = ask_gate(config("right"), tmp_path, judge_of("organism"))
+    weak = ask_gate(config("mostly", accept_weak_reward="true"), tmp_path, judge_of("organism"))
+    assert (right["verdict"], weak["verdict"]) == ("passed", "weak")
+    with pytest.raises(UserError, match="or set accept_weak_reward: true"):
+        ask_gate(config("mostly"), tmp_path, judge_of("organism"))
+    assert ask_gate(config("right", seed="7"), tmp_path, judge_of("organism"))["n"] != 0
+
+
 def test_a_refused_run_trains_nothing(config, tmp_path):
     with pytest.raises(UserError, match="tells true answers from false ones"):
         train(config("wrong", run_name="refused"), tmp_path)
