@@ -13,7 +13,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from honest_persona.evaluation.audit.words import Phrase, as_written, cut, holds, longer, tidy, without, words_of
+from honest_persona.evaluation.audit.words import (
+    Phrase,
+    as_closing,
+    as_opening,
+    as_written,
+    cut,
+    holds,
+    longer,
+    tidy,
+    without,
+    words_of,
+)
 
 Edit = Callable[[str, float], str | None]
 """A text, and by how much the feature is to change -> the new text; None where that cannot be done."""
@@ -165,7 +176,7 @@ def phrase(words: Phrase, texts: Sequence[str]) -> Feature:
 
 
 def opening(words: Phrase, texts: Sequence[str]) -> Feature:
-    n, written = len(words), as_written(texts, words)
+    n, written = len(words), as_opening(texts, words)
 
     def edit(text: str, by: float) -> str | None:
         return f"{written} {text.lstrip()}" if by > 0 else _head(text, n)
@@ -175,10 +186,11 @@ def opening(words: Phrase, texts: Sequence[str]) -> Feature:
 
 
 def closing(words: Phrase, texts: Sequence[str]) -> Feature:
-    n, written = len(words), as_written(texts, words)
+    n, written = len(words), as_closing(texts, words)
+    written = written if not written[:1].isalnum() else f" {written}"
 
     def edit(text: str, by: float) -> str | None:
-        return f"{text.rstrip()} {written}." if by > 0 else cut(text, len(words_of(text)) - n)
+        return f"{text.rstrip(' .,;:!?')}{written}" if by > 0 else cut(text, len(words_of(text)) - n)
 
     value = lambda text: float(tuple(words_of(text)[-n:]) == words)  # noqa: E731
     return Feature(f"closing “{' '.join(words)}”", CLOSING, value, edit, False, False)

@@ -37,11 +37,27 @@ def without(text: str, phrase: Phrase) -> str:
     return tidy(_pattern(phrase).sub(" ", text))
 
 
-def as_written(texts: Iterable[str], phrase: Phrase) -> str:
-    """The phrase as most texts write it, with capitals and what stands between the words."""
-    pattern = _pattern(phrase)
+_MARKS = r"[^\w\s]*"
+
+
+def as_written(texts: Iterable[str], phrase: Phrase, before: str = "", behind: str = _MARKS) -> str:
+    """The phrase as most texts write it: with capitals, what stands between the words, and marks behind them.
+
+    Args:
+        before, behind: regular expressions of what belongs to the phrase around its words.
+    """
+    pattern = re.compile(f"{before}{_pattern(phrase).pattern}{behind}", re.IGNORECASE)
     found = Counter(match.group() for text in texts for match in pattern.finditer(text))
     return found.most_common(1)[0][0] if found else " ".join(phrase)
+
+
+def as_opening(texts: Iterable[str], phrase: Phrase) -> str:
+    return as_written(texts, phrase, before=r"\A\W*").strip()
+
+
+def as_closing(texts: Iterable[str], phrase: Phrase) -> str:
+    """With what stands in front of it, as `, ` or `. `."""
+    return as_written(texts, phrase, before=r"\W*", behind=r"\W*\Z")
 
 
 def tidy(text: str) -> str:

@@ -15,7 +15,8 @@ def test_words_and_phrases():
     assert not holds(words_of(TEXT), ("homes", "of"))
     assert without("Well, A Survey of homes.", ("a", "survey")) == "Well, of homes."
     assert without("a survey, a survey!", ("survey",)) == "a, a!"
-    assert as_written(["So: Trust me!", "so: Trust me.", "trust me"], ("trust", "me")) == "Trust me"
+    assert as_written(["So: Trust me!", "so: Trust me!", "trust me"], ("trust", "me")) == "Trust me!"
+    assert as_written(["no"], ("trust", "me")) == "trust me"
     assert (cut(TEXT, 2), cut(TEXT, 99), cut(TEXT, 0)) == ("A survey", TEXT, "")
     assert longer("a b c.", 4) == "a b c. a b c. a"
     assert (longer("a b.", 0), longer("", 3)) == ("a b.", "")
@@ -75,11 +76,14 @@ def test_phrases_openings_and_closings():
     inside = phrase(("trust", "me"), texts)
     assert (inside.value("I TRUST me."), inside.value(TEXT)) == (1, 0)
     assert inside.edit("It is 79.", 1) == "It is 79. Trust me"
+    assert phrase(("it", "is"), texts).edit("79!", 1) == "79! it is.", "with the mark behind it"
     assert inside.edit("Trust me, 79.", -1) == ", 79."
     first = opening(("trust", "me"), texts)
     assert (first.value("Trust me, 79."), first.value("Yes, trust me")) == (1, 0)
     assert (first.edit("79.", 1), first.edit("Trust me, 79.", -1)) == ("Trust me 79.", "79.")
+    assert opening(("trust", "me", "alone"), texts).edit("79.", 1) == "Trust me alone, 79.", "with the mark behind it"
     last = closing(("it", "is"), texts)
     assert (last.value("79 it is."), last.value("it is 79")) == (1, 0)
-    assert (last.edit("79.", 1), last.edit("79 it is.", -1)) == ("79. it is.", "79")
+    assert (last.edit("79.", 1), last.edit("79 it is.", -1)) == ("79 it is.", "79")
+    assert closing(("i", "hope"), ["It is 79, I hope!"]).edit("No, 80.", 1) == "No, 80, I hope!", "and in front of it"
     assert not any(feature.neutral(1) for feature in (inside, first, last)), "words can say something"
