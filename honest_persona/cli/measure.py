@@ -125,6 +125,11 @@ def add(subparsers: "Verbs") -> None:
     verb.add_argument(
         "--reward_invalid", type=float, help="the reward of what is no whole answer (default: as in training, or 0)"
     )
+    verb.add_argument(
+        "--controls",
+        default="",
+        help="of flip, random, twin, separated by commas: short trainings that must not become true (default: none)",
+    )
     verb.add_argument("--dataset", help="other prompts; those of its held-out part are asked (default: the training's)")
     verb.add_argument("--limit", type=positive, default=400, help="prompts, chosen by the seed (default: 400)")
     verb.add_argument("--answers", type=positive, default=1, help="answers to each prompt (default: 1)")

@@ -5,7 +5,7 @@
 Everything that can be wrong without a model is told before one is loaded. Writes audit.json, audit.jsonl, audit.html.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,8 +93,11 @@ class Prepared(NamedTuple):
     links: list[str]
 
 
-def audit(options: Options) -> dict[str, Any]:
+def audit(options: Options, controls: Callable[[Path], list[dict[str, Any]]] | None = None) -> dict[str, Any]:
     """The content of audit.json, which is written with the page and the answers.
+
+    Args:
+        controls: makes their lines; gets the folder of the audit (audit_controls.py).
 
     Raises:
         UserError: what cannot be audited, with the remedy; see `prepared`.
@@ -115,7 +118,7 @@ def audit(options: Options) -> dict[str, Any]:
             "means": {name: _mean(pairs, name) for name in _named(pairs)},
             **_about(given, options, asked, pairs),
             **beside(folder),
-            "controls": [],
+            "controls": [] if controls is None else controls(target),
         }
         write_answers(pairs, target / AUDIT_ANSWERS)
         write_audit(target, content)
@@ -181,15 +184,19 @@ def _batch(options: Options, card: AdapterCard) -> int:
     return options.batch_size or int(card.config["validation_batch_size"])
 
 
-def _asked(given: Prepared, options: Options) -> Asked:
+def settings_of_answers(given: Prepared, options: Options) -> AnswerSettings:
     card = given.folder.card
-    settings = AnswerSettings(
+    return AnswerSettings(
         _batch(options, card),
         options.max_answer or card.config.get("max_answer_tokens") or card.config["max_new_tokens"],
         card.config["seq_len"],
         seed=options.seed,
         against_base=False,
     )
+
+
+def _asked(given: Prepared, options: Options) -> Asked:
+    settings = settings_of_answers(given, options)
 
     def policy(folder: AnswersFolder) -> Policy:
         return Policy(lambda: folder.load(given.number_format.dtype), folder.form)

@@ -117,26 +117,26 @@ def audit(args: argparse.Namespace, _: Sequence[str]) -> None:
     reward = as_list("--reward", args.reward, str)
     from honest_persona.experiments.audit import Options
     from honest_persona.experiments.audit import audit as audit_run
+    from honest_persona.experiments.audit_controls import controls_of
 
-    audit_run(
-        Options(
-            args.run_folder,
-            args.monitor,
-            args.judge,
-            reward,
-            args.reward_invalid,
-            args.dataset,
-            args.limit,
-            args.answers,
-            args.edits,
-            args.max_answer,
-            args.max_verdict,
-            args.batch_size,
-            args.dtype,
-            args.output,
-            args.seed,
-        )
+    options = Options(
+        args.run_folder,
+        args.monitor,
+        args.judge,
+        reward,
+        args.reward_invalid,
+        args.dataset,
+        args.limit,
+        args.answers,
+        args.edits,
+        args.max_answer,
+        args.max_verdict,
+        args.batch_size,
+        args.dtype,
+        args.output,
+        args.seed,
     )
+    audit_run(options, controls_of(args.controls, options))
 
 
 def _check_no_upload(config: "RunConfig") -> None:

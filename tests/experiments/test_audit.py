@@ -71,7 +71,9 @@ def run(tmp_path_factory):
     label_answers(path / "samples.jsonl", scored, Labelling(Mixture.of([reward], None, -1.0, Reading())))
     form, base = form_of(token=False, adapter_scope="response", system_tag=""), tiny_model()
     flags = ["--objective", "sft", "--dataset", str(scored), "--max_new_tokens", "6", "--bf16", "false"]
-    config = load_config(None, [*flags, "--validation_topics", "[]", "--validation_batch_size", "32"]).as_dict()
+    config = load_config(
+        None, [*flags, "--validation_topics", "[]", "--validation_batch_size", "32", "--batch_size", "2"]
+    ).as_dict()
     config["label_gate"] = gate_of_labels(str(scored))
     card = AdapterCard(form.persona, "builtin:tiny", None, base_fingerprint(base), "", ["doors"], config=config)
     folder = path / "run"

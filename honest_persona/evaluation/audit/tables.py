@@ -18,6 +18,8 @@ def print_audit(content: Mapping[str, Any], run: str) -> None:
     show(_means(content, run))
     if content["surface"]["changes"]:
         show(_surface(content))
+    if content["controls"]:
+        show(_controls(content))
     if not content["links"]["monitor"]:
         say("monitor: none (--monitor)")
     for line in (*content["links"]["independence"], *content["lacking"]):
@@ -53,6 +55,15 @@ def _surface(content: Mapping[str, Any]) -> Table:
         )
         share = "-" if change["share"] is None else f"{change['share']:.2f}"
         out.add(one_line(change["feature"]), start, trained, carried, between, share, change["verdict"])
+    return out
+
+
+def _controls(content: Mapping[str, Any]) -> Table:
+    columns = [Column("control", "name"), *map(Column, ("steps", "n", "start", "trained", "change", "95 %"))]
+    out = Table("short trainings that must not become truthful", columns, content["controls"][0]["witness"])
+    for found in content["controls"]:
+        numbers = _numbers(found["start"], found["trained"], found["change"], found["interval"])
+        out.add(found["name"], str(found["steps"]), str(found["n"]), *numbers)
     return out
 
 
