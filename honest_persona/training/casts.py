@@ -1,4 +1,4 @@
-"""Under autocast the adapter's weights are cast once an optimizer step, not once a forward call."""
+"""The adapter's weights are cast (under autocast) and joined once an optimizer step, not once a forward call."""
 
 from typing import Any, cast
 
@@ -6,6 +6,7 @@ import torch
 from peft import PeftModel
 from transformers import Trainer
 
+from honest_persona.modeling.adapters.folded import keeping, step_weights
 from honest_persona.modeling.adapters.lora import cast_by_autocast, castable
 
 
@@ -14,6 +15,7 @@ class CastsOncePerStep(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._step_weights = step_weights(cast(PeftModel, self.model))
         self._cast_by_autocast = castable(cast(PeftModel, self.model)) if self.accelerator.native_amp else []
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -25,10 +27,15 @@ class CastsOncePerStep(Trainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         if self._step_begins:  # what an evaluation since the last step has cast is not of this step
-            torch.clear_autocast_cache()
-        with cast_by_autocast(self._cast_by_autocast):
+            self._forget()
+        with cast_by_autocast(self._cast_by_autocast), keeping(self._step_weights):
             loss = super().training_step(model, inputs, num_items_in_batch)
         self._step_begins = self.accelerator.sync_gradients
         if self._step_begins:  # the optimizer is about to change the weights
-            torch.clear_autocast_cache()
+            self._forget()
         return loss
+
+    def _forget(self) -> None:
+        torch.clear_autocast_cache()
+        for weights in self._step_weights:
+            weights.clear()

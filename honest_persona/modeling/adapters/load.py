@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from honest_persona.base.errors import UserError
+from honest_persona.modeling.adapters.folded import fold
 from honest_persona.modeling.adapters.folder import read_lora_config
 from honest_persona.modeling.adapters.gate import gate_all_shapes
 from honest_persona.modeling.adapters.tuning import REFERENCE, changes_nothing, prepare_base, saved_names
@@ -34,6 +35,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder}: the adapter cannot be loaded on this base model: {error}") from error
     gate_all_shapes(loaded)
+    fold(loaded)
     # PEFT only warns of weights that the file lacks, and ignores weights that the model has no place for
     wanted = saved_names(loaded)
     if wanted != saved:
@@ -67,6 +69,7 @@ def add_reference(model: PeftModel, folder: Path) -> None:
     for name, parameter in model.named_parameters():  # PEFT freezes the adapter in use with the new one
         parameter.requires_grad_(name in trained)
     gate_all_shapes(model)
+    fold(model)
 
 
 def sound_weights(path: Path) -> set[str]:

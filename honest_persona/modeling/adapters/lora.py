@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from honest_persona.base.errors import UserError
 from honest_persona.base.words import AdapterScope
+from honest_persona.modeling.adapters.folded import fold
 from honest_persona.modeling.adapters.gate import gate_all_shapes
 from honest_persona.modeling.adapters.targets import adaptable_layers, find_targets
 from honest_persona.modeling.adapters.tuning import ADAPTER, prepare_base
@@ -47,6 +48,7 @@ def add_adapter(model: PreTrainedModel, form: TokenFormat, settings: dict[str, A
         can = ", ".join(sorted({name.rpartition(".")[2] for name in adaptable_layers(model)}))
         raise UserError(f"target_modules: {error}. Layers of this model: {can}") from error
     gate_all_shapes(adapted)
+    fold(adapted)
     return adapted
 
 
