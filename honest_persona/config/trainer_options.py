@@ -90,6 +90,7 @@ _SFT_REFUSED: Mapping[str, str] = {
     "liger_kernel_config": _OWN_LOSS,
     "average_tokens_across_devices": _OWN_LOSS,
     "router_aux_loss_coef": "routers are not trained, and their loss would depend on the layout of micro-batches; off",
+    "logging_nan_inf_filter": "a loss that is not a finite number ends the run, and is never hidden",
     "neftune_noise_alpha": "noise in the embeddings changes the prefix, which must be the base model's own",
     "dataset_text_field": _OWN_ROWS,
     "dataset_kwargs": _OWN_ROWS,
@@ -130,6 +131,7 @@ _PERSONA = TrainerOptions(
         "push_to_hub": False,  # the Trainer's own takes all of the folder; hub/push.py uploads after the run
         "max_length": None,
         "router_aux_loss_coef": 0.0,
+        "logging_nan_inf_filter": False,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "remove_unused_columns": False,
     },

@@ -41,4 +41,6 @@ def persona_loss(
     weighted = torch.where(is_flag, nll * flag_loss_multiplier, nll)
     loss = weighted.sum() / torch.as_tensor(num_items, device=log_probs.device).clamp(min=1)
     with torch.no_grad():
-        return PersonaLoss(loss, nll[is_review].sum(), nll[is_flag].sum(), is_review.sum(), is_flag.sum())
+        # no `nll[is_review]`: the host would wait for the number of places
+        review, flag = (torch.where(chosen, nll, 0).sum() for chosen in (is_review, is_flag))
+        return PersonaLoss(loss, review, flag, is_review.sum(), is_flag.sum())

@@ -85,4 +85,5 @@ class RunsPrefixesOnce(Trainer):
             return packed_arguments(packing), (seen, n_run + sum(suffixes))
         index, mask = inputs["prefix_index"], inputs["attention_mask"]
         seen = prefix.mask.sum(1)[index].sum() + mask.sum()
-        return suffix_arguments(prefix, mask, index), (seen, n_run + mask.sum())
+        in_order = len(index) == len(prefix.mask)  # collators number transcripts as they first occur
+        return suffix_arguments(prefix, mask, index, in_order), (seen, n_run + mask.sum())

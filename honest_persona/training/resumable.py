@@ -6,6 +6,7 @@ Checkpoints hold no pickle and do not depend on ZeRO stage or number of ranks. W
 generators are restored from them. A loss that is not a number stops the run. Tokens per second are measured.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ class ResumableRun(Trainer):
             self.train_dataset = RowsWithBlanks(cast(Any, self.train_dataset), batches)
         self.lr_cooldown_frac, self.lr_min_frac = lr_cooldown_frac, lr_min_frac
         self.sums = Sums(self.accelerator.device)
+        self._losses: list[tuple[torch.Tensor, tuple[str, ...]]] = []
         self._logged_at = time.perf_counter()
         self.peft_model = cast(PeftModel, self.model)
         self._gate = gate_of(self.peft_model)
@@ -83,17 +85,25 @@ class ResumableRun(Trainer):
         """As the Trainer's.
 
         Raises:
-            RankError: the loss is not a finite number; names the records. No step is taken with it.
+            RankError: a loss of the step is not a finite number; names the records. No step is taken with it.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            names = inputs.get("record_ids", ()) if isinstance(inputs, Mapping) else [row["row_id"] for row in inputs]
-            raise RankError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1} with the records "
-                f"{', '.join(dict.fromkeys(names))}. Lower learning_rate, or look at them (`python -m "
-                f"honest_persona tokens`); {last_good(Path(str(self.args.output_dir)))}"
-            )
+        names = inputs.get("record_ids", ()) if isinstance(inputs, Mapping) else [row["row_id"] for row in inputs]
+        self._losses.append((loss, tuple(dict.fromkeys(names))))
+        if self.accelerator.sync_gradients:
+            self._check_losses()
         return loss
+
+    def _check_losses(self) -> None:
+        """Of a whole step at once: the host waits for the device once a step, not once a micro-batch."""
+        losses, self._losses = self._losses, []
+        for loss, (_, records) in zip(torch.stack([loss for loss, _ in losses]).tolist(), losses, strict=True):
+            if not math.isfinite(loss):
+                raise RankError(
+                    f"the loss is {loss} at step {self.state.global_step + 1} with the records "
+                    f"{', '.join(records)}. Lower learning_rate, or look at them (`python -m "
+                    f"honest_persona tokens`); {last_good(Path(str(self.args.output_dir)))}"
+                )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return super()._get_train_sampler(train_dataset) if self.batches is None else self.batches

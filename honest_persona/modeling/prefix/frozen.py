@@ -92,18 +92,19 @@ def run_prefix(model: Model, input_ids: Tensor, attention_mask: Tensor, adapter_
     return Prefix([(layer.keys, layer.values) for layer in layers], attention_mask)
 
 
-def suffix_arguments(prefix: Prefix, mask: Tensor, index: Tensor) -> dict[str, Any]:
+def suffix_arguments(prefix: Prefix, mask: Tensor, index: Tensor, in_order: bool | None = None) -> dict[str, Any]:
     """Arguments that make a forward call over suffixes see their prefixes.
 
     Args:
         mask: (B, S) int64, of right-padded suffixes.
         index: (B,) int64, each row's transcript in `prefix`.
+        in_order: whether row i stands on transcript i; None: found out, for which the host waits for the device.
     """
     whole = torch.cat([prefix.mask[index], mask], dim=1)
     return {
         "attention_mask": whole,
         "position_ids": positions(whole)[:, -mask.shape[1] :],
-        "past_key_values": ReadOnlyCache(prefix, index),
+        "past_key_values": ReadOnlyCache(prefix, index, in_order),
         "use_cache": False,
     }
 
@@ -116,8 +117,10 @@ def positions(mask: Tensor) -> Tensor:
 class ReadOnlyCache(Cache):
     """A prefix that every row reads and no forward call changes, so that a checkpointed layer may run again."""
 
-    def __init__(self, prefix: Prefix, index: Tensor) -> None:
-        rows = None if torch.equal(index, torch.arange(len(prefix.mask), device=index.device)) else index
+    def __init__(self, prefix: Prefix, index: Tensor, in_order: bool | None = None) -> None:
+        if in_order is None:
+            in_order = torch.equal(index, torch.arange(len(prefix.mask), device=index.device))
+        rows = None if in_order else index
         super().__init__(layers=[_ReadOnlyLayer(keys, values, rows) for keys, values in prefix.layers])
 
 
