@@ -201,6 +201,7 @@ _GRPO = TrainerOptions(
         "log_completions": False,
         "router_aux_loss_coef": 0.0,
         "num_iterations": 1,
+        "logging_nan_inf_filter": False,
         "shuffle_dataset": False,  # training/batching/rollouts.py shuffles
     },
     refused=_REWARDED_REFUSED,

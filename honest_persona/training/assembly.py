@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +31,16 @@ from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training.batching.lengths import Layout, Lengths
 from honest_persona.training.batching.rollouts import RolloutBatches
 from honest_persona.training.batching.sampler import PersonaBatches
-from honest_persona.training.memory import Shape, choose_checkpointing
+from honest_persona.training.budget import (
+    MOST_TOKENS,
+    Choice,
+    choose,
+    foreseen_need,
+    measured_need,
+    room,
+    sizes,
+)
+from honest_persona.training.memory import Shape, choose_checkpointing, other_bytes, peak_bytes
 from honest_persona.training.objective_table import Objective, objective_of
 from honest_persona.training.resumable import ResumableRun
 
@@ -77,6 +86,49 @@ class Assembly:
         max_steps = trainer.get("max_steps", -1)
         return max_steps if max_steps > 0 else math.ceil(trainer["num_train_epochs"] * per_epoch)
 
+    def with_budget(self, tokens: int) -> "Assembly":
+        """The same run with micro-batches of so many tokens."""
+        assert isinstance(self.batches, PersonaBatches), "rollouts have no budget of tokens"
+        config = self.config.model_copy(update={"tokens_per_batch": tokens})
+        batches = make_batches(config, self.batches.row_lengths, self.layout == "packed")
+        return replace(self, config=config, batches=batches)
+
+    def sized(self, args: TrainingArguments, model: PeftModel) -> tuple["Assembly", bool]:
+        """The run with what `tokens_per_batch` and `activation_checkpointing` come to; says why. All ranks call this.
+
+        Whether activations are recomputed is the second value.
+        """
+        config, budget = self.config, self.config.tokens_per_batch
+        if budget != "auto":
+            return self, self.checkpoints_activations(args, model)
+        forced = None if config.activation_checkpointing == "auto" else config.activation_checkpointing
+        free = self._free_bytes(args)
+        assert isinstance(self.batches, PersonaBatches)
+        steps = (rows for epoch in range(self.batches.epochs) for rows in self.batches.steps(epoch))
+        step = max(sum(batch.tokens for ranks in rows for batch in ranks) for rows in steps)
+        budgets = sizes(-(-step // world_size()), max(self.batches.lengths))
+
+        def plan(tokens: int) -> set[Shape]:
+            return self.with_budget(tokens)._shapes()
+
+        how = "foreseen"
+        try:
+            need = foreseen_need(model, args.device, **self._precision(args))
+            chosen = choose(budgets, plan, need, room(free), forced, all_agree)
+            if args.device.type == "cuda" and not args.deepspeed_plugin and not chosen.checkpointing:
+                half = self._precision(args)["autocast"]
+                line = measured_need(chosen.tokens, plan, lambda shape: peak_bytes(model, shape, args.device, half))
+                if all_agree(line is not None):
+                    assert line is not None
+                    how, tile = "measured", other_bytes(model, Shape(1, 1), args.device)
+                    chosen = choose(budgets, plan, line, room(free, True) - tile, False, all_agree)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            all_agree(False)
+            chosen = Choice(budgets[-1], forced is not False, False, 0)
+            how = f"not foreseen: {str(error).partition(chr(10))[0] or type(error).__name__}"
+        say(chosen.line(how, free))
+        return self.with_budget(chosen.tokens), chosen.checkpointing
+
     def arguments(self, folder: Path, checkpointing: bool) -> Any:
         """The trainer's, of the objective's own class.
 
@@ -109,17 +161,12 @@ class Assembly:
         config = self.config
         if config.activation_checkpointing != "auto":
             return config.activation_checkpointing
-        half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-        in_memory = config.prefix_cache == "ram" and args.device.type == "cpu"
-        promised = 2 * int(config.prefix_cache_gb * 2**30) if in_memory else 0  # of training, and of heavy logs
         on, why = choose_checkpointing(
             model,
             self._shapes(),
             args.device,
-            free_memory(args.device) - promised,
-            autocast=None if args.deepspeed_plugin else half,
-            cast=half if args.deepspeed_plugin else None,
-            shards=world_size() if args.deepspeed_plugin else 1,
+            self._free_bytes(args),
+            **self._precision(args),
             agree=all_agree,
         )
         say(why)
@@ -135,6 +182,18 @@ class Assembly:
         if self.layout == "whole":
             return {Shape(rows, longest + answer)}
         return {Shape(rows, first + answer, batches.prompts, longest - first)}
+
+    def _free_bytes(self, args: TrainingArguments) -> int:
+        """What is not promised to the caches of training and of heavy logs."""
+        in_memory = self.config.prefix_cache == "ram" and args.device.type == "cpu"
+        return free_memory(args.device) - (2 * int(self.config.prefix_cache_gb * 2**30) if in_memory else 0)
+
+    def _precision(self, args: TrainingArguments) -> dict[str, Any]:
+        """`autocast`, `cast` and `shards` of `saved_bytes` and `other_bytes`."""
+        half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        if args.deepspeed_plugin:
+            return {"autocast": None, "cast": half, "shards": world_size()}
+        return {"autocast": half, "cast": None, "shards": 1}
 
     def prefix_cache(
         self, args: TrainingArguments, model: PeftModel, fingerprint: str, folder: Path, use: str
@@ -227,6 +286,7 @@ def make_batches(config: RunConfig, lengths: Lengths, packed: bool = False) -> P
     """This rank's micro-batches for all epochs. Raises UserError: batch_size does not go with the number of ranks."""
     world = world_size()
     batch_size = config.examples_per_step(world)
+    budget = MOST_TOKENS if config.tokens_per_batch == "auto" else config.tokens_per_batch  # until a model shows
     max_steps = config.trainer.get("max_steps", -1)
     drop_last = config.trainer.get("dataloader_drop_last", False)
     n_rows = len(lengths.transcript)
@@ -240,8 +300,8 @@ def make_batches(config: RunConfig, lengths: Lengths, packed: bool = False) -> P
             rank=rank(),
             seed=config.seed,
             epochs=epochs,
-            tokens_per_batch=config.tokens_per_batch,
-            micro_batch=None if config.tokens_per_batch else config.trainer["per_device_train_batch_size"],
+            tokens_per_batch=budget,
+            micro_batch=None if budget else config.trainer["per_device_train_batch_size"],
             drop_last=drop_last,
             packed=packed,
         )

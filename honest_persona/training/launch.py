@@ -110,7 +110,8 @@ def train(
     try:
         with if_interrupted(lambda: f"the run is in {folder}; {last_good(folder)}"):
             assembly = Assembly.of(config, form, material.rows)
-            say(assembly.batches.plan().line())
+            if config.tokens_per_batch != "auto":
+                say(assembly.batches.plan().line())
             with held_by_all(folder, "a training", "choose another --run_name"):
                 if run := _begun(assembly, material, folder):
                     run = replace(run, fingerprint=fingerprint, judge=judge, gate=gate)
@@ -148,7 +149,8 @@ def _begun(assembly: Assembly, material: Material, folder: Path) -> _Run | None:
         check_same_run(checkpoint, {**checkpoint.about["run"], **identity})
     if resume and finished.nothing_to_do(folder, checkpoint, identity, assembly.planned_steps):
         return None
-    return _Run(_in_format(assembly, checkpoint), material, folder, checkpoint, identity)
+    assembly = _in_format(_in_size(assembly, checkpoint), checkpoint)
+    return _Run(assembly, material, folder, checkpoint, identity)
 
 
 def _gated(run: _Run, refuses: bool) -> _Run:
@@ -177,10 +179,15 @@ def _train(run: _Run, callbacks: Sequence[TrainerCallback]) -> None:
     check_reference_base(config, run.identity["base_model"])
     if run.checkpoint is not None:
         check_same_run(run.checkpoint, run.identity)
-    model, card = _adapted(base, assembly, args), _card(run)
+    model = _adapted(base, assembly, args)
+    assembly, checkpointing = assembly.sized(args, model)
+    if config.tokens_per_batch == "auto":
+        say(assembly.batches.plan().line())
+    run = replace(run, assembly=assembly)
+    card = _card(run)
     if run.checkpoint is not None:
         tell_resume(run.checkpoint, card)
-    args = assembly.arguments(folder, assembly.checkpoints_activations(args, model))
+    args = assembly.arguments(folder, checkpointing)
     with _prefix_caches(run, args, model) as (cache, log_cache):
         trainer = assembly.trainer(args, model, card, cache, run.identity)
         with closing(TrainingConsole(trainer)) as console:
@@ -344,6 +351,17 @@ def _nothing_to_resume(folder: Path) -> UserError:
         f"resume: {folder} has no whole checkpoint; check run_name, or start without --resume (and remove "
         "checkpoints that are not whole)"
     )
+
+
+def _in_size(assembly: Assembly, checkpoint: Checkpoint | None) -> Assembly:
+    """The run with the micro-batches that a resumed run began with, where `tokens_per_batch: auto` chose them."""
+    before = None if checkpoint is None else checkpoint.about["config"].get("tokens_per_batch")
+    if assembly.config.tokens_per_batch != "auto" or not isinstance(before, int):
+        return assembly
+    assembly = assembly.with_budget(before)
+    say(f"tokens_per_batch {before:,} (auto): as the run began")
+    say(assembly.batches.plan().line())
+    return assembly
 
 
 def _in_format(assembly: Assembly, checkpoint: Checkpoint | None) -> Assembly:

@@ -161,6 +161,9 @@ def saved_bytes(
 class _Call(nn.Module):
     """A forward call of training. Ids and positions, which steer the model, have numbers; all else has none."""
 
+    hidden: Tensor
+    """Of the last call, (rows, tokens, width)."""
+
     def __init__(self, model: PeftModel) -> None:
         super().__init__()
         self.model = model
@@ -185,8 +188,36 @@ class _Call(nn.Module):
             place = torch.arange(shape.prefix_tokens, shape.prefix_tokens + shape.tokens, device=mask.device)
             arguments["position_ids"] = place.expand(shape.rows, -1)
         with packed_attention(self.model) if shape.packed else nullcontext():
-            backbone_of(self.model)(input_ids=ids, **arguments)
+            self.hidden = backbone_of(self.model)(input_ids=ids, **arguments).last_hidden_state
         return states
+
+
+def peak_bytes(model: PeftModel, shape: Shape, device: torch.device, autocast: torch.dtype | None) -> int | None:
+    """Measured on a GPU: what a forward and a backward pass of a micro-batch take above what is held; None: too much.
+
+    The head, which TRL fuses with the loss, is not included. No gradient is left behind.
+    """
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    mask = torch.ones(shape.rows, shape.tokens, dtype=torch.long, device=device)
+    prefix_mask = torch.ones(shape.transcripts, shape.prefix_tokens, dtype=torch.long, device=device)
+    call = _Call(model)
+    casting = torch.autocast(device.type, autocast) if autocast else nullcontext()
+    try:
+        with in_mode(model, training=True), ungated(model), cast_by_autocast(castable(model) if autocast else ()):
+            with casting:
+                held = call(shape, mask, prefix_mask)
+            call.hidden.float().square().mean().backward()
+            peak = torch.cuda.max_memory_allocated(device) - before
+            del held
+            return peak
+    except torch.OutOfMemoryError:
+        return None
+    finally:
+        model.zero_grad(set_to_none=True)
+        del call
+        torch.cuda.empty_cache()
 
 
 def _widened(state: Tensor, shape: Shape) -> Tensor:

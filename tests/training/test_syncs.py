@@ -61,17 +61,17 @@ def not_allowed(places):
     return [place for place in places if not any(file in place for file in ALLOWED)]
 
 
-def test_persona(tmp_path, places):
+@pytest.mark.parametrize("padding_free", [True, False])
+def test_persona(tmp_path, places, padding_free):
     form = form_of()
-    config = RunConfig(
-        use_dummy_data=True, seq_len=40, num_samples=4, batch_size=4, bf16=False, trainer={"num_train_epochs": 1}
-    )
+    sizes = {"seq_len": 40, "num_samples": 4, "batch_size": 4, "padding_free": padding_free}
+    config = RunConfig(use_dummy_data=True, bf16=False, **sizes, trainer={"num_train_epochs": 1})
     assembly = Assembly.of(config, form, dummy_rows(config, form))
     model = random_adapter(base_model(), form)
     args = assembly.arguments(tmp_path, checkpointing=False)
     assembly.trainer(args, model, AdapterCard(form.persona, "builtin:tiny", None, "", "")).train()
-    assert places, "the watch sees what is allowed"
     assert not_allowed(places) == []
+    assert bool(places) != padding_free, "the watch sees what is allowed; without padding there is not even that"
 
 
 @pytest.mark.parametrize("objective", ["dpo", "kto"])

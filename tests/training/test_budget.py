@@ -1,0 +1,144 @@
+"""`tokens_per_batch: auto`: the largest micro-batch that fits, on the rank with least memory; numbers stay."""
+
+import pytest
+import torch
+
+from honest_persona.config.keys import RunConfig
+from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.prompts.prepare import dummy_rows
+from honest_persona.training import assembly as assembly_module
+from honest_persona.training import launch
+from honest_persona.training.assembly import Assembly
+from honest_persona.training.budget import MOST_TOKENS, choose, foreseen_need, measured_need, sizes
+from honest_persona.training.checkpoints import Checkpoint
+from honest_persona.training.memory import Shape, other_bytes, saved_bytes
+from tests.feedback import Gradients, series
+from tests.tiny import base_model, form_of, random_adapter
+
+CPU = torch.device("cpu")
+FORM = form_of()
+
+
+def plan(tokens):
+    """Micro-batches of rows of 100 tokens."""
+    return {Shape(max(1, tokens // 100), 100)}
+
+
+def bytes_of(shape, recompute):
+    return shape.rows * shape.tokens * (2 if recompute else 10)
+
+
+def test_sizes_are_halves_down_to_the_longest_row():
+    assert sizes(10**6, 3000) == [MOST_TOKENS, MOST_TOKENS // 2, MOST_TOKENS // 4, 3000]
+    assert sizes(900, 100) == [1024, 512, 256, 128, 100], "no larger than a step, in whole hundreds"
+    assert sizes(100, 5000) == [5000]
+
+
+@pytest.mark.parametrize(
+    ("room", "forced", "expected"),
+    [
+        (10**6, None, (800, False)),
+        (5000, None, (400, False)),
+        (900, None, (400, True)),
+        (900, False, (100, False)),
+        (10**6, True, (800, True)),
+        (1000, True, (400, True)),
+    ],
+)
+def test_the_largest_that_fits_and_first_without_checkpointing(room, forced, expected):
+    chosen = choose([800, 400, 200, 100], plan, bytes_of, room, forced)
+    assert (chosen.tokens, chosen.checkpointing) == expected
+    assert chosen.fits == (chosen.need_bytes <= room)
+    assert ("no size fits" in chosen.line("foreseen", 1)) != chosen.fits
+
+
+def test_the_rank_with_least_memory_decides():
+    answers = iter([False, True])
+    assert choose([800, 400, 200], plan, bytes_of, 10**6, None, lambda here: here and next(answers)).tokens == 400
+
+
+def test_a_line_through_two_measured_micro_batches():
+    def peak(shape):
+        asked.append(shape.rows)
+        return 70 + 3 * shape.rows * shape.tokens
+
+    asked = []
+    need = measured_need(1600, plan, peak)
+    assert asked == [4, 8]
+    assert need(Shape(16, 100), False) == 70 + 3 * 1600
+    asked.clear()
+    need = measured_need(1600, plan, lambda shape: peak(shape) if shape.rows <= 4 else None)
+    assert need(Shape(16, 100), False) == 70 + 3 * 1600
+    assert asked == [4, 2, 4], "halved where memory was too small"
+    assert measured_need(100, plan, peak) is None
+    assert measured_need(1600, plan, lambda shape: None) is None
+
+
+def test_what_is_foreseen_is_what_is_saved():
+    model = random_adapter(base_model(), FORM)
+    need = foreseen_need(model, CPU)
+    for shape in (Shape(2, 40), Shape(4, 20, 2, 30)):
+        assert need(shape, False) == sum(saved_bytes(model, shape, CPU)) + other_bytes(model, shape, CPU)
+        assert other_bytes(model, shape, CPU) < need(shape, True) < need(shape, False)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    config = RunConfig(use_dummy_data=True, seq_len=64, num_samples=24)
+    return dummy_rows(config, FORM)
+
+
+def assembled(rows, **keys):
+    keys = {"batch_size": 8, "bf16": False, "use_dummy_data": True, "seq_len": 64, **keys}
+    return Assembly.of(RunConfig(**keys, trainer={"num_train_epochs": 1, "learning_rate": 0.01}), FORM, rows)
+
+
+def sized(assembly, folder, free, monkeypatch):
+    monkeypatch.setattr(assembly_module, "free_memory", lambda device: free)
+    return assembly.sized(assembly.arguments(folder, False), random_adapter(base_model(), FORM))
+
+
+def test_less_memory_smaller_micro_batches_the_same_losses(tmp_path, rows, monkeypatch, capsys):
+    assembly = assembled(rows, tokens_per_batch="auto")
+    much, checkpointing = sized(assembly, tmp_path, 2**40, monkeypatch)
+    assert not checkpointing
+    assert much.batches.accumulation == 1, "a step is not cut where it fits"
+    assert "tokens_per_batch 512 (auto), activation checkpointing off" in capsys.readouterr().out
+    model = random_adapter(base_model(), FORM)
+    half = max(foreseen_need(model, CPU)(shape, False) for shape in assembly.with_budget(256)._shapes())
+    few, _ = sized(assembly, tmp_path, half / 0.7 + 1, monkeypatch)
+    assert few.config.tokens_per_batch == 256
+    assert few.batches.accumulation == 2
+    none, checkpointing = sized(assembly, tmp_path, 1, monkeypatch)
+    assert (none.batches.accumulation, checkpointing) == (8, True)
+    assert few.batches.step_rows(0) == much.batches.step_rows(0) == none.batches.step_rows(0)
+
+    found = []
+    for one in (much, few):
+        trainer = one.trainer(
+            one.arguments(tmp_path, False),
+            random_adapter(base_model(), FORM),
+            AdapterCard(FORM.persona, "builtin:tiny", None, "", ""),
+        )
+        gradients = Gradients()
+        trainer.add_callback(gradients)
+        trainer.train()
+        found.append((series(trainer), gradients.first))
+    assert (found[0][0] - found[1][0]).abs().max() < 1e-5
+    for name, gradient in found[0][1].items():
+        torch.testing.assert_close(gradient, found[1][1][name], rtol=1e-4, atol=1e-7)
+
+
+def test_a_fixed_budget_is_not_changed(tmp_path, rows, monkeypatch):
+    assembly = assembled(rows, tokens_per_batch=128, activation_checkpointing=True)
+    assert sized(assembly, tmp_path, 2**40, monkeypatch) == (assembly, True)
+
+
+def test_a_resumed_run_takes_the_size_that_it_began_with(tmp_path, rows, capsys):
+    assembly = assembled(rows, tokens_per_batch="auto")
+    before = Checkpoint(1, tmp_path, {"config": {"tokens_per_batch": 200}})
+    assert launch._in_size(assembly, before).config.tokens_per_batch == 200
+    assert "tokens_per_batch 200 (auto): as the run began" in capsys.readouterr().out
+    fixed = assembled(rows, tokens_per_batch=100)
+    assert launch._in_size(fixed, before) is fixed
+    assert launch._in_size(assembly, None) is assembly
