@@ -61,13 +61,16 @@ def print_feedback_inventory(counts: dict[str, Any]) -> None:
         show(table)
     has_labels = kind == "labels"
     columns = [Column("split", "name"), Column(kind), *([Column("desirable")] if has_labels else [])]
-    table = Table("", [*columns, Column("prompts"), Column("groups"), Column("topics", "prose")])
+    prompts_too = kind != "prompts"
+    further = [Column("prompts")] if prompts_too else []
+    table = Table("", [*columns, *further, Column("groups"), Column("topics", "prose")])
     for name, part in counts["splits"].items():
         if name == "unused" and not part[kind]:
             continue  # only data with a split of its own has any
         desirable = [f"{part['desirable']:,}"] if has_labels else []
         topics = ", ".join(map(one_line, part["by_topic"]))
-        table.add(name, f"{part[kind]:,}", *desirable, f"{part['prompts']:,}", f"{part['groups']:,}", topics)
+        prompts = [f"{part['prompts']:,}"] if prompts_too else []
+        table.add(name, f"{part[kind]:,}", *desirable, *prompts, f"{part['groups']:,}", topics)
     say(f"\nobjective {counts['objective']} trains on {kind}:")
     show(table)
     left_out = sum((Counter(part["left_out"]) for part in counts["splits"].values()), Counter[str]())

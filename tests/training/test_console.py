@@ -73,3 +73,15 @@ def test_a_line_has_the_figures_that_there_is_room_for():
     assert figures_line(20, LOGS, 140) == wide
     assert figures_line(20, LOGS, 80) == wide[:78]
     assert figures_line(20, {"loss": 1.0}, 10) == "step 20: loss 1.000"
+
+
+def test_a_training_by_a_reward_shows_it_first():
+    logs = {
+        "loss": 0.01,
+        "reward": 0.5,
+        "rewards/truth/mean": 0.25,
+        "malformed": 0.125,
+        "kl": 0.3,
+        "learning_rate": 1e-3,
+    }
+    assert figures_line(3, logs, 200) == "step 3: loss 0.010, reward 0.500, true 0.250, malformed 0.125, lr 0.001"

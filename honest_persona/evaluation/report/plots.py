@@ -204,11 +204,15 @@ def topic_matrix(cells: Mapping[tuple[str, str], float], metric: str) -> Plot:
 
 
 def training(lines: Sequence[Mapping[str, Any]]) -> list[Plot]:
-    """Loss and accuracy over steps, from the lines of metrics.jsonl; no plot where nothing is logged."""
+    """Loss (or reward) and accuracy over steps, from the lines of metrics.jsonl; no plot where nothing is logged."""
     losses = {"loss": "loss", "review_loss": "review loss", "flag_loss": "flag loss"}
     of_answers = any("chosen_nll" in line for line in lines)
     losses |= {"chosen_nll": "nats per token of the answers to learn"} if of_answers else {}
+    rewarded = any("reward" in line for line in lines)
+    if rewarded:  # the loss of answers that were just written says nothing: it stays near 0
+        losses = {"reward": "reward"}
     accuracies = {
+        "rewards/truth/mean": "true answers of training",
         "token_accuracy": "token accuracy of training",
         "reward_accuracy": "preference accuracy of training",
     }
@@ -219,7 +223,11 @@ def training(lines: Sequence[Mapping[str, Any]]) -> list[Plot]:
             accuracies[key] = f"{found[2].replace('_', '-')} answers {one_line(found[1])}"
     plots = []
     for name, label, keys in (
-        ("training_loss", "loss" if of_answers else "loss in nats per token", losses),
+        (
+            "training_reward" if rewarded else "training_loss",
+            "reward" if rewarded else "loss" if of_answers else "loss in nats per token",
+            losses,
+        ),
         ("training_accuracy", "accuracy", accuracies),
     ):
         curves = {keys[key]: points for key in keys if (points := _over_steps(lines, key))}
@@ -230,7 +238,7 @@ def training(lines: Sequence[Mapping[str, Any]]) -> list[Plot]:
             axes.plot(*zip(*points, strict=True), color=color, marker=marker, ms=3.5, label=key)
         axes.set(xlabel="optimizer step", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        if keys is losses:
+        if keys is losses and not rewarded:
             axes.set_yscale("log")
             low, high = axes.get_ylim()
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))

@@ -114,6 +114,16 @@ def test_nothing_logged_is_no_plot():
         assert [plot.name for plot in training(LINES[1:])] == ["training_accuracy"]
 
 
+def test_a_training_by_a_reward_shows_the_reward_in_place_of_its_loss():
+    lines = [{"step": i, "loss": -0.01 * i, "reward": 0.1 * i, "rewards/truth/mean": 0.2 * i} for i in (1, 2)]
+    with style():
+        reward, share = training(lines)
+    assert (reward.name, share.name) == ("training_reward", "training_accuracy")
+    assert reward.alt == "reward over steps. At the end, reward: 0.2 at step 2"
+    assert reward.figure.axes[0].get_yscale() == "linear"
+    assert "true answers of training: 0.4 at step 2" in share.alt
+
+
 def test_own_operating_points_are_on_the_curve(columns):
     curve, found = Curve.of(columns, "", ""), detect(columns, resamples=2)
     for fpr in FPRS:
