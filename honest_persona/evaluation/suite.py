@@ -7,8 +7,8 @@ All ranks call `evaluate_records` together; each reviews its share, and every ra
 """
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import groupby
@@ -25,11 +25,11 @@ from honest_persona.evaluation.baselines import variant_only
 from honest_persona.evaluation.samples import Group, GroupRow, Runs, Sample, groups_of, sample_file, sample_of
 from honest_persona.evaluation.sets import SAMPLES_FILE, NewSet
 from honest_persona.evaluation.settings import EvalSettings
-from honest_persona.evaluation.shares import on_all_ranks
+from honest_persona.evaluation.shares import Batches, on_all_ranks
 from honest_persona.modeling.modes import evaluating
 from honest_persona.modeling.zero import gathered
-from honest_persona.persona.answering import write_reviews
 from honest_persona.persona.batches import Place, place_of
+from honest_persona.persona.in_turn import each_review
 from honest_persona.persona.parsing import Review
 from honest_persona.prompts.kinds import Kind
 from honest_persona.prompts.show import pieces
@@ -175,6 +175,10 @@ def review_records(
             too_long[part] = too_long.get(part, 0) + 1
         else:
             jobs.append(_Job.of(part, record, prompt))
+    # parts and designs share prompts: each is reviewed once
+    by_place = grouped(range(len(jobs)), lambda i: jobs[i].place)
+    places, of_prompt = list(by_place), list(by_place.values())
+    write = partial(_reviewed, model, [jobs[first] for first, *_ in of_prompt], form, settings)
     writes = into is not None and rank_and_world()[0] == 0
     samples: dict[int, Sample] = {}
     with (
@@ -182,13 +186,13 @@ def review_records(
         gathered(model, settings.gather),
         sample_file(into.folder / SAMPLES_FILE, into.id) if into and writes else nullcontext() as append,
         Progress(what or detector, len(jobs), "records") as progress,
+        closing(on_all_ranks(places, settings.batch_size, write)) as shares,
     ):
-        for reviews in on_all_ranks(
-            [job.place for job in jobs], settings.batch_size, partial(_write, model, jobs, form, settings)
-        ):
+        for reviews in shares:
             new = {
                 i: sample_of(jobs[i].part, jobs[i].record, review, detector, _runs(jobs[i].prompt, form))
-                for i, review in reviews.items()
+                for n, review in reviews.items()
+                for i in of_prompt[n]
             }
             if append:
                 append(new.values())
@@ -235,8 +239,16 @@ def row_of(detector: str, group: Group, samples: Sequence[Sample], thresholds: S
     )
 
 
-def _write(
-    model: PeftModel, jobs: Sequence[_Job], form: TokenFormat, settings: EvalSettings, batch: Sequence[int]
-) -> list[Review]:
-    prompts = [jobs[i].prompt for i in batch]
-    return write_reviews(model, prompts, form, settings.max_new_tokens, settings.frozen_prefix, settings.prefix_cache)
+def _reviewed(
+    model: PeftModel, jobs: Sequence[_Job], form: TokenFormat, settings: EvalSettings, mine: Batches
+) -> Iterator[tuple[int, Review]]:
+    return each_review(
+        model,
+        ([jobs[i].prompt for i in batch] for batch in mine),
+        form,
+        sum(map(len, mine)),
+        settings.batch_size,
+        settings.max_new_tokens,
+        settings.frozen_prefix,
+        settings.prefix_cache,
+    )

@@ -171,9 +171,15 @@ def choose(logits: Tensor, numbers: Tensor, temperature: float, most: int | None
         numbers: (B,), in [0, 1).
         most: how many of the likeliest tokens are drawn from; None draws from all.
     """
-    scores, tokens = logits.float().topk(min(most or logits.shape[-1], logits.shape[-1]))
-    if not bool(torch.isfinite(scores[:, 0]).all()):  # a NaN is the greatest of all
+    likeliest = logits.float().amax(-1)
+    if not bool(torch.isfinite(likeliest).all()):  # a NaN is the greatest of all
         raise UserError(NOT_FINITE)
+    return drawn(logits, numbers, temperature, most)
+
+
+def drawn(logits: Tensor, numbers: Tensor, temperature: float, most: int | None) -> Tensor:
+    """`choose` without a wait for the device: where logits are not finite, a token is chosen whose own is not."""
+    scores, tokens = logits.float().topk(min(most or logits.shape[-1], logits.shape[-1]))
     if temperature == 0:
         return tokens[:, 0]
     shares = torch.softmax(scores.double() / temperature, -1).cumsum(-1)

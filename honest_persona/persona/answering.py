@@ -17,7 +17,7 @@ from honest_persona.modeling.prefix.cache import PrefixCache
 from honest_persona.modeling.zero import is_sharded
 from honest_persona.persona.continuing import OnPrefixes, OnWholeRows, either_way
 from honest_persona.persona.flag_logits import of_flags, one_token_per_row, p_fail_of, precise_logits
-from honest_persona.persona.parsing import Review, parse_review
+from honest_persona.persona.parsing import Ending, Review, parse_review
 from honest_persona.prompts.kinds import Kind, Segment
 from honest_persona.prompts.tokens import TokenFormat, Tokens
 
@@ -76,16 +76,20 @@ def write_reviews(
     parsed, forced = [], []
     with batch_of(model, prompts, form, frozen_prefix, prefix_cache) as batch:
         for row in batch.write(max_new_tokens):
-            ended = row[-1:] == [form.end_id]
-            text = str(form.tokenizer.decode(row[:-1] if ended else row, skip_special_tokens=False))
-            review, flag, ending = parse_review(text, ended, form.persona)
-            parsed.append((review, flag, ending))
-            forced.append(_until_flag(review, form))
+            parsed.append(read_review(row, form))
+            forced.append(until_flag(parsed[-1][0], form))
         p_fail = batch.p_fail(forced)
     return [Review(r, flag, p, ending) for (r, flag, ending), p in zip(parsed, p_fail, strict=True)]
 
 
-def _until_flag(review: str, form: TokenFormat) -> list[int]:
+def read_review(row: list[int], form: TokenFormat) -> tuple[str, str | None, Ending]:
+    """Review, flag and ending of written ids."""
+    ended = row[-1:] == [form.end_id]
+    text = str(form.tokenizer.decode(row[:-1] if ended else row, skip_special_tokens=False))
+    return parse_review(text, ended, form.persona)
+
+
+def until_flag(review: str, form: TokenFormat) -> list[int]:
     """The answer's ids up to where the two flags part, encoded as training encodes them."""
     common, _, _ = form.flag_ids
     if form.persona.output_format != "review_then_flag":

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from functools import lru_cache, partial
+from itertools import islice
 from logging import getLogger
 from typing import Any, Protocol
 
@@ -16,29 +17,24 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from honest_persona.base.collectives import any_rank
 from honest_persona.base.errors import RankError
 from honest_persona.base.tensors import integers, pad_with_mask
 from honest_persona.modeling.adapters.lora import activation_arguments
 from honest_persona.modeling.adapters.tuning import gate_of, ungated
 from honest_persona.modeling.modes import with_attribute
 from honest_persona.modeling.prefix.cache import PrefixCache
-from honest_persona.modeling.prefix.frozen import positions, run_prefix, run_suffixes, suffix_arguments, why_not_frozen
+from honest_persona.modeling.prefix.frozen import Prefix, positions, run_prefix, suffix_arguments, why_not_frozen
 from honest_persona.modeling.zero import is_sharded
+from honest_persona.persona.decoding.choices import Choose, See, likeliest, up_to
+from honest_persona.persona.decoding.growing import grown
+from honest_persona.persona.decoding.slots import Rows, in_slots
+from honest_persona.persona.decoding.prefixes import joined, row_of
+from honest_persona.persona.decoding.writing import Writer
 from honest_persona.persona.flag_logits import NOT_FINITE
-from honest_persona.persona.roomy_layer import RoomyLayer
 from honest_persona.prompts.tokens import TokenFormat, Tokens
 
-Choose = Callable[[Tensor, Tensor, int], Tensor]
-"""(logits (B, V), the rows' places in the batch (B,), step) -> ids (B,), int64."""
-See = Callable[[Tensor, Tensor, int], None]
-"""Gets what `Choose` gets, whatever is chosen."""
 Answer = tuple[int, Sequence[int]]
 """A prompt's place in the batch, and ids behind it; at least one."""
-
-
-def likeliest(logits: Tensor, rows: Tensor, step: int) -> Tensor:
-    return logits.argmax(-1)  # a NaN wins, and whoever looks at its logit finds it
 
 
 class Batch(Protocol):
@@ -138,62 +134,58 @@ class OnPrefixes:
     """Each distinct prefix is run once. The model must be `ungated` as long as this object is used."""
 
     def __init__(
-        self, model: PeftModel, prompts: Sequence[Tokens], form: TokenFormat, prefix_cache: PrefixCache | None = None
+        self,
+        model: PeftModel,
+        prompts: Sequence[Tokens],
+        form: TokenFormat,
+        prefix_cache: PrefixCache | None = None,
+        known: tuple[str, Prefix] | None = None,
     ) -> None:
+        """
+        Args:
+            known: a prefix that is there already, with its key.
+        """
         self.model, self.form = model, form
         prefixes = {p.prefix_key: p.input_ids[: p.activation] for p in prompts}
-        number = {key: i for i, key in enumerate(prefixes)}
+        key, there = known if known and known[0] in prefixes else ("", None)
+        new = [k for k in prefixes if k != key]
+        self._keys = [*([key] if there else []), *new]
+        number = {k: i for i, k in enumerate(self._keys)}
         self.prefix_of = [number[p.prefix_key] for p in prompts]  # row of `self.prefix`, for each prompt
         self.suffixes = [p.input_ids[p.activation :] for p in prompts]
-        ids, mask = pad_with_mask(list(prefixes.values()), form.pad_id, "left", model.device)
-        adapter_on = form.persona.adapter_scope == "all"
-        compute = partial(run_prefix, model, adapter_on=adapter_on)
-        if prefix_cache is None or adapter_on:  # an active adapter's states change while it trains
-            self.prefix = compute(ids, mask)
-        else:
-            self.prefix = prefix_cache.fetch(list(prefixes), ids, mask, compute)
+        found = [there] if there else []
+        if new:
+            ids, mask = pad_with_mask([prefixes[k] for k in new], form.pad_id, "left", model.device)
+            adapter_on = form.persona.adapter_scope == "all"
+            compute = partial(run_prefix, model, adapter_on=adapter_on)
+            if prefix_cache is None or adapter_on:  # an active adapter's states change while it trains
+                found.append(compute(ids, mask))
+            else:
+                found.append(prefix_cache.fetch(new, ids, mask, compute))
+        self.prefix = joined(found)
+
+    def last(self) -> tuple[str, Prefix]:
+        """The last prompt's prefix, with its key."""
+        i = self.prefix_of[-1]
+        return self._keys[i], row_of(self.prefix, i)
 
     @torch.no_grad()
     def written(
         self, max_new_tokens: int, ends: Collection[int], choose: Choose = likeliest, see: See | None = None
     ) -> list[list[int]]:
-        """Rows that have ended leave the batch whenever they are half of it."""
-        device, sharded = self.prefix.mask.device, is_sharded(self.model)
-        mask, cache = run_suffixes(self.model, self.prefix, self.suffixes, self.prefix_of, self.form.pad_id)
-        layers: list[Any] = cache.layers
-        for i, layer in enumerate(layers):
-            layers[i] = RoomyLayer(layer.keys, layer.values)
-        token = torch.tensor([suffix[-1:] for suffix in self.suffixes], device=device)
-        rows = torch.arange(len(token), device=device)
-        running = torch.ones_like(rows, dtype=torch.bool)
-        end = torch.tensor(sorted(ends), device=device)
-        ids = torch.full((len(rows), max_new_tokens), min(ends), device=device)
-        for step in range(max_new_tokens):
-            logits = self.model(
-                input_ids=token,
-                attention_mask=mask,
-                position_ids=mask.sum(1, keepdim=True) - 1,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
-            scores = logits.float()
-            token = choose(scores, rows, step)[:, None]
-            ids[rows, step] = token[:, 0]
-            if see is not None:
-                see(logits, rows, step)
-            running &= ~torch.isin(token[:, 0], end)
-            sound = torch.isfinite(scores.gather(-1, token)).all()
-            left, is_sound = torch.stack([running.sum(), sound]).tolist()  # both in one wait for the device
-            if not is_sound:
-                raise RankError(NOT_FINITE)
-            if not (any_rank(left > 0) if sharded else left):
-                break
-            if left <= len(rows) // 2 and not sharded:
-                cache.batch_select_indices(running.nonzero()[:, 0])
-                token, mask, rows, running = token[running], mask[running], rows[running], running[running]
-            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-        return [up_to(ends, row) for row in ids[:, : step + 1].tolist()]
+        n = len(self.suffixes)
+        if not in_slots(self.model):
+            return grown(self.model, self.rows(range(n)), max_new_tokens, ends, choose, see)
+        writer, places = Writer(self.model, n, n, max_new_tokens, ends, choose, see), iter(range(n))
+        found: dict[int, list[int]] = {}
+        for ended in writer.written(lambda n: self.rows(list(islice(places, n)))):
+            found |= ended
+        return [found[i] for i in range(n)]
+
+    def rows(self, chosen: Sequence[int]) -> Rows:
+        """Prompts of this batch, by their places."""
+        of, suffixes = [self.prefix_of[i] for i in chosen], [self.suffixes[i] for i in chosen]
+        return Rows(list(chosen), self.prefix, of, suffixes)
 
     def again(self, prompts: Sequence[Tokens]) -> "OnPrefixes":
         if self.form.persona.adapter_scope == "all":  # the adapter's state shows in the prefixes too
@@ -217,12 +209,6 @@ class OnPrefixes:
         ids, mask = pad_with_mask(rows, self.form.pad_id, "right", device)
         index = torch.tensor([self.prefix_of[i] for i in prompts], device=device)
         return self.model(ids, **suffix_arguments(self.prefix, mask, index)).logits
-
-
-def up_to(ends: Collection[int], row: list[int]) -> list[int]:
-    """The row up to and with its first end."""
-    n = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
-    return row[: n + 1]
 
 
 def _log_prob(logits: Tensor, ids: Sequence[int]) -> float:
@@ -251,5 +237,5 @@ class _Chosen(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         rows = torch.arange(len(scores), device=scores.device)
-        token = self.choose(scores.float(), rows, input_ids.shape[1] - self.n_prompt)
+        token = self.choose(scores.float(), rows, torch.full_like(rows, input_ids.shape[1] - self.n_prompt))
         return torch.full_like(scores, -torch.inf).scatter(-1, token[:, None], 0.0)

@@ -1,4 +1,4 @@
-"""Counting, sharding over ranks, and what an evaluation must put back. `write_reviews` is a stub where it can be."""
+"""Counting, sharding over ranks, and what an evaluation must put back. Reviews come from a stub where they can."""
 
 import gc
 import tracemalloc
@@ -17,7 +17,7 @@ from honest_persona.persona.batches import batches, place_of
 from honest_persona.persona.parsing import Ending, Review
 from honest_persona.prompts.tokens import TokenFormat, apply_intervention, encode_record, prompt_of
 from tests.evaluation.ranks import Ranks
-from tests.tiny import base_model, form_of, random_adapter, record
+from tests.tiny import base_model, by_batches, form_of, random_adapter, record
 
 
 def flag_of(said):
@@ -48,7 +48,7 @@ def flags(monkeypatch, form):
         said.by_prompt[tuple(prompt.input_ids)] = flag
         return chosen
 
-    monkeypatch.setattr(suite, "write_reviews", stub)
+    monkeypatch.setattr(suite, "each_review", by_batches(stub))
     said.will_say = will_say
     return said
 
@@ -177,7 +177,7 @@ class TestWhatIsPutBack:
             torch.rand(3)
             return [flag_of("PASS")] * len(prompts)
 
-        monkeypatch.setattr(suite, "write_reviews", stub)
+        monkeypatch.setattr(suite, "each_review", by_batches(stub))
         torch.manual_seed(7)
         before = self.states(model)
         evaluate_records(model, {"within": [record(0)]}, form, EvalSettings(4, 4))
@@ -188,7 +188,7 @@ class TestWhatIsPutBack:
             torch.rand(3)
             raise RuntimeError("out of memory")
 
-        monkeypatch.setattr(suite, "write_reviews", fail)
+        monkeypatch.setattr(suite, "each_review", by_batches(fail))
         with pytest.raises(RuntimeError, match="out of memory"):
             evaluate_records(model, {"within": [record(0)]}, form, EvalSettings(4, 4))
         assert self.states(model) == before
@@ -246,7 +246,7 @@ def test_sharding(monkeypatch, form, model, n, world, batch_size, tmp_path):
         said = [f"{number[tuple(p.input_ids)]} by {ranks.local.rank}" for p in chosen]
         return [Review(text, "PASS", 0.25, Ending.CLEAN) for text in said]
 
-    monkeypatch.setattr(suite, "write_reviews", stub)
+    monkeypatch.setattr(suite, "each_review", by_batches(stub))
     ranks.patch(monkeypatch, suite, shares)
     new = NewSet("", tmp_path)
     results = ranks.run(
@@ -306,14 +306,14 @@ def test_samples_go_to_a_file_as_they_come(flags, form, model, tmp_path, monkeyp
         said.pop()
         return [flag_of("FAIL")] * len(prompts)
 
-    monkeypatch.setattr(suite, "write_reviews", fail_late)
+    monkeypatch.setattr(suite, "each_review", by_batches(fail_late))
     with pytest.raises(RuntimeError, match="out of memory"):
         evaluate_records(model, {"within": records}, form, EvalSettings(2, 4), into=new)
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]
 
     # so does one that is told to stop, after the batch at hand
-    monkeypatch.setattr(suite, "write_reviews", lambda _, prompts, *args: [flag_of("PASS")] * len(prompts))
+    monkeypatch.setattr(suite, "each_review", by_batches(lambda _, prompts, *args: [flag_of("PASS")] * len(prompts)))
     answers = iter([False, True])
     with pytest.raises(suite.Stopped):
         evaluate_records(model, {"within": records}, form, EvalSettings(2, 4), into=new, stop=lambda: next(answers))
@@ -333,7 +333,7 @@ def test_a_record_is_encoded_once(form, model, tmp_path, monkeypatch, settings):
 def test_memory_grows_by_the_prompts_ids_alone(flags, form, model, tmp_path, monkeypatch):
     """A record leaves 5 bytes per token of its prompt and some hundred; its line in the file is far longer."""
     monkeypatch.setattr(suite, "summarize", lambda *_: [])
-    monkeypatch.setattr(suite, "write_reviews", lambda _, prompts, *args: [flag_of("PASS")] * len(prompts))
+    monkeypatch.setattr(suite, "each_review", by_batches(lambda _, prompts, *args: [flag_of("PASS")] * len(prompts)))
     peaks = {}
     for n in (20, 40):
         records = [record(i, response=f"{i:03} " * 1000, item_id=f"i{i % 10}") for i in range(n)]

@@ -45,7 +45,7 @@ from honest_persona.prompts.tokens import prompt_of
 from honest_persona.statistics.metrics import Place, shown
 from honest_persona.statistics.threshold import Threshold
 from tests.families import TEMPLATES
-from tests.tiny import base_model, conversation, form_of, random_adapter, record
+from tests.tiny import base_model, by_batches, conversation, form_of, random_adapter, record
 
 DEFAULT = "What did you do?"
 
@@ -268,7 +268,7 @@ def expected_figures(results):
 
 def test_figures_are_those_of_eval_py(adapter, tmp_path, monkeypatch):
     monkeypatch.setattr(product, "write_reviews", by_hash)
-    monkeypatch.setattr(suite, "write_reviews", by_hash)
+    monkeypatch.setattr(suite, "each_review", by_batches(by_hash))
     model = f"honest_persona/{adapter}"
     (log,) = inspect_eval(review(adapter=str(adapter), limit=10), model=model, log_dir=str(tmp_path), display="none")
     assert log.status == "success"

@@ -42,14 +42,19 @@ def main(output: Path) -> None:
     seen = {"losses": [], "evaluations": {}, "whole": [], "hooks_are_back": [], "sharded_again": []}
     before = hooks_of(model)
 
-    write_reviews = suite.write_reviews
+    each_review = suite.each_review
 
-    def look_and_write(*args):
-        """Before each batch: whether the weights are whole, and stay so."""
-        seen["whole"].append(available(model) == {True} and not zero.is_sharded(model))
-        return write_reviews(*args)
+    def look_and_write(model, batches, *how):
+        """When a batch is asked for: whether the weights are whole, and stay so."""
 
-    suite.write_reviews = look_and_write
+        def looked():
+            for batch in batches:
+                seen["whole"].append(available(model) == {True} and not zero.is_sharded(model))
+                yield batch
+
+        return each_review(model, looked(), *how)
+
+    suite.each_review = look_and_write
     for name, gather in WAYS.items():
         loss = loss_of(engine, form)
         engine.backward(loss)

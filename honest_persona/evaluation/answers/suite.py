@@ -29,7 +29,7 @@ from honest_persona.evaluation.answers.settings import AnswerSettings
 from honest_persona.evaluation.answers.writing import Written, write_answers
 from honest_persona.evaluation.samples import Group, GroupRow, groups_of
 from honest_persona.evaluation.sets import ANSWERS_FILE, NewSet
-from honest_persona.evaluation.shares import on_all_ranks
+from honest_persona.evaluation.shares import by_batches, on_all_ranks
 from honest_persona.evaluation.suite import Stopped
 from honest_persona.modeling.modes import evaluating
 from honest_persona.modeling.zero import gathered
@@ -118,7 +118,7 @@ def evaluate_answers(
     with evaluating(model), gathered(model, settings.gather):
         for of, title, work in _works(model, found.jobs, form, settings, policies, judge):
             with Progress(f"{what}: {title}", len(of), "rows") as progress:
-                for batch in on_all_ranks([found.jobs[i].place for i in of], settings.batch_size, work):
+                for batch in on_all_ranks([found.jobs[i].place for i in of], settings.batch_size, partial(by_batches, work)):
                     for i, by_policy in batch.items():
                         for policy, values in by_policy.items():
                             measures[of[i]][policy] |= values
@@ -150,7 +150,7 @@ def _works(
     settings: AnswerSettings,
     policies: Sequence[str],
     judge: Judge | None,
-) -> Iterator[tuple[list[int], str, Callable[[list[int]], Found]]]:
+) -> Iterator[tuple[list[int], str, Callable[[Sequence[int]], Found]]]:
     """Which jobs, a title, and what is done with a batch of them, by places among these jobs.
 
     Distinct prompts are answered; then pairs are weighed, and single answers: they need other numbers of calls, which
@@ -167,7 +167,7 @@ def _works(
             yield of, title, partial(_on_places, do, jobs, of)
 
 
-def _on_places(do: Callable[[list[Job]], Found], jobs: Sequence[Job], of: Sequence[int], batch: list[int]) -> Found:
+def _on_places(do: Callable[[list[Job]], Found], jobs: Sequence[Job], of: Sequence[int], batch: Sequence[int]) -> Found:
     return do([jobs[of[i]] for i in batch])
 
 

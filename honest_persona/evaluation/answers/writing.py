@@ -11,7 +11,7 @@ from torch import Tensor
 from honest_persona.evaluation.answers.jobs import Job
 from honest_persona.evaluation.answers.policies import policies_of
 from honest_persona.evaluation.answers.settings import AnswerSettings
-from honest_persona.generation.local_model import choose, numbers_of
+from honest_persona.generation.local_model import drawn, numbers_of
 from honest_persona.persona.continuing import Choose, likeliest
 from honest_persona.prompts.tokens import TokenFormat
 
@@ -75,11 +75,11 @@ def ends_of(form: TokenFormat) -> frozenset[int]:
 
 
 def _sampler(jobs: Sequence[Job], settings: AnswerSettings, seeds: Sequence[int], device: torch.device) -> Choose:
-    drawn = [numbers_of([seed, *job.prompt], (settings.max_new_tokens,)) for seed, job in zip(seeds, jobs, strict=True)]
-    numbers = torch.from_numpy(np.stack(drawn)).to(device)
+    uniform = [numbers_of([seed, *job.prompt], (settings.max_new_tokens,)) for seed, job in zip(seeds, jobs, strict=True)]
+    numbers = torch.from_numpy(np.stack(uniform)).to(device)
 
-    def sample(logits: Tensor, rows: Tensor, step: int) -> Tensor:
-        return choose(logits, numbers[rows, step], settings.temperature, most=None)
+    def sample(logits: Tensor, rows: Tensor, step: Tensor) -> Tensor:
+        return drawn(logits, numbers[rows, step], settings.temperature, most=None)
 
     return sample
 

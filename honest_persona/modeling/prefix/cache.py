@@ -65,6 +65,8 @@ class PrefixCache:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.kind, self.budget_bytes = kind, budget_bytes
+        self.together = agree is not bool
+        """Whether all ranks must call `fetch` equally often."""
         if kind == "disk":
             assert folder is not None, "kind disk needs a folder"
             self._store: DiskStore | RamStore = DiskStore(folder / base_hash[:16])
@@ -82,7 +84,7 @@ class PrefixCache:
     def fetch(self, keys: Sequence[str], input_ids: Tensor, layout: Layout, compute: Compute) -> Any:
         """Keys and values of U transcripts, on the device of `input_ids`: a `Prefix`, or a `PackedPrefix` for lengths.
 
-        Every rank must call this equally often. `compute` is called at most once. It gets the rows that are not held;
+        Every rank must call this equally often, where they are `together`. `compute` is called at most once. It gets the rows that are not held;
         all rows, where this rank holds all of them and another rank lacks some; and is not called where every rank
         holds all.
 
