@@ -73,7 +73,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.training --setup cpu --batch_size 4 --seq_len 2048 --json training.json
 	$(BIN)/python -m benchmarks.heavy_log --setup cpu --batches 8 --json heavy_log.json
 
-# all that needs a GPU, part by part, in under 8 minutes: tests, the default run, speed and memory of a training step and of
+# all that needs a GPU, part by part, in under 9 minutes: tests, the default run, speed and memory of a training step and of
 # an evaluation; a table at the end, logs and figures in results/gpu (or OUT=folder). Alone it sets up .venv first. With
 # the python of an environment that this package is installed in already, nothing is installed: make gpu PYTHON=python3
 OUT ?= results/gpu

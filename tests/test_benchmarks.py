@@ -275,6 +275,11 @@ class TestScripts:
         figures = heavy_log.main(["--setup", "tiny", "--topics", "2", "--samples", "6", "--sharing"])
         assert figures["equal_frac"] == 1
         assert figures["n"]["reviews"] == 12 > figures["n"]["transcripts"]
+        assert list(figures["seconds"]) == ["whole", "shared", "held", "slots"]
+        chosen = heavy_log.main(["--setup", "tiny", "--topics", "1", "--samples", "4", "--ways", "slots,held"])
+        assert list(chosen["speed_up"]) == ["held", "slots"]
+        with pytest.raises(SystemExit):
+            heavy_log.main(["--setup", "tiny", "--ways", "held,paged"])
 
     def test_large(self):
         figures = large.main(["--shape", "tiny", "--steps", "2"])

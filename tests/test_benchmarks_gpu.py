@@ -62,9 +62,9 @@ def test_nothing_takes_more_time_than_there_is_for_all(tmp_path):
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_the_parts_fit_into_eight_minutes(dry_run, tmp_path):
+def test_the_parts_fit_into_nine_minutes(dry_run, tmp_path):
     planned = parts(tmp_path, dry_run)
-    assert sum(part.limit_s for part in planned) <= gpu.TOTAL_S < 480
+    assert sum(part.limit_s for part in planned) <= gpu.TOTAL_S < 540
     assert len({part.name for part in planned}) == len(planned)
     assert len(planned) + 1 <= 8, "few enough to be carried home"
 

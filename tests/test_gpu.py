@@ -1,5 +1,6 @@
 """On a GPU the numbers are a CPU's, the promises hold bit for bit, and nothing of a training is held behind it."""
 
+import logging
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,8 @@ from honest_persona.modeling.adapters.lora import activation_arguments
 from honest_persona.modeling.load import load_base
 from honest_persona.modeling.prefix.frozen import run_prefix
 from honest_persona.persona.answering import write_reviews
+from honest_persona.persona.decoding import capture as capture_module
+from honest_persona.persona.in_turn import each_review
 from honest_persona.probes.selection import prompts_of
 from honest_persona.prompts.prepare import dummy_rows
 from honest_persona.training.assembly import Assembly
@@ -74,6 +77,71 @@ def test_greedy_reviews_are_those_of_a_cpu(frozen_prefix):
     found = write_reviews(model.to(GPU), prompts, FORM, 24, frozen_prefix)
     assert [(r.text, r.flag, r.ending) for r in found] == [(r.text, r.flag, r.ending) for r in expected]
     assert [r.p_fail for r in found] == pytest.approx([r.p_fail for r in expected], abs=1e-4)
+
+
+def test_an_evaluation_replays_its_steps(caplog):
+    """Few batches' slots, refilled, are a CPU's reviews, and most steps are CUDA graphs."""
+    prompts = prompts_of([record(n) for n in range(12)], FORM)
+    model = random_adapter(base_model(), FORM, std=0.5).eval()
+    expected = write_reviews(model, prompts, FORM, 100, frozen_prefix=False)
+    capture_module._say_once.cache_clear()
+    with Launches() as launches, caplog.at_level(logging.WARNING):
+        found = dict(each_review(model.to(GPU), [prompts], FORM, 12, 5, 100))
+    assert not caplog.records
+    assert launches.graphs > 0
+    assert launches.replays > 200 > 10 * launches.graphs
+    assert [(found[i].text, found[i].ending) for i in range(12)] == [(r.text, r.ending) for r in expected]
+    assert [found[i].p_fail for i in range(12)] == pytest.approx([r.p_fail for r in expected], abs=1e-4)
+
+
+class Launches:
+    """Counts graphs and their replays."""
+
+    graphs = replays = 0
+
+    def __enter__(self):
+        self.make = capture_module.cuda_graphs
+
+        def counted():
+            capture = self.make()
+
+            def record(step):
+                self.graphs += 1
+                replay = capture(step)
+
+                def run():
+                    self.replays += 1
+                    replay()
+
+                return run
+
+            return record
+
+        capture_module.cuda_graphs = counted
+        return self
+
+    def __exit__(self, *_):
+        capture_module.cuda_graphs = self.make
+
+
+@pytest.mark.parametrize("adapter_dtype", [FP32, BF16], ids=["float32", "bfloat16"])
+def test_replayed_steps_in_bfloat16_and_autocast(adapter_dtype, caplog):
+    """A graph holds its own casts of weights, and an adapter that has trained since writes something else."""
+    prompts = prompts_of([record(n) for n in range(6)], FORM)
+    model = random_adapter(base_model(dtype=BF16), FORM, std=0.5).eval().to(GPU)
+    for name, parameter in model.named_parameters():
+        if "lora" in name:
+            parameter.data = parameter.data.to(adapter_dtype)
+    capture_module._say_once.cache_clear()
+    with caplog.at_level(logging.WARNING), torch.autocast("cuda", BF16):
+        first, again = (dict(each_review(model, [prompts], FORM, 6, 3, 60)) for _ in range(2))
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data *= -1
+        other = dict(each_review(model, [prompts], FORM, 6, 3, 60))
+    assert first == again
+    assert {i: r.text for i, r in other.items()} != {i: r.text for i, r in first.items()}
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("dtype", [FP32, BF16], ids=["float32", "bfloat16"])

@@ -1,6 +1,6 @@
 """What the ranks of a run do together: each works on its share of the batches, and every rank gets all results."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from itertools import islice
 from typing import TypeVar
@@ -10,11 +10,12 @@ from honest_persona.persona.batches import Place, batches
 
 T = TypeVar("T")
 Batches = Sequence[Sequence[int]]
+Results = Generator[tuple[int, T], None, None]
 
 
 def on_all_ranks(
-    places: Sequence[Place], batch_size: int, work: Callable[[Batches], Iterator[tuple[int, T]]]
-) -> Iterator[dict[int, T]]:
+    places: Sequence[Place], batch_size: int, work: Callable[[Batches], Results[T]]
+) -> Generator[dict[int, T], None, None]:
     """Results by their place in `places`, as many at a time as batches of all ranks have. All ranks call this together.
 
     Close the iterator where it is not run to its end.
@@ -36,7 +37,7 @@ def on_all_ranks(
             yield dict(sorted(found.items()))
 
 
-def by_batches(work: Callable[[Sequence[int]], Sequence[T]], mine: Batches) -> Iterator[tuple[int, T]]:
+def by_batches(work: Callable[[Sequence[int]], Sequence[T]], mine: Batches) -> Results[T]:
     """For `on_all_ranks`: work that gives the results of a batch together."""
     n = 0
     for batch in mine:

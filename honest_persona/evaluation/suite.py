@@ -7,7 +7,7 @@ All ranks call `evaluate_records` together; each reviews its share, and every ra
 """
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -26,6 +26,7 @@ from honest_persona.evaluation.samples import Group, GroupRow, Runs, Sample, gro
 from honest_persona.evaluation.sets import SAMPLES_FILE, NewSet
 from honest_persona.evaluation.settings import EvalSettings
 from honest_persona.evaluation.shares import Batches, on_all_ranks
+from honest_persona.evaluation.shares import Results as Shared
 from honest_persona.modeling.modes import evaluating
 from honest_persona.modeling.zero import gathered
 from honest_persona.persona.batches import Place, place_of
@@ -241,7 +242,7 @@ def row_of(detector: str, group: Group, samples: Sequence[Sample], thresholds: S
 
 def _reviewed(
     model: PeftModel, jobs: Sequence[_Job], form: TokenFormat, settings: EvalSettings, mine: Batches
-) -> Iterator[tuple[int, Review]]:
+) -> Shared[Review]:
     return each_review(
         model,
         ([jobs[i].prompt for i in batch] for batch in mine),

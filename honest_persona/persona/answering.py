@@ -122,7 +122,7 @@ class SharedPrefixes(OnPrefixes):
     def write(self, max_new_tokens: int) -> list[list[int]]:
         kept = torch.zeros(len(self.suffixes), max_new_tokens, 2, device=self.prefix.mask.device)
 
-        def keep(logits: Tensor, rows: Tensor, step: int) -> None:
+        def keep(logits: Tensor, rows: Tensor, step: Tensor) -> None:
             kept[rows, step] = of_flags(logits, self.form)
 
         self.flag_logits = kept

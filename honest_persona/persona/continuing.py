@@ -27,8 +27,8 @@ from honest_persona.modeling.prefix.frozen import Prefix, positions, run_prefix,
 from honest_persona.modeling.zero import is_sharded
 from honest_persona.persona.decoding.choices import Choose, See, likeliest, up_to
 from honest_persona.persona.decoding.growing import grown
-from honest_persona.persona.decoding.slots import Rows, in_slots
 from honest_persona.persona.decoding.prefixes import joined, row_of
+from honest_persona.persona.decoding.slots import Rows, in_slots
 from honest_persona.persona.decoding.writing import Writer
 from honest_persona.persona.flag_logits import NOT_FINITE
 from honest_persona.prompts.tokens import TokenFormat, Tokens

@@ -6,7 +6,7 @@
 In slots, a prompt takes the place of a review that has ended, whatever batch either is of.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 import torch
@@ -35,7 +35,7 @@ def each_review(
     max_new_tokens: int,
     frozen_prefix: bool = True,
     prefix_cache: PrefixCache | None = None,
-) -> Iterator[tuple[int, Review]]:
+) -> Generator[tuple[int, Review], None, None]:
     """Greedy reviews by place, as they end; other arguments as of `write_reviews`.
 
     Close the iterator where it is not run to its end: meanwhile the adapter is not gated.
@@ -45,7 +45,12 @@ def each_review(
         n_prompts: of all batches.
         batch_size: how many reviews are written at a time.
     """
-    if frozen_prefix and why_not_frozen(model) is None and in_slots(model) and not (prefix_cache and prefix_cache.together):
+    if (
+        frozen_prefix
+        and why_not_frozen(model) is None
+        and in_slots(model)
+        and not (prefix_cache and prefix_cache.together)
+    ):
         yield from _InSlots(model, batches, form, n_prompts, batch_size, max_new_tokens, prefix_cache).reviews()
         return
     place = 0

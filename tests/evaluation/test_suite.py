@@ -348,3 +348,43 @@ def test_memory_grows_by_the_prompts_ids_alone(flags, form, model, tmp_path, mon
     n_tokens = sum(len(prompt_of(r, form).input_ids) for r in records[20:]) / 20
     assert length > 12_500
     assert per_record < 5 * n_tokens + 4_000 < 8 * n_tokens, (peaks, n_tokens)
+
+
+def test_equal_prompts_of_parts_are_reviewed_once(flags, form, model, tmp_path):
+    records = [make(flags, n, "sycophancy", "AB"[n % 2], "PASS", "FAIL" if n else "PASS", f"i{n}") for n in range(3)]
+    benign = [r.model_copy(update={"id": f"{r.id}-benign"}) for r in records[:2]]
+    parts = {"within": records, "within: benign": benign}
+    results = evaluate_records(model, parts, form, EvalSettings(2, 4), into=NewSet("", tmp_path))
+    assert sum(map(len, flags.batches)) == 3
+    assert [(s.part, s.record_id, s.flag) for s in results.samples] == [
+        ("within", "r0", "PASS"),
+        ("within", "r1", "FAIL"),
+        ("within", "r2", "FAIL"),
+        ("within: benign", "r0-benign", "PASS"),
+        ("within: benign", "r1-benign", "FAIL"),
+    ]
+    assert len(list(read_samples(tmp_path / SAMPLES_FILE))) == 5
+    assert results.row("within: benign").n == 2
+
+
+def test_results_in_any_order(monkeypatch):
+    """Ranks gather as often as they have batches, whatever order their results come in."""
+    places, ranks, closed = [(0, "", n, "") for n in range(7)], Ranks(2), []
+    ranks.patch(monkeypatch, shares)
+
+    def backwards(mine):
+        counted = [i for batch in mine for i in batch]
+        try:
+            for n in reversed(range(len(counted))):
+                yield n, f"{counted[n]}"
+        finally:
+            closed.append(True)
+
+    def gathered():
+        return list(shares.on_all_ranks(places, 2, backwards))
+
+    first, second = ranks.run(gathered)
+    assert first == second
+    assert len(first) == 2
+    assert {i: said for some in first for i, said in some.items()} == {i: str(i) for i in range(7)}
+    assert closed == [True] * 2

@@ -118,7 +118,9 @@ def evaluate_answers(
     with evaluating(model), gathered(model, settings.gather):
         for of, title, work in _works(model, found.jobs, form, settings, policies, judge):
             with Progress(f"{what}: {title}", len(of), "rows") as progress:
-                for batch in on_all_ranks([found.jobs[i].place for i in of], settings.batch_size, partial(by_batches, work)):
+                for batch in on_all_ranks(
+                    [found.jobs[i].place for i in of], settings.batch_size, partial(by_batches, work)
+                ):
                     for i, by_policy in batch.items():
                         for policy, values in by_policy.items():
                             measures[of[i]][policy] |= values

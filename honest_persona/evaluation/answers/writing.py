@@ -75,7 +75,9 @@ def ends_of(form: TokenFormat) -> frozenset[int]:
 
 
 def _sampler(jobs: Sequence[Job], settings: AnswerSettings, seeds: Sequence[int], device: torch.device) -> Choose:
-    uniform = [numbers_of([seed, *job.prompt], (settings.max_new_tokens,)) for seed, job in zip(seeds, jobs, strict=True)]
+    uniform = [
+        numbers_of([seed, *job.prompt], (settings.max_new_tokens,)) for seed, job in zip(seeds, jobs, strict=True)
+    ]
     numbers = torch.from_numpy(np.stack(uniform)).to(device)
 
     def sample(logits: Tensor, rows: Tensor, step: Tensor) -> Tensor:

@@ -84,9 +84,9 @@ class PrefixCache:
     def fetch(self, keys: Sequence[str], input_ids: Tensor, layout: Layout, compute: Compute) -> Any:
         """Keys and values of U transcripts, on the device of `input_ids`: a `Prefix`, or a `PackedPrefix` for lengths.
 
-        Every rank must call this equally often, where they are `together`. `compute` is called at most once. It gets the rows that are not held;
-        all rows, where this rank holds all of them and another rank lacks some; and is not called where every rank
-        holds all.
+        Where ranks are `together`, every rank must call this equally often. `compute` is called at most once. It gets
+        the rows that are not held; all rows, where this rank holds all of them and another rank lacks some; and is not
+        called where every rank holds all.
 
         Args:
             keys: U hashes of the prefixes' ids.

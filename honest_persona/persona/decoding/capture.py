@@ -1,4 +1,4 @@
-"""Steps whose launches are recorded once and replayed: a step of a large model is thousands of launches of small kernels.
+"""Steps whose launches are recorded once and replayed: a step of a large model launches thousands of small kernels.
 
 Where nothing is recorded, the same step is called directly.
 """
@@ -66,7 +66,8 @@ def cuda_graphs() -> Capture:
 
     def capture(step: Step) -> Step:
         graph = torch.cuda.CUDAGraph()
-        with _no_kept_casts(), torch.cuda.graph(graph, pool=pool):
+        # what another thread does with the GPU meanwhile is no part of the record, and no error
+        with _no_kept_casts(), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             step()
         return graph.replay
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Collection
 from torch import Tensor
 
 Choose = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(logits (B, V), the rows' places among the prompts (B,), each row's step (B,)) -> ids (B,), int64. It may not wait for
-the device: a step is recorded once and replayed there."""
+"""(logits (B, V), the rows' places among the prompts (B,), each row's step (B,)) -> ids (B,), int64.
+
+It may not wait for the device: a step is recorded once, and replayed there."""
 See = Callable[[Tensor, Tensor, Tensor], None]
 """Gets what `Choose` gets, whatever is chosen."""
 

@@ -1,4 +1,4 @@
-"""Continuations of a batch whose cache grows by a column a step: for models that slots do not suit, and sharded weights."""
+"""Continuations of a batch whose cache grows by a column a step: for sharded weights, and models not made for slots."""
 
 from collections.abc import Collection
 from typing import Any

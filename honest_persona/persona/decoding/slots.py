@@ -22,10 +22,15 @@ from honest_persona.modeling.adapters.tuning import backbone_of
 from honest_persona.modeling.prefix.frozen import Prefix, why_not_split
 from honest_persona.modeling.zero import is_sharded
 
-GRAIN = 64
-"""Buffers have a multiple of so many columns."""
+_GRAIN = 64
 _ONE_LENGTH = ("bloom", "gpt_neo", "mpt")
 Masks = Tensor | dict[str, Tensor]
+
+
+def rounded_up(columns: int) -> int:
+    """One of few numbers of columns, at most an eighth more beyond 512: each is recorded by itself."""
+    grain = max(_GRAIN, 2 ** (columns.bit_length() - 4))
+    return -(-columns // grain) * grain
 
 
 class Rows(NamedTuple):
@@ -163,11 +168,13 @@ class Slots:
         """Buffers of at least so many columns. Longer ones are others, and hold what the old ones held."""
         if room <= self.room:
             return
-        self.room = -(-room // GRAIN) * GRAIN
+        self.room = rounded_up(room)
         self._columns = torch.arange(self.room, device=self.token.device)
         if not self._layers:
             assert like is not None
-            self._layers = [_Layer(*(t.new_zeros(self.n_slots, t.shape[1], 0, t.shape[3]) for t in s)) for s in like.layers]
+            self._layers = [
+                _Layer(*(t.new_zeros(self.n_slots, t.shape[1], 0, t.shape[3]) for t in s)) for s in like.layers
+            ]
             self._cache = Cache(layers=list(self._layers))
         for layer in self._layers:
             layer.key_buffer = _longer(layer.key_buffer, self.room)
@@ -196,7 +203,7 @@ class Slots:
         yield
 
     def _masks(self, columns: Tensor, width: int) -> Masks:
-        """What each token sees, (B, 1, S, width), for tokens at these columns (B, S); by kind of layer where these differ."""
+        """What tokens at these columns (B, S) see, (B, 1, S, width); by kind of layer where the kinds differ."""
         keys, at = self._columns[:width], columns[:, None, :, None]
         hidden = keys > at
         found = {

@@ -8,6 +8,7 @@ A step changes tensors in place and makes none that stays, so that it can be rec
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 
 import torch
 from peft import PeftModel
@@ -17,7 +18,7 @@ from honest_persona.base.errors import RankError
 from honest_persona.base.tensors import integers
 from honest_persona.persona.decoding.capture import Capture, Replayed, capture_on
 from honest_persona.persona.decoding.choices import Choose, See, likeliest, up_to
-from honest_persona.persona.decoding.slots import GRAIN, Rows, Slots
+from honest_persona.persona.decoding.slots import Rows, Slots, rounded_up
 from honest_persona.persona.flag_logits import NOT_FINITE
 
 Take = Callable[[int], Rows]
@@ -55,7 +56,7 @@ class Writer:
         self.slots = Slots(model, min(n_slots, n_prompts))
         self.check_every = check_every or (1 if device.type == "cpu" else _STEPS_UNSEEN)
         capture = capture or capture_on(device)
-        self._replayed, self._grain = Replayed(capture), GRAIN if capture else 1
+        self._replayed, self._width = Replayed(capture), rounded_up if capture else int
         self.place = torch.zeros_like(self.slots.token)
         self.step = torch.zeros_like(self.slots.token)
         self.running = torch.zeros_like(self.slots.token, dtype=torch.bool)
@@ -113,8 +114,8 @@ class Writer:
         slots, n = self.slots, self.slots.n
         left = max(self._longest[slot] - self._lengths[slot] for slot in self._slot_of.values())
         for _ in range(min(self.check_every, left)):
-            width = -(-max(self._lengths[:n]) // self._grain) * self._grain
-            self._replayed.run((n, width, slots.room), lambda width=width: self._step(width))
+            width = min(self._width(max(self._lengths[:n])), slots.room)
+            self._replayed.run((n, width, slots.room), partial(self._step, width))
             self._lengths[:n] = [min(a + 1, b) for a, b in zip(self._lengths[:n], self._longest[:n], strict=True)]
             self.n_steps += 1
         *running, sound = torch.cat([self.running[:n], self.sound[None]]).tolist()
