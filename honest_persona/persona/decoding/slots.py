@@ -87,7 +87,6 @@ class Slots:
         device = model.device
         self.token = torch.zeros(n_slots, dtype=torch.long, device=device)
         self.position = torch.zeros_like(self.token)
-        self.logits: Tensor | None = None
         self._begins = [0] * n_slots  # lengths of the prefixes
         self._columns = torch.empty(0, device=device)
         self._layers: list[_Layer] = []
@@ -130,16 +129,16 @@ class Slots:
         self._make_room(max(start + len(row) for start, row in zip(starts, rows, strict=True)))
         return self._run(self.model, integers(slots).to(self.token.device), rows, starts).logits
 
-    def forward(self, width: int) -> None:
-        """Logits behind each row's last token into `logits`. No tensor that outlives the call is made but at the first.
+    def forward(self, width: int) -> Tensor:
+        """Logits behind each row's last token, (n, V). Nothing else is made that outlives the call.
 
         Args:
-            width: columns that are read: more than any row in use has.
+            width: columns that are read: as many as the longest row in use has, or more.
         """
         n, columns = self.n, self.position[: self.n, None]
         with self._at(_Window(width, columns, None)):
             model: Any = self.model
-            found = model(
+            return model(
                 input_ids=self.token[:n, None],
                 attention_mask=self._masks(columns, width),
                 position_ids=columns,
@@ -147,9 +146,6 @@ class Slots:
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]
-        if self.logits is None:
-            self.logits = found.new_zeros(self.n_slots, found.shape[-1])
-        self.logits[:n] = found
 
     def keep(self, chosen: Sequence[int], *more: Tensor) -> None:
         """Move these slots' rows to the first slots, and leave no others in use; so in other (slots, ...) tensors.
@@ -176,6 +172,8 @@ class Slots:
                 _Layer(*(t.new_zeros(self.n_slots, t.shape[1], 0, t.shape[3]) for t in s)) for s in like.layers
             ]
             self._cache = Cache(layers=list(self._layers))
+            shown = self._layers[0].key_buffer.new_zeros(())
+            self._added_scores = shown, torch.full_like(shown, torch.finfo(shown.dtype).min)
         for layer in self._layers:
             layer.key_buffer = _longer(layer.key_buffer, self.room)
             layer.value_buffer = _longer(layer.value_buffer, self.room)
@@ -214,8 +212,8 @@ class Slots:
 
     def _added(self, hidden: Tensor) -> Tensor:
         """What is added to scores: attention would make it of a mask of booleans, in each layer again."""
-        dtype = self._layers[0].key_buffer.dtype
-        return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, torch.finfo(dtype).min)
+        shown, unseen = self._added_scores
+        return torch.where(hidden, unseen, shown)
 
 
 @dataclass(frozen=True)

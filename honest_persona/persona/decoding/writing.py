@@ -129,9 +129,8 @@ class Writer:
     def _step(self, width: int) -> None:
         """One more token of each row. A row that has ended does its last step again, with the same outcome."""
         slots, n = self.slots, self.slots.n
-        slots.forward(width)
-        assert slots.logits is not None
-        logits, place, step, running = slots.logits[:n], self.place[:n], self.step[:n], self.running[:n]
+        logits = slots.forward(width)
+        place, step, running = self.place[:n], self.step[:n], self.running[:n]
         scores = logits.float()
         chosen = self.choose(scores, place, step)
         self.ids[place, step] = chosen

@@ -33,7 +33,7 @@ class Recorded:
         slots = writer.slots
         buffers = [b for layer in slots._layers for b in (layer.key_buffer, layer.value_buffer)]
         own = [writer.place, writer.step, writer.running, writer.sound, writer.ids, slots._columns]
-        return [t.data_ptr() for t in (*buffers, *own, slots.token, slots.position, slots.logits)]
+        return [t.data_ptr() for t in (*buffers, *own, slots.token, slots.position)]
 
     def __call__(self, step):
         at, n, room = self.addresses(), self.writer.slots.n, self.writer.slots.room
