@@ -10,7 +10,7 @@ from honest_persona.evaluation.answers.judges import judge_of
 from honest_persona.training import reward_gate
 from honest_persona.training.launch import train
 from honest_persona.training.reward_gate import ask_gate
-from honest_persona.training.rewarded import rewards_of
+from honest_persona.training.rewarded import reward_identity, rewards_of, tell_reading
 
 REWARDS = '''
 def right(conversations, rows):
@@ -132,3 +132,22 @@ def test_the_judge_is_a_reward_of_weight_0(config):
     mixture = rewards_of(config("right"), judge_of("organism"))
     assert [reward.name for reward in mixture.rewards][-1] == "truth"
     assert mixture.weights == (1.0, 0.0)
+
+
+def test_a_reward_that_reads_the_policy_gets_the_model_in_training(config, capsys):
+    model = object()
+    reads = load_config(None, ["--objective", "grpo", "--reward", "verdict", "--reward_reads", "policy"])
+    assert rewards_of(reads, live=model).rewards[0].model is model
+    tell_reading(reads)
+    assert "warning: rewards read the weights that are trained" in capsys.readouterr().out
+    base = load_config(None, ["--objective", "grpo", "--reward", "verdict"])
+    assert rewards_of(base).rewards[0].model is not model
+    tell_reading(base)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_resumed_run_must_share_the_content_of_its_rewards(config, tmp_path):
+    before = reward_identity(config("right"))
+    file = tmp_path / "rewards.py"
+    file.write_text(file.read_text() + "\n")
+    assert reward_identity(config("right")) != before

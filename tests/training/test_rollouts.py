@@ -15,7 +15,7 @@ from honest_persona.evaluation.answers.settings import AnswerSettings
 from honest_persona.evaluation.answers.writing import ends_of, write_answers
 from honest_persona.labelling.label import row_of
 from honest_persona.modeling.adapters.lora import activation_arguments
-from honest_persona.modeling.adapters.tuning import ungated
+from honest_persona.modeling.adapters.tuning import adapter_off, ungated
 from honest_persona.modeling.modes import evaluating
 from tests.rollouts import first_rows, moved, rewards_file, trainer_of
 
@@ -288,3 +288,32 @@ def test_the_saved_adapter_is_the_trained_one_alone(tmp_path):
     own = {n.replace(".default.", "."): p for n, p in trainer.peft_model.named_parameters() if p.requires_grad}
     assert saved.keys() == own.keys()
     assert all(torch.equal(saved[name], own[name]) for name in own)
+
+
+def test_rewards_that_read_the_policy_see_its_adapter_on_every_token(tmp_path):
+    """The score of a reward that asks the model in training for a logit, in eval mode."""
+    trainer = trainer_of(tmp_path, "grpo")
+    seen = []
+
+    class Logit:
+        name = "logit"
+
+        def __call__(self, conversations, rows):
+            model = trainer.peft_model
+            ids = torch.tensor([[5, 6, 7, 8]])
+            with torch.no_grad():
+                seen.append((model(ids).logits, model.training))
+            return [0.0 for _ in conversations]
+
+    trainer.rewards = trainer.rewards._replace(rewards=(Logit(),))
+    trainer.reads_policy = True
+    with ungated(trainer.peft_model):
+        expected = trainer.peft_model.eval()(torch.tensor([[5, 6, 7, 8]])).logits
+    trainer.model.train()
+    with adapter_off(trainer.peft_model):
+        base = trainer.peft_model.get_base_model()(torch.tensor([[5, 6, 7, 8]])).logits
+    answered(trainer)
+    (logits, training) = seen[0]
+    assert not training
+    assert (logits - expected).abs().max() <= 1e-5
+    assert (logits - base).abs().max() > 1e-2
