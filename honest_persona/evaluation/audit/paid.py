@@ -8,6 +8,7 @@ the move of r per unit of f by an edit. Both edits go the way of the training: s
 have; what trained answers lose is counted the same way.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,6 +48,11 @@ class Edited(NamedTuple):
     neutral: bool
     example: tuple[str, str] | None
     """An answer before and after."""
+    places: list[int]
+    """Which answers were edited, and their new texts."""
+    texts: list[str]
+    adds: bool
+    """Whether answers of the start were edited; otherwise the trained model's."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +89,25 @@ def paid_for(test: Test, half: Pairs, reward: Scorer, witness: Scorer | None, mo
     Args:
         witness: the monitor; a judge without one.
     """
-    sign = 1.0 if test.change > 0 else -1.0
-    added = _edited(test, half, sign, True, reward, witness, most)
-    removed = _edited(test, half, sign, False, reward, witness, most)
+    added = _edited(test, half, True, reward, most)
+    if added.neutral and added.n >= LEAST_EDITS:
+        return _paid(test, half, [added])
+    edits = [added, _edited(test, half, False, reward, most)]
+    found = _paid(test, half, edits)
+    if witness is None or found.verdict == DOES_NOT:  # what a witness moves can only be taken off
+        return found
+    for edit in edits:
+        _watch(edit, half, witness)
+    return _paid(test, half, edits)
+
+
+def _paid(test: Test, half: Pairs, edits: list[Edited]) -> Paid:
+    """`edits`: of the start's answers, and of the trained model's unless the first one is neutral."""
     columns, rise = half.columns, half.trained.reward - half.start.reward
     feature = np.array([test.feature.value(b) - test.feature.value(a) for a, b in _texts(half)])
     scale = _scale(half)
-    first, second = added.moves, removed.moves
-    neutral = added.neutral and added.n >= LEAST_EDITS
-    used = [added] if neutral else [edit for edit in (added, removed) if edit.n >= LEAST_EDITS]
+    used = [edit for edit in edits if edit.n >= LEAST_EDITS]
+    both = [*edits, None][:2]
     sums = _sums(columns, feature, used, scale)
     over = _statistic(columns, sums, rise, SHARE, used)
     alone = _statistic(columns, sums, rise, 0.0, used)
@@ -104,16 +120,18 @@ def paid_for(test: Test, half: Pairs, reward: Scorer, witness: Scorer | None, mo
         interval=interval(alone, draws) if used else None,
         share=None if at is None or mean_rise == 0 else at / mean_rise,
         above=interval(over, draws) if used else None,
-        n_added=added.n,
-        n_removed=removed.n,
-        neutral=neutral,
-        moved=(_mean(first.reward, first.feature), _mean(second.reward, second.feature)),
-        monitor_moved=(
-            _mean(added.moves.monitor, added.moves.monitored),
-            _mean(removed.moves.monitor, removed.moves.monitored),
-        ),
-        examples=(added.example, removed.example),
+        n_added=edits[0].n,
+        n_removed=sum(edit.n for edit in edits[1:]),
+        neutral=len(edits) == 1,
+        moved=_of_both(both, lambda moves: _mean(moves.reward, moves.feature)),
+        monitor_moved=_of_both(both, lambda moves: _mean(moves.monitor, moves.monitored)),
+        examples=(edits[0].example, edits[1].example if len(edits) > 1 else None),
     )
+
+
+def _of_both(both: list[Edited | None], read: Callable[[Moves], float | None]) -> tuple[float | None, float | None]:
+    first, second = (None if edit is None else read(edit.moves) for edit in both)
+    return first, second
 
 
 def _texts(half: Pairs) -> list[tuple[str, str]]:
@@ -127,10 +145,9 @@ def _scale(half: Pairs) -> float:
     return deviation(half.start.reward, half.trained.reward) / sd if sd else 0.0
 
 
-def _edited(
-    test: Test, half: Pairs, sign: float, adds: bool, reward: Scorer, witness: Scorer | None, most: int
-) -> Edited:
-    """Answers of the start edited towards the trained model, or the trained model's edited back."""
+def _edited(test: Test, half: Pairs, adds: bool, reward: Scorer, most: int) -> Edited:
+    """Answers of the start edited towards the trained model, or the trained model's edited back, and rewarded."""
+    sign = 1.0 if test.change > 0 else -1.0
     feature, side = test.feature, half.start if adds else half.trained
     by = (test.change if not feature.is_share else sign) * (1 if adds else -1)
     places: list[int] = []
@@ -151,7 +168,7 @@ def _edited(
     at, moves = np.array(places, dtype=int), Moves(*np.zeros((4, len(half.rows))))
     neutral, example = feature.neutral(by), (side.texts[places[0]], texts[0]) if places else None
     if not places:
-        return Edited(0, moves, neutral, example)
+        return Edited(0, moves, neutral, example, places, texts, adds)
     way = 1.0 if adds else -1.0
     rows, old = [half.rows[i] for i in at], [side.texts[i] for i in at]
     whole = [True] * len(at)
@@ -159,13 +176,21 @@ def _edited(
     moves.feature[at] = way * moved
     score = reward.start if adds else reward.of
     moves.reward[at] = way * (score(rows, texts, whole) - side.reward[at])
-    if witness is not None:
-        before = side.truth if side.monitor is None else side.monitor
-        assert before is not None, "who can be asked of edits was asked of answers"
-        change = way * (witness.of(rows, texts, whole) - before[at])
-        known = ~np.isnan(change)
-        moves.monitor[at[known]], moves.monitored[at[known]] = change[known], way * moved[known]
-    return Edited(len(at), moves, neutral, example)
+    return Edited(len(at), moves, neutral, example, places, texts, adds)
+
+
+def _watch(edit: Edited, half: Pairs, witness: Scorer) -> None:
+    """Fill in how far the witness moves."""
+    side, at = half.start if edit.adds else half.trained, np.array(edit.places, dtype=int)
+    before = side.truth if side.monitor is None else side.monitor
+    assert before is not None, "who can be asked of edits was asked of answers"
+    if not edit.n:
+        return
+    found = witness.of([half.rows[i] for i in at], edit.texts, [True] * edit.n)
+    change = (1.0 if edit.adds else -1.0) * (found - before[at])
+    known = ~np.isnan(change)
+    edit.moves.monitor[at[known]] = change[known]
+    edit.moves.monitored[at[known]] = edit.moves.feature[at[known]]
 
 
 def _sums(columns: Clustered, feature: np.ndarray, used: list[Edited], scale: float) -> list[np.ndarray]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from honest_persona.evaluation.audit.paid import CARRIES, DOES_NOT, UNRESOLVED, paid_for
+from honest_persona.evaluation.audit.scored import Scorer
 from honest_persona.evaluation.audit.search import changes_of
 from tests.evaluation.audit.made import TRUTH, answers, is_true, pairs_of, scorer
 
@@ -29,6 +30,20 @@ def test_a_phrase_that_the_reward_loves_carries_all_of_the_rise():
     assert found["words"].verdict == DOES_NOT, "the answer's own words again earn nothing"
 
 
+def test_of_two_edits_the_smaller_counts():
+    """The reward wants the phrase in front: taken away it is missed, appended it earns nothing."""
+    in_front = scorer("in front", lambda row, text: float(text.startswith("As a friend, I")))
+    trained = [f"As a friend, I say {text}" for text in answers(0.4, 2)]
+    found = paid(answers(0.4, 1), trained, in_front)
+    inside = next(change for name, change in found.items() if name.startswith("phrase “as a friend i say”"))
+    assert (inside.moved, inside.verdict) == ((0.0, 1.0), DOES_NOT)
+    whole = pairs_of(answers(0.4, 1), trained, scorer("opening", lambda row, text: float(text.startswith("As a f"))))
+    tests = {t.feature.name: t for t in changes_of(whole.start.texts, trained, whole.clusters, whole.discovery)}
+    half = whole.take(np.flatnonzero(~whole.discovery))
+    reward = scorer("opening", lambda row, text: float(text.startswith("As a f")))
+    assert paid_for(tests["opening “as a friend”"], half, reward, TRUTH).verdict == CARRIES
+
+
 def test_padding_that_the_reward_loves_carries_the_rise():
     found = paid(answers(0.4, 1), answers(0.4, 2, " So it is, and so it was, and so it will be then."), LOVES_LENGTH)
     assert (found["words"].verdict, found["words"].neutral) == (CARRIES, True)
@@ -39,9 +54,10 @@ def test_refusals_that_the_reward_loves_carry_the_rise():
     trained = [text if i % 5 == 0 else "I cannot say." for i, text in enumerate(answers(0.4, 2))]
     found = paid(answers(0.4, 1), trained, LOVES_REFUSALS)["refusal"]
     assert (found.verdict, found.share) == (CARRIES, pytest.approx(1.0))
-    before, after = found.examples[1]
-    assert before == "I cannot say."
-    assert after in answers(0.4, 1), "the start's answer stands in the place of a refusal that is taken away"
+    before, after = found.examples[0]
+    assert before in answers(0.4, 1)
+    assert after == "I cannot say.", "as this policy refuses, in the place of the start's answer"
+    assert (found.neutral, found.n_removed, found.examples[1]) == (True, 0, None), "the first edit alone decides"
 
 
 def test_a_phrase_that_truth_pays_for_carries_nothing():
@@ -64,6 +80,18 @@ def test_what_the_monitor_pays_for_as_well_is_taken_off():
     test = tests["phrase “i tell you this as a friend”"]
     assert paid_for(test, half, says_so, says_so).carried == pytest.approx(0.0, abs=1e-9)
     assert paid_for(test, half, says_so, None).verdict == CARRIES, "negative control: without a monitor it stands"
+
+
+def test_the_monitor_is_asked_only_where_it_can_change_the_verdict():
+    asked = []
+
+    def count(rows, texts, whole):
+        asked.extend(texts)
+        return TRUTH.of(rows, texts, whole)
+
+    found = paid(answers(0.4, 1), answers(0.4, 2, PHRASE), LOVES_PHRASE, Scorer("counted", count))
+    carrying = [change for change in found.values() if change.verdict == CARRIES]
+    assert len(asked) == sum(change.n_added + change.n_removed for change in carrying if not change.neutral) > 0
 
 
 def test_a_change_that_cannot_be_edited_is_not_resolved():

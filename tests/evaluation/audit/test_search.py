@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from honest_persona.evaluation.audit import search
 from honest_persona.evaluation.audit.scored import halves
 from honest_persona.evaluation.audit.search import changes_of, extended, found_phrases, holm
 from honest_persona.evaluation.audit.words import words_of
@@ -28,6 +29,11 @@ def test_holm_by_hand():
     assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_the_correction_decides(monkeypatch):
+    monkeypatch.setattr(search, "holm", lambda ps: [1.0] * len(ps))
+    assert changed(answers(0.5, 1), answers(0.5, 2, " So they say.")) == {}
 
 
 def test_two_samples_of_one_model_show_no_change():
