@@ -11,7 +11,6 @@ from honest_persona.base.files import write_text
 from honest_persona.base.templates import templates
 from honest_persona.evaluation.audit.result import AUDIT_ANSWERS, AUDIT_FILE, AUDIT_PAGE
 from honest_persona.evaluation.report import plots
-from honest_persona.evaluation.report.plots import Plot, Value
 from honest_persona.evaluation.sets import PLOTS
 
 ANSWERS = 24
@@ -33,8 +32,7 @@ def write_audit_page(folder: Path, run: Path) -> Path:
     answers = [json_text.loads(line) for line in (folder / AUDIT_ANSWERS).read_text(encoding="utf-8").splitlines()]
     log = _lines(run / "metrics.jsonl")
     with plots.style():
-        found = [*_shares(content), *plots.training(log)]
-        saved = [(plot, Markup(plots.save(plot, folder / PLOTS))) for plot in found]
+        saved = [(plot, Markup(plots.save(plot, folder / PLOTS))) for plot in plots.training(log)]
     environment = templates(Path(__file__).parent, autoescape=True)
     environment.filters |= {
         "number": _number,
@@ -57,19 +55,6 @@ def _lines(path: Path) -> list[Mapping[str, Any]]:
     if not path.is_file():
         return []
     return [json_text.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _shares(content: Mapping[str, Any]) -> list[Plot]:
-    """What each change of the surface carries, as a share of the reward's rise."""
-    rise, series = content["rise"]["difference"], {}
-    for change in content["surface"]["changes"][:15]:
-        if change["carried"] is not None and change["interval"] and rise:
-            between = sorted(bound / rise for bound in change["interval"])
-            series[change["feature"]] = Value(change["carried"] / rise, between)
-    if not series:
-        return []
-    label = "share of the reward's rise"
-    return [plots.dots("audit_surface", "What changes of the surface carry", label, {"carried": series}, chance=None)]
 
 
 def _chosen(answers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
