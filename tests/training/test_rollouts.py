@@ -177,6 +177,9 @@ def test_answers_are_those_of_an_evaluation_and_keep_their_ids(tmp_path):
     texts = [line["answer"] for line in lines_of(trainer)]
     assert [one["trained"].text for one in written] == texts[::4]
     assert len(set(texts)) > 8, "answers to one prompt differ"
+    assert ids_of(answered(trainer)) == ids_of(batch), "drawn again, they are the same"
+    trainer.state.global_step += 1
+    assert ids_of(answered(trainer)) != ids_of(batch), "another step draws others"
 
 
 def test_every_answer_is_logged_with_its_rewards(tmp_path):
