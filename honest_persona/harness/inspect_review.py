@@ -114,7 +114,7 @@ def review(
         dataset=MemoryDataset(samples, name=source),
         solver=generate(tool_calls="none"),
         scorer=flag(),
-        # all calls wait together, so that the batches are those of eval.py
+        # all calls wait together, so that batches hold conversations of similar length
         config=GenerateConfig(max_connections=len(samples)),
         metadata={"adapter": str(trained.folder), "trained_topics": card.trained_topics, "too_long": too_long},
     )

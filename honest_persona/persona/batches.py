@@ -1,4 +1,4 @@
-"""Which prompts are answered together: an evaluation and the queue choose the same batches of the same prompts."""
+"""Which prompts are answered together, or one behind the other: by the queue, and by an evaluation."""
 
 from collections.abc import Iterable
 

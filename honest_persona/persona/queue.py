@@ -64,7 +64,7 @@ class ReviewQueue:
         return call.review
 
     async def _run_batch(self, max_new_tokens: int) -> None:
-        """Chooses as an evaluation does: where all of a task's calls wait, its batches are those of eval.py."""
+        """Chooses as an evaluation does: prompts on one transcript, and of similar length."""
         n_before = 0
         while len(self._waiting) > n_before:
             n_before = len(self._waiting)

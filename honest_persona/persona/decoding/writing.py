@@ -85,6 +85,7 @@ class Writer:
                 if n:
                     self._fill(free[:n], rows)
                 free = free[n:]
+                del rows  # the slots have copies of its prefixes
             if not self._slot_of:
                 return
             if not waiting and len(self._slot_of) <= self.slots.n // 2:
