@@ -11,6 +11,11 @@ training    seconds, FLOPs and memory of a training step, TRL's and ours
 preference  the same of a step on preferences: dpo and kto
 heavy_log   reviews/s of a heavy log of 64 reviews, from full prompts, shared and kept prefixes, and in slots
 
+and, where --only names them:
+
+compiled    a training step with compiled layers beside one without
+liger       the same with Liger's kernels
+
 Each part is a process with a time limit of its own. A part that fails or runs out of time does not stop the others. The
 table at the end has a line for each part. Exit code 1 where a part failed, 2 where there is no GPU.
 """
@@ -25,6 +30,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +94,17 @@ def parts(folder: Path, dry_run: bool, large: bool = False) -> list[Part]:
         Part("preference", ["-m", "benchmarks.preference", *setup, *pairs, *written("preference")], 65, _pairs),
         Part("heavy_log", ["-m", "benchmarks.heavy_log", *heavy_log, *written("heavy_log")], 115, _log),
     ]
+
+
+def named_parts(folder: Path, dry_run: bool) -> list[Part]:
+    """Those that run only where they are named, each in less than 4 minutes: compiling takes minutes itself."""
+    setup, rounds = ["--setup", "tiny" if dry_run else "gpu"], ["--rounds", "1" if dry_run else "3"]
+
+    def beside(name: str, other: str) -> Part:
+        given = ["--only", f"E,{other}", "--json", str(folder / f"{name}.json")]
+        return Part(name, ["-m", "benchmarks.training", *setup, *rounds, *given], 220, partial(_beside, name, other))
+
+    return [beside("compiled", "I"), beside("liger", "J")]
 
 
 def run_part(part: Part, folder: Path, limit_s: float) -> Outcome:
@@ -169,6 +186,12 @@ def _speed(folder: Path) -> str:
     return f"E {over:.2f} x B{mfu}; peak GiB B {gib['B']:.1f}, E {gib['E']:.1f}"
 
 
+def _beside(name: str, other: str, folder: Path) -> str:
+    variants = _figures(folder, name)["variants"]
+    rates = {key: variants[key]["samples_per_s"]["median"] for key in ("E", other)}
+    return f"{other} {rates[other] / rates['E']:.2f} x E; {rates[other]:.3g} samples/s"
+
+
 def _pairs(folder: Path) -> str:
     variants = _figures(folder, "preference")["variants"]
     times = {name: variants[name]["beside"]["speed_up"]["median"] for name in "BG"}
@@ -217,13 +240,14 @@ def main(argv: list[str]) -> None:
     chosen = parts(folder, given.dry_run, large)
     if given.only:
         names = given.only.split(",")
+        chosen += named_parts(folder, given.dry_run)
         if unknown := sorted(set(names) - {part.name for part in chosen}):
             raise UserError(f"--only: no part {', '.join(unknown)}; there are {', '.join(p.name for p in chosen)}")
         chosen = [part for part in chosen if part.name in names]
     folder.mkdir(parents=True, exist_ok=True)
     if "train" in {part.name for part in chosen}:
         shutil.rmtree(RUN, ignore_errors=True)
-    outcomes = run_parts(chosen, folder)
+    outcomes = run_parts(chosen, folder, max(TOTAL_S, sum(part.limit_s for part in chosen)))
     where = machine(device)
     content = {
         "machine": where,

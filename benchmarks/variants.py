@@ -30,6 +30,8 @@ LABELS = {
     "F": "E + prefix cache, second epoch",
     "G": "E + checkpointing",
     "H": "E with padding",
+    "I": "E, layers compiled",
+    "J": "E with Liger's kernels",
 }
 OPTIMIZER = {
     "learning_rate": 2e-3,
@@ -150,16 +152,21 @@ class Bench:
         )
 
     def config(self, name: str) -> RunConfig:
-        """Of D, E and F, as a user would write it."""
+        """Of ours, as a user would write it. On a CPU I's layers are traced, and not compiled to machine code."""
+        on_cpu = self.setup.device == "cpu"
         options: dict[str, Any] = {}
         if name in "DH":
             options["padding_free"] = False
-        if name in "EFGH":
+        if name in "EFGHIJ":
             options["tokens_per_batch"] = self.tokens_per_batch
         if name == "F":
             options |= {"prefix_cache": "ram", "prefix_cache_gb": self.setup.cache_gb}
         arguments = self._arguments()
         del arguments["seed"], arguments["gradient_accumulation_steps"]
+        if name == "I":
+            arguments |= {"torch_compile": True} | ({"torch_compile_backend": "aot_eager"} if on_cpu else {})
+        if name == "J":
+            arguments["use_liger_kernel"] = True
         return RunConfig(
             seed=SEED,
             seq_len=self.setup.seq_len,
@@ -219,7 +226,7 @@ class Bench:
                 flops += sum(self._flops(p + s, 0, trained=True) for p, s in sizes)
             else:
                 prefixes = [p for p, _ in sizes]
-                if name in "EGH":
+                if name in "EGHIJ":
                     prefixes = list({tuple(_ids(row)[: _activation(row)]): _activation(row) for row in rows}.values())
                 if name == "F":
                     prefixes = []

@@ -51,6 +51,8 @@ _MESSAGES = {
 _NEEDS_TRAINER_EVALUATION = {"lr_scheduler_type": {"reduce_lr_on_plateau", "greedy"}, "save_strategy": {"best"}}
 _UPLOADS_STATES = {"checkpoint", "all_checkpoints"}
 _SHARES_OR_STEPS = ("logging_steps", "save_steps", "warmup_steps")
+LIGER_KINDS = ("rope", "rms_norm", "swiglu", "geglu", "layer_norm")
+"""What `liger_kernel_config` may switch: kernels of the layers. Head and loss are this package's."""
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
@@ -74,6 +76,8 @@ def problem_with(options: TrainerOptions, name: str, value: Any) -> str | None:
     if choices and value is not None and value not in choices:
         nearest = difflib.get_close_matches(str(value), choices, n=5) if len(choices) > 12 else choices
         return f"must be one of {', '.join(nearest or choices)}, got {show(value)}"
+    if name == "liger_kernel_config" and (others := sorted(set(value or ()) - set(LIGER_KINDS))):
+        return f"{', '.join(others)} cannot be set, only {', '.join(LIGER_KINDS)}: head and loss are this package's"
     if name == "optim" and (problem := problem_with_optimizer(value)):
         return problem
     if value in _NEEDS_TRAINER_EVALUATION.get(name, ()):

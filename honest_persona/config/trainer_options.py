@@ -86,8 +86,6 @@ _SFT_REFUSED: Mapping[str, str] = {
     "assistant_only_loss": _OWN_LOSS,
     "loss_type": _OWN_LOSS,
     "label_smoothing_factor": _OWN_LOSS,
-    "use_liger_kernel": _OWN_LOSS,
-    "liger_kernel_config": _OWN_LOSS,
     "average_tokens_across_devices": _OWN_LOSS,
     "router_aux_loss_coef": "routers are not trained, and their loss would depend on the layout of micro-batches; off",
     "logging_nan_inf_filter": "a loss that is not a finite number ends the run, and is never hidden",

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from honest_persona.base.collectives import all_agree
 from honest_persona.base.console import say
@@ -40,6 +40,7 @@ from honest_persona.training.budget import (
     room,
     sizes,
 )
+from honest_persona.training.fused import fuse
 from honest_persona.training.memory import Shape, choose_checkpointing, other_bytes, peak_bytes
 from honest_persona.training.objective_table import Objective, objective_of
 from honest_persona.training.resumable import ResumableRun
@@ -137,7 +138,7 @@ class Assembly:
         """
         given = self.config.trainer_arguments(self.batches.accumulation, checkpointing)
         try:
-            return self.config.options.load_class()(**{**given, "output_dir": str(folder)})
+            return self.config.options.load_class()(**{**given, **_BY_OURSELVES, "output_dir": str(folder)})
         except ValueError as error:
             raise UserError(f"the trainer refuses these settings: {error}") from error
 
@@ -233,7 +234,10 @@ class Assembly:
                 make, own["packed"] = PackedCollator(make), True
             else:
                 say("padding_free: the model was loaded with an attention of its own; rows are padded to one length")
-        return self.objective.trainer(
+        options = self.config.trainer
+        if options.get("use_liger_kernel"):
+            fuse(model, options.get("liger_kernel_config"))
+        trainer = self.objective.trainer(
             model=model,
             args=args,
             train_dataset=self.rows,
@@ -246,6 +250,31 @@ class Assembly:
             lr_min_frac=self.config.lr_min_frac,
             **own,
         )
+        if report := self._compiled(args, model):
+            trainer.add_callback(report)
+        return trainer
+
+    def _compiled(self, args: TrainingArguments, model: PeftModel) -> TrainerCallback | None:
+        """Compiles the model's layers where the config asks for that."""
+        backend, mode = (self.config.trainer.get(f"torch_compile_{name}") for name in ("backend", "mode"))
+        if not (self.config.trainer.get("torch_compile") or backend or mode):
+            return None
+        if _is_zero3(args):
+            say("torch_compile: off under ZeRO-3, which gathers weights by hooks within a layer")
+            return None
+        from honest_persona.training.compiling import compile_layers  # its import takes seconds
+
+        return compile_layers(model, backend, mode)
+
+
+_BY_OURSELVES: Mapping[str, Any] = {
+    "torch_compile": False,
+    "torch_compile_backend": None,
+    "torch_compile_mode": None,
+    "use_liger_kernel": False,
+    "liger_kernel_config": None,
+}
+"""Settings that this package follows itself: accelerate would compile the whole model, TRL would take Liger's loss."""
 
 
 def _layout(config: RunConfig, objective: Objective, skeleton: PreTrainedModel) -> Layout:

@@ -1,4 +1,4 @@
-"""`tokens_per_batch: auto`: the largest micro-batch that memory holds, up to the size from which nothing is gained.
+"""`tokens_per_batch: auto`: the largest micro-batch that memory holds, up to a fixed size.
 
 The sizes that are tried are halves of each other. What a micro-batch needs is foreseen (memory.py), and on a GPU
 measured with two smaller ones and extrapolated. Neither the rows of a step nor the loss depend on the size.
@@ -14,7 +14,7 @@ from peft import PeftModel
 from honest_persona.training.memory import MARGIN_FRAC, Saved, Shape, heaviest, other_bytes, saved_bytes
 
 MOST_TOKENS = 16384
-"""Of a micro-batch: larger ones are not faster, neither on a CPU nor on one H200 (8B shape), and pad more."""
+"""Of a micro-batch. Where rows are padded, larger ones pad more. No measurement stands behind the number."""
 _MEASURED_FRAC = 0.85
 """The share of free memory to plan with where needs were measured."""
 _ROUND = 256

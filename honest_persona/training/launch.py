@@ -166,7 +166,7 @@ def _train(run: _Run, callbacks: Sequence[TrainerCallback]) -> None:
     # made twice: ZeRO-3 shards a model as it is read, by these arguments, and what fits in memory shows on the model
     args = assembly.arguments(folder, config.activation_checkpointing is True)
     prepare_trackers(args.report_to or ())
-    tell_compiling(args)
+    tell_compiling(config.trainer)
     dtype = getattr(torch, config.format_name)
     base = load_base(config.model, config.model_revision, dtype, config.attn_implementation, config.bits)
     run = replace(run, identity={**run.identity, "base_model": base_fingerprint(base)})

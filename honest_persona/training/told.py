@@ -4,8 +4,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import TrainingArguments
-
 from honest_persona.base.console import counted, one_line, say
 from honest_persona.data.inventory import one_flag
 from honest_persona.labelling.gate import in_words
@@ -64,6 +62,7 @@ def tell_resume(checkpoint: Checkpoint, card: AdapterCard) -> None:
             say(f"resume: other {what} from now on: {'; '.join(f'{k} {b} -> {n}' for k, (b, n) in differing.items())}")
 
 
-def tell_compiling(args: TrainingArguments) -> None:
-    if args.torch_compile and os.environ.get("TORCHDYNAMO_DISABLE") == "1":
+def tell_compiling(options: Mapping[str, Any]) -> None:
+    """Of the trainer's settings."""
+    if options.get("torch_compile") and os.environ.get("TORCHDYNAMO_DISABLE") == "1":
         say("torch_compile: nothing is compiled, because TORCHDYNAMO_DISABLE=1 stands in the environment or env.json")

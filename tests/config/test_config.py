@@ -338,9 +338,7 @@ def test_fields_that_are_not_the_users_are_refused_with_a_reason(write, key):
     assert only_problem(write(f"{key}: 1\n")) == f"hp.yaml:1: {key}: cannot be set; {OPTIONS.refused[key]}"
 
 
-@pytest.mark.parametrize(
-    "key", ["packing", "max_length", "loss_type", "completion_only_loss", "output_dir", "use_liger_kernel"]
-)
+@pytest.mark.parametrize("key", ["packing", "max_length", "loss_type", "completion_only_loss", "output_dir"])
 def test_what_would_break_the_masking_is_refused(key):
     assert key in OPTIONS.refused
 

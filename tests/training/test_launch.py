@@ -42,10 +42,10 @@ def config_of(*flags):
 @pytest.mark.parametrize("compiles", [True, False])
 def test_a_run_that_cannot_compile_says_so(compiles, monkeypatch, capsys):
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
-    tell_compiling(SimpleNamespace(torch_compile=compiles))
+    tell_compiling({"torch_compile": compiles})
     assert capsys.readouterr().out.startswith("torch_compile: nothing is compiled") == compiles
     monkeypatch.delenv("TORCHDYNAMO_DISABLE")
-    tell_compiling(SimpleNamespace(torch_compile=compiles))
+    tell_compiling({"torch_compile": compiles})
     assert capsys.readouterr().out == ""
 
 

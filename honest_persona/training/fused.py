@@ -1,0 +1,40 @@
+"""`use_liger_kernel: true`: norms, rotary embeddings and SwiGLU in one kernel each, by the package liger-kernel.
+
+The head and the loss stay this package's: Liger's fused cross entropy is never used.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from honest_persona.base.console import say
+from honest_persona.config.trainer_fields import LIGER_KINDS
+
+_OWN = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+
+
+def fuse(model: PeftModel, chosen: Mapping[str, bool] | None = None) -> bool:
+    """Put Liger's kernels into the model; where that is not possible, one line says why, and the model stays as it is.
+
+    Args:
+        chosen: which kinds, by Liger's names; those that are not named are on.
+    """
+    try:
+        liger: Any = importlib.import_module("liger_kernel.transformers.monkey_patch")
+    except ImportError:
+        reason = "the package liger-kernel is not installed (pip install liger-kernel)"
+    else:
+        base: Any = model.get_base_model()
+        if not torch.cuda.is_available():
+            reason = "its kernels need a CUDA device"
+        elif base.config.model_type not in liger.MODEL_TYPE_TO_APPLY_LIGER_FN:
+            reason = f"it has none for models of type {base.config.model_type}"
+        else:
+            kinds = {**dict.fromkeys(LIGER_KINDS, True), **(chosen or {}), **_OWN}
+            liger._apply_liger_kernel_to_instance(base, **kinds)
+            return True
+    say(f"use_liger_kernel: the run goes on without Liger's kernels: {reason}")
+    return False
