@@ -102,8 +102,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 def flop_counter() -> FlopCounterMode:
     """PyTorch's counter, with attention counted on every device and with grouped heads too.
 
-    A matrix product counts 2mnk; attention counts its products over the whole mask, masked places included. PyTorch's
-    own formulas for products take no `out_dtype`, which TRL's head gives on a GPU: they raise a TypeError
+    A matrix product counts 2mnk. So does one that is added to something in place, as folded LoRA's, which PyTorch's own
+    counter leaves out. Attention counts its products over the whole mask, masked places included. PyTorch's own
+    formulas for products take no `out_dtype`, which TRL's head gives on a GPU: they raise a TypeError
     (torch/utils/flop_counter.py, `addmm_flop`, `bmm_flop`, `baddbmm_flop` of 2.13; drop ours when these take it).
     """
     aten: Any = torch.ops.aten
@@ -113,7 +114,7 @@ def flop_counter() -> FlopCounterMode:
     forward.append(aten._scaled_dot_product_flash_attention_for_cpu)
     backward.append(aten._scaled_dot_product_flash_attention_for_cpu_backward)
     mapping: dict[Any, Any] = {aten.mm: _product_flops, aten.bmm: _product_flops}
-    mapping |= {aten.addmm: _added_product_flops, aten.baddbmm: _added_product_flops}
+    mapping |= dict.fromkeys((aten.addmm, aten.addmm_, aten.baddbmm), _added_product_flops)
     mapping |= dict.fromkeys(forward, _attention_flops) | dict.fromkeys(backward, _attention_backward_flops)
     return FlopCounterMode(display=False, custom_mapping=mapping)
 

@@ -93,6 +93,12 @@ class TestFlops:
             self.attend()
         assert counter.get_total_flops() == 0
 
+    def test_products_that_are_added_in_place(self):
+        output, a, b = torch.ones(4, 6), torch.ones(4, 5), torch.ones(5, 6)
+        with flop_counter() as counter:
+            output.addmm_(a, b, alpha=2.0)
+        assert counter.get_total_flops() == 2 * 4 * 5 * 6
+
     @pytest.mark.parametrize("into", [False, True], ids=["new", "out"])
     @pytest.mark.parametrize("batch", [(), (3,)], ids=["matrices", "batches"])
     def test_products_whose_output_has_a_dtype_of_its_own(self, batch, into):
@@ -133,7 +139,7 @@ class TestVariants:
             "D": (30 + 30 + 10, 15, 2 * 30 + 2 * 6 + 10 + 5),
             "E": (30 + 10, 15, 30 + 10 + 15),
             "F": (0, 15, 15),
-            "G": (30 + 10, 15, 30 + 10 + 15),
+            **dict.fromkeys("GIJ", (30 + 10, 15, 30 + 10 + 15)),
             "H": (30 + 10, 15, 30 + 2 * 6 + 10 + 5),
         }
 

@@ -5,9 +5,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
+from benchmarks.common import flop_counter
 from honest_persona.modeling.adapters.lora import activation_arguments
 from honest_persona.modeling.adapters.tuning import ADAPTER, ungated
 from honest_persona.modeling.prefix.frozen import (
@@ -191,7 +191,7 @@ def test_routers_that_were_saved_with_their_loss_on(family):
 
 
 def flops(run):
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         run()
     return counter.get_total_flops()
 

@@ -6,9 +6,9 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks.common import flop_counter
 from honest_persona.config.keys import RunConfig
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.tuning import ungated
@@ -195,7 +195,7 @@ def test_no_flop_is_spent_on_padding():
     model = random_adapter(base_model(), FORM)
 
     def flops(call):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with flop_counter() as counter, torch.no_grad():
             call()
         counts = counter.get_flop_counts()["Global"]
         return sum(n for operator, n in counts.items() if "attention" not in str(operator))
