@@ -5,6 +5,7 @@ import torch
 
 from honest_persona.modeling.adapters.tuning import gate_of
 from honest_persona.modeling.prefix.cache import PrefixCache
+from honest_persona.modeling.prefix.packed_attention import packed_attention
 from honest_persona.persona import continuing, in_turn
 from honest_persona.persona.answering import write_reviews
 from honest_persona.persona.decoding.prefixes import joined, row_of
@@ -96,6 +97,16 @@ def test_batches_where_ranks_must_keep_step(monkeypatch):
     assert written == [4, 4, 2] * 2
     assert_same(reviews(model, prompts, form, 4, 8, False)[0], expected)
     assert written == [4, 4, 2] * 3
+
+
+@pytest.mark.parametrize("family", ["builtin", "mistral"])
+def test_a_heavy_log_of_a_training_without_padding_writes_in_slots(family, monkeypatch):
+    model, prompts, form = set_up(family)
+    ended_early(model, prompts, form)
+    expected = write_reviews(model, prompts, form, 24, frozen_prefix=False)
+    monkeypatch.setattr(in_turn, "write_reviews", None)
+    with packed_attention(model):
+        assert_same(reviews(model, prompts, form, 3)[0], expected)
 
 
 def test_prompts_are_asked_for_as_they_are_needed():

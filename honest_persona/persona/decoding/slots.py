@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from honest_persona.base.tensors import integers, pad
 from honest_persona.modeling.adapters.tuning import backbone_of
+from honest_persona.modeling.prefix import packed_attention
 from honest_persona.modeling.prefix.frozen import Prefix, why_not_split
 from honest_persona.modeling.zero import is_sharded
 
@@ -51,7 +52,7 @@ def why_not_slots(model: PeftModel) -> str | None:
         return reason
     if getattr(config, "alibi", False) or config.model_type in _ONE_LENGTH:
         return "its attention takes all rows for equally long"
-    if config._attn_implementation not in ("sdpa", "eager"):
+    if config._attn_implementation not in ("sdpa", "eager", packed_attention.NAME):  # the last one within a training
         return f"attention of kind {config._attn_implementation} takes no mask of its own for each row"
     return None
 
