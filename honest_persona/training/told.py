@@ -64,5 +64,6 @@ def tell_resume(checkpoint: Checkpoint, card: AdapterCard) -> None:
 
 def tell_compiling(options: Mapping[str, Any]) -> None:
     """Of the trainer's settings."""
-    if options.get("torch_compile") and os.environ.get("TORCHDYNAMO_DISABLE") == "1":
+    asked = any(options.get(name) for name in ("torch_compile", "torch_compile_backend", "torch_compile_mode"))
+    if asked and os.environ.get("TORCHDYNAMO_DISABLE") == "1":
         say("torch_compile: nothing is compiled, because TORCHDYNAMO_DISABLE=1 stands in the environment or env.json")

@@ -39,13 +39,16 @@ def config_of(*flags):
     return load_config(None, ["--model", "builtin:tiny", *flags])
 
 
-@pytest.mark.parametrize("compiles", [True, False])
-def test_a_run_that_cannot_compile_says_so(compiles, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("asked", "compiles"),
+    [({"torch_compile": True}, True), ({"torch_compile_backend": "inductor"}, True), ({"torch_compile": False}, False)],
+)
+def test_a_run_that_cannot_compile_says_so(asked, compiles, monkeypatch, capsys):
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
-    tell_compiling({"torch_compile": compiles})
+    tell_compiling(asked)
     assert capsys.readouterr().out.startswith("torch_compile: nothing is compiled") == compiles
     monkeypatch.delenv("TORCHDYNAMO_DISABLE")
-    tell_compiling({"torch_compile": compiles})
+    tell_compiling(asked)
     assert capsys.readouterr().out == ""
 
 
