@@ -123,6 +123,8 @@ class Assembly:
                     assert line is not None
                     how, tile = "measured", other_bytes(model, Shape(1, 1), args.device)
                     chosen = choose(budgets, plan, line, room(free, True) - tile, False, all_agree)
+                    if not chosen.fits and forced is None:
+                        how, chosen = "foreseen", choose(budgets, plan, need, room(free), True, all_agree)
         except (RuntimeError, TypeError, AttributeError) as error:
             all_agree(False)
             chosen = Choice(budgets[-1], forced is not False, False, 0)

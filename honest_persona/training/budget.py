@@ -18,6 +18,8 @@ MOST_TOKENS = 16384
 _MEASURED_FRAC = 0.85
 """The share of free memory to plan with where needs were measured."""
 _ROUND = 256
+TOO_MUCH = 2**62
+"""Bytes: of a micro-batch that was tried, and did not fit."""
 
 Plan = Callable[[int], Iterable[Shape]]
 """A budget of tokens -> the shapes of the micro-batches that it gives."""
@@ -36,9 +38,10 @@ class Choice(NamedTuple):
         """What a run says of it."""
         recomputed = "on" if self.checkpointing else "off"
         tight = "" if self.fits else "; no size fits for certain, and this is the smallest"
+        needs = "more" if self.need_bytes >= TOO_MUCH else f"{self.need_bytes / 2**30:,.2f} GiB"
         return (
             f"tokens_per_batch {self.tokens:,} (auto), activation checkpointing {recomputed}: the largest micro-batch "
-            f"needs {self.need_bytes / 2**30:,.2f} GiB ({how}) of {free_bytes / 2**30:,.2f} GiB that are free{tight}"
+            f"needs {needs} ({how}) of {free_bytes / 2**30:,.2f} GiB that are free{tight}"
         )
 
 
@@ -107,24 +110,36 @@ def foreseen_need(
 def measured_need(budget: int, plan: Plan, peak_of: Callable[[Shape], int | None]) -> Need | None:
     """A line through the peaks of two micro-batches, of a quarter and a half of the budget; bytes by tokens.
 
+    What did not fit needs `TOO_MUCH`, and so does all that is larger.
+
     Args:
         peak_of: bytes that a forward and a backward pass take; None: there is too little memory.
 
     Returns:
-        None where there are no two such micro-batches, or none fits.
+        None where there are no two such micro-batches, and nothing was too large.
     """
+    limit = None
     while True:
         first, second = (max(plan(budget // n), key=_tokens) for n in (4, 2))
         if _tokens(first) >= _tokens(second):
-            return None
+            if limit is None:
+                return None
+            peak = peak_of(first)
+            if peak is None:
+                return partial(_on_the_line, 0, TOO_MUCH, 0.0, 0)
+            # through zero: rather too much for what is larger
+            return partial(_on_the_line, _tokens(first), peak, peak / _tokens(first), limit)
         small, large = peak_of(first), peak_of(second)
         if small is not None and large is not None:
             per_token = max(large - small, 0) / (_tokens(second) - _tokens(first))
-            return partial(_on_the_line, _tokens(second), large, per_token)
+            return partial(_on_the_line, _tokens(second), large, per_token, limit)
+        limit = _tokens(first if small is None else second)
         budget //= 2
 
 
-def _on_the_line(tokens: int, peak: int, per_token: float, shape: Shape, recompute: bool) -> int:
+def _on_the_line(tokens: int, peak: int, per_token: float, limit: int | None, shape: Shape, recompute: bool) -> int:
+    if limit is not None and _tokens(shape) >= limit:
+        return TOO_MUCH
     return round(peak + per_token * (_tokens(shape) - tokens))
 
 

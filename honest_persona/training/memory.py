@@ -19,6 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from honest_persona.modeling.adapters.folded import forgetting
 from honest_persona.modeling.adapters.lora import cast_by_autocast, castable
 from honest_persona.modeling.adapters.tuning import backbone_of, ungated
 from honest_persona.modeling.modes import in_mode, with_attribute
@@ -147,6 +148,7 @@ def saved_bytes(
     casting = torch.autocast(device.type, autocast) if autocast else nullcontext()
     layers = castable(model) if autocast else ()
     with (
+        forgetting(model),
         in_mode(model, training=True),
         ungated(model),
         cast_by_autocast(layers),
@@ -204,8 +206,9 @@ def peak_bytes(model: PeftModel, shape: Shape, device: torch.device, autocast: t
     prefix_mask = torch.ones(shape.transcripts, shape.prefix_tokens, dtype=torch.long, device=device)
     call = _Call(model)
     casting = torch.autocast(device.type, autocast) if autocast else nullcontext()
+    layers = castable(model) if autocast else ()
     try:
-        with in_mode(model, training=True), ungated(model), cast_by_autocast(castable(model) if autocast else ()):
+        with forgetting(model), in_mode(model, training=True), ungated(model), cast_by_autocast(layers):
             with casting:
                 held = call(shape, mask, prefix_mask)
             call.hidden.float().square().mean().backward()

@@ -1,5 +1,7 @@
 """`tokens_per_batch: auto`: the largest micro-batch that fits, on the rank with least memory; numbers stay."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from honest_persona.prompts.prepare import dummy_rows
 from honest_persona.training import assembly as assembly_module
 from honest_persona.training import launch
 from honest_persona.training.assembly import Assembly
-from honest_persona.training.budget import MOST_TOKENS, choose, foreseen_need, measured_need, sizes
+from honest_persona.training.budget import MOST_TOKENS, TOO_MUCH, choose, foreseen_need, measured_need, sizes
 from honest_persona.training.checkpoints import Checkpoint
 from honest_persona.training.memory import Shape, other_bytes, saved_bytes
 from tests.feedback import Gradients, series
@@ -68,10 +70,23 @@ def test_a_line_through_two_measured_micro_batches():
     assert need(Shape(16, 100), False) == 70 + 3 * 1600
     asked.clear()
     need = measured_need(1600, plan, lambda shape: peak(shape) if shape.rows <= 4 else None)
-    assert need(Shape(16, 100), False) == 70 + 3 * 1600
     assert asked == [4, 2, 4], "halved where memory was too small"
+    assert need(Shape(7, 100), False) == 70 + 3 * 700
+    assert need(Shape(8, 100), False) == need(Shape(16, 100), False) == TOO_MUCH, "8 rows were tried"
     assert measured_need(100, plan, peak) is None
-    assert measured_need(1600, plan, lambda shape: None) is None
+
+
+def test_what_did_not_fit_is_not_chosen():
+    def rows_of_300(tokens):
+        return {Shape(max(1, tokens // 300), 300)}
+
+    need = measured_need(1200, rows_of_300, lambda shape: 900 if shape.rows == 1 else None)
+    assert [need(Shape(rows, 300), False) for rows in (1, 2, 4)] == [900, TOO_MUCH, TOO_MUCH]
+    assert choose([1200, 600, 300], rows_of_300, need, 1000).tokens == 300
+    none = measured_need(1200, rows_of_300, lambda shape: None)
+    chosen = choose([1200, 600, 300], rows_of_300, none, 10**12, False)
+    assert (chosen.tokens, chosen.fits) == (300, False)
+    assert "needs more (measured)" in chosen.line("measured", 2**30)
 
 
 def test_what_is_foreseen_is_what_is_saved():
@@ -127,6 +142,23 @@ def test_less_memory_smaller_micro_batches_the_same_losses(tmp_path, rows, monke
     assert (found[0][0] - found[1][0]).abs().max() < 1e-5
     for name, gradient in found[0][1].items():
         torch.testing.assert_close(gradient, found[1][1][name], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("peak", "asked", "expected"), [(10, "auto", False), (None, "auto", True), (None, False, False)]
+)
+def test_activations_are_recomputed_where_a_gpu_shows_too_little_memory(rows, monkeypatch, peak, asked, expected):
+    assembly = assembled(rows, tokens_per_batch="auto", activation_checkpointing=asked)
+    replaced = {
+        "free_memory": lambda device: 10**6,
+        "foreseen_need": lambda *_, **__: lambda shape, recompute: 1,
+        "other_bytes": lambda *_: 0,
+        "peak_bytes": lambda *_: peak,
+    }
+    for name, value in replaced.items():
+        monkeypatch.setattr(assembly_module, name, value)
+    gpu = SimpleNamespace(device=torch.device("cuda"), deepspeed_plugin=None, bf16=True, fp16=False)
+    assert assembly.sized(gpu, None)[1] is expected
 
 
 def test_a_fixed_budget_is_not_changed(tmp_path, rows, monkeypatch):

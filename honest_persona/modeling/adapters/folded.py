@@ -104,10 +104,13 @@ class Group:
         self._input, self._ready = (x, outputs) if outputs else (None, {})
         return output
 
+    def forget(self) -> None:
+        self._input, self._ready = None, {}
+
     def _part(self) -> None:
         for layer in self.layers:
             object.__setattr__(layer, "group", Group([layer], self.kept))
-        self._input, self._ready = None, {}
+        self.forget()
 
     def _outputs(self, layers: Sequence[FoldedLinear], name: str, x: Tensor) -> list[Tensor]:
         weights = self.kept.of(layers, name, x.dtype)
@@ -152,6 +155,20 @@ def _made(layers: Sequence[FoldedLinear], name: str, dtype: torch.dtype) -> _Wei
     second: list[Any] = [layer.lora_B[name].weight for layer in layers]
     joined = first[0] if len(first) == 1 else torch.cat(first)
     return _Weights(joined.to(dtype), tuple(weight.to(dtype) for weight in second))
+
+
+@contextmanager
+def forgetting(model: nn.Module) -> Iterator[None]:
+    """Inside, a forward call may end with an error: afterwards no group holds outputs of it, or what hangs on them.
+
+    Without this, the next call would take these outputs for a sign that the layers have not one input.
+    """
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            if isinstance(module, FoldedLinear):
+                module.group.forget()
 
 
 def step_weights(model: nn.Module) -> list[StepWeights]:

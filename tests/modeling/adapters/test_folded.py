@@ -1,5 +1,7 @@
 """Folded LoRA: PEFT's numbers with fewer products, PEFT's own way where it must be, and PEFT's files."""
 
+import gc
+import weakref
 from collections import Counter
 
 import pytest
@@ -8,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import Linear
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from honest_persona.modeling.adapters.folded import FoldedLinear, fold, keeping, step_weights
+from honest_persona.modeling.adapters.folded import FoldedLinear, fold, forgetting, keeping, step_weights
 from honest_persona.modeling.adapters.tuning import adapter_off, ungated
 from tests.tiny import FAMILIES, SEVEN, base_model, form_of, random_adapter
 
@@ -140,6 +142,26 @@ def test_an_output_is_for_its_own_input_alone():
         attention.q_proj(x)
         with adapter_off(model):
             assert torch.equal(attention.k_proj(x), attention.k_proj.base_layer(x))
+
+
+def test_a_call_that_ends_with_an_error_leaves_nothing_behind():
+    model = adapted()
+    attention = model.get_submodule("base_model.model.model.layers.1.self_attn")
+    group, inputs = attention.q_proj.group, []
+    attention.q_proj.register_forward_pre_hook(lambda _, given: inputs.append(weakref.ref(given[0])))
+    fails = attention.v_proj.register_forward_pre_hook(lambda *_: 1 / 0)
+
+    def failing():
+        with pytest.raises(ZeroDivisionError), forgetting(model), ungated(model):
+            model(IDS)
+
+    failing()
+    gc.collect()
+    assert inputs[0]() is None, "with all that led to it"
+    fails.remove()
+    result = passed(model)
+    assert attention.q_proj.group is group, "the layers still share one product"
+    assert_same(result, passed(as_pefts(adapted())))
 
 
 def test_the_gate_is_pefts():
