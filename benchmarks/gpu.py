@@ -43,6 +43,12 @@ RUN = ROOT / "checkpoints" / "gpu"
 TOTAL_S = 535
 """For all parts together: what is left bounds a part's own limit."""
 _LAST_LINES = 20
+_AS_IT_IS = (
+    "use_liger_kernel: the run goes on without",
+    "torch_compile: the layers cannot be compiled",
+    "torch_compile: the model has no layers",
+)
+"""How a run says that it goes on without what was asked for: two equal ways were timed."""
 _LARGE_BYTES = 100 * 2**30
 
 
@@ -187,6 +193,9 @@ def _speed(folder: Path) -> str:
 
 
 def _beside(name: str, other: str, folder: Path) -> str:
+    said = (folder / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+    if without := next((line for line in said if line.startswith(_AS_IT_IS)), None):
+        return f"not measured: {without}"
     variants = _figures(folder, name)["variants"]
     rates = {key: variants[key]["samples_per_s"]["median"] for key in ("E", other)}
     return f"{other} {rates[other] / rates['E']:.2f} x E; {rates[other]:.3g} samples/s"

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 
 import psutil
@@ -12,6 +13,7 @@ import pytest
 from benchmarks import gpu
 from benchmarks.gpu import Outcome, Part, main, parts, run_part, run_parts
 from honest_persona.base.errors import UserError
+from honest_persona.training.fused import fuse
 
 
 def python(name, code, limit_s=20.0, figure=lambda _: "7 of 7"):
@@ -105,6 +107,18 @@ def test_the_figure_of_an_evaluation(accuracy, shown, tmp_path, monkeypatch):
     row = f'{{"part": "within", "n": 39, "rates": {{"balanced_accuracy": {accuracy}}}}}'
     (tmp_path / "eval" / "results.json").write_text(f'{{"rows": [{row}]}}')
     assert gpu._evaluated(tmp_path) == f"balanced accuracy {shown} (within, n 39)"
+
+
+def test_kernels_that_were_not_there_are_not_measured(tmp_path, monkeypatch, capsys):
+    (liger,) = [part for part in gpu.named_parts(tmp_path, dry_run=True) if part.name == "liger"]
+    rates = {key: {"samples_per_s": {"median": rate}} for key, rate in (("E", 2.0), ("J", 3.0))}
+    (tmp_path / "liger.json").write_text(json.dumps({"variants": rates}))
+    (tmp_path / "liger.log").write_text("round 1 of 1, E: 1.00 s\n")
+    assert liger.figure(tmp_path) == "J 1.50 x E; 3 samples/s"
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers.monkey_patch", None)
+    fuse(None)
+    (tmp_path / "liger.log").write_text("E by itself\n" + capsys.readouterr().out)
+    assert liger.figure(tmp_path).startswith("not measured: use_liger_kernel: the run goes on without Liger's kernels")
 
 
 @pytest.mark.long
