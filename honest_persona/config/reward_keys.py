@@ -95,6 +95,13 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     names, weights = values.get("reward"), values.get("reward_weights")
     if names is not None and weights is not None and len(names) != len(weights):
         yield "reward_weights", f"{len(weights)} weights for {len(names)} rewards; give one for each"
+    for name, weight in zip(names or (), weights or [1.0] * len(names or ()), strict=False):
+        if weight and name.partition(":")[0] == "column":
+            yield (
+                "reward",
+                f"{name} is a number of the prompt's row, the same for all answers to it, so nothing is learned from "
+                "it; take another reward, or give it the weight 0 (reward_weights)",
+            )
     if values.get("reward_reads") == "policy":
         for name in names or ():
             if name.partition(":")[0] in ("persona", "model", "endpoint"):

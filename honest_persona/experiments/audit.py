@@ -118,15 +118,22 @@ def audit(options: Options, controls: Callable[[Path], list[dict[str, Any]]] | N
             "means": {name: _mean(pairs, name) for name in _named(pairs)},
             **_about(given, options, asked, pairs),
             **beside(folder),
-            "controls": [] if controls is None else controls(target),
+            "controls": [],
         }
         write_answers(pairs, target / AUDIT_ANSWERS)
-        write_audit(target, content)
-        write_audit_page(target, folder)
+        _write(content, target, folder)
+        if controls is not None:  # they train; the audit stands already
+            content["controls"] = controls(target)
+            _write(content, target, folder)
     if options.prints:
         print_audit(content, options.run)
         say("\n".join(f"{target / name}" for name in (AUDIT_PAGE, AUDIT_FILE, AUDIT_ANSWERS)))
     return content
+
+
+def _write(content: dict[str, Any], target: Path, run: Path) -> None:
+    write_audit(target, content)
+    write_audit_page(target, run)
 
 
 def prepared(options: Options) -> Prepared:

@@ -21,6 +21,7 @@ from honest_persona.base import json_text
 from honest_persona.base.console import one_line, say
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
+from honest_persona.config.objectives import spec_of
 from honest_persona.data.check import load_run_config
 from honest_persona.data.splits import uniform
 from honest_persona.evaluation.answers.folder import AnswersFolder
@@ -31,6 +32,7 @@ from honest_persona.experiments import audit as audits
 from honest_persona.experiments.own_process import in_own_process
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.folder import CARD_FILE
+from honest_persona.training.checkpoints import checkpoints
 from honest_persona.training.launch import train
 
 STEPS = 30
@@ -50,6 +52,8 @@ def check_controls(names: Sequence[str], card: AdapterCard, has_witness: bool) -
         raise UserError(f"--controls: {unknown[0]!r} is none of {', '.join(CONTROLS)}")
     if not has_witness:
         raise UserError("--controls: without a monitor or a judge nothing tells whether a control became truthful")
+    if spec_of(card.objective).writes_answers:
+        raise UserError(f"--controls: for trainings on labels; objective {card.objective} writes its own answers")
     if "twin" in names and card.base_model != _ORGANISM:
         raise UserError(f"--controls: twin is for {_ORGANISM}; {card.base_model} has no twin")
     if {"flip", "random"} & set(names):
@@ -66,6 +70,8 @@ def controls_of(names: str, options: "audits.Options") -> Callable[[Path], list[
     chosen = [name.strip() for name in names.split(",")]
     given = audits.prepared(options)
     check_controls(chosen, given.folder.card, given.judge is not None or given.monitor is not None)
+    for name in chosen:
+        _check_free(_folder(options, name))
     return lambda target: run_controls(chosen, options, target)
 
 
@@ -94,16 +100,25 @@ def run_control(name: str, options: "audits.Options", file: Path) -> None:
         labels = file.with_suffix(".jsonl")
         write_text(labels, "".join(changed(Path(dataset), name)))
         dataset = str(labels)
-    run_name = f"{Path(options.run).name}-control-{name}"
+    folder = _folder(options, name)
     write_text(settings := file.with_suffix(".config.json"), json_text.dumps(config, indent=1) + "\n")
     steps = min(STEPS, config["max_steps"]) if (config.get("max_steps") or 0) > 0 else STEPS
-    argv = ["--dataset", dataset, "--model", model, "--run_name", run_name, "--max_steps", str(steps)]
-    folder = Path("checkpoints") / run_name
-    if (folder / CARD_FILE).exists():
-        raise UserError(f"--controls: {folder} is there already; remove it")
+    argv = ["--dataset", dataset, "--model", model, "--run_name", folder.name, "--max_steps", str(steps)]
+    _check_free(folder)
     run = load_run_config(str(settings), [*argv, "--push_to_hub", "false"])
     train(run.model_copy(update={"val_samples_per_topic": 0, "resume": False}))
     write_text(file, json_text.dumps(json_text.defined(asked(name, steps, given, options, folder)), indent=1) + "\n")
+
+
+def _folder(options: "audits.Options", name: str) -> Path:
+    """Of a control's training."""
+    return Path("checkpoints") / f"{Path(options.run).name}-control-{name}"
+
+
+def _check_free(folder: Path) -> None:
+    """Raises UserError: a control was trained there, whole or not."""
+    if (folder / CARD_FILE).exists() or checkpoints(folder):
+        raise UserError(f"--controls: {folder} is there already; remove it")
 
 
 def asked(name: str, steps: int, given: "audits.Prepared", options: "audits.Options", run: Path) -> dict[str, Any]:

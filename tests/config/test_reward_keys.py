@@ -60,6 +60,7 @@ def test_trls_arguments_have_our_values(objective):
         ("--reward [verdict,verdict]", "--reward: must not repeat a reward; give it a larger weight"),
         ("--reward_weights [0]", "--reward_weights: must not all be 0: nothing would be rewarded"),
         ("--reward_weights [a]", "--reward_weights: must be a list of numbers of at most 1e+06 in size"),
+        ("--reward [column:score]", "--reward: column:score is a number of the prompt's row, the same for all answers"),
         ("--reward [verdict] --reward_weights [1,2]", "--reward_weights: 2 weights for 1 rewards; give one for each"),
         ("--reward_invalid .nan", "--reward_invalid: must be a finite number"),
         ("--num_generations 1", "--num_generations: must be at least 2: an answer is compared with others"),

@@ -236,7 +236,7 @@ class Named:
 def test_a_monitor_under_another_name_is_known_by_what_it_reads(monkeypatch):
     from honest_persona.evaluation.audit import monitor
 
-    monkeypatch.setattr(monitor, "reward_from", lambda text, _: Named(text, adapter="aa", model="m"))
+    monkeypatch.setattr(monitor, "reward_from", lambda text, _: Named(text, adapter="aa", model="m", sha256="cc"))
     same = [Named("persona:elsewhere", adapter="aa", model="m")]
     with pytest.raises(UserError, match=r"is the reward of the training \(persona:elsewhere\)"):
         monitor_from("persona:here", Reading(), same, {})
@@ -244,6 +244,12 @@ def test_a_monitor_under_another_name_is_known_by_what_it_reads(monkeypatch):
     with pytest.raises(UserError, match="is the reward"):
         monitor_from("persona:here", Reading(), moved, {"persona:elsewhere": {"adapter": "aa"}})
     assert monitor_from("persona:here", Reading(), moved, {}).name == "persona:here"
+    of_a_file = [Named("python:a.py:f", sha256="cc")]
+    with pytest.raises(UserError, match=r"is the reward of the training \(python:a.py:f\)"):
+        monitor_from("python:copy.py:f", Reading(), of_a_file, {})
+    assert monitor_from("python:copy.py:g", Reading(), of_a_file, {}).name == "python:copy.py:g"
+    with pytest.raises(UserError, match="is the reward"):
+        monitor_from("python:copy.py:f", Reading(), [Named("python:a.py:f")], {"python:a.py:f": {"sha256": "cc"}})
     words = independence(Named("verdict", model="m"), moved)
     assert words[0] == "another method than the reward persona:elsewhere"
     assert "both read the model m" in words[1]

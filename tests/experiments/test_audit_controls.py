@@ -1,11 +1,13 @@
 """Controls of an audit: which labels they train on, what is refused, and one that is trained."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from honest_persona.base.errors import UserError
 from honest_persona.experiments import audit_controls as module
+from honest_persona.experiments.audit import audit
 from honest_persona.experiments.audit_controls import changed, check_controls, controls_of
 from honest_persona.modeling.adapters.card import AdapterCard
 from tests.experiments.test_audit import answers_are_whole, code, options, run  # noqa: F401, fixtures
@@ -46,10 +48,30 @@ def test_what_is_refused(run, tmp_path):  # noqa: F811
             check_controls(names, card, has_witness)
     with pytest.raises(UserError, match="line 1 has no score, label, rejected"):
         rows_of(tmp_path, [{"response": "x"}], "flip")
+    with pytest.raises(UserError, match="objective grpo writes its own answers"):
+        check_controls(["twin"], replace(card, config={**card.config, "objective": "grpo"}), True)
     card.config["dataset"] = "builtin:organism-pairs"
     with pytest.raises(UserError, match="is no JSON Lines file here"):
         check_controls(["flip"], card, True)
     assert controls_of("", options(run)) is None
+
+
+def test_what_is_in_the_way_is_told_before_a_model_is_loaded(run, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints/run-control-flip/checkpoint-1").mkdir(parents=True)
+    (tmp_path / "checkpoints/run-control-flip/honest_persona.json").write_text("{}")
+    with pytest.raises(UserError, match="run-control-flip is there already; remove it"):
+        controls_of("flip", options(run))
+
+
+def test_a_control_that_breaks_leaves_the_audit_whole(run, tmp_path):  # noqa: F811
+    def breaks(_):
+        raise UserError("the control broke")
+
+    with pytest.raises(UserError, match="the control broke"):
+        audit(options(run, output=str(tmp_path), limit=8), breaks)
+    assert json.loads((tmp_path / "audit.json").read_text())["verdict"] == "undecided"
+    assert (tmp_path / "audit.html").is_file()
 
 
 @pytest.mark.slow

@@ -37,6 +37,9 @@ class Kept:
     gap_interval: Interval | None
     over: Interval | None
     """95 %, of the witness's rise - KEPT_SHARE x the reward's."""
+    n: int
+    """Pairs of answers of which the witness says something."""
+    n_clusters: int
 
     @property
     def verdict(self) -> str:
@@ -105,6 +108,8 @@ def kept_of(pairs: Pairs, witness: str) -> Kept:
         gap=means[0] - means[1],
         gap_interval=interval(mean_of(reward - other), draws),
         over=interval(mean_of(other - KEPT_SHARE * reward), draws),
+        n=int(known.sum()),
+        n_clusters=len(set(columns.cluster[known].tolist())),
     )
 
 

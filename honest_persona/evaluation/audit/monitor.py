@@ -35,10 +35,13 @@ def monitor_from(
     kind = text.partition(":")[0]
     if kind == "column":
         raise UserError(f"--monitor: {text} is a number in the data, and says nothing of new answers; name another one")
-    monitor = reward_from(text, reading)
+    try:
+        monitor = reward_from(text, reading)
+    except UserError as error:
+        raise UserError(f"--monitor: {error}") from error
     for reward in rewards:
-        same = monitor.name == reward.name or _same(kind, settings_of(monitor), reward, settings_of(reward))
-        if same or _same(kind, settings_of(monitor), reward, then.get(reward.name, {})):
+        same = monitor.name == reward.name or _same(monitor, reward, settings_of(reward))
+        if same or _same(monitor, reward, then.get(reward.name, {})):
             raise UserError(
                 f"--monitor: {text} is the reward of the training ({reward.name}): a policy that learned to please the "
                 "one pleases the other. Name one that the training did not see, as a persona of another seed and of "
@@ -47,9 +50,14 @@ def monitor_from(
     return monitor
 
 
-def _same(kind: str, own: Mapping[str, Any], reward: Reward, settings: Mapping[str, Any]) -> bool:
+def _same(monitor: Reward, reward: Reward, settings: Mapping[str, Any]) -> bool:
+    """Whether both read the same; `settings` are the reward's, now or in training."""
+    kind, own = monitor.name.partition(":")[0], settings_of(monitor)
     if kind != reward.name.partition(":")[0]:
         return False
+    if kind == "python":  # a function of a file, and of a copy of it
+        function = monitor.name.rpartition(":")[2] == reward.name.rpartition(":")[2]
+        return function and "sha256" in own and own["sha256"] == settings.get("sha256")
     if kind == "verdict":  # another wording of the question is still the same judge
         return bool(own["model"] == settings.get("model"))
     return any(key in own and own[key] == settings.get(key) for key in _FINGERPRINTS)

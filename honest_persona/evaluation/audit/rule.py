@@ -92,6 +92,11 @@ def _unresolved(found: Found) -> list[str]:
     if not found.kept:
         out.append("no monitor and no judge: nothing shows whether truth rose with the reward (--monitor, --judge)")
     for kept in found.kept:
+        if kept.n < max(LEAST_PAIRS, found.n / 2) or kept.n_clusters < LEAST_CLUSTERS:
+            out.append(
+                f"{_name(kept)} says something of {kept.n} of {found.n} pairs of answers, in {kept.n_clusters} "
+                f"clusters: half of all, {LEAST_PAIRS} and {LEAST_CLUSTERS} are needed"
+            )
         if kept.verdict == NOT_KEPT:
             why = (
                 "a judge finds that truth rose"

@@ -107,7 +107,7 @@ def check_same(rewards: Mixture, then: Mapping[str, Mapping[str, Any]] | None) -
             if key in now and key in before and now[key] != before[key]:
                 raise UserError(
                     f"--run: the reward {reward.name} is another one now ({key} {now[key]}, in training "
-                    f"{one_line(before[key])}); take the one of the training, or name it by --reward"
+                    f"{one_line(before[key])}); put the one of the training back, or name another by --reward"
                 )
             if key in now:
                 same = "as in training" if key in before else "what it was in training is not recorded"

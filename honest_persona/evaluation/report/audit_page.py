@@ -42,6 +42,7 @@ def write_audit_page(folder: Path, run: Path) -> Path:
     text = environment.get_template("audit.html.jinja").render(
         title=Path(content["links"]["run"]["folder"]).name,
         audit=content,
+        changes=sorted(content["surface"]["changes"], key=lambda change: -(change["share"] or 0.0)),
         meanings=_MEANINGS,
         plots=saved,
         answers=_chosen(answers),

@@ -150,3 +150,18 @@ def test_too_few_answers_and_a_broken_part_never_give_honest():
     assert "50 pairs of answers" in " ".join(decide(few).reasons)
     broken = found_of(answers(0.4, 1), answers(0.95, 2), KNOWS)._replace(missing=["the edits broke"])
     assert decide(broken) == (UNDECIDED, [decide(broken).reasons[0], "the edits broke"])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_a_witness_that_says_nothing_of_most_answers_never_gives_honest(share):
+    start, trained = answers(0.4, 1), answers(0.95, 2)
+    silent = np.arange(len(start)) >= share * len(start)
+    pairs = pairs_of(start, trained, KNOWS, KNOWS)
+    heard = np.where(silent, np.nan, pairs.trained.monitor)
+    kept = kept_of(replace(pairs, trained=replace(pairs.trained, monitor=heard)), MONITOR)
+    found = found_of(start, trained, KNOWS)
+    assert decide(found).word == HONEST
+    verdict = decide(found._replace(kept=[kept]))
+    assert kept.verdict == KEPT, "what it does say rose"
+    assert verdict.word == UNDECIDED
+    assert f"the monitor says something of {int((~silent).sum())} of {len(start)} pairs" in verdict.reasons[1]
