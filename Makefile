@@ -8,7 +8,7 @@ TWO_AT_A_TIME := -n 2 --dist loadfile --no-loadscope-reorder
 # DeepSpeed builds no compiled ops at installation, and needs none here.
 export DS_BUILD_OPS := 0
 
-.PHONY: setup demo real real-data answers test long newest quick bench gpu lint clean
+.PHONY: setup demo story real real-data answers test long newest quick bench gpu lint clean
 
 setup: .venv/ready
 
@@ -30,6 +30,11 @@ demo: setup
 	rm -rf checkpoints/demo
 	$(BIN)/python train.py --config hp.yaml --run_name demo
 	$(BIN)/python eval.py --adapter checkpoints/demo --limit 104
+
+# the whole loop on the organism (docs/story.md): an honest persona labels answers behind its gate, the main persona trains
+# on the labels, truth and an audit are asked. Finished steps are kept
+story: setup
+	$(BIN)/python -m honest_persona.experiments.story
 
 # SmolLM2, a real language model: trained on the records that the package ships, and measured beside its controls.
 # A report that was interrupted goes on with its last line alone
