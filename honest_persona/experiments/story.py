@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from honest_persona.base import json_text
-from honest_persona.base.console import Column, Table, counted, hand_out, say, show
+from honest_persona.base.console import Column, Table, counted, hand_out, prepare_streams, say, show, tell
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
+from honest_persona.base.interrupts import EXIT_CODE
 from honest_persona.base.locks import held
 from honest_persona.base.output import check_writable
 from honest_persona.base.words import ACROSS, WITHIN
-from honest_persona.entry import run_entry
 from honest_persona.evaluation.answers.samples import BASE, TRAINED
 from honest_persona.evaluation.audit.figures import MONITOR, REWARD, TRUTH
 from honest_persona.evaluation.audit.result import AUDIT_FILE, AUDIT_PAGE
@@ -283,11 +283,21 @@ def rows_of(plan: Plan) -> Iterator[list[str]]:
     yield ["audit: verdict", f"{audited['n']:,}", "", audited["verdict"]]
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default=OUTPUT, help=f"folder; names the runs, too (default: {OUTPUT})")
-    story(Plan(Path(parser.parse_args(argv).output)))
+    output = parser.parse_args(argv).output
+    prepare_streams()
+    try:
+        story(Plan(Path(output)))
+    except UserError as error:
+        tell(f"error: {error}")
+        return REFUSED
+    except KeyboardInterrupt:
+        tell("interrupted: finished steps are kept; the same command goes on")
+        return EXIT_CODE
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(run_entry(main))
+    sys.exit(main(sys.argv[1:]))
