@@ -209,7 +209,8 @@ class Bench:
             for step in self.layout("F")[steps]:
                 for micro_batch in step:
                     batch = trainer.data_collator([self.rows[i] for i in micro_batch])
-                    _, n_run = trainer.prefix_of(trainer._prepare_inputs(batch))
+                    with trainer.running():
+                        _, n_run = trainer.prefix_of(trainer._prepare_inputs(batch))
                     again += int(n_run)
         return again
 

@@ -1,6 +1,7 @@
 """The part of a trainer that runs each transcript once, without gradient, in front of everything that stands on it."""
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -46,13 +47,18 @@ class RunsPrefixesOnce(Trainer):
             checkpoint_with_prefix(cast(PeftModel, self.model))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        model = cast(PeftModel, self.model)
-        with ExitStack() as stack:
-            if self.frozen:
-                stack.enter_context(ungated(model))
-            if self.packed:
-                stack.enter_context(packed_attention(model))
+        with self.running():
             return super().train(*args, **kwargs)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Inside, the model takes the batches of this trainer, as in `train`."""
+        model = cast(PeftModel, self.model)
+        with (
+            ungated(model) if self.frozen else nullcontext(),
+            packed_attention(model) if self.packed else nullcontext(),
+        ):
+            yield
 
     def prefix_of(self, inputs: dict[str, Any]) -> Ran:
         """The batch's transcripts. Where the weights are sharded, all ranks call this equally often."""
