@@ -103,7 +103,7 @@ def row_of(kind: str) -> Row:
     check_plain(base)
     check_training(base, "all")
     check_training(base, "persona")
-    padding = "-" if reason else why_not_packed(_skeleton(base)) or "none"
+    padding = "" if reason else why_not_packed(_skeleton(base)) or "none"
     if reason is None:
         check_frozen(base)
     if padding == "none":
