@@ -178,11 +178,11 @@ class PreferenceBench:
 
 
 def padding_frac(trainer: Trainer) -> float:
-    """Share of padding in all places of a trainer's batches."""
+    """Share of padding in all places of a trainer's batches; packed ones have no masks and no padding."""
     masks = [
         batch[key]
         for batch in trainer.get_train_dataloader()
         for key in ("attention_mask", "prefix_mask")
         if key in batch
     ]
-    return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+    return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks) if masks else 0.0
