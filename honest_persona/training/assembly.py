@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
@@ -19,7 +17,6 @@ from honest_persona.base.ranks import rank, world_size
 from honest_persona.config.keys import RunConfig
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.targets import find_targets
-from honest_persona.modeling.free_memory import free_memory
 from honest_persona.modeling.load import load_skeleton
 from honest_persona.modeling.prefix.cache import PrefixCache, base_identity
 from honest_persona.modeling.prefix.frozen import why_not_frozen, why_not_split
@@ -31,17 +28,8 @@ from honest_persona.prompts.tokens import TokenFormat
 from honest_persona.training.batching.lengths import Layout, Lengths
 from honest_persona.training.batching.rollouts import RolloutBatches
 from honest_persona.training.batching.sampler import PersonaBatches
-from honest_persona.training.budget import (
-    MOST_TOKENS,
-    Choice,
-    choose,
-    foreseen_need,
-    measured_need,
-    room,
-    sizes,
-)
+from honest_persona.training.budget import MOST_TOKENS
 from honest_persona.training.fused import fuse
-from honest_persona.training.memory import Shape, choose_checkpointing, other_bytes, peak_bytes
 from honest_persona.training.objective_table import Objective, objective_of
 from honest_persona.training.resumable import ResumableRun
 
@@ -94,44 +82,6 @@ class Assembly:
         batches = make_batches(config, self.batches.row_lengths, self.layout == "packed")
         return replace(self, config=config, batches=batches)
 
-    def sized(self, args: TrainingArguments, model: PeftModel) -> tuple["Assembly", bool]:
-        """The run with what `tokens_per_batch` and `activation_checkpointing` come to; says why. All ranks call this.
-
-        Whether activations are recomputed is the second value.
-        """
-        config, budget = self.config, self.config.tokens_per_batch
-        if budget != "auto":
-            return self, self.checkpoints_activations(args, model)
-        forced = None if config.activation_checkpointing == "auto" else config.activation_checkpointing
-        free = self._free_bytes(args)
-        assert isinstance(self.batches, PersonaBatches)
-        steps = (rows for epoch in range(self.batches.epochs) for rows in self.batches.steps(epoch))
-        step = max(sum(batch.tokens for ranks in rows for batch in ranks) for rows in steps)
-        budgets = sizes(-(-step // world_size()), max(self.batches.lengths))
-
-        def plan(tokens: int) -> set[Shape]:
-            return self.with_budget(tokens)._shapes()
-
-        how = "foreseen"
-        try:
-            need = foreseen_need(model, args.device, **self._precision(args))
-            chosen = choose(budgets, plan, need, room(free), forced, all_agree)
-            if args.device.type == "cuda" and not args.deepspeed_plugin and not chosen.checkpointing:
-                half = self._precision(args)["autocast"]
-                line = measured_need(chosen.tokens, plan, lambda shape: peak_bytes(model, shape, args.device, half))
-                if all_agree(line is not None):
-                    assert line is not None
-                    how, tile = "measured", other_bytes(model, Shape(1, 1), args.device)
-                    chosen = choose(budgets, plan, line, room(free, True) - tile, False, all_agree)
-                    if not chosen.fits and forced is None:
-                        how, chosen = "foreseen", choose(budgets, plan, need, room(free), True, all_agree)
-        except (RuntimeError, TypeError, AttributeError) as error:
-            all_agree(False)
-            chosen = Choice(budgets[-1], forced is not False, False, 0)
-            how = f"not foreseen: {str(error).partition(chr(10))[0] or type(error).__name__}"
-        say(chosen.line(how, free))
-        return self.with_budget(chosen.tokens), chosen.checkpointing
-
     def arguments(self, folder: Path, checkpointing: bool) -> Any:
         """The trainer's, of the objective's own class.
 
@@ -158,45 +108,6 @@ class Assembly:
             "target_modules": self.targets,
             "autocast_adapter_dtype": not _is_zero3(args),
         }
-
-    def checkpoints_activations(self, args: TrainingArguments, model: PeftModel) -> bool:
-        """What `activation_checkpointing` comes to: for auto, by the heaviest micro-batches of the run; says why."""
-        config = self.config
-        if config.activation_checkpointing != "auto":
-            return config.activation_checkpointing
-        on, why = choose_checkpointing(
-            model,
-            self._shapes(),
-            args.device,
-            self._free_bytes(args),
-            **self._precision(args),
-            agree=all_agree,
-        )
-        say(why)
-        return on
-
-    def _shapes(self) -> set[Shape]:
-        """The shapes of all micro-batches of the run."""
-        batches = self.batches
-        if isinstance(batches, PersonaBatches):
-            return _shapes(batches, self.objective.answers)
-        longest, answer = max(batches.prompt_tokens), self.config.max_answer_tokens or 0
-        rows, first = batches.micro_batch, len(self.form.answer_prefix)
-        if self.layout == "whole":
-            return {Shape(rows, longest + answer)}
-        return {Shape(rows, first + answer, batches.prompts, longest - first)}
-
-    def _free_bytes(self, args: TrainingArguments) -> int:
-        """What is not promised to the caches of training and of heavy logs."""
-        in_memory = self.config.prefix_cache == "ram" and args.device.type == "cpu"
-        return free_memory(args.device) - (2 * int(self.config.prefix_cache_gb * 2**30) if in_memory else 0)
-
-    def _precision(self, args: TrainingArguments) -> dict[str, Any]:
-        """`autocast`, `cast` and `shards` of `saved_bytes` and `other_bytes`."""
-        half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-        if args.deepspeed_plugin:
-            return {"autocast": None, "cast": half, "shards": world_size()}
-        return {"autocast": half, "cast": None, "shards": 1}
 
     def prefix_cache(
         self, args: TrainingArguments, model: PeftModel, fingerprint: str, folder: Path, use: str
@@ -342,22 +253,3 @@ def make_batches(config: RunConfig, lengths: Lengths, packed: bool = False) -> P
 
 def _is_zero3(args: TrainingArguments) -> bool:
     return args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
-
-
-def _shapes(batches: PersonaBatches, answers: int) -> set[Shape]:
-    """The shapes of all micro-batches of the planned epochs, on all ranks; a row becomes so many answers."""
-    prefix, suffix, transcript = batches.row_lengths
-    shapes = set()
-    for epoch in range(batches.epochs):
-        for batch in (batch for step in batches.steps(epoch) for ranks in step for batch in ranks):
-            rows = [i if i >= 0 else ~i for i in batch.rows]
-            longest = int(prefix[rows].max())
-            if batches.packed:
-                first, index = np.unique(transcript[rows], return_index=True, return_inverse=True)[1:]
-                lengths = prefix[rows][first].tolist()
-                halves = [length // answers for length in suffix[rows].tolist()] * answers
-                shapes.add(Shape.of_packed(lengths, index.tolist() * answers, halves))
-                continue
-            transcripts = len(set(transcript[rows].tolist())) if longest else 0
-            shapes.add(Shape(len(rows) * answers, int(suffix[rows].max()) // answers, transcripts, longest))
-    return shapes

@@ -52,6 +52,7 @@ from honest_persona.training.reference import check_reference_base, reference_fo
 from honest_persona.training.resumable import ResumableRun
 from honest_persona.training.reward_gate import ask_gate
 from honest_persona.training.rewarded import reward_settings, rewards_of, tell_reading
+from honest_persona.training.sizing import sized
 from honest_persona.training.told import tell_compiling, tell_data, tell_resume
 from honest_persona.training.trackers import guard_trackers, prepare_trackers
 
@@ -180,7 +181,7 @@ def _train(run: _Run, callbacks: Sequence[TrainerCallback]) -> None:
     if run.checkpoint is not None:
         check_same_run(run.checkpoint, run.identity)
     model = _adapted(base, assembly, args)
-    assembly, checkpointing = assembly.sized(args, model)
+    assembly, checkpointing = sized(assembly, args, model)
     if config.tokens_per_batch == "auto":
         say(assembly.batches.plan().line())
     run = replace(run, assembly=assembly)

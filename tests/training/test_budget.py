@@ -8,8 +8,7 @@ import torch
 from honest_persona.config.keys import RunConfig
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.prompts.prepare import dummy_rows
-from honest_persona.training import assembly as assembly_module
-from honest_persona.training import launch
+from honest_persona.training import launch, sizing
 from honest_persona.training.assembly import Assembly
 from honest_persona.training.budget import MOST_TOKENS, TOO_MUCH, choose, foreseen_need, measured_need, sizes
 from honest_persona.training.checkpoints import Checkpoint
@@ -108,23 +107,23 @@ def assembled(rows, **keys):
     return Assembly.of(RunConfig(**keys, trainer={"num_train_epochs": 1, "learning_rate": 0.01}), FORM, rows)
 
 
-def sized(assembly, folder, free, monkeypatch):
-    monkeypatch.setattr(assembly_module, "free_memory", lambda device: free)
-    return assembly.sized(assembly.arguments(folder, False), random_adapter(base_model(), FORM))
+def sized_by(assembly, folder, free, monkeypatch):
+    monkeypatch.setattr(sizing, "free_memory", lambda device: free)
+    return sizing.sized(assembly, assembly.arguments(folder, False), random_adapter(base_model(), FORM))
 
 
 def test_less_memory_smaller_micro_batches_the_same_losses(tmp_path, rows, monkeypatch, capsys):
     assembly = assembled(rows, tokens_per_batch="auto")
-    much, checkpointing = sized(assembly, tmp_path, 2**40, monkeypatch)
+    much, checkpointing = sized_by(assembly, tmp_path, 2**40, monkeypatch)
     assert not checkpointing
     assert much.batches.accumulation == 1, "a step is not cut where it fits"
     assert "tokens_per_batch 512 (auto), activation checkpointing off" in capsys.readouterr().out
     model = random_adapter(base_model(), FORM)
-    half = max(foreseen_need(model, CPU)(shape, False) for shape in assembly.with_budget(256)._shapes())
-    few, _ = sized(assembly, tmp_path, half / 0.7 + 1, monkeypatch)
+    half = max(foreseen_need(model, CPU)(shape, False) for shape in sizing.shapes_of(assembly.with_budget(256)))
+    few, _ = sized_by(assembly, tmp_path, half / 0.7 + 1, monkeypatch)
     assert few.config.tokens_per_batch == 256
     assert few.batches.accumulation == 2
-    none, checkpointing = sized(assembly, tmp_path, 1, monkeypatch)
+    none, checkpointing = sized_by(assembly, tmp_path, 1, monkeypatch)
     assert (none.batches.accumulation, checkpointing) == (8, True)
     assert few.batches.step_rows(0) == much.batches.step_rows(0) == none.batches.step_rows(0)
 
@@ -156,14 +155,14 @@ def test_activations_are_recomputed_where_a_gpu_shows_too_little_memory(rows, mo
         "peak_bytes": lambda *_: peak,
     }
     for name, value in replaced.items():
-        monkeypatch.setattr(assembly_module, name, value)
+        monkeypatch.setattr(sizing, name, value)
     gpu = SimpleNamespace(device=torch.device("cuda"), deepspeed_plugin=None, bf16=True, fp16=False)
-    assert assembly.sized(gpu, None)[1] is expected
+    assert sizing.sized(assembly, gpu, None)[1] is expected
 
 
 def test_a_fixed_budget_is_not_changed(tmp_path, rows, monkeypatch):
     assembly = assembled(rows, tokens_per_batch=128, activation_checkpointing=True)
-    assert sized(assembly, tmp_path, 2**40, monkeypatch) == (assembly, True)
+    assert sized_by(assembly, tmp_path, 2**40, monkeypatch) == (assembly, True)
 
 
 def test_a_resumed_run_takes_the_size_that_it_began_with(tmp_path, rows, capsys):
