@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import heavy_log, large, lengths, probing, training
+from benchmarks import heavy_log, large, lengths, probing, slots, training
 from benchmarks.common import Spread, flop_counter, ratios
 from benchmarks.lengths import Group, Suffix, load_groups, random_rows
 from benchmarks.rounds import give_back_memory
@@ -286,6 +286,15 @@ class TestScripts:
         assert list(chosen["speed_up"]) == ["held", "slots"]
         with pytest.raises(SystemExit):
             heavy_log.main(["--setup", "tiny", "--ways", "held,paged"])
+
+    def test_slots(self):
+        figures = slots.main(["--reviews", "6", "--at_once", "2", "--rounds", "1"])
+        of = slots.real_lengths(6)
+        assert figures["n"]["lengths"] == sorted(of)
+        calls = figures["forward_calls"]
+        assert calls["caches that grow"] == sum(max(of[i : i + 2]) for i in (0, 2, 4)) >= calls["slots"] >= sum(of) / 2
+        equal = slots.main(["--reviews", "3", "--at_once", "2", "--length", "5", "--rounds", "1"])
+        assert equal["forward_calls"] == dict.fromkeys(slots.WAYS, 10)
 
     def test_large(self):
         figures = large.main(["--shape", "tiny", "--steps", "2"])
