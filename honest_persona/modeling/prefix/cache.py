@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -23,12 +23,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from honest_persona.base import json_text
-from honest_persona.modeling.prefix.frozen import Prefix
-from honest_persona.modeling.prefix.packed_attention import PackedPrefix
+from honest_persona.modeling.prefix.layouts import Layout, Packed, Padded, laid_out, layers_of
 from honest_persona.modeling.prefix.store import DiskStore, Entry, RamStore
 
-Layout = Tensor | Sequence[int]
-"""How U transcripts stand in ids: by a mask, (U, P) and left-padded; by lengths, one behind the other in (1, F)."""
 Compute = Callable[[Tensor, Any], Any]
 """(ids, layout) -> `Prefix`, or `PackedPrefix` for lengths."""
 ENOUGH = 8
@@ -92,7 +89,7 @@ class PrefixCache:
             keys: U hashes of the prefixes' ids.
             input_ids, layout: int64 and `Layout`.
         """
-        form = _Padded(input_ids, layout) if isinstance(layout, Tensor) else _Packed(input_ids, layout)
+        form = laid_out(input_ids, layout)
         # read before `agree`: the ranks decide together, so each rank must know its damaged entries by then
         held = [self._get(key, form.longest) for key in keys]
         missing = [row for row, entry in enumerate(held) if entry is None]
@@ -151,7 +148,7 @@ class PrefixCache:
         if len(self._samples) < ENOUGH:
             self._samples.append(key)
 
-    def _run(self, compute: Compute, form: "_Padded | _Packed") -> Any:
+    def _run(self, compute: Compute, form: Padded | Packed) -> Any:
         if self._faster is not None:
             return compute(*form)
         prefix, seconds = self._timed(partial(compute, *form), form.input_ids.device)
@@ -182,7 +179,7 @@ class PrefixCache:
     def _read_back(self, keys: Sequence[str], device: torch.device) -> list[Entry]:
         entries = [entry for entry in map(self._store.get, keys) if entry is not None]
         if entries:
-            _layers(entries, max(entry.tokens for entry in entries), device)
+            layers_of(entries, max(entry.tokens for entry in entries), device)
         return entries
 
     def _timed(self, work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
@@ -222,94 +219,6 @@ class _Rate:
 
     def __str__(self) -> str:
         return f"{self.tokens / max(self.seconds, 1e-9):,.0f}"
-
-
-class _Padded(NamedTuple):
-    """Transcripts left-padded to one length, and their states so."""
-
-    input_ids: Tensor
-    mask: Tensor
-
-    @property
-    def rows(self) -> int:
-        return len(self.mask)
-
-    @property
-    def longest(self) -> int:
-        return self.mask.shape[1]
-
-    @property
-    def tokens(self) -> int:
-        return int(self.mask.sum())
-
-    def take(self, rows: Sequence[int]) -> Self:
-        start = self.longest - int(self.mask[rows].sum(1).max())
-        return type(self)(self.input_ids[rows, start:], self.mask[rows, start:])
-
-    def entries(self, prefix: Prefix) -> list[Entry]:
-        lengths = self.mask.sum(1).tolist()
-        states = [state for layer in prefix.layers for state in layer]
-        return _entries([[state[row, :, -n:] for state in states] for row, n in enumerate(lengths)])
-
-    def joined(self, entries: Sequence[Entry]) -> Prefix:
-        return Prefix(_layers(entries, self.longest, self.mask.device), self.mask)
-
-
-class _Packed(NamedTuple):
-    """Transcripts one behind the other, and their states so."""
-
-    input_ids: Tensor
-    lengths: Sequence[int]
-
-    @property
-    def rows(self) -> int:
-        return len(self.lengths)
-
-    @property
-    def longest(self) -> int:
-        return max(self.lengths)
-
-    @property
-    def tokens(self) -> int:
-        return sum(self.lengths)
-
-    def take(self, rows: Sequence[int]) -> Self:
-        each = self.input_ids.split(list(self.lengths), dim=1)
-        return type(self)(torch.cat([each[row] for row in rows], dim=1), [self.lengths[row] for row in rows])
-
-    def entries(self, prefix: PackedPrefix) -> list[Entry]:
-        states = [state.transpose(0, 1) for layer in prefix.layers for state in layer]
-        each = [state.split(list(self.lengths), dim=1) for state in states]
-        return _entries([[parts[row] for parts in each] for row in range(self.rows)])
-
-    def joined(self, entries: Sequence[Entry]) -> PackedPrefix:
-        states: dict[int, Tensor] = {}
-        for g, group in enumerate(entries[0].groups):
-            blocks = [entry.blocks[g].to(self.input_ids.device, non_blocking=True) for entry in entries]
-            states |= zip(group, torch.cat(blocks, dim=2).transpose(1, 2).unbind(), strict=True)
-        return PackedPrefix([(states[i], states[i + 1]) for i in range(0, len(states), 2)], self.lengths)
-
-
-def _entries(rows: Sequence[Sequence[Tensor]]) -> list[Entry]:
-    """An entry for each row of states (heads, tokens, head dimension), with memory of its own."""
-    by_shape: dict[Any, list[int]] = {}
-    for i, state in enumerate(rows[0]):
-        by_shape.setdefault((state.shape[0], state.shape[2], state.dtype), []).append(i)
-    groups = tuple(map(tuple, by_shape.values()))
-    return [Entry(groups, tuple(torch.stack([states[i] for i in group]) for group in groups)) for states in rows]
-
-
-def _layers(entries: Sequence[Entry], width: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """The layers of all entries as one batch, left-padded to `width` with zeros."""
-    states: dict[int, Tensor] = {}
-    for g, group in enumerate(entries[0].groups):
-        like = entries[0].blocks[g]
-        n_states, heads, _, dimension = like.shape
-        padded = torch.zeros(n_states, len(entries), heads, width, dimension, dtype=like.dtype, device=device)
-        for row, entry in enumerate(entries):
-            padded[:, row, :, width - entry.tokens :] = entry.blocks[g].to(device, non_blocking=True)
-        states |= zip(group, padded.unbind(), strict=True)
-    return [(states[i], states[i + 1]) for i in range(0, len(states), 2)]
 
 
 def _synchronize(device: torch.device) -> None:

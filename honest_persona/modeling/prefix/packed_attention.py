@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -105,29 +105,42 @@ def _attention(
         packing.see(module, kwargs)
         rows, heads, n_tokens, _ = query.shape
         return query.new_empty(rows, n_tokens, heads, value.shape[-1]), None
-    packed = [states[0].transpose(0, 1) for states in (query, key, value)]
+    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
     layer = cast(Any, module).layer_idx
     if packing.kept is not None:
-        packing.kept[layer] = packed[1], packed[2]
+        packing.kept[layer] = _alone(key), _alone(value)
     frozen = packing.frozen[layer] if packing.frozen else None
-    attend = _by_varlen if _has_varlen(packed, dropout) else _by_sdpa
-    return attend(packing, packed, frozen, scaling, dropout, kwargs.get("sliding_window"))[None], None
+    asked = _Asked(query, key, value, frozen, scaling, dropout, kwargs.get("sliding_window"))
+    attend = _by_varlen if _has_varlen(asked) else _by_sdpa
+    return attend(packing, asked)[None], None
 
 
 AttentionInterface.register(NAME, _attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def _by_sdpa(
-    packing: Packing,
-    packed: Sequence[Tensor],
-    frozen: tuple[Tensor, Tensor] | None,
-    scale: float | None,
-    dropout: float,
-    window: int | None,
-) -> Tensor:
+class _Asked(NamedTuple):
+    """What a layer asks for: states of T tokens, (T, heads, head dimension) each."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    frozen: tuple[Tensor, Tensor] | None
+    """Keys and values of the frozen tokens."""
+    scale: float | None
+    dropout: float
+    window: int | None
+    """How far a query sees, in tokens, itself included; None: to the row's beginning."""
+
+
+def _alone(states: Tensor) -> Tensor:
+    """In memory of their own: where queries, keys and values are one product, each is a view of all of it."""
+    return states if states.untyped_storage().nbytes() == states.nbytes else states.clone()
+
+
+def _by_sdpa(packing: Packing, asked: _Asked) -> Tensor:
     """(T, heads, head dimension). Groups of similar blocks, each as a padded batch."""
-    query, key, value = packed
+    query, key, value, frozen, scale, dropout, window = asked
     groups = packing.groups
     queries = _Gathered.apply(packing.query_back, None, query, *(g.query_at for g in groups))
     keys, values = (
@@ -155,18 +168,11 @@ def _by_sdpa(
     return back
 
 
-def _by_varlen(
-    packing: Packing,
-    packed: Sequence[Tensor],
-    frozen: tuple[Tensor, Tensor] | None,
-    scale: float | None,
-    dropout: float,
-    window: int | None,
-) -> Tensor:
+def _by_varlen(packing: Packing, asked: _Asked) -> Tensor:
     """(T, heads, head dimension), by flash attention over rows of separate lengths."""
     from torch.nn.attention.varlen import varlen_attn
 
-    query, key, value = packed
+    query, key, value, frozen, scale, _, window = asked
     rows = packing.varlen
     if frozen is not None:
         key, value = (
@@ -204,16 +210,15 @@ def _varlen_arguments() -> frozenset[str]:
     return frozenset(inspect.signature(varlen_attn).parameters)
 
 
-def _has_varlen(packed: Sequence[Tensor], dropout: float) -> bool:
+def _has_varlen(asked: _Asked) -> bool:
     """Whether flash attention takes these states."""
-    query, _, value = packed
-    width = query.shape[-1]
+    query, width = asked.query, asked.query.shape[-1]
     return (
         query.is_cuda
         and query.dtype in (torch.bfloat16, torch.float16)
-        and width == value.shape[-1] <= 256
+        and width == asked.value.shape[-1] <= 256
         and width % 8 == 0
-        and not dropout
+        and not asked.dropout
         and torch.cuda.get_device_capability(query.device) >= (8, 0)
         and {"window_size", "scale"} <= _varlen_arguments()
     )
@@ -300,7 +305,7 @@ def why_not_packed(skeleton: PreTrainedModel) -> str | None:
             backbone_of(skeleton)(input_ids=ids, **{**arguments, "packing": trial})
     except _NotPacked as error:
         return str(error)
-    except (RuntimeError, NotImplementedError, TypeError, AttributeError, ValueError) as error:
+    except (RuntimeError, TypeError, AttributeError, ValueError) as error:  # it looks at numbers, or takes no such call
         return f"a trial without weights ends with {type(error).__name__}"
     if sorted(trial.seen) != list(range(config.num_hidden_layers)):
         return "its layers do not take the attention that transformers gives them"

@@ -94,6 +94,17 @@ def test_blocks_of_one_size_share_a_group_and_change_nothing(monkeypatch):
     assert_equal(learnt("mistral", on_packed), expected)
 
 
+@pytest.mark.parametrize("family", ["builtin", "phi3"])
+def test_a_prefix_holds_keys_and_values_alone(family):
+    """Phi-3's queries, keys and values are one product, and its values a view of that."""
+    model = random_adapter(base_model(family), FORM, family)
+    with ungated(model), packed_attention(model):
+        prefix = run_packed(model, PACKED["prefix_ids"], PACKED["prefix_lengths"])
+    states = [state for layer in prefix.layers for state in layer]
+    held = sum({s.untyped_storage().data_ptr(): s.untyped_storage().nbytes() for s in states}.values())
+    assert held == sum(s.nbytes for s in states)
+
+
 def test_rows_do_not_see_each_other():
     """Another first row changes no logit of the others."""
     model = random_adapter(base_model("qwen3"), FORM, "qwen3")

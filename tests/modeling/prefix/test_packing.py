@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from honest_persona.modeling.prefix.packed_attention import _by_sdpa
+from honest_persona.modeling.prefix.packed_attention import _Asked, _by_sdpa
 from honest_persona.modeling.prefix.packing import Packing
 
 HEADS, KEY_HEADS, WIDTH = 4, 2, 8
@@ -55,7 +55,7 @@ def test_any_lengths(shape, window, seed):
     packing = Packing.of_suffixes(transcripts, index, suffixes, torch.device("cpu"), [frozen])
     found = []
     for output in (
-        _by_sdpa(packing, own, frozen, WIDTH**-0.5, 0.0, window),
+        _by_sdpa(packing, _Asked(*own, frozen, WIDTH**-0.5, 0.0, window)),
         by_definition(*own, frozen, transcripts, index, suffixes, window),
     ):
         found.append((output, torch.autograd.grad((output * weights).sum(), own)))
@@ -70,7 +70,7 @@ def test_transcripts_by_themselves(rows, window):
     query = torch.randn(sum(rows), HEADS, WIDTH)
     key, value = torch.randn(2, sum(rows), KEY_HEADS, WIDTH)
     packing = Packing.of_transcripts(rows, torch.device("cpu"))
-    found = _by_sdpa(packing, (query, key, value), None, WIDTH**-0.5, 0.0, window)
+    found = _by_sdpa(packing, _Asked(query, key, value, None, WIDTH**-0.5, 0.0, window))
     nothing = (key[:0], value[:0])
     expected = by_definition(query, key, value, nothing, [0] * len(rows), range(len(rows)), rows, window)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
