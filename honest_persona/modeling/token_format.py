@@ -22,7 +22,7 @@ def token_format(config: RunConfig) -> TokenFormat:
     rows = model.get_text_config().vocab_size
     _check_rows(tokenizer, rows)
     token = control = None
-    spec, in_use = spec_of(config.objective), set(_named_ids(model.to_dict()))
+    spec, in_use = spec_of(config.objective), set(named_ids(model.to_dict()))
     if config.add_sp_token and not spec.trains_answers:  # an answer needs no trigger
         token = resolve_persona_token(tokenizer, rows, config.sp_token_id, in_use)
     if "desirable_token_id" in spec.own_keys:
@@ -38,11 +38,11 @@ def saved_format(folder: Path, card: AdapterCard) -> TokenFormat:
     return TokenFormat.of(read_tokenizer(str(folder)), card.persona, control)
 
 
-def _named_ids(config: dict[Any, Any]) -> Iterator[int]:
+def named_ids(config: dict[Any, Any]) -> Iterator[int]:
     """The ids that a model's config gives a meaning: `image_token_id`, `eos_token_id`, and the like."""
     for key, value in config.items():
         if isinstance(value, dict):
-            yield from _named_ids(value)
+            yield from named_ids(value)
         elif str(key).endswith(("_token_id", "_token_ids", "_token_index")):
             yield from (i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int))
 

@@ -33,6 +33,7 @@ from honest_persona.labelling.gate import gate_of_labels
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.modeling.adapters.tuning import Model
 from honest_persona.modeling.base_model import base_of
+from honest_persona.modeling.control_tokens import check_told_apart
 from honest_persona.modeling.fingerprint import base_fingerprint
 from honest_persona.modeling.load import check_loadable, load_base
 from honest_persona.modeling.prefix.cache import PrefixCache
@@ -194,6 +195,8 @@ def _train(run: _Run, callbacks: Sequence[TrainerCallback]) -> None:
             "base model itself, or take the original one"
         )
     check_reference_base(config, run.identity["base_model"])
+    if config.tuning == DEFAULT_TUNING:  # embeddings are frozen
+        check_told_apart(base, assembly.form)
     if run.checkpoint is not None:
         check_same_run(run.checkpoint, run.identity)
     model = tuned(base, assembly, args)
