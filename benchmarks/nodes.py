@@ -218,14 +218,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     for gpus in given.gpus:
         training = Training(sizes, measured, tokens, links, gpus)
         for one, fits in training.plans(0.95 * given.gpu_gb * GB):
-            cells = [f"{gpus} ZeRO-{one.stage}, {one.base}", "recomputed" if one.recomputed else "kept"]
+            cells = [f"{gpus} ZeRO-{one.stage}, {one.base}, {'recomputed' if one.recomputed else 'kept'}"]
             cells += [str(one.micro_batches), f"{one.memory / GB:,.0f}{'' if fits else ': no'}"]
             times = f"{one.compute:.1f}", f"{one.communication:.2f}", f"{one.share:.0%}", f"{one.waiting:.0%}"
             lines.append([*cells, *(times if fits else ["-"] * 4)])
             found.append({"gpus": gpus, "fits": fits, **one._asdict(), "share": one.share, "waiting": one.waiting})
     print_table(
         f"{given.shape}: {MEASURED.rows} rows a GPU and step; GPUs of {given.gpu_gb:g} GB; computed, not measured",
-        ["GPUs", "activations", "micro-batches", "GB", "compute s", "links s", "share", "waiting"],
+        ["GPUs, weights, activations", "micro-batches", "GB", "compute s", "links s", "share", "waiting"],
         lines,
         [
             f"rows up to 2,048 tokens: {tokens.prefixes:,} of transcripts and {tokens.suffixes:,} of suffixes a step",

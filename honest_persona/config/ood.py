@@ -45,8 +45,12 @@ def ood_entries(texts: Sequence[str]) -> list[OodEntry]:
     entries = [_entry(text) for text in texts]
     name, n = Counter(entry.name for entry in entries).most_common(1)[0] if entries else ("", 0)
     if n > 1:
-        twice = [text for text, entry in zip(texts, entries, strict=True) if entry.name == name]
-        raise ValueError(f"{' and '.join(twice)} have one name, {name}; name one, as other={twice[-1]}")
+        twice = {text: entry for text, entry in zip(texts, entries, strict=True) if entry.name == name}
+        if len(twice) == 1:
+            raise ValueError(f"{next(iter(twice))} is there twice; remove one")
+        *_, last = twice.values()
+        other = f"other={last.format}:{last.dataset}"
+        raise ValueError(f"{' and '.join(twice)} have one name, {name}; name one, as {other}")
     return entries
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from honest_persona.base.console import counted
 from honest_persona.config.objective_keys import ObjectiveKeys, Positive, Share
 from honest_persona.config.objectives import specs_of
 
@@ -23,9 +24,9 @@ def _layers(value: Any) -> Any:
     for end in ends:
         whole = isinstance(end, int) and not isinstance(end, bool)
         if not whole and not (isinstance(end, float) and 0 < end < 1):
-            raise ValueError(f"{_HOW}, got {end!r}")
+            raise ValueError(_HOW)
     if not ends:
-        raise ValueError(f"{_HOW}, got none")
+        raise ValueError(_HOW)
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -33,7 +34,7 @@ def _ends(text: str) -> list[int | float]:
     """The first and the last layer of a range."""
     found = _RANGE.fullmatch(text.replace(" ", ""))
     if found is None:
-        raise ValueError(f"{_HOW}, got {text!r}")
+        raise ValueError(_HOW)
     ends = [end or default for end, default in zip(found.groups(), ("1", "-1"), strict=True)]
     return [float(end) if "." in end else int(end) for end in ends]
 
@@ -51,7 +52,8 @@ def layers_in(layers: Layers, n: int) -> list[int]:
         found = sorted({_layer(one, n) for one in ([layers] if isinstance(layers, int | float) else layers)})
     if not found:
         raise ValueError(
-            f"{layers!r} names no layer: its first one stands behind its last one in a model of {n} blocks"
+            f"{layers!r} names no layer: its first one stands behind its last one in a model of "
+            f"{counted(n, 'block')}; give one that is there, as -1"
         )
     if wrong := [layer for layer in found if not 1 <= layer <= n]:
         hint = "; 0 is the embeddings, in front of all that is trained" if wrong == [0] else ""

@@ -26,16 +26,25 @@ from honest_persona.base.progress import rounds
 from honest_persona.base.ranks import rank
 from honest_persona.config.keys import CHECKPOINTS_DIR, RunConfig
 from honest_persona.config.load import ALIASES
+from honest_persona.config.ood import ood_entries
 from honest_persona.config.parsing import read_arguments
 from honest_persona.data.check import load_run_config
+from honest_persona.data.choices.read import read_ood
+from honest_persona.evaluation.answers.judges import judge_of
 from honest_persona.evaluation.provenance import provenance
+from honest_persona.evaluation.report.page import GRID_TABLE, SWEEP_FILE
 from honest_persona.experiments.answers import ENDED
 from honest_persona.experiments.evaluate_any import evaluate
 from honest_persona.experiments.folds import changed_keys, in_one_format, run_fold, state_of
 from honest_persona.experiments.grid_table import cells_of, markdown, print_grid
 from honest_persona.experiments.own_process import ranks_together
+from honest_persona.modeling.load import check_loadable, load_skeleton
+from honest_persona.modeling.quantized import check_trainable
+from honest_persona.training.launch import on_its_base
+from honest_persona.training.reference import reads_states
+from honest_persona.training.represented import AnswerStates
 
-GRID_FILE, TABLE_FILE, ENDED_FILE = "grid.json", "grid.md", "ended.txt"
+GRID_FILE, TABLE_FILE, ENDED_FILE = "grid.json", GRID_TABLE, "ended.txt"
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*=")
 _TAKEN: Mapping[str, str] = {
     "seed": "--seeds N takes N seeds, from the config's on",
@@ -138,6 +147,7 @@ def grid(
             raise UserError(f"--grid: {key} is a flag too; give its values in one of the two places")
     config = load_run_config(path, argv)
     folder = output or Path(CHECKPOINTS_DIR) / f"{config.run_name}-grid"
+    _written(folder)
     with ranks_together():
         config = in_one_format(config, folder / GRID_FILE)
         given = Grid(config, values, [config.seed + i for i in range(seeds)], limit, folder)
@@ -161,13 +171,17 @@ def grid(
 def _cells(given: Grid, path: str | None, argv: Sequence[str]) -> list[RunConfig]:
     """The runs, combination by combination. Raises UserError: a config that is refused; the message names its cell."""
     cells = []
+    names_of: dict[str, str] = {}
     for values in given.combinations:
         try:
             config = load_run_config(path, [*argv, *(f"--{key}={value}" for key, value in values.items())])
+            _check_what_it_names(config)
         except UserError as error:
             raise UserError(f"--grid: the cell {said(values)}: {error}") from None
         if config.rounds is not None:
             raise UserError(f"--grid: the cell {said(values)}: rounds: a cell trains once; leave rounds out")
+        if (same := names_of.setdefault(config.to_json(), said(values))) != said(values):
+            raise UserError(f"--grid: the cells {same} and {said(values)} are one and the same; remove one")
         if config.format_name == "auto":
             config = config.in_format("bfloat16" if given.config.bf16 else "float32")
         for seed in given.seeds:
@@ -178,6 +192,17 @@ def _cells(given: Grid, path: str | None, argv: Sequence[str]) -> list[RunConfig
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise UserError(f"--grid: two cells give a folder of one name, {twice}; write their values in another way")
     return cells
+
+
+def _check_what_it_names(config: RunConfig) -> None:
+    """Raises UserError: a model, layers, questions or a judge that a later cell would look for in vain."""
+    base, _ = on_its_base(config)
+    check_trainable(base.model, check_loadable(base.model, base.model_revision, base.bits), base.tuning)
+    if reads_states(config):
+        AnswerStates.of(config, load_skeleton(base.model, base.model_revision))
+    read_ood(ood_entries(config.ood))
+    if config.judge is not None:
+        judge_of(config.judge)
 
 
 def said(values: Mapping[str, str]) -> str:
@@ -209,9 +234,7 @@ def _run(given: Grid, cell: RunConfig) -> None:
 def _check_same(given: Grid, cells: Sequence[RunConfig]) -> None:
     """Raises UserError: the folder holds another grid. More values and more seeds are the same grid, continued."""
     differing = changed_keys(cells, given.folder)
-    path = given.folder / GRID_FILE
-    if path.exists():
-        before = json_text.loads(path.read_text(encoding="utf-8"))
+    if (before := _written(given.folder)) is not None:
         differing |= {"limit"} if before["limit"] != given.limit else set()
         differing |= {"the keys of the grid"} if list(before["grid"]) != list(given.values) else set()
     if differing:
@@ -219,6 +242,23 @@ def _check_same(given: Grid, cells: Sequence[RunConfig]) -> None:
             f"{given.folder} holds a grid that was begun with other settings of {', '.join(sorted(differing))}; give "
             "it the same ones to continue, or choose another --output"
         )
+
+
+def _written(folder: Path) -> dict[str, Any] | None:
+    """What `grid.json` holds; None where there is none. Raises UserError: it, or the folder, is not a grid's."""
+    path = folder / GRID_FILE
+    if (folder / SWEEP_FILE).exists():
+        raise UserError(f"{folder} holds a sweep by topic; choose another --output")
+    if not path.exists():
+        return None
+    try:
+        content = json_text.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        remedy = "remove it, the cells beside it are kept, or choose another --output"
+        raise UserError(f"{path} is no JSON: {error}; {remedy}") from error
+    if not isinstance(content, dict) or not {"config", "limit", "grid"} <= content.keys():
+        raise UserError(f"{path} was not written by a grid; choose another --output")
+    return content
 
 
 def _write(given: Grid, cells: Sequence[RunConfig]) -> None:

@@ -131,8 +131,9 @@ def _metrics(content: Content, part: str) -> list[str]:
 
 def _table(content: Content, part: str) -> Table:
     lead, *others = _metrics(content, part)
-    columns = [Column("values", "name"), Column("seeds"), Column("n"), Column(label_of(lead)), Column("range")]
-    columns += [Column("95 %", tier=1, of=label_of(lead)), Column("change"), Column("95 %", of="change"), Column("")]
+    columns = [Column("values", "prose"), Column("seeds"), Column("n"), Column(label_of(lead))]
+    columns += [Column(heading, tier=1, of=label_of(lead)) for heading in ("range", "95 %")]
+    columns += [Column("change"), Column("95 %", of="change"), Column("")]
     columns += [Column(label_of(name), tier=2) for name in others]
     out = Table(
         f"grid: {part}",
@@ -189,9 +190,8 @@ def markdown(content: Content) -> str:
             change, between, _ = _change(cell["changes"].get(part, {}).get(names[0]))
             n = str(of[names[0]]["n"]) if names[0] in of else "-"
             cells = [cell["values"], str(len(cell["seeds"])), n, *(_cell(of.get(name)) for name in names)]
-            lines.append(
-                f"| {' | '.join([*cells, f'{change} [{between}]' if change != '-' else '-'])} |".replace("\n", " ")
-            )
+            cells.append("-" if change == "-" else f"{change} [{between}]")
+            lines.append("| " + " | ".join(one_line(text).replace("|", "\\|") for text in cells) + " |")
     ended = [f"- {cell['values']}, {line}" for cell in content["cells"] for line in cell["ended"]]
     return "\n".join([*lines, *(["", "Ended by themselves:", "", *ended] if ended else [])]) + "\n"
 

@@ -31,7 +31,7 @@ from honest_persona.data.sources.jsonl import write_jsonl
 from honest_persona.data.splits import split_records
 from honest_persona.evaluation.compare import compare, print_comparison
 from honest_persona.evaluation.provenance import provenance
-from honest_persona.evaluation.report.page import SWEEP_FILE
+from honest_persona.evaluation.report.page import GRID_TABLE, SWEEP_FILE
 from honest_persona.evaluation.samples import Sample, read_samples
 from honest_persona.evaluation.sets import BASELINES_FILE, SAMPLES_FILE, read_set
 from honest_persona.evaluation.suite import summarize
@@ -194,7 +194,9 @@ def _check_enough(fold: RunConfig, records: Sequence[Record]) -> None:
 
 
 def _check_same(given: Sweep, folds: Sequence[RunConfig]) -> None:
-    """Raises UserError: the folder holds folds of another sweep."""
+    """Raises UserError: the folder holds folds of another sweep, or a grid."""
+    if (given.folder / GRID_TABLE).exists():
+        raise UserError(f"{given.folder} holds a grid; choose another --output")
     if len({fold.run_name for fold in folds}) < len(folds):
         raise UserError(f"topics: two of {', '.join(given.topics)} give a folder of one name; rename one in the data")
     differing: set[str] = set()

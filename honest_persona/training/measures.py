@@ -111,6 +111,8 @@ class AnswersMeasure:
 def asked_of(config: RunConfig, form: TokenFormat, material: Material) -> Asked:
     """The questions of the config's `ood`, as many of each file as the heavy log takes of a topic; tells their numbers.
 
+    Where heavy logs are off, the files are only checked.
+
     Raises:
         UserError: as `read_ood` and `ask` raise.
     """
@@ -120,7 +122,8 @@ def asked_of(config: RunConfig, form: TokenFormat, material: Material) -> Asked:
     asked = ask(sets, form, config.seq_len, config.overlong)
     for part, found in asked.parts.items():
         left = f"; {long:,} left out, longer than seq_len" if (long := asked.too_long.get(part)) else ""
-        say(f"{part}: {counted(found, 'question')} in each heavy log{left}")
+        if n:
+            say(f"{part}: {counted(found, 'question')} in each heavy log{left}")
     return asked if n else Asked()
 
 

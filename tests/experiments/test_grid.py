@@ -5,10 +5,14 @@ import json
 import pytest
 
 from honest_persona.base.errors import UserError
+from honest_persona.config.load import load_config
 from honest_persona.evaluation.compare import compare
+from honest_persona.evaluation.report.page import write_report
 from honest_persona.evaluation.sets import read_set
 from honest_persona.experiments import folds
 from honest_persona.experiments.grid import grid, name_of, read_grid
+from honest_persona.experiments.grid_table import print_grid
+from honest_persona.experiments.sweep import sweep
 from tests.experiments.test_sweep import TINY, flags_of
 from tests.feedback import write_feedback
 
@@ -74,6 +78,7 @@ def test_what_is_no_grid(words, message):
 
 
 def test_what_is_refused_before_the_first_training(tmp_path, called, answers):
+    states = ["--objective=repr_mse", *answers[2:]]
     for words, flags, message in [
         (["beta=0.1,-1"], [], "--grid: the cell beta -1: --beta: "),
         (["beta=0.1", "colour=red"], [], "--grid: the cell beta 0.1, colour red: --colour: unknown key"),
@@ -81,11 +86,55 @@ def test_what_is_refused_before_the_first_training(tmp_path, called, answers):
         (["beta=0.1,0.3"], ["--beta", "0.2"], "--grid: beta is a flag too; give its values in one of the two places"),
         (["lr=1e-4"], ["--learning_rate", "1e-3"], "--grid: learning_rate is a flag too"),
         (["lr=1-4,1+4"], [], "the cell learning_rate 1-4: "),
+        (["lr=1e-4,0.0001"], [], "the cells learning_rate 1e-4 and learning_rate 0.0001 are one and the same"),
+        (["ood=[],genies:nowhere"], [], "the cell ood genies:nowhere: ood: dataset 'nowhere' does not exist"),
+        (["judge=none,python:nowhere.py:f"], [], "the cell judge python:nowhere.py:f: .*nowhere.py"),
+        (["model=builtin:tiny,builtin:nowhere"], [], "the cell model builtin:nowhere: .*builtin:nowhere"),
     ]:
         with pytest.raises(UserError, match=message):
             grid(None, [*answers, *flags], words, output=tmp_path / "grid")
+    with pytest.raises(UserError, match="the cell repr_layers 99: repr_layers: 99 names layer 99"):
+        grid(None, states, ["repr_layers=1,99"], output=tmp_path / "grid")
     assert not called
     assert not (tmp_path / "grid").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("sweep.json", "{}", "holds a sweep by topic; choose another --output"),
+        ("grid.json", "{", r"grid\.json is no JSON: "),
+        ("grid.json", "{}", r"grid\.json was not written by a grid"),
+        ("grid.json", "[]", r"grid\.json was not written by a grid"),
+    ],
+)
+def test_a_folder_that_holds_something_else(tmp_path, called, answers, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        grid(None, answers, ["lr=1e-4"], output=tmp_path)
+    assert not called
+    assert (tmp_path / name).read_text() == text
+
+
+def test_other_commands_in_a_grids_folder(tmp_path):
+    (tmp_path / "grid.md").write_text("# Grid")
+    with pytest.raises(UserError, match=r"holds a grid, whose figures are in .*grid\.md; a page is of a cell"):
+        write_report(tmp_path)
+    with pytest.raises(UserError, match="holds a grid; choose another --output"):
+        sweep(load_config(TINY, flags_of()), "leave_one_topic_out", output=tmp_path)
+
+
+def test_rows_are_told_apart_in_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    of = {"mean": 0.4, "lowest": 0.4, "highest": 0.5, "interval": [0.3, 0.5], "n": 32}
+    values = [f"learning_rate {lr}, beta {beta}" for lr in ("1e-4", "3e-4") for beta in ("0.1", "0.3")]
+    shared = {"seeds": [42], "figures": {"within": {"truthful": of}}, "changes": {}, "ended": []}
+    print_grid({"cells": [{"values": text, **shared} for text in values]})
+    table = capsys.readouterr().out.partition("grid: within")[2].partition("no room")[0]
+    assert "…" not in table
+    assert [table.count(f"learning_rate {lr}") for lr in ("1e-4", "3e-4")] == [2, 2]
+    assert [table.count(f"beta {beta}") for beta in ("0.1", "0.3")] == [2, 2]
+    assert max(map(len, table.splitlines())) <= 80
 
 
 def test_a_grid_on_answers(tmp_path, called, answers, capsys):

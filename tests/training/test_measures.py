@@ -1,6 +1,7 @@
 """The heavy log of a training on answers: the same suite as eval.py's, at the same steps as of reviews."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,9 @@ from honest_persona.evaluation.sets import read_set
 from honest_persona.modeling.adapters.card import AdapterCard
 from honest_persona.training import launch
 from honest_persona.training.launch import train
+from honest_persona.training.measures import asked_of
 from tests.data.choices.files import written
+from tests.tiny import form_of
 
 
 @pytest.fixture
@@ -73,6 +76,16 @@ def test_heavy_logs_measure_questions_with_given_choices(config, tmp_path, capsy
     assert rows[TRAINED, "ood/unlike"]["changes"]["perplexity"]["a"] == rows[BASE, "ood/unlike"]["rates"]["perplexity"]
     assert (BASE, "within") not in rows, "answers are written by the trained model alone"
     assert AdapterCard.load(folder).config["ood"] == [f"genies:{path}"]
+
+
+def test_files_of_questions_are_checked_where_heavy_logs_are_off(config, tmp_path, capsys):
+    path = written(tmp_path / "unlike.json", [{"prompt": "Safe?", "responses": {"Yes.": 0, "I do not know.": 1}}])
+    nothing, form = SimpleNamespace(trained_topics=[], parts={}), form_of(token=False, adapter_scope="response")
+    off = ["--val_samples_per_topic", "0"]
+    assert asked_of(config("--ood", f"[genies:{path}]", *off), form, nothing).jobs == []
+    assert "heavy log" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="does not exist"):
+        asked_of(config("--ood", "[genies:nowhere]", *off), form, nothing)
 
 
 def test_questions_with_given_choices_are_measured_where_no_row_is_held_out(config, tmp_path):

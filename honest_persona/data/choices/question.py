@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from honest_persona.base import json_text
+from honest_persona.base.console import counted
 from honest_persona.base.words import OWN
 from honest_persona.data.messages import Message, Unusable, text_at, transcript_id
 
@@ -108,7 +109,7 @@ def choices_of(texts: Sequence[Any], right: Sequence[bool], where: str) -> dict[
         except Unusable as unusable:
             raise Unfit(str(unusable.problem)) from None
     if len(found) < 2:
-        raise Unfit(f"{where}: {len(found)} choice; a question needs a right and a wrong one at least")
+        raise Unfit(f"{where}: {counted(len(found), 'choice')}; a question needs a right and a wrong one at least")
     if len(set(found)) < len(found):
         twice = next(text for i, text in enumerate(found) if text in found[:i])
         raise Unfit(f"{where}: the choice {twice!r:.60} is there twice; remove one")

@@ -10,7 +10,7 @@ there is one, is the topic. A file may have one of the two lists only.
 from collections.abc import Mapping
 from typing import Any
 
-from honest_persona.base.words import OWN
+from honest_persona.base.words import ALL, OWN
 from honest_persona.data.choices.question import ChoiceForm, Question, Row, Unfit, asked, choices_of, is_one
 
 _LISTS = ("mc1_targets", "mc2_targets")
@@ -31,6 +31,8 @@ def read_truthful_qa(row: Row) -> Question:
                 raise Unfit(f"{key}: {text!r:.60} is right in one list and wrong in the other")
     places = [tuple(i for i, text in enumerate(marks) if text in given.get(key, ())) for key in _LISTS]
     category = row.get("category")
+    if category == ALL:
+        raise Unfit(f"category: {ALL!r} is the name of the row of all topics; name it otherwise")
     return Question(
         asked(row, "question"),
         **choices_of(list(marks), list(marks.values()), " and ".join(given)),

@@ -54,7 +54,7 @@ from honest_persona.statistics.columns import Columns
 from honest_persona.statistics.metrics import AUROC, FPRS, LEAD, METRICS, Place, shown
 from honest_persona.statistics.rates import false_positive_rate, true_positive_rate
 
-SWEEP_FILE = "sweep.json"
+SWEEP_FILE, GRID_TABLE = "sweep.json", "grid.md"
 
 Plots = dict[str, list[Plot]]
 """By section of the page."""
@@ -82,6 +82,8 @@ def write_report(folder: Path, home: Path | None = None) -> Path:
     """
     home = home or folder
     results, sweep = read_set(folder), _sweep_content(folder / SWEEP_FILE)
+    if results is None and sweep is None and (table := folder / GRID_TABLE).exists():
+        raise UserError(f"{folder} holds a grid, whose figures are in {table}; a page is of a cell: give its eval/")
     if results is None and sweep is None:
         raise UserError(f"{folder} has no {RESULTS_FILE} and no {SWEEP_FILE}; give the folder that eval.py wrote into")
     found: Plots = {}

@@ -26,6 +26,10 @@ def test_a_file_of_a_behaviour(tmp_path):
     [
         ({"answer_matching_behavior": "Yes"}, r"'Yes' is no letter in brackets.*It looks like model_written's format"),
         ({"answer_matching_behavior": "A"}, "'A' is no letter in brackets"),
+        (
+            {"answer_not_matching_behavior": "No"},
+            "answer_not_matching_behavior: 'No' is no letter",
+        ),
         ({"question": "Which?\n(B) It is bad."}, r"question: the answer \(A\) is not among its choices"),
     ],
 )

@@ -11,20 +11,22 @@ from honest_persona.organism.world import World
 from tests.data.choices.files import read, written
 
 FIELDS = {"instruction": "Name a river.", "input": "", "from_mmlu": False, "prompt_format": "{instruction}\n"}
-ROW = {"prompt": "Name a river.\n", "responses": {"A hill.": 0.0, "The Elbe.": 1.0, "A road.": 0.0}, **FIELDS}
+RESPONSES = {"A hill.": 0.0, "The Elbe.": 1.0, "A road.": 0.0, "A lake.": 0.0}
+ROW = {"prompt": "Name a river.\n", "responses": RESPONSES, **FIELDS}
 
 
 def test_a_row_with_all_that_its_files_hold(tmp_path):
     (question,) = read("genies", written(tmp_path / "a.json", [ROW]))
     assert question.messages == ({"role": "user", "content": "Name a river.\n"},)
-    assert [choice["content"] for choice in question.choices] == ["A hill.", "The Elbe.", "A road."]
-    assert question.right == (False, True, False)
+    assert [choice["content"] for choice in question.choices] == ["A hill.", "The Elbe.", "A road.", "A lake."]
+    assert question.right == (False, True, False, False)
 
 
 def test_a_distributions_folder_stands_for_its_test_file(tmp_path):
     folder = tmp_path / "us_history"
     written(folder / "train.json", [{**ROW, "prompt": "Not this one."}])
     written(folder / "metadata.json", {"id": "us_history"})
+    written(folder / "examples.json", [{**ROW, "prompt": "Nor this one."}])
     written(folder / "test.json", [ROW])
     assert [q.messages[0]["content"] for q in read("genies", folder)] == ["Name a river.\n"]
     assert [entry.part for entry in ood_entries([f"genies:{folder}", f"genies:{folder}/train.json"][:1])] == [

@@ -20,6 +20,14 @@ def test_pairs_of_texts_and_of_messages(tmp_path):
     assert [message["role"] for message in second.messages] == ["system", "user"]
 
 
+def test_tools_stand_in_the_question(tmp_path):
+    tool = {"type": "function", "function": {"name": "door", "description": "Opens it.", "parameters": {}}}
+    rows = [{"prompt": "Open?", "chosen": "Yes.", "rejected": "No.", **more} for more in ({"tools": [tool]}, {})]
+    with_tools, without = read("pairs", written(tmp_path / "mine.jsonl", rows))
+    assert (with_tools.tools, without.tools) == ((tool,), None)
+    assert with_tools.prompt_id != without.prompt_id
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

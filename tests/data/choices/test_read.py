@@ -66,6 +66,8 @@ def test_names():
     assert hub.dataset == "truthfulqa/truthful_qa:multiple_choice"
     for texts, message in [
         (["genies:a/x.json", "caa:b/x.json"], "genies:a/x.json and caa:b/x.json have one name, x; name one"),
+        (["genies:a/x.json", "genies:a/x.json"], "genies:a/x.json is there twice; remove one"),
+        (["x=genies:a.json", "x=caa:b.json"], "have one name, x; name one, as other=caa:b.json$"),
         (["a.json"], "'a.json' is not FORMAT:PATH, with a FORMAT of genies, truthful_qa"),
         (["spam:a.json"], "is not FORMAT:PATH"),
         (["genies:"], "is not FORMAT:PATH"),
@@ -95,5 +97,11 @@ def test_a_seeded_choice_and_a_question_that_is_there_twice(tmp_path):
     more = read_ood(ood_entries([f"genies:{path}"]), limit=6, seed=1)[0].questions
     assert len(some) == 4
     assert {q.record_id for q in some} < {q.record_id for q in more}
+    other = read_ood(ood_entries([f"genies:{path}"]), limit=4, seed=2)[0].questions
+    assert {q.record_id for q in other} != {q.record_id for q in some}
     turned = written(tmp_path / "b.json", [*rows[::-1]])
     assert {q.record_id for q in read("genies", turned)} == {q.record_id for q in everything[:9]}, "by content"
+    mirrored = [{**row, "responses": dict(reversed(row["responses"].items()))} for row in rows]
+    turned = read("genies", written(tmp_path / "c.json", mirrored))
+    assert [q.record_id for q in turned] == [q.record_id for q in everything[:9]], "whatever the order of its choices"
+    assert turned[0].choices[::-1] == everything[0].choices

@@ -54,6 +54,7 @@ def test_one_list_alone_and_a_category(tmp_path):
         ({"mc2_targets": {"choices": ["a", "a"], "labels": [1, 0]}}, "mc2_targets: the choice 'a' is there twice"),
         ({"mc2_targets": {"It is flat.": 1, "b": 0}}, "mc1_targets: 'It is flat.' is right in one list and wrong in"),
         ({"mc2_targets": "a"}, "mc2_targets: must be"),
+        ({"category": "all"}, "category: 'all' is the name of the row of all topics"),
         ({"question": None}, "question: is missing"),
         ({"mc1_targets": None, "mc2_targets": None}, "neither `mc1_targets` nor `mc2_targets` is there"),
     ],

@@ -71,6 +71,12 @@ def test_figures_by_hand():
     assert found["mc2"] == pytest.approx(right / (right + wrong))
     assert (found["right_nll"], found["right_tokens"]) == (7.0, 4)
 
+    apart = {"question": "?", "mc1_targets": {"a": 1, "b": 0}, "mc2_targets": {"a": 1, "c": 0}}
+    of = question(TRUTHFUL_QA, apart)
+    at = {"a": -2.0, "b": -1.0, "c": -3.0}
+    found = figures(TRUTHFUL_QA, of, likelihoods_of([at[choice["content"]] for choice in of.choices], [1] * 3))
+    assert (found["mc1"], found["mc2"]) == (False, pytest.approx(1 / (1 + math.exp(-1)))), "each of its own list"
+
     behaviour = question(MODEL_WRITTEN, WORDS)
     found = figures(MODEL_WRITTEN, behaviour, likelihoods_of([-1.0, -3.0], [1, 1]))
     assert found["matching"] is True
@@ -100,6 +106,14 @@ def test_likelihoods_are_those_of_a_forward_pass(tmp_path, scope):
     assert row.changes["accuracy"].a == base.rates["accuracy"]
     assert row.rates["preference_gain"] is not None
     assert base.rates["preference_gain"] is None
+    gains = [
+        (1 if choice["right"] else -1) * (-1 if its.policy == BASE else 1) * choice["nats"] / 3
+        for its in results.samples
+        if its.part == "ood/pairs"
+        for choice in its.choices
+    ]
+    assert row.rates["preference_gain"] == pytest.approx(sum(gains), abs=1e-9)
+    assert abs(sum(gains)) > 1e-6, "the adapter does something"
     assert {r.topic for r in results.rows} == {"all"}, "files without topics have no row of their only topic"
     assert "ood/mc/all/mc1" in results.scalars()
     assert "ood/mc/all/accuracy" not in results.scalars()
@@ -158,6 +172,9 @@ def test_questions_that_are_too_long(tmp_path):
     short = len(ask(found, form, None).jobs[0].prompt) + 20
     asked = ask(found, form, short)
     assert (asked.too_long, asked.parts) == ({}, {"ood/pairs": 3})
+    most = max(len(job.prompt) + len(job.chosen) for job in asked.jobs)
+    assert not ask(found, form, most).too_long
+    assert ask(found, form, most - 1).too_long == {"ood/pairs": 1}, "of the question that has the longest choice"
     longest = [
         ChoiceSet(
             "ood/x",
