@@ -24,6 +24,7 @@ from honest_persona.base.progress import rounds
 from honest_persona.base.ranks import rank
 from honest_persona.base.words import ACROSS
 from honest_persona.config.keys import CHECKPOINTS_DIR, RunConfig
+from honest_persona.config.objectives import spec_of
 from honest_persona.data.load import load_records
 from honest_persona.data.records import Record
 from honest_persona.data.selection import Selection
@@ -124,8 +125,8 @@ def sweep(config: RunConfig, kind: str, limit: int | None = None, output: Path |
         UserError: too little data for a fold; the folder holds a sweep begun with other settings, which are named. All
             before the first training. Later, what `train` and `evaluate_adapter` raise.
     """
-    if config.rounds is not None:
-        raise UserError("rounds: a sweep trains once for each fold; leave the key out")
+    if spec_of(config.objective).trains_answers:
+        raise UserError(f"--{kind}: its trainings are of reviews, and {config.objective} trains answers; take --grid")
     if config.use_dummy_data:
         raise UserError("use_dummy_data: a sweep compares topics, and dummy data has none; leave it out")
     records = load_records(config.dataset, Selection.of(config.as_dict())).records

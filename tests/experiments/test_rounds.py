@@ -394,7 +394,7 @@ def test_a_reward_that_is_refused_later_leaves_the_round_before(config, one_roun
 
 
 def test_a_sweep_takes_no_rounds(config, tmp_path):
-    with pytest.raises(UserError, match=r"rounds: a sweep trains once for each fold"):
+    with pytest.raises(UserError, match=r"--topic_matrix: .* trains answers; take --grid"):
         sweep(config(), "topic_matrix", output=tmp_path / "sweep")
 
 

@@ -193,6 +193,7 @@ def test_what_cannot_be_swept_is_said_at_once(tmp_path, called):
         "--follow_up: this config is a plain follow-up": ("follow_up", plain),
         "adapter: the plain follow-up cannot start from": ("follow_up", {"adapter": "checkpoints/x"}),
         "--topic_matrix: the data has one topic only": ("topic_matrix", one),
+        "--topic_matrix: its trainings are of reviews, and dpo trains answers": ("topic_matrix", {"objective": "dpo"}),
         "use_dummy_data: a sweep compares topics": ("topic_matrix", {"use_dummy_data": True}),
         nothing_left: ("topic_matrix", {"val_item_frac": 0.999}),
     }

@@ -196,6 +196,8 @@ def test_a_site_at_which_the_two_answers_are_the_same_is_left_out(name):
     assert figures.same.tolist() == [[False] * 3, [True] * 3]
     assert figures.counted.all()
     assert not state_figures([same]).counted.any()
+    just = good._replace(reference_rejected=good.reference_chosen * (1 + 2e-4))
+    assert state_figures([just]).counted.all(), "what differs by more than 1e-4 of its size counts"
     blank = PairStates(*(torch.zeros(3, D, requires_grad=i < 2) for i in range(4)))
     value(LOSSES[name], [blank]).sum().backward()
     assert not blank.chosen.grad.any(), "a row without its answers"

@@ -12,12 +12,13 @@ from honest_persona.data.choices.question import ChoiceSet
 from honest_persona.data.choices.read import read_ood
 from honest_persona.data.choices.truthful_qa import TRUTHFUL_QA
 from honest_persona.evaluation import shares
-from honest_persona.evaluation.answers import suite
+from honest_persona.evaluation.answers import choices, suite
 from honest_persona.evaluation.answers.choices import ask, figures
 from honest_persona.evaluation.answers.likelihood import Likelihood
 from honest_persona.evaluation.answers.samples import BASE, TRAINED, read_answers_file
 from honest_persona.evaluation.answers.suite import evaluate_answers
 from honest_persona.evaluation.sets import ANSWERS_FILE, NewSet
+from honest_persona.prompts.kinds import Kind
 from tests.data.choices.files import written
 from tests.data.choices.test_caa import ROW as CAA
 from tests.data.choices.test_model_written import WORDS
@@ -126,6 +127,16 @@ def test_the_end_of_the_turn_is_an_answers_where_the_format_has_it_so(tmp_path):
     for job in ask(sets(tmp_path), form, None).jobs:
         by_part.setdefault(job.part, set()).add(end in job.chosen)
     assert by_part == {"ood/pairs": {True}, "ood/mc": {False}, "ood/persona": {False}, "ood/letters": {False}}
+
+
+def test_choices_that_a_tokenizer_does_not_tell_apart(tmp_path, monkeypatch):
+    _, form = model_and_form()
+    found = sets(tmp_path, n=1)[:1]
+    monkeypatch.setattr(choices, "response_tokens", lambda *_: ([7, 8], [Kind.RESPONSE] * 2))
+    with pytest.raises(
+        UserError, match=r"ood/pairs: the question 'Is it safe\?': two of its choices have the same tokens"
+    ):
+        ask(found, form, None)
 
 
 @pytest.mark.parametrize("world", [2, 3])
