@@ -23,6 +23,7 @@ GOOD, BAD = 1.0, -1.0
 """Scores of a label, and of a pair's two answers."""
 _SPREAD = 1e-2
 _MOST_OF_ONE = 0.95
+_LARGE = 10.0
 
 
 def advantages(scores: Sequence[float]) -> list[float]:
@@ -62,7 +63,11 @@ def groups(rows: FeedbackRows, left_out: Counter[str]) -> Iterator[Feedback]:
 
 
 def check_scores(found: Sequence[float], objective: str) -> str | None:
-    """A warning where nearly all scores are one; None: they are not. Raises UserError: all scores are the same."""
+    """A warning where nearly all scores are one, or are large; None: they are not.
+
+    Raises:
+        UserError: all scores are the same.
+    """
     most, n = Counter(found).most_common(1)[0] if found else (0.0, 0)
     if n and n == len(found):
         raise UserError(
@@ -70,12 +75,14 @@ def check_scores(found: Sequence[float], objective: str) -> str | None:
             "learns from the difference: add answers with other scores, or labels of both kinds; to learn from good "
             "answers alone, use objective sft"
         )
-    if n <= _MOST_OF_ONE * len(found):
-        return None
-    return (
-        f"{n / len(found):.1%} of the answers to train on have the score {most:g}, so the others hardly count: leave "
-        "some of these out"
-    )
+    if n > _MOST_OF_ONE * len(found):
+        return (
+            f"{n / len(found):.1%} of the answers to train on have the score {most:g}, so the others hardly count: "
+            "leave some of these out"
+        )
+    if (largest := max(map(abs, found), default=0.0)) > _LARGE:
+        return f"scores of up to {largest:g} in size are taken as they are: bring them to about -1 to 1"
+    return None
 
 
 def _scored(row: Feedback, left_out: Counter[str]) -> Iterator[Feedback]:

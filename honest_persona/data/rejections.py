@@ -6,9 +6,9 @@ Every intervention is counted once, under the first reason that applies, in this
    nested_too_deep, no_conversation, bad_conversation, no_flag, two_labels, reserved_topic, unknown_variant,
    unknown_split, empty_response, empty_intervention, empty_review, unknown_flag, variant_b_without_prompt; of feedback
    alone: half_pair, no_prompt, empty_prompt, two_prompts, equal_answers, label_not_bool, no_number, negative_margin,
-   scores_differ, unknown_feedback; and what rejects a whole line, row, file or folder: malformed_json, malformed_csv,
-   wrong_number_of_cells, unreadable_row, not_utf8, unknown_encoding, damaged_text, unreadable_file, empty_file,
-   git_lfs_pointer, another_kind, damaged_file, unpacks_too_large, topic_mismatch, topic_without_files.
+   no_responses, scores_differ, unknown_feedback; and what rejects a whole line, row, file or folder: malformed_json,
+   malformed_csv, wrong_number_of_cells, unreadable_row, not_utf8, unknown_encoding, damaged_text, unreadable_file,
+   empty_file, git_lfs_pointer, another_kind, damaged_file, unpacks_too_large, topic_mismatch, topic_without_files.
 2. What the run did not ask for: topic_not_selected, model_not_selected, intervention_type_not_selected.
 3. What cannot train: flag_not_trainable:AMBIGUOUS and :ERROR.
 4. Quality filters: tag:<the first of tags_to_filter that the record carries>.
@@ -62,7 +62,7 @@ REMEDIES = {
     "unknown_variant": "Use A or B as the variant, or leave the column out: columns: {variant: null}.",
     "unknown_split": "Use train or validation, or leave `split` out for the seeded split by item.",
     "topic_mismatch": "Move the file to the folder of the topic it names, or correct its `topic` field.",
-    "empty_response": "Generate the response again, or remove the inference.",
+    "empty_response": "Generate the response again, or remove it from the data.",
     "empty_intervention": "Write the trigger text, or remove the intervention.",
     "empty_review": "Write the review, or remove the intervention.",
     "unknown_flag": "Use PASS or FAIL (AMBIGUOUS and ERROR are known, and not trained on), or say in flag_values "
@@ -74,8 +74,9 @@ REMEDIES = {
     "two_prompts": "Give all answers of a row to one prompt: what stands in front of the last message must be one.",
     "equal_answers": "Remove the pair, or make it again: from two equal answers nothing can be learnt.",
     "label_not_bool": "Write true (desirable) or false, or say in flag_values what your labels mean.",
-    "no_number": "Write a finite number as `{detail}`: no text, no NaN, no Infinity.",
+    "no_number": "Write a number between -1e30 and 1e30 as `{detail}`: no words, no NaN, no Infinity.",
     "negative_margin": "Swap `chosen` and `rejected`: by their scores the rejected answer is the better one.",
+    "no_responses": "Give at least one response, with a score for each.",
     "scores_differ": "Give one score for each of the responses.",
     "unknown_feedback": "Use binary_feedback, pairwise_feedback or scalar_feedback as `type`, or leave `type` out.",
     "prompt_id_of_two": "Give each prompt a `prompt_id` of its own, or leave it out: columns: {prompt_id: null}.",

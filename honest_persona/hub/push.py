@@ -15,11 +15,12 @@ from honest_persona.base.console import say
 from honest_persona.base.errors import UserError
 from honest_persona.base.ranks import rank
 from honest_persona.config.keys import RunConfig
+from honest_persona.config.objectives import spec_of
 from honest_persona.hub.audited import audit_of
 from honest_persona.hub.deltas import stage_delta
 from honest_persona.hub.leaks import check_secrets
 from honest_persona.hub.model_card import write_model_card
-from honest_persona.hub.staging import StagedFiles, published_base, stage
+from honest_persona.hub.staging import REWARD_MODEL, StagedFiles, published_base, stage
 from honest_persona.hub.upload import Upload, check_repo, is_repo
 from honest_persona.modeling.adapters.published import ALLOWED
 from honest_persona.modeling.base_model import base_of
@@ -95,11 +96,14 @@ def check_upload(config: RunConfig) -> None:
     """Before a run with `push_to_hub`: find what would certainly stop its upload.
 
     Raises:
-        UserError: no hub_model_id, or a base model that is a folder of this machine.
+        UserError: no hub_model_id, a base model that is a folder of this machine, or an objective or a tuning that
+            leaves no adapter to publish.
     """
     if not config.trainer.get("push_to_hub"):
         return
     repo = config.trainer.get("hub_model_id")
+    if spec_of(config.objective).makes_reward:
+        raise UserError(f"push_to_hub: objective {config.objective} makes a reward model, and {REWARD_MODEL}")
     if config.tuning == "full":
         raise UserError(
             "push_to_hub: tuning full makes a whole model, and adapters alone are pushed by a run; export it "

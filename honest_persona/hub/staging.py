@@ -30,6 +30,11 @@ from honest_persona.modeling.source import is_gguf
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
+REWARD_MODEL = (
+    "push publishes adapters that answer or review: no one could name a repo as reward: [model:user/name] and get this "
+    "one's rewards. Give its folder to others as it is"
+)
+"""Why a reward model is not published."""
 _NOT_THE_ORIGINAL = (
     "The repo of the model that was quantized will not do: its weights differ, so the adapter would refuse to load"
 )
@@ -74,7 +79,9 @@ def stage(adapter: Path, folder: Path, base_model: str | None = None, report: bo
     """
     for name in ALLOWED:
         _is_there(adapter, name)  # no link is followed, not even to read it
-    card = AdapterCard.load(adapter)
+    card = AdapterCard.load(adapter, reward_model=True)
+    if card.makes_reward:
+        raise UserError(f"{adapter}: objective {card.objective} made a reward model, and {REWARD_MODEL}")
     if card.tuning == "full":
         raise UserError(
             f"{adapter}: tuning full changed all weights of {card.base_model}, so there is no adapter to publish. "

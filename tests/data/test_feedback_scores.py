@@ -57,3 +57,7 @@ def test_one_score_alone_is_an_error_and_nearly_so_a_warning():
         check_scores([1.0, 1.0], "ppo_offline")
     assert check_scores([1.0] * 97 + [0.0] * 3, "ppo_offline").startswith("97.0% of the answers to train on have")
     assert check_scores([1.0, 0.0], "ppo_offline") is None
+    assert check_scores([10.0, -10.0], "ppo_offline") is None
+    assert check_scores([1.0, -80.0], "ppo_offline") == (
+        "scores of up to 80 in size are taken as they are: bring them to about -1 to 1"
+    )

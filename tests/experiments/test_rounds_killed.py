@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.experiments.test_rounds import REWARDS, WEIGHTS
-from tests.training.launches import launch, start
+from tests.training.launches import launch, launch_for_real, start
 
 KILLS = 10
 CONFIG = """
@@ -81,11 +81,29 @@ def test_two_ranks_go_through_the_rounds_of_one(flags, tmp_path):
     one = launch(tmp_path, "one", *flags, *more)
     two = launch(tmp_path, "two", *flags, *more, "--deepspeed", "ds_configs/zero2.json", launcher="deepspeed")
     assert (one.code, two.code) == (0, 0), one.output + two.output
-    answers = [
-        [json.loads(line)["response"] for line in (run.folder / "rounds/1/samples.jsonl").read_text().splitlines()]
-        for run in (one, two)
-    ]
-    assert answers[0] == answers[1]
+    assert answers_of(one.folder, 1) == answers_of(two.folder, 1)
     assert losses(two.folder) == pytest.approx(losses(one.folder), abs=1e-5)
     mine, theirs = (load_file(run.folder / WEIGHTS) for run in (two, one))
     assert max(float((mine[name] - theirs[name]).abs().max()) for name in theirs) < 1e-5
+
+
+@pytest.mark.long
+def test_two_ranks_with_zero_3_go_through_two_rounds(flags, tmp_path):
+    """A later round answers with the adapter that ZeRO-3 has gathered; a difference of 1e-5 may decide few tokens."""
+    more = "--rounds", "2", "--lora_dropout", "0"
+    one = launch(tmp_path, "one", *flags, *more)
+    two = launch_for_real(tmp_path, "two", *flags, *more, "--deepspeed", "ds_configs/zero3.json", launcher="deepspeed")
+    assert (one.code, two.code) == (0, 0), one.output + two.output
+    assert losses(two.folder)[:4] == pytest.approx(losses(one.folder)[:4], abs=1e-5)
+    assert len(losses(two.folder)) == 8
+    answers = [answers_of(run.folder, 2) for run in (one, two)]
+    alike = [mine == theirs for mine, theirs in zip(*answers, strict=True)]
+    assert sum(alike) >= 0.9 * len(alike)
+    mine, theirs = (load_file(run.folder / "rounds" / "1" / WEIGHTS) for run in (two, one))
+    assert max(float((mine[name] - theirs[name]).abs().max()) for name in theirs) < 1e-5
+    assert (two.folder / WEIGHTS).read_bytes() == (two.folder / "rounds" / "2" / WEIGHTS).read_bytes()
+
+
+def answers_of(folder: Path, number: int) -> list[str]:
+    lines = (folder / "rounds" / str(number) / "samples.jsonl").read_text().splitlines()
+    return [json.loads(line)["response"] for line in lines]

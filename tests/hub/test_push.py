@@ -329,6 +329,9 @@ class TestAfterTraining:
         for repo in (None, "name", "a/b/c"):
             with pytest.raises(UserError, match="hub_model_id: push_to_hub needs a repo as user/name"):
                 check_upload(self.config(push_to_hub=True, hub_model_id=repo))
-        config = self.config(push_to_hub=True, hub_model_id="user/name").model_copy(update={"model": "/data/llama"})
+        wanted = self.config(push_to_hub=True, hub_model_id="user/name")
+        with pytest.raises(UserError, match="push_to_hub: objective reward makes a reward model, and push publishes"):
+            check_upload(wanted.model_copy(update={"objective": "reward"}))
+        config = wanted.model_copy(update={"model": "/data/llama"})
         with pytest.raises(UserError, match="is a folder of this machine"):
             check_upload(config)

@@ -10,17 +10,20 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import AutoPeftModelForSequenceClassification
+from peft import AutoPeftModelForSequenceClassification, LoraModel
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from honest_persona.base.errors import UserError
 from honest_persona.experiments.evaluate_any import evaluate
-from honest_persona.modeling.adapters.reward_model import check_classifies
+from honest_persona.hub.push import push
+from honest_persona.modeling.adapters import reward_model
+from honest_persona.modeling.adapters.card import AdapterCard
+from honest_persona.modeling.adapters.reward_model import check_classifies, load_reward_model
 from honest_persona.modeling.adapters.tuning import HEAD
 from honest_persona.modeling.base_model import base_of
-from honest_persona.modeling.load import load_model_config
+from honest_persona.modeling.load import load_base, load_model_config
 from honest_persona.objectives.preferred import bradley_terry
 from honest_persona.persona.product import load_honest_persona
 from honest_persona.prompts.feedback import closing_tokens, conversation_tokens
@@ -131,6 +134,28 @@ def test_the_folder_gives_the_rewards_of_the_training(made, tmp_path):
     assert found == pytest.approx(expected, abs=1e-5)
 
 
+def test_an_adapter_on_quantized_weights_is_not_merged(made, monkeypatch):
+    """They cannot hold both: merged ones gave 0.36 where the training gave 2.08 (bitsandbytes 0.50, 8 bits)."""
+    asked: list[int | None] = []
+
+    def base(model, revision, dtype, attention, bits):
+        asked.append(bits)
+        return load_base(model, revision, dtype)
+
+    folder, card = made[0], AdapterCard.load(made[0], reward_model=True)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    merged = load_reward_model(folder, card, torch.float32)
+    monkeypatch.setattr(reward_model, "load_base", base)
+    monkeypatch.setattr(LoraModel, "merge_and_unload", lambda *_, **__: pytest.fail("the adapter is merged"))
+    card = replace(card, config={**card.config, "load_in_8bit": True})
+    found = load_reward_model(folder, card, torch.float32)
+    assert asked == [8]
+    with torch.no_grad():
+        rewards = [model(ids, torch.ones_like(ids)).item() for model in (merged, found)]
+    assert rewards[1] == pytest.approx(rewards[0], abs=1e-5)
+    assert abs(rewards[0]) > 1e-3
+
+
 def with_base(folder, copied, base):
     """The adapter's folder, copied, with a base model that transformers finds."""
     shutil.copytree(folder, copied, ignore=shutil.ignore_patterns("checkpoint*"))
@@ -155,6 +180,11 @@ def with_base(folder, copied, base):
 def test_a_reward_model_named_by_mistake_is_told(made, use):
     with pytest.raises(UserError, match=r"holds a reward model \(objective reward\), which writes no text; name it as"):
         use(made[0])
+
+
+def test_a_reward_model_is_not_published(made):
+    with pytest.raises(UserError, match=r"objective reward made a reward model, and push publishes adapters"):
+        push(made[0], "user/name", dry_run=True)
 
 
 def test_another_runs_folder_is_no_reward_model(tmp_path):

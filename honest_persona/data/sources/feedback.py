@@ -8,7 +8,6 @@ TRL's forms, as texts or as messages, and the feedback files of HALOs are such r
 decides its kind (data/feedback.py). Here `label: true` is desirable, as in TRL and HALOs.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,6 +78,8 @@ _USUAL: Mapping[str, Sequence[str]] = {
 }
 """The names under which a column is found where `columns` does not name it."""
 ANSWERED_ASIDE = "`messages` ends with an answer, so the prompt of a pair is read elsewhere"
+_MOST = 1e30
+"""Scores and margins are smaller: their differences are numbers in float32, too."""
 _DESIRABLE = ("label", "desirable")
 """Columns in which true is desirable; in all others it means what the column's name says."""
 
@@ -268,7 +269,9 @@ def _scored(
     if "scores" not in row.own:
         raise Refused(row.place, "scores", "missing_field:scores")
     scores = checked(unpacked(row.own["scores"]), list, row.at("scores"), "scores")
-    if len(texts) != len(scores) or not texts:
+    if not texts:
+        raise Refused(row.at("responses"), row.names["responses"], "no_responses")
+    if len(texts) != len(scores):
         raise Refused(row.at("scores"), row.names["scores"], "scores_differ", f"{len(texts)} and {len(scores)}")
     found = []
     for text in texts:
@@ -277,7 +280,7 @@ def _scored(
             _check_text(row, "responses", text)
             turns = [{"role": "assistant", "content": text}]
         found.append(_with_answer(row, asked, turns, "responses", notes))
-    numbers = tuple(_finite(score, f"{row.at('scores')}[{i}]", "scores") for i, score in enumerate(scores))
+    numbers = tuple(_sized(score, f"{row.at('scores')}[{i}]", "scores") for i, score in enumerate(scores))
     prompt = found[0].messages[:-1]
     if any(said.messages[:-1] != prompt for said in found):
         raise Refused(row.at("responses"), row.names["responses"], "two_prompts")
@@ -328,15 +331,15 @@ def _margin(row: NamedRow) -> float | None:
 
 
 def _number(row: NamedRow, ours: str) -> float:
-    return _finite(row.own[ours], row.at(ours), row.names[ours])
+    return _sized(row.own[ours], row.at(ours), row.names[ours])
 
 
-def _finite(value: Any, place: str, field: str) -> float:
+def _sized(value: Any, place: str, field: str) -> float:
     if isinstance(value, str):
         try:
             value = float(value)
         except ValueError:
             value = None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= _MOST:  # not so NaN
         raise Refused(place, field, f"no_number:{field}")
     return float(value)

@@ -80,7 +80,10 @@ def _margins(model: Model, head: Head, jobs: Sequence[Job], form: TokenFormat, b
 def print_pairs(results: AnswerResults, title: str) -> None:
     """Print accuracy and margin of each part and topic."""
     headings = ("pairs", "accuracy", "95 %", "margin")
-    note = "accuracy: share of the held-out pairs whose chosen answer has the higher reward; intervals by group"
+    note = (
+        "accuracy: share of the held-out pairs whose chosen answer has the higher reward (before training all rewards "
+        "are 0); intervals by group"
+    )
     table = Table(title, [Column("topic", "name"), *(Column(heading) for heading in headings)], note)
     for row in results.rows:
         interval = row.intervals["preference_accuracy"]

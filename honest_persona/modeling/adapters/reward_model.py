@@ -72,7 +72,8 @@ def save_score(folder: Path, weight: Tensor) -> None:
 
 
 def load_reward_model(folder: Path, card: AdapterCard, dtype: torch.dtype) -> RewardModel:
-    """The base model with adapter and head, the adapter merged.
+    """The base model with adapter and head. The adapter is merged where the weights are not quantized: those cannot
+    hold both.
 
     Raises:
         UserError: the base model cannot be loaded, or the adapter does not fit it.
@@ -81,6 +82,8 @@ def load_reward_model(folder: Path, card: AdapterCard, dtype: torch.dtype) -> Re
     base: PreTrainedModel = load_base(card.base_model, card.base_revision, dtype, None, card.bits)
     made: Any = _skeleton(base.config)
     setattr(made, made.base_model_prefix, base.base_model)
+    for mark in ("is_loaded_in_8bit", "is_loaded_in_4bit"):  # by which PEFT knows quantized layers
+        setattr(made, mark, getattr(base, mark, False))
     setattr(made, SCORE, nn.Linear(made.config.get_text_config().hidden_size, 1, bias=False, dtype=dtype))
     try:
         adapted: Any = PeftModel.from_pretrained(made, folder)
@@ -89,7 +92,8 @@ def load_reward_model(folder: Path, card: AdapterCard, dtype: torch.dtype) -> Re
     wanted = {name for name, _ in adapted.named_parameters() if ".lora_" in name}
     if _SAVED not in saved or len(wanted) != len(saved) - 1:
         raise UserError(f"{folder}: the reward model does not fit {card.base_model!r}; take a sound copy")
-    return RewardModel(adapted.merge_and_unload(safe_merge=True)).eval()
+    classifier = adapted.merge_and_unload(safe_merge=True) if card.bits is None else adapted.get_base_model()
+    return RewardModel(classifier).eval()
 
 
 def _skeleton(config: PreTrainedConfig) -> PreTrainedModel:
