@@ -164,6 +164,13 @@ _ANSWERS = replace(
     },
 )
 """For objectives on answers: what is refused is the same, and some reasons are others."""
+_BESIDE = "a head's numbers are no output of the model, so that DDP would take the head for unused"
+_HEADED = replace(
+    _ANSWERS,
+    fixed={**_ANSWERS.fixed, "ddp_find_unused_parameters": False},
+    refused={**_ANSWERS.refused, "ddp_find_unused_parameters": _BESIDE},
+)
+"""For those of them with a head."""
 
 _OWN_ANSWERS = "answers are written by this package, as evaluations write them"
 _WHOLE_DRAW = "answers are drawn from all tokens at temperature, so that their probabilities are the policy's own"
@@ -250,5 +257,6 @@ def objectives() -> tuple[str, ...]:
 
 
 def options_of(objective: str) -> TrainerOptions:
-    """The options of an objective: registered for it, or those of all objectives on answers."""
-    return _OPTIONS.get(objective, _ANSWERS)
+    """The options of an objective: registered for it, or those of all objectives on answers, with a head or without."""
+    spec = OBJECTIVES.get(objective)
+    return _OPTIONS.get(objective, _HEADED if spec is not None and spec.has_head else _ANSWERS)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from honest_persona.base import json_text
+from honest_persona.base.errors import UserError
 from honest_persona.base.files import moved_into, write_text
 from honest_persona.base.manifest import MANIFEST
 from honest_persona.config.keys import RunConfig
@@ -59,7 +60,7 @@ def _config(config: RunConfig, card: AdapterCard, state: State) -> dict[str, Any
 def write_metrics(folder: Path, number: int, steps_before: int) -> None:
     """Add a round's lines to the run's `metrics.jsonl`: `step` counts on over the rounds, `round` names the round."""
     path = folder / METRICS
-    kept = [line for line in _lines(path) if line["round"] < number]
+    kept = [line for line in _lines(path) if line.get("round", 0) < number]
     new = [
         {**line, "step": steps_before + line["step"], "round": number}
         for line in _lines(round_folder(folder, number) / METRICS)
@@ -69,5 +70,11 @@ def write_metrics(folder: Path, number: int, steps_before: int) -> None:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            yield json_text.loads(line)
+        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                line = json_text.loads(text, undefined=True)
+            except ValueError:
+                line = None
+            if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+                raise UserError(f"{path}: line {number} is no line of a log; remove it, and --resume")
+            yield line

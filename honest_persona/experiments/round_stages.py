@@ -89,7 +89,7 @@ def made_of(folder: Path, number: int) -> dict[str, Any] | None:
     place = round_folder(folder, number)
     try:
         found: dict[str, Any] = json_text.loads((place / MADE).read_text(encoding="utf-8"))
-        same = found["made"]["rows_sha256"] == _sha256(place / ROWS)
+        same = isinstance(found["gate"], dict) and found["made"]["rows_sha256"] == _sha256(place / ROWS)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError) as error:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from honest_persona.base import json_text
 from honest_persona.base.errors import UserError
 from honest_persona.base.files import write_text
@@ -77,12 +79,18 @@ def read(folder: Path) -> State | None:
         content = json_text.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") != _FORMAT:
             raise ValueError("another format")
-        return State(**{**content, "rounds": tuple(Done(**done) for done in content["rounds"])})
+        TypeAdapter(State).validate_json(json_text.dumps(content), strict=True)  # a dataclass does not check types
+        state = State(**{**content, "rounds": tuple(Done(**done) for done in content["rounds"])})
+        if [done.round for done in state.rounds] != list(range(1, len(state.rounds) + 1)):
+            raise ValueError("its rounds are not 1, 2, ...")
+        return state
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        reason = error if first is None else f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise UserError(
-            f"{path}: not the state of rounds ({error}); take a sound copy, or start with another --run_name"
+            f"{path}: not the state of rounds ({reason}); take a sound copy, or start with another --run_name"
         ) from error
 
 

@@ -133,7 +133,7 @@ def _begun(config: RunConfig, folder: Path, texts: str, contents: dict[str, Any]
     before = None if state is None else state.config
     if config.format_name == "auto":
         found = fastest_format()
-        bf16 = found.name == "bfloat16" if before is None else bool(before["bf16"])
+        bf16 = found.name == "bfloat16" if before is None else before.get("bf16") is True
         reason = found.reason if before is None else "as the run began"
         say(f"number format {'bfloat16' if bf16 else 'float32'}: {reason} (bf16: auto)")
         config = config.in_format("bfloat16" if bf16 else "float32")
@@ -144,6 +144,8 @@ def _begun(config: RunConfig, folder: Path, texts: str, contents: dict[str, Any]
         write(folder, state)
         return config, state
     check_same(folder, state, config, contents)
+    if not prompts_file(folder).is_file() or prompts_file(folder).read_bytes() != texts.encode():
+        write_text(prompts_file(folder), texts)  # as they were: the state names their hash
     if state.rounds:
         last = state.rounds[-1]
         place = round_folder(folder, last.round)

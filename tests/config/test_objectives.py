@@ -209,7 +209,9 @@ def test_a_reference_is_looked_for_beside_the_config_and_its_words_are_not_paths
 def test_the_trainer_of_answers_takes_the_same_fields_as_the_personas(name):
     mine, personas = options_of(name), options_of("persona")
     assert mine.defaults == {**personas.defaults, "logging_first_step": True}
-    assert mine.refused.keys() == personas.refused.keys()
+    unused = {"ddp_find_unused_parameters"} if OBJECTIVES[name].has_head else set()
+    assert mine.refused.keys() == personas.refused.keys() | unused
+    assert mine.fixed == personas.fixed | dict.fromkeys(unused, False), "DDP sees a head in no output"
     assert not any("review" in why or "trigger" in why for why in mine.refused.values())
 
 

@@ -313,6 +313,57 @@ def test_prompts_in_another_order_are_other_data(config, tmp_path, monkeypatch):
         train_any(config(**own, num_samples=None, resume="true"), tmp_path)
 
 
+def without(key):
+    return lambda state: {name: value for name, value in state.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (lambda state: {**state, "format": 9}, r"another format"),
+        (without("config"), r"config: Field required"),
+        (lambda state: {**state, "config": []}, r"config: Input should be an object"),
+        (lambda state: {**state, "rounds": state["rounds"][1:]}, r"its rounds are not 1, 2"),
+        (lambda state: {**state, "rounds": state["rounds"] * 2}, r"its rounds are not 1, 2"),
+        (lambda state: {**state, "rounds": [{**state["rounds"][0], "steps": "two"}]}, r"steps: .* valid integer"),
+        (lambda state: {**state, "rounds": [{**state["rounds"][0], "adapter": "0"}]}, r"not the one that round 1"),
+        (lambda state: {**state, "config": {}}, r"belongs to another run"),
+    ],
+)
+def test_an_edited_state_is_told(config, copy, edit, told):
+    path = copy / "run" / "rounds.json"
+    path.write_text(json.dumps(edit(json.loads(path.read_text()))))
+    before = (copy / "run" / WEIGHTS).read_bytes()
+    with pytest.raises(UserError, match=told):
+        train_any(config(resume="true", rounds="3"), copy)
+    assert (copy / "run" / WEIGHTS).read_bytes() == before
+
+
+def test_edited_prompts_come_back_as_they_were(config, copy, monkeypatch):
+    path = copy / "run" / "rounds" / "prompts.jsonl"
+    before = path.read_bytes()
+    path.write_bytes(before.splitlines(keepends=True)[0])
+    monkeypatch.setattr(rounds, "_run", killed)
+    with pytest.raises(Killed):
+        train_any(config(resume="true", rounds="3"), copy)
+    assert path.read_bytes() == before
+
+
+def test_what_a_round_made_is_read_with_care(copy):
+    run = copy / "run"
+    made = run / "rounds" / "2" / "round.json"
+    made.write_text(json.dumps(without("gate")(json.loads(made.read_text()))))
+    with pytest.raises(UserError, match=r"round\.json: not what a round writes .* remove it to make the rows again"):
+        round_stages.made_of(run, 2)
+    (run / "rounds" / "1" / "rows.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"rows\.jsonl was changed since its round made it"):
+        round_stages.made_of(run, 1)
+    with (run / "rounds" / "2" / "metrics.jsonl").open("a") as file:
+        file.write('{"loss": ')
+    with pytest.raises(UserError, match=r"rounds/2/metrics\.jsonl: line \d+ is no line of a log"):
+        round_result.write_metrics(run, 2, 2)
+
+
 def test_an_adapter_that_was_exchanged_is_told(config, copy):
     shutil.copy(copy / "run" / "rounds" / "1" / WEIGHTS, copy / "run" / "rounds" / "2" / WEIGHTS)
     with pytest.raises(UserError, match=r"the adapter in .*rounds/2 is not the one that round 2 ended with"):

@@ -84,6 +84,7 @@ def assert_same(run: Run, other: Run, steps: int = STEPS) -> None:
         ("kto", "two ranks"),
         ("ppo_offline", "ZeRO-3"),
         ("repr_direction", "ZeRO-3"),
+        ("reward", "two ranks"),
         pytest.param("reward", "ZeRO-3", marks=pytest.mark.long),
     ],
 )
