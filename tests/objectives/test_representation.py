@@ -110,6 +110,9 @@ def test_direction_moves_along_and_not_across():
     assert (across_after < across).all()
     figures = state_figures([after])
     assert torch.allclose(figures.along, s_after, atol=1e-5)
+    d = after.reference_chosen - after.reference_rejected
+    assert torch.allclose(figures.norm, d.norm(dim=-1))
+    assert torch.allclose(figures.separation, (after.chosen - after.rejected).norm(dim=-1) / d.norm(dim=-1))
     assert (figures.along > state_figures([before]).along).all()
 
 
