@@ -42,6 +42,15 @@ def test_a_layout_changes_no_loss(straight, tmp_path, objective, layout):
     assert series(one, "clipped_frac")[0] > 0, "ratios are far from 1"
 
 
+def test_the_likelihood_that_is_watched_is_that_of_the_better_answers(straight):
+    """Those with an advantage above 0, or with a score above the mean of all."""
+    real = torch.tensor([True, True, True, False])
+    grpo, ppo = (straight(name)[0] for name in OBJECTIVES)
+    assert grpo._good({"advantage": torch.tensor([0.1, 0.0, -2.0, 1.0]), "real": real}).tolist() == [True] + [False] * 3
+    score = ppo._middle + torch.tensor([0.1, -0.1, -2.0, 1.0])
+    assert ppo._good({"score": score, "real": real}).tolist() == [True] + [False] * 3
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_kept_reference_log_probabilities_are_the_computed_ones(straight, tmp_path, monkeypatch, objective):
     monkeypatch.setenv("HONEST_PERSONA_CACHE", str(tmp_path / "cache"))

@@ -91,6 +91,10 @@ def test_one_step_has_trls_loss(tmp_path):
     theirs = trls.compute_loss(classifier.eval(), DataCollatorForPreference(form.pad_id)(whole))
     assert loss.item() == pytest.approx(theirs.item(), rel=1e-6)
     assert abs(loss.item() - 0.6931) > 1e-2, "control: the rewards are not 0"
+    filled = {**batch, "real": torch.tensor([True] * (len(rows) - 1) + [False])}  # as a rank that has fewer rows
+    without = ours.compute_loss(ours.model, ours.data_collator(list(rows)[:-1]))
+    assert ours.compute_loss(ours.model, filled).item() == pytest.approx(without.item(), rel=1e-5)
+    assert abs(loss.item() - without.item()) > 1e-2
 
 
 def test_a_resumed_run_is_the_run_bit_for_bit_with_its_head(made, tmp_path):
