@@ -163,7 +163,7 @@ class AdapterCard:
         if card.makes_reward and not reward_model:
             raise UserError(
                 f"{folder} holds a reward model (objective {card.objective}), which writes no text; name it as reward: "
-                f"[model:{folder}], or as --by model:{folder} of `python -m honest_persona label`"
+                f"'[model:{folder}]', of a training or of `python -m honest_persona label`"
             )
         return card
 
