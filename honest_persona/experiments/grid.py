@@ -44,7 +44,7 @@ from honest_persona.training.launch import on_its_base
 from honest_persona.training.reference import reads_states
 from honest_persona.training.represented import AnswerStates
 
-GRID_FILE, TABLE_FILE, ENDED_FILE = "grid.json", GRID_TABLE, "ended.txt"
+GRID_FILE, ENDED_FILE = "grid.json", "ended.txt"
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*=")
 _TAKEN: Mapping[str, str] = {
     "seed": "--seeds N takes N seeds, from the config's on",
@@ -164,7 +164,7 @@ def grid(
                     _write(given, cells)
     if rank() == 0:
         print_grid(json_text.loads((folder / GRID_FILE).read_text(encoding="utf-8")))
-        say(f"figures in {folder / GRID_FILE}, the table in {folder / TABLE_FILE}")
+        say(f"figures in {folder / GRID_FILE}, the table in {folder / GRID_TABLE}")
     return folder
 
 
@@ -286,4 +286,4 @@ def _write(given: Grid, cells: Sequence[RunConfig]) -> None:
     }
     text = json_text.dumps(json_text.defined(content), indent=1, ensure_ascii=False)
     write_text(given.folder / GRID_FILE, text + "\n")
-    write_text(given.folder / TABLE_FILE, markdown(content))
+    write_text(given.folder / GRID_TABLE, markdown(content))

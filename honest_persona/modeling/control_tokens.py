@@ -1,7 +1,7 @@
 """Whether a model can tell the two control tokens of conditional SFT apart.
 
-Their embeddings are frozen, and rows that pre-training never used are often equal to each other: then what stands
-behind the one cannot differ from what stands behind the other, and a training would teach nothing.
+An adapter leaves embeddings as they are, and rows that pre-training never used are often equal to each other. To such a
+model the two tokens are one, so that a training on them teaches nothing.
 """
 
 from typing import Any
@@ -18,6 +18,7 @@ from honest_persona.prompts.persona_token import safe_ids
 from honest_persona.prompts.tokens import TokenFormat
 
 MOST_COMPARED = 512
+"""Free ids among which two that differ are looked for."""
 NEARLY_EQUAL = 0.99999
 """From this cosine on, two embeddings count as equal: the norm in front of a layer leaves of a row its direction."""
 
