@@ -36,3 +36,14 @@ def test_a_file_of_a_behaviour(tmp_path):
 def test_what_is_refused(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         read("caa", written(tmp_path / "a.json", [{**ROW, **changes}]))
+
+
+def test_a_row_with_one_letter_is_not_told_to_be_of_this_format(tmp_path):
+    path = written(tmp_path / "a.json", [{**ROW, "answer_not_matching_behavior": " No"}])
+    with pytest.raises(UserError, match="It looks like model_written's format"):
+        read("genies", path)
+
+
+def test_a_question_that_is_there_again_has_a_number(tmp_path):
+    first, *again = (one.record_id for one in read("caa", written(tmp_path / "a.json", [ROW] * 3)))
+    assert again == [f"{first}#2", f"{first}#3"]
